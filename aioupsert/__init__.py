@@ -1,0 +1,83 @@
+"""
+Create this row, or update it if it is there: one awaitable, right under concurrency.
+
+See `create_or_update`.
+"""
+
+from __future__ import annotations
+
+from aioupsert._adapters import is_retryable
+from aioupsert._adapters.base import set_description_lifetime
+from aioupsert._upsert import create_or_update, get_or_create, preview
+from aioupsert.errors import (
+    AioupsertError,
+    MissingUniqueIndexError,
+    MissingUniqueIndexWarning,
+    NotAppliedError,
+    RetriesExhaustedError,
+    SerializationConflictError,
+    UnknownColumnError,
+    UnknownTableError,
+    UnsupportedConnectionError,
+    UsageError,
+)
+from aioupsert.expressions import (
+    DEFAULT,
+    SQL,
+    Excluded,
+    Expression,
+    F,
+    coalesce,
+    func,
+    greatest,
+    least,
+    length,
+    lower,
+    now,
+    upper,
+)
+from aioupsert.results import Action, Result, Statement
+
+__all__ = [
+    "DEFAULT",
+    "SQL",
+    "Action",
+    "AioupsertError",
+    "Excluded",
+    "Expression",
+    "F",
+    "MissingUniqueIndexError",
+    "MissingUniqueIndexWarning",
+    "NotAppliedError",
+    "Result",
+    "RetriesExhaustedError",
+    "SerializationConflictError",
+    "Statement",
+    "UnknownColumnError",
+    "UnknownTableError",
+    "UnsupportedConnectionError",
+    "UsageError",
+    "coalesce",
+    "create_or_update",
+    "func",
+    "get_or_create",
+    "greatest",
+    "is_retryable",
+    "least",
+    "length",
+    "lower",
+    "now",
+    "preview",
+    "set_description_lifetime",
+    "upper",
+]
+
+
+def __getattr__(name: str) -> str:
+    """Give ``__version__`` from the installed package, read only when asked for."""
+    if name != "__version__":
+        msg = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(msg)
+    from importlib.metadata import version  # noqa: PLC0415  # costs 10 ms that few need
+
+    return version("aioupsert")

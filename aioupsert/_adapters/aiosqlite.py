@@ -1,0 +1,168 @@
+"""
+aiosqlite: a call is one job on the connection's thread.
+
+Nothing of another task gets between its statements, and a cancelled call leaves no
+transaction open, because the job runs to its end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, nullcontext
+from typing import Any, Final, TypeVar
+
+import aiosqlite
+
+from aioupsert._adapters.base import Retry, Session, State, drive, log, state_of
+from aioupsert._sql.sending import Rows, Send, Steps, Surroundings
+from aioupsert._steps import SQLITE, Dialect
+
+T = TypeVar("T")
+
+# SQLite, "Result and Error Codes"; an extended code has the primary one in its low byte.
+_CONFLICTS: Final = frozenset(
+    {
+        sqlite3.SQLITE_CONSTRAINT_UNIQUE,
+        sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY,
+        sqlite3.SQLITE_CONSTRAINT_ROWID,
+    }
+)
+_TRANSIENT: Final = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
+_STALE: Final = frozenset({sqlite3.SQLITE_ERROR, sqlite3.SQLITE_SCHEMA})
+_PRIMARY: Final = 0xFF
+
+# aiosqlite has no public way to run a function on its thread. Without this one, the
+# statements of a call are sent one by one, under a lock.
+_HAS_JOBS: Final = hasattr(aiosqlite.Connection, "_execute")
+
+
+def _code(error: BaseException) -> int:
+    return getattr(error, "sqlite_errorcode", 0)
+
+
+def _is_conflict(error: BaseException) -> bool:
+    return _code(error) in _CONFLICTS
+
+
+def is_retryable(error: BaseException) -> bool:
+    """Tell whether repeating the whole transaction is right."""
+    return _code(error) & _PRIMARY in _TRANSIENT
+
+
+class AiosqliteSession:
+    """One aiosqlite connection, for the time of one call."""
+
+    dialect: Dialect[Any] = SQLITE
+
+    def __init__(self, connection: aiosqlite.Connection) -> None:
+        """Use a connection."""
+        self._connection: Any = connection
+        self.state: State = state_of(connection)
+
+    async def run(self, steps: Callable[[Surroundings], Steps[T]]) -> T | Retry:
+        """Run all statements as one job on the connection's thread."""
+        if not _HAS_JOBS:
+            return await asyncio.shield(asyncio.ensure_future(self._by_hops(steps)))
+        # Asked for first: it says what is wrong with a connection that is closed.
+        raw: sqlite3.Connection = self._connection._conn  # noqa: SLF001  # see _HAS_JOBS
+        result: T | Retry = await self._connection._execute(_job, raw, steps)  # noqa: SLF001  # see _HAS_JOBS
+        return result
+
+    def may_be_stale(self, error: Exception) -> bool:
+        """Look at the code; an error of a statement aborts no transaction."""
+        return _code(error) & _PRIMARY in _STALE
+
+    async def forget(self) -> None:
+        """Do nothing: SQLite prepares statements anew by itself."""
+
+    async def _by_hops(self, steps: Callable[[Surroundings], Steps[T]]) -> T | Retry:
+        async with self.state.lock:
+            inside = self._connection.in_transaction
+            try:
+                return await drive(
+                    steps(Surroundings(inside, _is_conflict)), self._answer
+                )
+            except Exception as exc:
+                if not inside and is_retryable(exc):
+                    return Retry(exc)
+                raise
+
+    async def _answer(self, send: Send) -> Rows:
+        log(send)
+        if send.kind == "undo" and not self._connection.in_transaction:
+            return ()
+        async with self._connection.cursor() as cursor:
+            cursor.row_factory = None
+            await cursor.execute(send.sql, send.arguments)
+            rows: Rows = await cursor.fetchall()
+            return _counted(send, cursor.rowcount) or rows
+
+
+def _job(
+    connection: sqlite3.Connection, steps: Callable[[Surroundings], Steps[T]]
+) -> T | Retry:
+    inside = connection.in_transaction
+    cursor = connection.cursor()
+    cursor.row_factory = None
+    try:
+        return _drive(connection, cursor, steps(Surroundings(inside, _is_conflict)))
+    except Exception as exc:
+        if not inside and is_retryable(exc):
+            return Retry(exc)
+        if inside and not connection.in_transaction:
+            exc.add_note(
+                "aioupsert: the caller's transaction is gone: a conflict clause or"
+                " trigger of the database has rolled it back"
+            )
+        raise
+    finally:
+        cursor.close()
+
+
+def _drive(
+    connection: sqlite3.Connection, cursor: sqlite3.Cursor, steps: Steps[T]
+) -> T:
+    try:
+        send = next(steps)
+        while True:
+            try:
+                rows = _answer(connection, cursor, send)
+            except Exception as exc:  # noqa: BLE001  # the steps undo what is open, and raise it again
+                send = steps.throw(exc)
+            else:
+                send = steps.send(rows)
+    except StopIteration as stop:
+        value: T = stop.value
+        return value
+
+
+def _answer(
+    connection: sqlite3.Connection, cursor: sqlite3.Cursor, send: Send
+) -> Rows:
+    log(send)
+    # A conflict clause or a trigger may have ended the transaction already.
+    if send.kind == "undo" and not connection.in_transaction:
+        return ()
+    if send.kind != "catalog":
+        rows: Rows = cursor.execute(send.sql, send.arguments).fetchall()
+        return _counted(send, cursor.rowcount) or rows
+    text_factory = connection.text_factory
+    connection.text_factory = str
+    try:
+        return cursor.execute(send.sql, send.arguments).fetchall()
+    finally:
+        connection.text_factory = text_factory
+
+
+def _counted(send: Send, written: int) -> Rows:
+    return [] if send.counted is None else [(send.counted,)] * written
+
+
+def open_connection(connection: Any) -> AbstractAsyncContextManager[Session]:
+    """Use a connection as it is."""
+    return nullcontext(AiosqliteSession(connection))
+
+
+OPENERS: Final = {aiosqlite.Connection: open_connection}

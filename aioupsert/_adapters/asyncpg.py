@@ -1,0 +1,134 @@
+"""
+asyncpg: connections, pooled connections and pools.
+
+Never `Connection.transaction()` for work of our own: cancelled while its BEGIN is under
+way, it leaves a transaction open that nobody ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from typing import Any, Final, TypeVar
+
+import asyncpg
+from asyncpg.pool import PoolConnectionProxy
+
+from aioupsert._adapters.base import Retry, Session, State, drive, log, state_of
+from aioupsert._sql.sending import Rows, Send, Steps, Surroundings
+from aioupsert._steps import POSTGRESQL, Dialect
+
+T = TypeVar("T")
+
+# PostgreSQL, "Error Codes": unique_violation, exclusion_violation; then
+# serialization_failure, deadlock_detected.
+_CONFLICTS: Final = frozenset({"23505", "23P01"})
+_TRANSIENT: Final = frozenset({"40001", "40P01"})
+# syntax and access errors (an unknown column, another type), feature_not_supported (a
+# cached plan), internal_error (a type that is gone).
+_STALE: Final = ("42", "0A000", "XX000")
+# How long a ROLLBACK of ours may take before the connection is given up, in seconds.
+_UNDO_TIMEOUT: Final = 10.0
+
+
+def sqlstate(error: BaseException) -> str:
+    """Give the SQLSTATE of an error of the server, or an empty text."""
+    return (error.sqlstate or "") if isinstance(error, asyncpg.PostgresError) else ""
+
+
+def _is_conflict(error: BaseException) -> bool:
+    return sqlstate(error) in _CONFLICTS
+
+
+def is_retryable(error: BaseException) -> bool:
+    """Tell whether repeating the whole transaction is right."""
+    return sqlstate(error) in _TRANSIENT
+
+
+class AsyncpgSession:
+    """One asyncpg connection, for the time of one call."""
+
+    dialect: Dialect[Any] = POSTGRESQL
+
+    def __init__(self, connection: Any) -> None:
+        """Use a connection, plain or pooled."""
+        # A pooled connection stands before the real one, which outlives it. Once
+        # released it has none, and says so itself when asked for anything.
+        behind = getattr(connection, "_con", connection) or connection.get_server_pid()
+        self._connection: Any = connection
+        self.state: State = state_of(behind)
+
+    async def run(self, steps: Callable[[Surroundings], Steps[T]]) -> T | Retry:
+        """Await one statement after the other."""
+        async with self.state.lock:
+            inside = self._connection.is_in_transaction()
+            try:
+                return await drive(
+                    steps(Surroundings(inside, _is_conflict)), self._answer
+                )
+            except Exception as exc:
+                if not inside and is_retryable(exc):
+                    return Retry(exc)
+                raise
+
+    def may_be_stale(self, error: Exception) -> bool:
+        """Look at the SQLSTATE; asyncpg's own errors come from types it remembers."""
+        if self._connection.is_closed() or self._connection.is_in_transaction():
+            return False
+        return isinstance(error, asyncpg.DataError) or sqlstate(error).startswith(
+            _STALE
+        )
+
+    async def forget(self) -> None:
+        """Have types and statements read afresh."""
+        await self._connection.reload_schema_state()
+
+    async def _answer(self, send: Send) -> Rows:
+        log(send)
+        match send.kind:
+            case "query" | "catalog":
+                rows: Rows = await self._connection.fetch(send.sql, *send.arguments)
+                return rows
+            case "command":
+                return [(await self._connection.execute(send.sql),)]
+            case "undo":
+                await self._undo(send.sql)
+                return ()
+
+    async def _undo(self, sql: str) -> None:
+        """Send a ROLLBACK to its end, however often we are cancelled meanwhile."""
+        task = asyncio.ensure_future(self._connection.execute(sql, timeout=_UNDO_TIMEOUT))
+        cancelled: asyncio.CancelledError | None = None
+        while not task.done():
+            try:
+                await asyncio.wait({task})
+            except asyncio.CancelledError as exc:
+                cancelled = exc
+        failed = task.cancelled() or task.exception() is not None
+        if failed and sql == "ROLLBACK":
+            # Better no connection than one with our transaction open in it.
+            with contextlib.suppress(Exception):
+                self._connection.terminate()
+        if cancelled is not None:
+            raise cancelled
+
+
+def open_connection(connection: Any) -> AbstractAsyncContextManager[Session]:
+    """Use a connection as it is."""
+    return nullcontext(AsyncpgSession(connection))
+
+
+@asynccontextmanager
+async def open_pool(pool: Any) -> AsyncIterator[Session]:
+    """Borrow one connection for the whole call."""
+    async with pool.acquire() as connection:
+        yield AsyncpgSession(connection)
+
+
+OPENERS: Final = {
+    asyncpg.Connection: open_connection,
+    PoolConnectionProxy: open_connection,
+    asyncpg.Pool: open_pool,
+}

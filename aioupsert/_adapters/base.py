@@ -1,0 +1,194 @@
+"""What every adapter offers, and what the library remembers about a connection."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any, Final, NamedTuple, Protocol, TypeVar
+from weakref import WeakKeyDictionary
+
+from aioupsert._plan import Shape, make_plan
+from aioupsert._schema import Table, TableName
+from aioupsert._sql.sending import Rows, Send, Steps, Surroundings
+from aioupsert._steps import Dialect
+from aioupsert.errors import UsageError
+
+T = TypeVar("T")
+
+_logger: Final = logging.getLogger("aioupsert")
+
+
+class Retry(NamedTuple):
+    """A transient error ended steps whose transaction was their own."""
+
+    error: Exception
+
+
+class Session(Protocol):
+    """
+    One connection, for the time of one call.
+
+    A driver is supported by writing this class for it and naming it in `open_session`.
+    """
+
+    @property
+    def dialect(self) -> Dialect[Any]:
+        """The database's dialect."""
+        ...
+
+    @property
+    def state(self) -> State:
+        """What is remembered about this connection."""
+        ...
+
+    async def run(self, steps: Callable[[Surroundings], Steps[T]]) -> T | Retry:
+        """
+        Send what the steps ask for; on return, nothing of ours is open.
+
+        Nothing else of this library runs on the connection meanwhile.
+        """
+        ...
+
+    def may_be_stale(self, error: Exception) -> bool:
+        """
+        Tell whether the table may have changed since it was read, and a repeat is safe.
+
+        It is safe when nothing is stored and no transaction of the caller's was aborted.
+        """
+        ...
+
+    async def forget(self) -> None:
+        """Drop what the driver itself remembers of types and statements."""
+        ...
+
+
+async def drive(
+    steps: Steps[T], answer: Callable[[Send], Awaitable[Rows]]
+) -> T:
+    """Drive steps by awaiting the answer to each statement."""
+    try:
+        send = next(steps)
+        while True:
+            try:
+                rows = await answer(send)
+            except BaseException as exc:  # noqa: BLE001  # a cancellation too: the steps undo what is open, and raise it again
+                send = steps.throw(exc)
+            else:
+                send = steps.send(rows)
+    except StopIteration as stop:
+        value: T = stop.value
+        return value
+
+
+def log(send: Send) -> None:
+    """Log a statement, never its values."""
+    if _logger.isEnabledFor(logging.DEBUG):
+        _logger.debug("%s", " ".join(send.sql.split()))
+
+
+@dataclass(slots=True)
+class Known:
+    """
+    A table's description, until it is read afresh, and the programs made from it.
+
+    Attributes:
+        table: The description.
+        read_at: When it was read, on the monotonic clock.
+        programs: The statements of each shape of call.
+    """
+
+    table: Table
+    read_at: float
+    programs: dict[Shape, Any] = field(default_factory=dict)
+
+    def program(self, shape: Shape, dialect: Dialect[Any]) -> Any:
+        """Give the statements for a shape, written on first use."""
+        program = self.programs.get(shape)
+        if program is None:
+            program = dialect.compile_plan(make_plan(shape, self.table))
+            if len(self.programs) >= _MAX_PROGRAMS:
+                self.programs.clear()
+            self.programs[shape] = program
+        return program
+
+
+# Shapes come from the caller's source code, so there are few; a caller who builds them
+# from data must not fill the memory.
+_MAX_PROGRAMS: Final = 1000
+
+
+@dataclass(slots=True)
+class State:
+    """
+    What is remembered about one connection.
+
+    It holds no reference to the connection, and ends with it.
+
+    Attributes:
+        tables: The tables it has used.
+        warned: What a warning has been given for.
+        lock: Held while statements of ours are under way.
+    """
+
+    tables: dict[TableName, Known] = field(default_factory=dict)
+    warned: set[str] = field(default_factory=set)
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+
+_states: Final[WeakKeyDictionary[Any, State]] = WeakKeyDictionary()
+
+
+def state_of(connection: object) -> State:
+    """Give what is remembered about a connection."""
+    state = _states.get(connection)
+    if state is None:
+        state = _states[connection] = State()
+    return state
+
+
+async def known_table(session: Session, name: TableName) -> Known:
+    """Give a table's description, read from the catalog if it is missing or too old."""
+    known = session.state.tables.get(name)
+    if known is not None and time.monotonic() - known.read_at < _lifetime:
+        return known
+    await refresh(session, name)
+    return session.state.tables[name]
+
+
+async def refresh(session: Session, name: TableName) -> bool:
+    """Read a table's description afresh; tell whether it differs from the last one."""
+    known = session.state.tables.get(name)
+    table = await session.run(lambda _: session.dialect.describe(name))
+    if isinstance(table, Retry):
+        raise table.error
+    if known is not None and known.table == table:
+        known.read_at = time.monotonic()
+        return False
+    session.state.tables[name] = Known(table, time.monotonic())
+    return True
+
+
+_lifetime = 60.0
+
+
+def set_description_lifetime(seconds: float) -> None:
+    """
+    Set for how long a table's description is trusted, on every connection.
+
+    Most changes of a table are noticed by the error they cause; a changed column
+    default causes none, so a description is read afresh after this time.
+
+    Args:
+        seconds: 60 by default; 0 reads the catalog before every call.
+
+    Raises:
+        UsageError: *seconds* is negative.
+    """
+    global _lifetime  # noqa: PLW0603  # one setting for the process, as documented
+    if seconds < 0:
+        msg = f"a lifetime is zero or more seconds, not {seconds!r}"
+        raise UsageError(msg)
+    _lifetime = seconds

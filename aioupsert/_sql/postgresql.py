@@ -1,0 +1,449 @@
+"""
+A plan as PostgreSQL statements.
+
+See the PostgreSQL documentation: "WITH Queries, Data-Modifying Statements in WITH",
+"INSERT, ON CONFLICT Clause", "Transaction Isolation".
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final
+
+from aioupsert._sql.quoting import quote, quote_path, quote_text
+from aioupsert._sql.rendering import (
+    CREATED,
+    SKIPPED,
+    STALE,
+    UNCHANGED,
+    UPDATED,
+    Compiled,
+    Writer,
+    encode_json,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from aioupsert._plan import Assignment, Plan, Term
+    from aioupsert._schema import Column, UniqueIndex
+
+_ALIAS: Final = quote("t")
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """
+    The statements of one plan.
+
+    Attributes:
+        plan: The plan.
+        fast: The whole call as one statement, or None where that cannot work.
+        on_conflict: The native upsert, when asked for.
+        update: The classic steps: the update, or None with nothing to set;
+        find: the row as it is, or None when an update always applies;
+        insert: the insert;
+        probe: why the insert keeps failing;
+        lock: the advisory lock on the key, when one replaces the unique index.
+    """
+
+    plan: Plan
+    fast: Compiled | None
+    on_conflict: Compiled | None
+    update: Compiled | None
+    find: Compiled | None
+    insert: Compiled
+    probe: Compiled
+    lock: Compiled | None
+
+    def statements(self) -> tuple[Compiled, ...]:
+        """List what a call may send, in order."""
+        first = () if self.on_conflict is None else (self.on_conflict,)
+        if self.fast is not None and not first:
+            first = (self.fast,)
+        steps = (self.lock, *first, self.update, self.find, self.insert, self.probe)
+        return tuple(step for step in steps if step is not None)
+
+
+def compile_plan(plan: Plan) -> Program:
+    """Write every statement that a call with this plan may need."""
+    conditional = plan.conditional
+    again = "when a concurrent call got in between"
+    first = "first" if plan.exact else again
+    return Program(
+        plan=plan,
+        fast=None if plan.exact else _fast(plan),
+        on_conflict=_on_conflict(plan) if plan.on_conflict else None,
+        update=_update(plan, first) if plan.update else None,
+        find=_find(plan, first) if conditional else None,
+        insert=_insert(plan, "when no row was there"),
+        probe=_probe(plan),
+        lock=_lock(plan) if plan.lock else None,
+    )
+
+
+class _Writer(Writer):
+    """PostgreSQL: numbered placeholders, each cast to a type."""
+
+    def __init__(self) -> None:
+        super().__init__(_ALIAS)
+        self._places: dict[tuple[int, str], int] = {}
+        self.inlines_default: bool = False
+
+    def placeholder(self, slot: int, cast: str, *, as_json: bool = False) -> str:
+        base = "pg_catalog.text" if as_json else _untyped(cast)
+        place = self._places.setdefault((slot, base), len(self._places) + 1)
+        if place > len(self.slots):
+            self.slots.append(slot)
+            if as_json:
+                self.encoders.append((place - 1, encode_json))
+        text = f"${place}::pg_catalog.text" if as_json else f"${place}"
+        return f"{text}::{cast}" if cast else text
+
+    def literal(self, term: Term) -> str:
+        if term.column is not None:
+            as_json = term.column.family == "json" and term.name in {
+                "container",
+                "json",
+                "list",
+            }
+            return self.placeholder(term.slot, term.column.type, as_json=as_json)
+        if term.name == "null":
+            return "NULL"
+        return self.placeholder(
+            term.slot, _LITERAL_TYPES[term.name], as_json=term.name == "json"
+        )
+
+    def default(self, column: Column) -> str:
+        self.inlines_default = True
+        return f"CAST(({column.default or 'NULL'}) AS {column.type})"
+
+    def assigned(self, item: Assignment) -> str:
+        return "DEFAULT" if item.term is None else self.term(item.term)
+
+    def ordered(self, args: Sequence[Term]) -> list[str]:
+        if any(arg.family == "text" for arg in args):
+            return [f'({self.term(arg)} COLLATE "C")' for arg in args]
+        return [self.term(arg) for arg in args]
+
+    def term(self, term: Term) -> str:
+        # Without a type a text argument resolves as a quoted literal would, which is
+        # what a caller of an arbitrary function or of raw SQL expects.
+        if term.kind in {"call", "sql"}:
+            bare = tuple(
+                replace(arg, name="bare") if arg.name == "str" else arg
+                for arg in term.args
+            )
+            term = replace(term, args=bare)
+        return super().term(term)
+
+    def function(self, term: Term) -> str:
+        args = term.args
+        match term.name:
+            case "/" | "%":
+                left, right = self.term(args[0]), self.term(args[1])
+                return f"({left} {term.name} NULLIF({right}, 0))"
+            case "greatest" | "least":
+                return f"{term.name}({', '.join(self.ordered(args))})"
+            case "lower" | "upper":
+                return f'{term.name}({self.term(args[0])} COLLATE "C")'
+            case "concat":
+                parts = (f"{self.term(arg)}::pg_catalog.text" for arg in args)
+                return f"({' || '.join(parts)})"
+            case "merge":
+                one, other = (f"({self.term(a)})::pg_catalog.jsonb" for a in args)
+                return (
+                    f"(CASE WHEN {one} IS NULL OR {other} IS NULL THEN NULL"
+                    f" WHEN jsonb_typeof({one}) = 'object'"
+                    f" AND jsonb_typeof({other}) = 'object' THEN {one} || {other}"
+                    f" ELSE {other} END)"
+                )
+            case _:
+                return f"{term.name}({self.list(args)})"
+
+    def key(self, plan: Plan) -> str:
+        return " AND ".join(
+            f"{self.column(k.column)} IS NULL"
+            if k.is_null
+            else f"{self.column(k.column)} ="
+            f" {self.placeholder(k.slot, k.column.key_type)}"
+            for k in plan.key
+        )
+
+    def passes(self, plan: Plan) -> str:
+        return "TRUE" if plan.where is None else f"({self.term(plan.where)} IS TRUE)"
+
+    def changes(self, plan: Plan) -> str:
+        """Write whether an update would change anything, to the very stored image."""
+        if plan.compare is None:
+            return "TRUE"
+        stored, given, padded = [], [], []
+        for item in plan.compare:
+            column, cast = item.column, item.column.key_type
+            old, new = f"{self.column(column)}::{cast}", self.term(item.term)
+            if column.storage == "bpchar":
+                padded.append(f"{old} IS DISTINCT FROM {new}::{cast}")
+            else:
+                stored.append(old)
+                given.append(f"({new})::{cast}")
+        tests = (
+            [f"ROW({', '.join(stored)})::record *<> ROW({', '.join(given)})::record"] if stored else []
+        )
+        return f"({' OR '.join(tests + padded)})" if tests or padded else "FALSE"
+
+    def values(self, items: Sequence[Assignment]) -> tuple[str, str]:
+        """Write the column list of an INSERT and its values; DEFAULT is left out."""
+        given = [item for item in items if item.term is not None]
+        names = ", ".join(quote(item.column.name) for item in given)
+        values = ", ".join(self.term(i.term) for i in given if i.term is not None)
+        return (f"({names}) " if names else ""), values
+
+    def guard(self, plan: Plan) -> str:
+        """
+        Write whether the name still means the relation that was described.
+
+        Another search_path, or a table made anew, would otherwise get the default of
+        the old one.
+        """
+        name = quote_text(quote_path(plan.table.name))
+        return f"to_regclass({name}) = {plan.table.identity}::pg_catalog.oid"
+
+
+_LITERAL_TYPES: Final = {
+    "bool": "pg_catalog.bool",
+    "int4": "pg_catalog.int4",
+    "int8": "pg_catalog.int8",
+    "numeric": "pg_catalog.numeric",
+    "float": "pg_catalog.float8",
+    "decimal": "pg_catalog.numeric",
+    "str": "pg_catalog.text",
+    "bytes": "pg_catalog.bytea",
+    "datetime": "pg_catalog.timestamp",
+    "datetimetz": "pg_catalog.timestamptz",
+    "date": "pg_catalog.date",
+    "time": "pg_catalog.time",
+    "timedelta": "pg_catalog.interval",
+    "uuid": "pg_catalog.uuid",
+    "json": "pg_catalog.jsonb",
+    "list": "",
+    "other": "",
+    "bare": "",
+}
+
+
+def _untyped(cast: str) -> str:
+    return cast.partition("(")[0]
+
+
+def _cte(plan: Plan, name: str) -> str:
+    """Name a WITH query; it must not hide the table, which may have the same name."""
+    return quote(f"_{name}" if name == plan.table.name[-1] else name)
+
+
+def _row(codes: str, columns: Iterable[str]) -> str:
+    return ", ".join([codes, *columns])
+
+
+def _returned(plan: Plan) -> list[str]:
+    return [f"{_ALIAS}.{quote(name)}" for name in plan.returning]
+
+
+def _from(plan: Plan) -> str:
+    return f"{quote_path(plan.table.name)} AS {_ALIAS}"
+
+
+def _conditions(writer: _Writer, plan: Plan) -> str:
+    conditions = [writer.key(plan)]
+    if plan.where is not None:
+        conditions.append(writer.passes(plan))
+    if plan.compare is not None:
+        conditions.append(writer.changes(plan))
+    return " AND ".join(conditions)
+
+
+def _fast(plan: Plan) -> Compiled:
+    """
+    Write the whole call as one statement.
+
+    The update runs first, since the insert looks at what it returned. The insert names
+    no conflict target, so that no unique index of any kind can raise. No row at all
+    means that a concurrent call got in between, or something permanent.
+    """
+    writer = _Writer()
+    updated, inserted, found = (_cte(plan, n) for n in ("updated", "inserted", "found"))
+    columns = [quote(f"c{n}") for n in range(1, len(plan.returning) + 1)]
+    parts, answers, missing = [], [], []
+    if plan.conditional:
+        codes = [writer.passes(plan), writer.changes(plan) if plan.update else "FALSE"]
+        names = ", ".join([quote("passes"), quote("changes"), *columns])
+        parts.append(
+            f"{found} ({names}) AS (SELECT {_row(', '.join(codes), _returned(plan))}"
+            f" FROM {_from(plan)} WHERE {writer.key(plan)})"
+        )
+        missing.append(f"NOT EXISTS (SELECT FROM {found})")
+        left_alone = (
+            f"SELECT {_row(_LEFT_ALONE, columns)} FROM {found}"
+            ' WHERE NOT ("passes" AND "changes")'
+        )
+        if plan.update:
+            left_alone += f" AND NOT EXISTS (SELECT FROM {updated})"
+        answers.append(left_alone)
+    if plan.update:
+        changed = writer.assignments(plan.update)
+        conditions = _conditions(writer, plan)
+        parts.append(
+            f"{updated} AS (UPDATE {_from(plan)} SET {changed} WHERE {conditions}"
+            f" RETURNING {_row(str(UPDATED), _returned(plan))})"
+        )
+        missing.append(f"NOT EXISTS (SELECT FROM {updated})")
+        answers.append(f"SELECT * FROM {updated}")
+    names, values = writer.values(plan.insert)
+    if writer.inlines_default:
+        guard = writer.guard(plan)
+        missing.append(guard)
+        nulls = ", ".join([str(STALE), *("NULL" for _ in columns)])
+        answers.append(f"SELECT {nulls} WHERE {guard} IS NOT TRUE")
+    parts.append(
+        f"{inserted} AS (INSERT INTO {_from(plan)} {names}SELECT {values}"
+        f" WHERE {' AND '.join(missing)} ON CONFLICT DO NOTHING"
+        f" RETURNING {_row(str(CREATED), _returned(plan))})"
+    )
+    answers.append(f"SELECT * FROM {inserted}")
+    sql = f"WITH {', '.join(parts)} {' UNION ALL '.join(answers)}"
+    return writer.compiled(sql, "first")
+
+
+_LEFT_ALONE: Final = f'CASE WHEN "passes" THEN {UNCHANGED} ELSE {SKIPPED} END'
+
+
+def _update(plan: Plan, when: str) -> Compiled:
+    writer = _Writer()
+    changed = writer.assignments(plan.update)
+    sql = (
+        f"UPDATE {_from(plan)} SET {changed} WHERE {_conditions(writer, plan)}"
+        f" RETURNING {_row(str(UPDATED), _returned(plan))}"
+    )
+    return writer.compiled(sql, when)
+
+
+def _find(plan: Plan, when: str) -> Compiled:
+    """Write a query for the row as it is; UPDATED means that an update would apply."""
+    writer = _Writer()
+    changes = writer.changes(plan) if plan.update else "FALSE"
+    code = (
+        f"CASE WHEN NOT {writer.passes(plan)} THEN {SKIPPED}"
+        f" WHEN NOT {changes} THEN {UNCHANGED} ELSE {UPDATED} END"
+    )
+    sql = (
+        f"SELECT {_row(code, _returned(plan))} FROM {_from(plan)}"
+        f" WHERE {writer.key(plan)}"
+    )
+    return writer.compiled(sql, f"{when}, if nothing was updated")
+
+
+def _insert(plan: Plan, when: str) -> Compiled:
+    writer = _Writer()
+    names, values = writer.values(plan.insert)
+    lock = source = ""
+    if plan.table.needs_key_lock:
+        name = _cte(plan, "lock")
+        lock = f"WITH {name} AS MATERIALIZED (SELECT {_advisory_lock(writer, plan)}) "
+        source = f" FROM {name}"
+    guard = f" WHERE {writer.guard(plan)}" if writer.inlines_default else ""
+    sql = (
+        f"{lock}INSERT INTO {_from(plan)} {names}SELECT {values}{source}{guard}"
+        f" RETURNING {_row(str(CREATED), _returned(plan))}"
+    )
+    return writer.compiled(sql, when)
+
+
+def _on_conflict(plan: Plan) -> Compiled:
+    """
+    Write the native upsert.
+
+    A row that this very statement inserted has no xmax; see the documentation's "System
+    Columns". No row means that *where* or *skip_unchanged* left it alone.
+    """
+    writer = _Writer()
+    names, values = writer.values(plan.insert)
+    target = ", ".join(quote(k.column.name) for k in plan.key)
+    action = "NOTHING"
+    if plan.update:
+        action = f"UPDATE SET {writer.assignments(plan.update)}"
+        if plan.where is not None or plan.compare is not None:
+            action += f" WHERE {writer.passes(plan)} AND {writer.changes(plan)}"
+    code = f"CASE WHEN {_ALIAS}.xmax = 0 THEN {CREATED} ELSE {UPDATED} END"
+    guard = f"WHERE {writer.guard(plan)}" if writer.inlines_default else "WHERE TRUE"
+    sql = (
+        f"INSERT INTO {_from(plan)} {names}SELECT {values} {guard}"
+        f" ON CONFLICT ({target}) DO {action}"
+        f" RETURNING {_row(code, _returned(plan))}"
+    )
+    return writer.compiled(sql, "first")
+
+
+def _probe(plan: Plan) -> Compiled:
+    """
+    Ask why an insert keeps failing: isolation level, own row visible, another's.
+
+    All in one statement, so from one snapshot: a row that is visible by another unique
+    index while the key is not is a different row, and waiting will not help.
+    """
+    writer = _Writer()
+    given = {item.column.name: item.term for item in plan.insert}
+    key = {k.column.name: k.is_null for k in plan.key}
+    tests = [
+        f"EXISTS (SELECT FROM {_from(plan)} WHERE {condition})"
+        for condition in [
+            writer.key(plan),
+            *(
+                _same_row(writer, index, given)
+                for index in plan.table.unique
+                if not index.covers(key) and _comparable(index, given)
+            ),
+        ]
+    ]
+    sql = f"SELECT current_setting('transaction_isolation'), {', '.join(tests)}"
+    return writer.compiled(sql, "when the insert fails again")
+
+
+def _comparable(index: UniqueIndex, given: dict[str, Term | None]) -> bool:
+    terms = (given.get(column) if column else None for column in index.columns)
+    return all(term is not None and term.kind == "value" for term in terms)
+
+
+def _same_row(
+    writer: _Writer, index: UniqueIndex, given: dict[str, Term | None]
+) -> str:
+    tests = [
+        f"{writer.column(term.column)} = {writer.term(term)}"
+        for column in index.columns
+        if column and (term := given[column]) is not None and term.column is not None
+    ]
+    return " AND ".join([*tests, f"({index.predicate or 'TRUE'})"])
+
+
+# Equal values of these have equal texts; others would need the type's own hash, so
+# they do not narrow the lock.
+_CANONICAL: Final = frozenset({"integer", "boolean", "uuid", "text", "varchar"})
+
+
+def _advisory_lock(writer: _Writer, plan: Plan) -> str:
+    parts = [
+        f"coalesce({writer.placeholder(k.slot, k.column.type)}::pg_catalog.text, '')"
+        for k in plan.key
+        if k.column.storage in _CANONICAL and not k.is_null
+    ]
+    text = " || '/' || ".join(parts) or "''"
+    return f"pg_advisory_xact_lock(hashtextextended({text}, {plan.table.identity}))"
+
+
+def _lock(plan: Plan) -> Compiled:
+    """Write the lock; it answers the isolation level, without a lock above the first."""
+    writer = _Writer()
+    level = "current_setting('transaction_isolation')"
+    sql = (
+        f"SELECT {level}, CASE WHEN {level} = 'read committed'"
+        f" THEN {_advisory_lock(writer, plan)} END"
+    )
+    return writer.compiled(sql, "first, in a transaction of its own if there is none")

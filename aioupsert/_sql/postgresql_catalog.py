@@ -1,0 +1,227 @@
+"""
+A table as PostgreSQL's catalog describes it.
+
+One query, which answers one JSON text, so that no codec of the caller's connection
+takes part. See the PostgreSQL documentation, "System Catalogs".
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any, Final
+
+from aioupsert._schema import Column, Table, TableName, UniqueIndex
+from aioupsert._sql.catalog import null_predicate
+from aioupsert._sql.quoting import quote_path
+from aioupsert._sql.sending import Send, Steps
+from aioupsert.errors import UnknownTableError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+# Domains are followed to their base type. A generated column's expression is kept in
+# pg_attrdef too, but is no default. Trigger types are bits: 1 row, 2 before, 4 insert,
+# 64 instead of. Rules of type 2 and 3 rewrite UPDATE and INSERT. indnullsnotdistinct
+# exists from version 15 on, so it is read by name.
+_DESCRIBE: Final = """
+SELECT json_build_object(
+  'oid', c.oid::text,
+  'kind', c.relkind,
+  'may_insert', has_table_privilege(c.oid, 'INSERT')
+    OR has_any_column_privilege(c.oid, 'INSERT'),
+  'rules', EXISTS (
+    SELECT FROM pg_catalog.pg_rewrite r
+    WHERE r.ev_class = c.oid AND r.ev_type IN ('2', '3') AND r.ev_enabled <> 'D'),
+  'instead', EXISTS (
+    SELECT FROM pg_catalog.pg_trigger g
+    WHERE g.tgrelid = c.oid AND g.tgtype & 64 <> 0 AND g.tgenabled <> 'D'),
+  'before', EXISTS (
+    SELECT FROM pg_catalog.pg_trigger g
+    WHERE g.tgtype & 7 = 7 AND g.tgenabled <> 'D' AND (g.tgrelid = c.oid
+      OR g.tgrelid IN (SELECT p.relid FROM pg_catalog.pg_partition_tree(c.oid) p))),
+  'foreign', EXISTS (
+    SELECT FROM pg_catalog.pg_partition_tree(c.oid) p
+    JOIN pg_catalog.pg_class f ON f.oid = p.relid WHERE f.relkind = 'f'),
+  'columns', (
+    SELECT json_agg(json_build_object(
+      'name', a.attname,
+      'type_id', t.oid::text,
+      'catalog', tn.nspname,
+      'type', t.typname,
+      'cast', quote_ident(tn.nspname) || '.' || quote_ident(t.typname),
+      'exact', format_type(t.oid, b.typmod),
+      'typmod', b.typmod,
+      'deterministic', coalesce(l.collisdeterministic, true),
+      'generated', a.attgenerated <> '',
+      'identity', a.attidentity,
+      'default', CASE
+        WHEN a.attgenerated <> '' THEN NULL
+        WHEN a.attidentity <> '' THEN format('nextval(%L::regclass)',
+          pg_get_serial_sequence(
+            quote_ident(n.nspname) || '.' || quote_ident(c.relname), a.attname))
+        ELSE coalesce(
+          pg_get_expr(d.adbin, d.adrelid), pg_get_expr(at.typdefaultbin, 0)) END
+      ) ORDER BY a.attnum)
+    FROM pg_catalog.pg_attribute a
+    JOIN pg_catalog.pg_type at ON at.oid = a.atttypid
+    LEFT JOIN pg_catalog.pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+    LEFT JOIN pg_catalog.pg_collation l ON l.oid = a.attcollation
+    CROSS JOIN LATERAL (
+      WITH RECURSIVE base (oid, typmod) AS (
+        SELECT a.atttypid, a.atttypmod
+        UNION ALL
+        SELECT dt.typbasetype, dt.typtypmod
+        FROM base JOIN pg_catalog.pg_type dt ON dt.oid = base.oid
+        WHERE dt.typtype = 'd')
+      SELECT base.oid, base.typmod
+      FROM base JOIN pg_catalog.pg_type bt ON bt.oid = base.oid
+      WHERE bt.typtype <> 'd') b
+    JOIN pg_catalog.pg_type t ON t.oid = b.oid
+    JOIN pg_catalog.pg_namespace tn ON tn.oid = t.typnamespace
+    WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped),
+  'unique', (
+    SELECT json_agg(json_build_object(
+      'name', ic.relname,
+      'columns', (
+        SELECT json_agg(CASE
+          WHEN k.coll = ka.attcollation OR kl.collisdeterministic
+          THEN ka.attname END ORDER BY k.place)
+        FROM unnest(i.indkey::int2[], i.indcollation::oid[])
+          WITH ORDINALITY AS k (attnum, coll, place)
+        LEFT JOIN pg_catalog.pg_attribute ka
+          ON ka.attrelid = c.oid AND ka.attnum = k.attnum AND k.attnum > 0
+        LEFT JOIN pg_catalog.pg_collation kl ON kl.oid = ka.attcollation
+        WHERE k.place <= i.indnkeyatts),
+      'nulls_distinct',
+        NOT coalesce((to_jsonb(i) ->> 'indnullsnotdistinct')::boolean, false),
+      'predicate', pg_get_expr(i.indpred, i.indrelid),
+      'deferrable', NOT i.indimmediate,
+      'exclusion', i.indisexclusion,
+      'equality', (
+        SELECT bool_and(o.oprname = '=')
+        FROM pg_catalog.pg_constraint x
+        CROSS JOIN LATERAL unnest(x.conexclop) AS e (oid)
+        JOIN pg_catalog.pg_operator o ON o.oid = e.oid
+        WHERE x.conindid = i.indexrelid AND x.contype = 'x')
+      ) ORDER BY i.indexrelid)
+    FROM pg_catalog.pg_index i
+    JOIN pg_catalog.pg_class ic ON ic.oid = i.indexrelid
+    WHERE i.indrelid = c.oid AND i.indisvalid
+      AND (i.indisunique OR i.indisexclusion))
+  )::text
+FROM pg_catalog.pg_class c
+JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+WHERE c.oid = to_regclass($1::text)
+"""
+
+_TABLES: Final = """
+SELECT CASE WHEN pg_table_is_visible(c.oid) THEN c.relname::text
+  ELSE n.nspname || '.' || c.relname END
+FROM pg_catalog.pg_class c
+JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+WHERE c.relkind IN ('r', 'p', 'v', 'f')
+  AND n.nspname NOT IN ('pg_catalog', 'information_schema')
+LIMIT 1000
+"""
+
+
+def describe(name: TableName) -> Steps[Table]:
+    """
+    Read a table from the catalog: one query.
+
+    Raises:
+        UnknownTableError: There is no such table; a second query found the closest.
+    """
+    rows = yield Send(_DESCRIBE, (quote_path(name),), "catalog")
+    if not rows:
+        known = yield Send(_TABLES, kind="catalog")
+        raise UnknownTableError(".".join(name), [row[0] for row in known])
+    return _table(name, json.loads(rows[0][0]))
+
+
+def _table(name: TableName, found: Mapping[str, Any]) -> Table:
+    unique = tuple(map(_unique, found["unique"] or ()))
+    exclusive = any(index["exclusion"] for index in found["unique"] or ())
+    deferrable = any(index.deferrable for index in unique)
+    kind = found["kind"]
+    reasons = {
+        "it is a view with INSTEAD OF triggers": found["instead"],
+        "it has rules": found["rules"],
+        "it is a materialized view": kind == "m",
+        "it has an exclusion constraint": exclusive,
+        "it has a deferrable unique constraint": deferrable,
+        "it has a BEFORE INSERT trigger": found["before"],
+        "this role may not insert into it": not found["may_insert"],
+    }
+    return Table(
+        name=name,
+        identity=found["oid"],
+        columns={c["name"]: _column(c) for c in found["columns"] or ()},
+        unique=unique,
+        needs_exact=next((why for why, applies in reasons.items() if applies), None),
+        needs_key_lock=exclusive or deferrable,
+        foreign=kind == "f" or found["foreign"],
+        upserts=kind == "r",
+        shows_indexes=kind != "v",
+    )
+
+
+_FAMILIES: Final = {
+    **dict.fromkeys(("int2", "int4", "int8", "oid"), "integer"),
+    **dict.fromkeys(("numeric", "float4", "float8"), "number"),
+    **dict.fromkeys(("text", "varchar", "bpchar", "name", "citext"), "text"),
+    **dict.fromkeys(("json", "jsonb"), "json"),
+    "bool": "boolean",
+    "bytea": "bytes",
+}
+_STORAGE: Final = {
+    **dict.fromkeys(("int2", "int4", "int8", "oid"), "integer"),
+    **dict.fromkeys(
+        (
+            *("numeric", "date", "timestamptz", "time", "timetz"),
+            *("uuid", "text", "varchar", "bpchar"),
+        )
+    ),
+    "bool": "boolean",
+}
+# Their precision rounds; a length would cut, so it is never part of a cast.
+_ROUNDED: Final = frozenset(
+    {"numeric", "time", "timetz", "timestamp", "timestamptz", "interval"}
+)
+# atttypmod of varchar counts four bytes of header.
+_HEADER: Final = 4
+
+
+def _column(found: Mapping[str, Any]) -> Column:
+    kind, typmod = found["type"], found["typmod"]
+    ours = found["catalog"] == "pg_catalog"
+    rounded = ours and kind in _ROUNDED and typmod >= 0
+    storage = "other"
+    if ours and found["deterministic"] and kind in _STORAGE:
+        storage = _STORAGE[kind] or kind
+    return Column(
+        name=found["name"],
+        type=found["cast"],
+        key_type=found["exact"] if rounded else found["cast"],
+        family=_FAMILIES.get(kind, "other") if ours or kind == "citext" else "other",
+        storage=storage,
+        length=typmod - _HEADER if kind == "varchar" and typmod >= 0 else None,
+        default=found["default"],
+        generated=found["generated"],
+        always_identity=found["identity"] == "a",
+        type_id=found["type_id"],
+    )
+
+
+def _unique(found: Mapping[str, Any]) -> UniqueIndex:
+    columns = found["columns"] or ()
+    if found["exclusion"] and not found["equality"]:
+        columns = [None for _ in columns]
+    return UniqueIndex(
+        name=found["name"],
+        columns=tuple(columns),
+        nulls_distinct=found["nulls_distinct"],
+        predicate=found["predicate"],
+        null_predicate=null_predicate(found["predicate"]),
+        deferrable=found["deferrable"],
+    )

@@ -1,0 +1,161 @@
+"""What both dialects share: statements with their arguments, and expressions as text."""
+
+from __future__ import annotations
+
+import abc
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any, ClassVar, Final
+
+from aioupsert._sql.quoting import quote
+from aioupsert.expressions import sql_parts
+
+if TYPE_CHECKING:
+    from aioupsert._plan import Assignment, Term
+    from aioupsert._schema import Column
+
+# The first value of every row our statements return: what happened to that row.
+STALE: Final = 0
+CREATED: Final = 1
+UPDATED: Final = 2
+UNCHANGED: Final = 3
+SKIPPED: Final = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Compiled:
+    """
+    A statement that fills in values.
+
+    Attributes:
+        sql: The text.
+        slots: Which value goes to which placeholder.
+        encoders: Placeholders whose value is encoded first.
+        when: In which case it is sent, for `preview`.
+        counted: What a row counts as where the statement cannot return rows.
+    """
+
+    sql: str
+    slots: tuple[int, ...] = ()
+    encoders: tuple[tuple[int, Callable[[Any], Any]], ...] = ()
+    when: str = ""
+    counted: int | None = None
+
+    def arguments(self, values: Sequence[Any]) -> Sequence[Any]:
+        """Put the values in the order of the placeholders."""
+        match self.slots:
+            case ():
+                return ()
+            case (slot,):
+                picked: tuple[Any, ...] = (values[slot],)
+            case _:
+                picked = itemgetter(*self.slots)(values)
+        if not self.encoders:
+            return picked
+        encoded = list(picked)
+        for place, encode in self.encoders:
+            encoded[place] = encode(encoded[place])
+        return encoded
+
+
+def encode_json(value: Any) -> str:
+    """Write JSON as SQLite itself does: compact, letters as they are."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+class Writer(abc.ABC):
+    """
+    Writes the expressions of one statement and collects its placeholders.
+
+    A dialect overrides what its database writes differently.
+    """
+
+    _PLAIN: ClassVar = frozenset({"+", "-", "*", "=", "<>", "AND", "OR"})
+    _ORDERED: ClassVar = frozenset({"<", "<=", ">", ">="})
+
+    def __init__(self, qualifier: str) -> None:
+        """Start a statement whose columns are qualified by *qualifier*."""
+        self.qualifier: str = qualifier
+        self.slots: list[int] = []
+        self.encoders: list[tuple[int, Callable[[Any], Any]]] = []
+
+    def compiled(self, sql: str, when: str, counted: int | None = None) -> Compiled:
+        """Finish the statement."""
+        return Compiled(sql, tuple(self.slots), tuple(self.encoders), when, counted)
+
+    def column(self, column: Column) -> str:
+        """Write a stored column, always qualified."""
+        return f"{self.qualifier}.{quote(column.name)}"
+
+    def term(self, term: Term) -> str:
+        """Write an expression; it can stand anywhere without further parentheses."""
+        match term.kind:
+            case "column" if term.column:
+                return self.column(term.column)
+            case "default" if term.column:
+                return self.default(term.column)
+            case "value" | "literal":
+                return self.literal(term)
+            case "call":
+                return f"{term.name}({self.list(term.args)})"
+            case "sql":
+                parts = sql_parts(term.name)
+                places = [*map(self.term, term.args), ""]
+                text = "".join(p + v for p, v in zip(parts, places, strict=True))
+                return f"({text})"
+            case _:
+                return self.operation(term)
+
+    def list(self, terms: Sequence[Term]) -> str:
+        """Write expressions, separated by commas."""
+        return ", ".join(map(self.term, terms))
+
+    def operation(self, term: Term) -> str:
+        """Write an operator or one of our functions."""
+        name, args = term.name, term.args
+        if name in self._PLAIN:
+            return f"({self.term(args[0])} {name} {self.term(args[1])})"
+        if name in self._ORDERED:
+            left, right = self.ordered(args)
+            return f"({left} {name} {right})"
+        match name:
+            case "NOT":
+                return f"(NOT {self.term(args[0])})"
+            case "is_null":
+                return f"({self.term(args[0])} IS NULL)"
+            case "in" if len(args) > 1:
+                return f"({self.term(args[0])} IN ({self.list(args[1:])}))"
+            case "in":
+                return "(1 = 0)"
+            case "coalesce" if len(args) > 1:
+                return f"coalesce({self.list(args)})"
+            case "coalesce":
+                return self.term(args[0])
+            case _:
+                return self.function(term)
+
+    @abc.abstractmethod
+    def literal(self, term: Term) -> str:
+        """Write a placeholder."""
+
+    @abc.abstractmethod
+    def default(self, column: Column) -> str:
+        """Write a column's default in place."""
+
+    @abc.abstractmethod
+    def assigned(self, item: Assignment) -> str:
+        """Write one value that UPDATE sets."""
+
+    @abc.abstractmethod
+    def ordered(self, args: Sequence[Term]) -> list[str]:
+        """Write operands whose order matters: text goes by code point."""
+
+    @abc.abstractmethod
+    def function(self, term: Term) -> str:
+        """Write what the dialects write differently."""
+
+    def assignments(self, items: Sequence[Assignment]) -> str:
+        """Write what UPDATE sets."""
+        return ", ".join(f"{quote(a.column.name)} = {self.assigned(a)}" for a in items)

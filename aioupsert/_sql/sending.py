@@ -1,0 +1,46 @@
+"""Statements in order, as generators: what the pure rooms ask the adapters to send."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar
+
+T = TypeVar("T")
+
+
+class Send(NamedTuple):
+    """
+    A statement to send.
+
+    Attributes:
+        sql: The text.
+        arguments: The values of its placeholders.
+        kind: A query answers rows. A command (BEGIN, COMMIT, SAVEPOINT) answers one
+            row with its completion status, where the database gives one. An undo is a
+            command that cleans up, sent even while the call is being cancelled. A
+            catalog query answers names, as str whatever the caller's settings.
+        counted: The code each written row counts as, where none can be returned.
+    """
+
+    sql: str
+    arguments: Sequence[Any] = ()
+    kind: Literal["query", "command", "undo", "catalog"] = "query"
+    counted: int | None = None
+
+
+Rows: TypeAlias = Sequence[Sequence[Any]]
+Steps: TypeAlias = Generator[Send, Rows, T]
+"""Yields each statement, receives its rows or its error, returns a T."""
+
+
+class Surroundings(NamedTuple):
+    """
+    What an adapter knows when the steps begin.
+
+    Attributes:
+        in_transaction: Whether the caller has a transaction open.
+        is_conflict: Whether an error says that a unique or exclusion constraint holds.
+    """
+
+    in_transaction: bool
+    is_conflict: Callable[[BaseException], bool]

@@ -1,0 +1,232 @@
+"""
+A plan as SQLite statements.
+
+Columns are qualified everywhere: a misspelt ``"name"`` alone would be a string there.
+See the SQLite documentation: "UPSERT", "RETURNING", "Quirks, Caveats, and Gotchas".
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from aioupsert._sql.quoting import quote, quote_path
+from aioupsert._sql.rendering import (
+    CREATED,
+    SKIPPED,
+    UNCHANGED,
+    UPDATED,
+    Compiled,
+    Writer,
+    encode_json,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from aioupsert._plan import Assignment, Plan, Term
+    from aioupsert._schema import Column
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """
+    The statements of one plan, run together while the database is locked.
+
+    Attributes:
+        plan: The plan.
+        update: The update, or None with nothing to set.
+        find: The row as it is, or None when an update always applies.
+        insert: The insert, or the native upsert when asked for.
+    """
+
+    plan: Plan
+    update: Compiled | None
+    find: Compiled | None
+    insert: Compiled
+
+    def statements(self) -> tuple[Compiled, ...]:
+        """List what a call may send, in order."""
+        steps = (self.update, self.find, self.insert)
+        return tuple(step for step in steps if step is not None)
+
+
+def compile_plan(plan: Plan) -> Program:
+    """Write every statement that a call with this plan may need."""
+    if plan.on_conflict:
+        return Program(plan, None, _find(plan, "first"), _upsert(plan))
+    update = _update(plan) if plan.update else None
+    when = "if nothing was updated" if update else "first"
+    find = _find(plan, when) if plan.conditional else None
+    return Program(plan, update, find, _insert(plan))
+
+
+class _Writer(Writer):
+    """SQLite: a placeholder for every use of a value."""
+
+    def literal(self, term: Term) -> str:
+        if term.name == "null":
+            return "NULL"
+        if term.name in {"container", "json", "list"}:
+            self.encoders.append((len(self.slots), encode_json))
+        self.slots.append(term.slot)
+        return "?"
+
+    def default(self, column: Column) -> str:
+        if column.default is None:
+            return "NULL"
+        # A column of text affinity would store its default as text.
+        cast = "CAST(({}) AS TEXT)" if column.family == "text" else "({})"
+        return cast.format(column.default)
+
+    def assigned(self, item: Assignment) -> str:
+        return self.default(item.column) if item.term is None else self.term(item.term)
+
+    def ordered(self, args: Sequence[Term]) -> list[str]:
+        if any(arg.family == "text" for arg in args):
+            return [f"({self.term(arg)} COLLATE BINARY)" for arg in args]
+        return [self.term(arg) for arg in args]
+
+    def function(self, term: Term) -> str:
+        args = term.args
+        match term.name:
+            case "/" if term.family == "number":
+                return f"(CAST({self.term(args[0])} AS REAL) / {self.term(args[1])})"
+            case "/" | "%":
+                return f"({self.term(args[0])} {term.name} {self.term(args[1])})"
+            case "greatest" | "least":
+                return self._extreme("max" if term.name == "greatest" else "min", args)
+            case "concat":
+                return f"({' || '.join(map(self.term, args))})"
+            case "merge":
+                return self._merge(args[0], args[1])
+            case "now":
+                return "CURRENT_TIMESTAMP"
+            case _:
+                return f"{term.name}({self.list(args)})"
+
+    def _extreme(self, name: str, args: Sequence[Term]) -> str:
+        """Write max or min so that NULLs do not win: each gives way to the others."""
+        if len(args) == 1:
+            return self.term(args[0])
+        turns = [[*args[n:], *args[:n]] for n in range(len(args))]
+        parts = (f"coalesce({', '.join(self.ordered(turn))})" for turn in turns)
+        return f"{name}({', '.join(parts)})"
+
+    def _merge(self, one: Term, other: Term) -> str:
+        # json_patch would merge recursively and drop nulls; this is jsonb's || instead.
+        member = (
+            "json(CASE type WHEN 'object' THEN value WHEN 'array' THEN value"
+            " WHEN 'text' THEN json_quote(value) WHEN 'integer' THEN json_quote(value)"
+            " WHEN 'real' THEN json_quote(value) ELSE type END)"
+        )
+        test = (
+            f"CASE WHEN {self.term(one)} IS NULL OR {self.term(other)} IS NULL"
+            f" THEN NULL WHEN json_type({self.term(one)}) = 'object'"
+            f" AND json_type({self.term(other)}) = 'object'"
+        )
+        merged = (
+            f"SELECT key, {member} AS member FROM json_each({self.term(one)})"
+            f" WHERE key NOT IN (SELECT key FROM json_each({self.term(other)}))"
+            f" UNION ALL SELECT key, {member} FROM json_each({self.term(other)})"
+        )
+        return (
+            f"({test} THEN (SELECT json_group_object(key, json(member))"
+            f" FROM ({merged})) ELSE json({self.term(other)}) END)"
+        )
+
+    def key(self, plan: Plan) -> str:
+        tests: list[str] = []
+        for k in plan.key:
+            if k.is_null:
+                tests.append(f"{self.column(k.column)} IS NULL")
+            else:
+                self.slots.append(k.slot)
+                tests.append(f"{self.column(k.column)} = ?")
+        return " AND ".join(tests)
+
+    def passes(self, plan: Plan) -> str:
+        return "TRUE" if plan.where is None else f"({self.term(plan.where)} IS TRUE)"
+
+    def changes(self, plan: Plan) -> str:
+        if plan.compare is None:
+            return "TRUE"
+        tests = [
+            f"{self.column(column)} IS NOT {self.term(term)} COLLATE BINARY"
+            for column, term in plan.compare
+        ]
+        return f"({' OR '.join(tests)})" if tests else "FALSE"
+
+    def inserted(self, plan: Plan) -> str:
+        """Write the column list of an INSERT and its values; DEFAULT is left out."""
+        given = [(a.column, a.term) for a in plan.insert if a.term is not None]
+        if not given:
+            return "DEFAULT VALUES"
+        names = ", ".join(quote(column.name) for column, _ in given)
+        values = ", ".join(self.term(term) for _, term in given)
+        return f"({names}) VALUES ({values})"
+
+    def finished(self, plan: Plan, sql: str, code: int, when: str) -> Compiled:
+        """Let the statement answer one row for each it wrote, where it can."""
+        if not plan.table.returns_rows:
+            return self.compiled(sql, when, counted=code)
+        return self.compiled(f"{sql} RETURNING {_row(str(code), plan)}", when)
+
+
+def _writer(plan: Plan) -> _Writer:
+    # RETURNING knows the table by its own name only, so no alias is used anywhere.
+    return _Writer(quote(plan.table.name[-1]))
+
+
+def _row(code: str, plan: Plan) -> str:
+    table = quote(plan.table.name[-1])
+    return ", ".join([code, *(f"{table}.{quote(name)}" for name in plan.returning)])
+
+
+def _update(plan: Plan) -> Compiled:
+    writer = _writer(plan)
+    sql = (
+        f"UPDATE {quote_path(plan.table.name)} SET {writer.assignments(plan.update)}"
+        f" WHERE {writer.key(plan)}"
+    )
+    if plan.where is not None:
+        sql += f" AND {writer.passes(plan)}"
+    if plan.compare is not None:
+        sql += f" AND {writer.changes(plan)}"
+    return writer.finished(plan, sql, UPDATED, "first")
+
+
+def _find(plan: Plan, when: str) -> Compiled:
+    writer = _writer(plan)
+    passes = writer.passes(plan)
+    changes = writer.changes(plan) if plan.update else "FALSE"
+    code = (
+        f"CASE WHEN NOT {passes} THEN {SKIPPED} WHEN NOT {changes} THEN {UNCHANGED}"
+        f" ELSE {UPDATED} END"
+    )
+    sql = (
+        f"SELECT {_row(code, plan)} FROM {quote_path(plan.table.name)}"
+        f" WHERE {writer.key(plan)}"
+    )
+    return writer.compiled(sql, when)
+
+
+def _insert(plan: Plan) -> Compiled:
+    writer = _writer(plan)
+    sql = f"INSERT INTO {quote_path(plan.table.name)} {writer.inserted(plan)}"
+    return writer.finished(plan, sql, CREATED, "when no row was there")
+
+
+def _upsert(plan: Plan) -> Compiled:
+    writer = _writer(plan)
+    target = ", ".join(quote(k.column.name) for k in plan.key)
+    sql = (
+        f"INSERT INTO {quote_path(plan.table.name)} {writer.inserted(plan)}"
+        f" ON CONFLICT ({target}) DO "
+    )
+    sql += (
+        f"UPDATE SET {writer.assignments(plan.update)}" if plan.update else "NOTHING"
+    )
+    return writer.finished(
+        plan, sql, CREATED, "when the row is missing or is to be written"
+    )

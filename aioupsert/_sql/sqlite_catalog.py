@@ -1,0 +1,185 @@
+"""
+A table as SQLite describes it, by its pragma functions.
+
+See the SQLite documentation: "PRAGMA Statements", "Datatypes In SQLite" (affinity).
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any, Final
+
+from aioupsert._schema import Column, Table, TableName, UniqueIndex
+from aioupsert._sql.catalog import null_predicate
+from aioupsert._sql.quoting import quote, quote_text
+from aioupsert._sql.sending import Send, Steps
+from aioupsert.errors import UnknownTableError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+_COLUMNS: Final = (
+    'SELECT name, type, dflt_value, pk, hidden, "notnull"'
+    " FROM pragma_table_xinfo(?, ?) ORDER BY cid"
+)
+_UNIQUE: Final = (
+    "SELECT l.name, l.origin, l.partial, x.name"
+    " FROM pragma_index_list(?, ?) AS l, pragma_index_xinfo(l.name, ?) AS x"
+    ' WHERE l."unique" AND x.key ORDER BY l.seq, x.seqno'
+)
+
+
+def describe(name: TableName) -> Steps[Table]:
+    """
+    Read a table: a handful of queries, in one job on the connection's thread.
+
+    Raises:
+        UnknownTableError: There is no such table.
+    """
+    databases = yield _query("SELECT name FROM pragma_database_list")
+    # Unqualified names are looked up in temp first, then main, then the attached.
+    order = ["temp", *(row[0] for row in databases if row[0] != "temp")]
+    searched = [n for n in order if len(name) == 1 or n.lower() == name[0].lower()]
+    for database in searched:
+        columns = yield _query(_COLUMNS, (name[-1], database))
+        if columns:
+            return (yield from _table(name, database, columns))
+    known: list[str] = []
+    for database in searched or order:
+        rows = yield _query(f"SELECT name FROM {quote(database)}.sqlite_master")
+        known += [row[0] for row in rows]
+    raise UnknownTableError(".".join(name), known)
+
+
+def _query(sql: str, arguments: Sequence[str] = ()) -> Send:
+    return Send(sql, arguments, "catalog")
+
+
+def _table(
+    name: TableName, database: str, columns: Sequence[Sequence[Any]]
+) -> Steps[Table]:
+    master = f"{quote(database)}.sqlite_master"
+    found = yield _query(
+        f"SELECT type, sql FROM {master} WHERE name = ? COLLATE NOCASE"
+        " AND type IN ('table', 'view')",
+        (name[-1],),
+    )
+    kind, sql = found[0] if found else ("table", "")
+    indexed = yield _query(_UNIQUE, (name[-1], database, database))
+    partial = yield _query(
+        f"SELECT name, sql FROM {master} WHERE type = 'index' AND sql IS NOT NULL"
+        " AND tbl_name = ? COLLATE NOCASE",
+        (name[-1],),
+    )
+    described = {row[0]: _column(*row) for row in columns if row[4] != _HIDDEN}
+    unique = _unique_indexes(indexed, dict(map(tuple, partial)))
+    virtual = bool(re.match(r"\s*CREATE\s+VIRTUAL\b", sql, re.IGNORECASE))
+    primary = [row[0] for row in columns if row[3]]
+    by_index = any(row[1] == "pk" for row in indexed)
+    if len(primary) == 1 and not by_index and kind == "table":
+        # INTEGER PRIMARY KEY is the rowid itself and has no index.
+        unique = (*unique, UniqueIndex("PRIMARY KEY", tuple(primary)))
+    without_rowid = by_index and re.search(
+        r"\bWITHOUT\s+ROWID\b[^)]*$", sql, re.IGNORECASE
+    )
+    if kind == "table" and not without_rowid and "rowid" not in described:
+        described["rowid"] = Column(
+            "rowid", "", "", "integer", "sqlite number", hidden=True
+        )
+        unique = (*unique, UniqueIndex("rowid", ("rowid",)))
+    return Table(
+        name=name,
+        identity=sql,
+        columns=described,
+        unique=unique,
+        upserts=kind == "table" and not virtual,
+        returns_rows=not virtual,
+        shows_indexes=kind == "table" and not virtual,
+    )
+
+
+# table_xinfo's "hidden": 1 a virtual table's hidden column, 2 and 3 generated columns.
+_HIDDEN: Final = 1
+_GENERATED: Final = (2, 3)
+
+
+def _column(  # noqa: PLR0913  # one argument for each column of the pragma
+    name: str,
+    declared: str,
+    default: str | None,
+    primary: int,
+    hidden: int,
+    not_null: int,
+) -> Column:
+    family, storage = _affinity(declared.upper())
+    return Column(
+        name=name,
+        type="",
+        key_type="",
+        family=family,
+        storage=storage,
+        default=_default(default),
+        generated=hidden in _GENERATED,
+        type_id=f"{declared} {primary} {not_null}",
+    )
+
+
+def _affinity(declared: str) -> tuple[str, str]:
+    """Give a declared type's family and, by SQLite's rules in their order, its storage."""
+    if "INT" in declared:
+        return "integer", "sqlite number"
+    if any(word in declared for word in ("CHAR", "CLOB", "TEXT")):
+        return "text", "sqlite text"
+    if not declared:
+        return "", "sqlite blob"
+    if "BLOB" in declared:
+        return "bytes", "sqlite blob"
+    if any(word in declared for word in ("REAL", "FLOA", "DOUB")):
+        return "number", "sqlite real"
+    for word, family in _NUMERIC_FAMILIES.items():
+        if word in declared:
+            return family, "sqlite number"
+    return "", "sqlite number"
+
+
+_NUMERIC_FAMILIES: Final = {
+    "BOOL": "boolean",
+    "JSON": "json",
+    "NUM": "number",
+    "DEC": "number",
+    "DATE": "other",
+    "TIME": "other",
+}
+_KEYWORDS: Final = frozenset(
+    {"null", "true", "false", "current_time", "current_date", "current_timestamp"}
+)
+
+
+def _default(text: str | None) -> str | None:
+    # A bare word is a string in a column definition, and a column anywhere else.
+    if text is None or not re.fullmatch(r"[A-Za-z_]\w*", text):
+        return text
+    return text if text.lower() in _KEYWORDS else quote_text(text)
+
+
+def _unique_indexes(
+    rows: Iterable[Sequence[Any]], definitions: dict[str, str]
+) -> tuple[UniqueIndex, ...]:
+    columns: dict[str, list[str | None]] = {}
+    predicates: dict[str, str | None] = {}
+    for name, _, partial, column in rows:
+        columns.setdefault(name, []).append(column)
+        predicates[name] = _predicate(definitions[name]) if partial else None
+    return tuple(
+        UniqueIndex(
+            name,
+            tuple(names),
+            predicate=predicates[name],
+            null_predicate=null_predicate(predicates[name]),
+        )
+        for name, names in columns.items()
+    )
+
+
+def _predicate(sql: str) -> str:
+    return re.split(r"\)\s*WHERE\b", sql, maxsplit=1, flags=re.IGNORECASE)[1].strip()

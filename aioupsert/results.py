@@ -1,0 +1,72 @@
+"""What a call reports: the action, how many rows, and the rows asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+
+class Action(StrEnum):
+    """What a call did."""
+
+    CREATED = "created"
+    """The row was not there and has been inserted."""
+    UPDATED = "updated"
+    """The row was there and has been written."""
+    UNCHANGED = "unchanged"
+    """The row was there, and there was nothing to write."""
+    SKIPPED = "skipped"
+    """The row was there, and *where* was not true for it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """
+    The outcome of one call; unpacks as ``row, created = result``.
+
+    Inside the caller's transaction it becomes true when that transaction commits.
+
+    Attributes:
+        action: What happened.
+        rows_affected: Rows written; more than one only if the key matches several.
+        rows: The rows after the call, one mapping each; empty without *returning*.
+    """
+
+    action: Action
+    rows_affected: int
+    rows: tuple[Mapping[str, Any], ...] = ()
+
+    @property
+    def created(self) -> bool:
+        """Whether this very call created the row; exact under concurrency."""
+        return self.action is Action.CREATED
+
+    @property
+    def row(self) -> Mapping[str, Any] | None:
+        """The first row, or None without *returning*."""
+        return self.rows[0] if self.rows else None
+
+    def __iter__(self) -> Iterator[Any]:
+        """Yield `row` and `created`."""
+        yield self.row
+        yield self.created
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """
+    One statement that a call may send.
+
+    Attributes:
+        sql: The text, with the driver's placeholders.
+        arguments: The values bound to the placeholders, in order.
+        when: In which case it is sent.
+    """
+
+    sql: str
+    arguments: tuple[Any, ...]
+    when: str

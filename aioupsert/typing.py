@@ -1,0 +1,52 @@
+"""What callers annotate with."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Literal, Protocol, TypeAlias
+
+
+class PostgresqlConnection(Protocol):
+    """An asyncpg connection, plain or pooled, or a pool."""
+
+    def fetch(self, query: str, /, *args: Any) -> Awaitable[Any]:
+        """Run a query."""
+        ...
+
+    def execute(self, query: str, /, *args: Any) -> Awaitable[Any]:
+        """Run a command."""
+        ...
+
+
+class SqliteConnection(Protocol):
+    """An aiosqlite connection."""
+
+    def execute_fetchall(self, sql: str, /) -> Awaitable[Any]:
+        """Run a query."""
+        ...
+
+    def rollback(self) -> Awaitable[Any]:
+        """Roll back."""
+        ...
+
+
+Connection: TypeAlias = PostgresqlConnection | SqliteConnection
+"""Whatever a call may be given as its connection."""
+
+Table: TypeAlias = str | Sequence[str]
+"""``"table"``, ``"schema.table"``, or a tuple of one or two names."""
+
+Values: TypeAlias = Mapping[str, Any]
+"""Column names to plain values, expressions, or callables that give one."""
+
+Returning: TypeAlias = str | Sequence[str] | None
+"""``"*"``, one column name, or several."""
+
+WithoutUniqueIndex: TypeAlias = Literal["warn", "error", "allow", "lock"]
+"""What to do when no unique index makes the key unique."""
+
+Strategy: TypeAlias = Literal["auto", "fast", "exact", "on_conflict"]
+"""How a call runs."""
+
+DefaultFactory: TypeAlias = Callable[[], Any]
+"""A value that is called when the call is made."""

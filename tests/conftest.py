@@ -1,0 +1,101 @@
+"""Fixtures: a server for the run, a database for each test."""
+
+import sqlite3
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import aiosqlite
+import pytest
+
+from tests.databases import (
+    KINDS,
+    Database,
+    LiteFactory,
+    PostgresDatabase,
+    SQLiteDatabase,
+    open_postgresql,
+    open_sqlite,
+    opened,
+)
+from tests.servers import NoServerError, Server, session_server, stop_session_server
+
+
+def pytest_report_header() -> list[str]:
+    server = session_server()
+    postgresql = (
+        "none, see the failing tests"
+        if isinstance(server, NoServerError)
+        else f"{server.version} from {server.origin}"
+    )
+    drivers = ", ".join(f"{name} {version(name)}" for name in ("asyncpg", "aiosqlite"))
+    return [
+        f"drivers: {drivers}",
+        f"SQLite: {sqlite3.sqlite_version}",
+        f"PostgreSQL: {postgresql}",
+    ]
+
+
+def pytest_unconfigure() -> None:
+    stop_session_server()
+
+
+@pytest.fixture(scope="session")
+def pg_server() -> Server:
+    """The PostgreSQL of the run. Without one a test fails: green means it ran."""
+    server = session_server()
+    if isinstance(server, NoServerError):
+        pytest.fail(str(server), pytrace=False)
+    return server
+
+
+@pytest.fixture
+def lite_path(tmp_path: Path) -> Path:
+    """The one SQLite file of the test, whichever fixture opens it."""
+    return tmp_path / "test.db"
+
+
+@pytest.fixture(params=KINDS)
+async def db(
+    request: pytest.FixtureRequest, lite_path: Path
+) -> AsyncIterator[Database]:
+    """A database of each kind in turn."""
+    if request.param == "aiosqlite":
+        async with open_sqlite(lite_path) as sqlite:
+            yield sqlite
+    else:
+        # Asked for here, so that the tests on SQLite need no server.
+        server: Server = request.getfixturevalue("pg_server")
+        async with open_postgresql(server.dsn, request.param) as postgresql:
+            yield postgresql
+
+
+@pytest.fixture
+async def pg(pg_server: Server) -> AsyncIterator[PostgresDatabase]:
+    """For what only PostgreSQL has; the handle is an asyncpg connection."""
+    async with open_postgresql(pg_server.dsn, "asyncpg") as database:
+        yield database
+
+
+@pytest.fixture
+async def lite(lite_path: Path) -> AsyncIterator[SQLiteDatabase]:
+    """For what only SQLite has."""
+    async with open_sqlite(lite_path) as database:
+        yield database
+
+
+@pytest.fixture
+async def lite_factory(lite: SQLiteDatabase) -> AsyncIterator[LiteFactory]:
+    """
+    Connections to the file of `lite` in any mode, closed after the test.
+
+    Takes the arguments of `sqlite3.connect`: isolation_level, autocommit, ...
+    """
+    async with AsyncExitStack() as stack:
+
+        async def connect(**options: Any) -> aiosqlite.Connection:
+            return await stack.enter_async_context(opened(lite.path, **options))
+
+        yield connect

@@ -1,0 +1,269 @@
+"""
+A database for one test, of each kind that the library takes a connection of.
+
+A `Database` gives the test what to pass to the library, and looks at the result
+through a second connection, so that what it sees is committed.
+"""
+
+# asyncpg's classes are generic in its stubs only.
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sqlite3
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing
+from pathlib import Path
+from typing import Any, ClassVar, Final, Literal
+from uuid import uuid4
+
+import aiosqlite
+import asyncpg
+from asyncpg.pool import PoolConnectionProxy
+
+Kind = Literal["asyncpg", "pooled", "pool", "aiosqlite"]
+Engine = Literal["postgresql", "sqlite"]
+
+# Opens one more connection to the file of the test, in the mode of the options.
+LiteFactory = Callable[..., Awaitable[aiosqlite.Connection]]
+
+KINDS: Final[tuple[Kind, ...]] = ("asyncpg", "pooled", "pool", "aiosqlite")
+
+# How a caller may have opened an aiosqlite connection: options of `sqlite3.connect`.
+LITE_MODES: Final[dict[str, dict[str, Any]]] = {
+    "none": {"isolation_level": None},
+    "deferred": {"isolation_level": ""},
+    "immediate": {"isolation_level": "IMMEDIATE"},
+}
+if sys.version_info >= (3, 12):
+    LITE_MODES["autocommit"] = {"autocommit": True}
+    LITE_MODES["no-autocommit"] = {"autocommit": False}
+
+# Seconds; long enough for a slow machine, and a test that leaks does not hang the run.
+CLOSE_TIMEOUT: Final = 5
+
+
+class Database(ABC):
+    """What a test of any kind of connection needs."""
+
+    engine: ClassVar[Engine]
+
+    # What the handle and the connections are depends on the kind, hence Any.
+    def __init__(self, kind: Kind, handle: Any) -> None:
+        self.kind = kind
+        self.handle = handle
+
+    def sql(self, *, postgresql: str, sqlite: str) -> str:
+        """The text for this engine."""
+        return {"postgresql": postgresql, "sqlite": sqlite}[self.engine]
+
+    @abstractmethod
+    async def run(self, sql: str) -> None:
+        """Execute statements on the second connection, each committed at once."""
+
+    @abstractmethod
+    async def query(self, sql: str) -> list[tuple[Any, ...]]:
+        """Rows as the second connection sees them."""
+
+    @abstractmethod
+    def connect(self) -> AbstractAsyncContextManager[Any]:
+        """One more connection of the driver to the same tables."""
+
+    @abstractmethod
+    def transaction(self, conn: Any = None) -> AbstractAsyncContextManager[Any]:
+        """
+        A caller's transaction, on the handle or the connection given.
+
+        Yields the connection to pass to the library. Commits, or rolls back when the
+        block raises.
+        """
+
+
+class PostgresDatabase(Database):
+    """A schema of its own on the server of the run."""
+
+    engine = "postgresql"
+
+    def __init__(
+        self,
+        kind: Kind,
+        handle: Any,
+        second: asyncpg.Connection[Any],
+        dsn: str,
+        schema: str,
+    ) -> None:
+        super().__init__(kind, handle)
+        self._second = second
+        self._dsn = dsn
+        self.schema = schema
+
+    async def run(self, sql: str) -> None:
+        await self._second.execute(sql)
+
+    async def query(self, sql: str) -> list[tuple[Any, ...]]:
+        return [tuple(record) for record in await self._second.fetch(sql)]
+
+    def connect(self) -> AbstractAsyncContextManager[asyncpg.Connection[Any]]:
+        return connected(self._dsn, self.schema)
+
+    @asynccontextmanager
+    async def transaction(self, conn: Any = None) -> AsyncIterator[Any]:
+        conn = self.handle if conn is None else conn
+        async with contextlib.AsyncExitStack() as stack:
+            if isinstance(conn, asyncpg.Pool):
+                conn = await stack.enter_async_context(conn.acquire())
+            await stack.enter_async_context(conn.transaction())
+            yield conn
+
+
+class SQLiteDatabase(Database):
+    """A file of its own."""
+
+    engine = "sqlite"
+
+    def __init__(self, handle: aiosqlite.Connection, path: Path) -> None:
+        super().__init__("aiosqlite", handle)
+        self.path = path
+
+    async def run(self, sql: str) -> None:
+        # In a thread: it may have to wait for a connection that another task holds.
+        await asyncio.to_thread(run_script, self.path, sql)
+
+    async def query(self, sql: str) -> list[tuple[Any, ...]]:
+        return await asyncio.to_thread(run_query, self.path, sql)
+
+    def connect(self) -> AbstractAsyncContextManager[aiosqlite.Connection]:
+        return opened(self.path)
+
+    @asynccontextmanager
+    async def transaction(
+        self, conn: Any = None
+    ) -> AsyncIterator[aiosqlite.Connection]:
+        conn = self.handle if conn is None else conn
+        # With autocommit=False one is open already, and commit() opens the next.
+        begun_by_driver = conn.in_transaction
+        if not begun_by_driver:
+            await conn.execute("BEGIN")
+        try:
+            yield conn
+        except BaseException:
+            await (conn.rollback() if begun_by_driver else conn.execute("ROLLBACK"))
+            raise
+        await (conn.commit() if begun_by_driver else conn.execute("COMMIT"))
+
+
+@asynccontextmanager
+async def open_postgresql(dsn: str, kind: Kind) -> AsyncIterator[PostgresDatabase]:
+    """A schema, dropped in the end, and a handle of the kind."""
+    schema = f"t_{uuid4().hex}"
+    async with contextlib.AsyncExitStack() as stack:
+        second = await stack.enter_async_context(connected(dsn, schema))
+        await second.execute(f"CREATE SCHEMA {schema}")
+        stack.push_async_callback(drop_schema, second, schema)
+        handle = await stack.enter_async_context(HANDLES[kind](dsn, schema))
+        yield PostgresDatabase(kind, handle, second, dsn, schema)
+
+
+@asynccontextmanager
+async def open_sqlite(path: Path) -> AsyncIterator[SQLiteDatabase]:
+    """A file and a connection to it."""
+    # Kept in the file: readers and the writer do not wait for each other.
+    run_script(path, "PRAGMA journal_mode = WAL")
+    async with opened(path) as connection:
+        yield SQLiteDatabase(connection, path)
+
+
+@asynccontextmanager
+async def connected(dsn: str, schema: str) -> AsyncIterator[asyncpg.Connection[Any]]:
+    """A connection whose tables are those of the schema."""
+    connection = await asyncpg.connect(dsn, server_settings=settings(schema))
+    try:
+        yield connection
+    finally:
+        await close(connection)
+
+
+@asynccontextmanager
+async def pooling(dsn: str, schema: str) -> AsyncIterator[asyncpg.Pool[Any]]:
+    """A pool of such connections."""
+    pool = await asyncpg.create_pool(
+        dsn, min_size=1, max_size=10, server_settings=settings(schema)
+    )
+    try:
+        yield pool
+    finally:
+        await close(pool)
+
+
+@asynccontextmanager
+async def pooled(dsn: str, schema: str) -> AsyncIterator[PoolConnectionProxy[Any]]:
+    """A connection out of a pool."""
+    async with pooling(dsn, schema) as pool:
+        connection = await pool.acquire()
+        try:
+            yield connection
+        finally:
+            await pool.release(connection, timeout=CLOSE_TIMEOUT)
+
+
+@asynccontextmanager
+async def opened(path: Path, **options: Any) -> AsyncIterator[aiosqlite.Connection]:
+    """A connection to the file, with the options of `sqlite3.connect`."""
+    connection = await aiosqlite.connect(path, **{"isolation_level": None, **options})
+    try:
+        yield connection
+    finally:
+        try:
+            async with asyncio.timeout(CLOSE_TIMEOUT):
+                await connection.close()
+        except BaseException:
+            await connection.interrupt()
+            raise
+
+
+HANDLES: Final[dict[str, Callable[[str, str], AbstractAsyncContextManager[Any]]]] = {
+    "asyncpg": connected,
+    "pooled": pooled,
+    "pool": pooling,
+}
+
+
+def settings(schema: str) -> dict[str, str]:
+    """Unqualified names are the schema's; its name tells our sessions from others."""
+    return {"search_path": f"{schema}, public", "application_name": schema}
+
+
+async def close(resource: asyncpg.Connection[Any] | asyncpg.Pool[Any]) -> None:
+    """Close it, by force if the test has left it busy, which is an error."""
+    try:
+        async with asyncio.timeout(CLOSE_TIMEOUT):
+            await resource.close()
+    except BaseException:
+        resource.terminate()
+        raise
+
+
+async def drop_schema(second: asyncpg.Connection[Any], schema: str) -> None:
+    """Drop it, after ending what a failed test has left running in it."""
+    await second.execute(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+        f"WHERE application_name = '{schema}' AND pid <> pg_backend_pid()"
+    )
+    await second.execute(
+        "SET client_min_messages = error; SET lock_timeout = '5s'; "
+        f"DROP SCHEMA {schema} CASCADE"
+    )
+
+
+def run_script(path: Path, sql: str) -> None:
+    """Execute statements, each committed at once."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.executescript(sql)
+
+
+def run_query(path: Path, sql: str) -> list[tuple[Any, ...]]:
+    """Rows as they are committed."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        return connection.execute(sql).fetchall()
