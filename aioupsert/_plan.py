@@ -1,15 +1,15 @@
 """
-The arguments of a call, checked: first what can be seen without the database (its
-*shape*), then against the table's description (the *plan*).
+The arguments of a call, checked.
 
-A shape is hashable and holds no values: calls that differ only in values share one
-plan and its statements. Values travel beside it in a flat list; a *slot* is a place in
-that list.
+First what can be seen without the database: the call's *shape*, hashable and without
+values, so that calls which differ only in values share one plan and its statements.
+Then against the table's description: the *plan*. Values travel beside both in a flat
+list; a *slot* is a place in that list.
 """
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import decimal
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -23,8 +23,8 @@ from aioupsert.expressions import Expression, Node
 Items: TypeAlias = tuple[tuple[str, Node], ...]
 
 
-class Shape(NamedTuple):
-    """A call without its values; equal shapes get equal statements."""
+class Call(NamedTuple):
+    """A call without its values; a shape, with names."""
 
     key: tuple[tuple[str, bool], ...]
     defaults: Items
@@ -37,10 +37,13 @@ class Shape(NamedTuple):
     strategy: str
 
 
+Shape: TypeAlias = tuple[Any, ...]
+"""A `Call` as a plain tuple, which is quicker to make and to hash."""
+
 # A plain value takes the type of its column. Whether it is a dict or a list belongs to
 # the shape: as JSON it is encoded here, as an array or a composite by the driver.
-_VALUE: Final = Node("literal", "value")
-_CONTAINER: Final = Node("literal", "container")
+_VALUE: Final[Node] = ("literal", "value", ())
+_CONTAINER: Final[Node] = ("literal", "container", ())
 
 WITHOUT_UNIQUE_INDEX: Final = ("warn", "error", "allow", "lock")
 STRATEGIES: Final = ("auto", "fast", "exact", "on_conflict")
@@ -60,13 +63,15 @@ def read_call(
 ) -> tuple[Shape, list[Any]]:
     """Split the arguments of a call into its shape and its values."""
     values: list[Any] = []
-    shape = Shape(
+    shape = (
         _read_key(key, values),
-        _read_items("defaults", defaults, values),
-        _read_items("create_defaults", create_defaults, values),
-        _read_items("touch", touch, values),
+        _read_items("defaults", defaults, values) if defaults else (),
+        _read_items("create_defaults", create_defaults, values)
+        if create_defaults
+        else (),
+        _read_items("touch", touch, values) if touch else (),
         None if where is None else _read_where(where, values),
-        bool(skip_unchanged),
+        skip_unchanged,
         returning
         if returning is None or isinstance(returning, str)
         else tuple(returning),
@@ -92,11 +97,7 @@ def _read_key(
     return tuple(names)
 
 
-def _read_items(
-    argument: str, items: Mapping[str, Any] | None, values: list[Any]
-) -> Items:
-    if not items:
-        return ()
+def _read_items(argument: str, items: Mapping[str, Any], values: list[Any]) -> Items:
     nodes: list[tuple[str, Node]] = []
     for name, given in _pairs(argument, items):
         value = given() if callable(given) else given
@@ -119,7 +120,7 @@ def _read_where(where: object, values: list[Any]) -> Node:
 
 
 def _pairs(argument: str, items: object) -> Iterable[tuple[str, Any]]:
-    if isinstance(items, Mapping):
+    if type(items) is dict or isinstance(items, Mapping):
         return items.items()
     msg = f"{argument} must be a mapping of column names to values, not {items!r}"
     raise UsageError(msg)
@@ -211,15 +212,16 @@ class Plan:
         return not self.update or self.where is not None or self.compare is not None
 
 
-def make_plan(shape: Shape, table: Table) -> Plan:
+def make_plan(given: Shape, table: Table) -> Plan:
     """
-    Check a call against the table.
+    Check a call, given as its shape, against the table.
 
     Raises:
         UsageError: The arguments contradict each other or the table.
         UnknownColumnError: Columns that the table does not have, all of them named.
         MissingUniqueIndexError: No unique index, and the call insisted on one.
     """
+    shape = Call(*given)
     _check_words(shape)
     _check_columns(shape, table)
     key = tuple(
@@ -232,7 +234,7 @@ def make_plan(shape: Shape, table: Table) -> Plan:
     touch = _number(shape.touch, slots)
     where = None if shape.where is None else _number_node(shape.where, slots)
 
-    keys = {k.column.name: _Numbered(_VALUE, slot=k.slot) for k in key}
+    keys = {k.column.name: _Numbered("literal", "value", slot=k.slot) for k in key}
     on_update = _Branch(
         table, {**create_defaults, **keys, **touch, **defaults}, creates=False
     )
@@ -271,7 +273,7 @@ def make_plan(shape: Shape, table: Table) -> Plan:
     return plan
 
 
-def _check_words(shape: Shape) -> None:
+def _check_words(shape: Call) -> None:
     if shape.without_unique_index not in WITHOUT_UNIQUE_INDEX:
         _refuse_word(
             "without_unique_index", shape.without_unique_index, WITHOUT_UNIQUE_INDEX
@@ -289,7 +291,7 @@ def _refuse_word(argument: str, word: str, words: Sequence[str]) -> None:
     raise UsageError(msg)
 
 
-def _check_columns(shape: Shape, table: Table) -> None:
+def _check_columns(shape: Call, table: Table) -> None:
     named = {name for name, _ in shape.key}
     nodes = [] if shape.where is None else [shape.where]
     for items in (shape.defaults, shape.create_defaults, shape.touch):
@@ -313,17 +315,18 @@ def _check_columns(shape: Shape, table: Table) -> None:
 
 
 def _columns_of(node: Node) -> Iterator[str]:
-    if node.kind in {"column", "excluded"}:
-        yield node.name
-    for arg in node.args:
-        yield from _columns_of(arg)
+    kind, name, operands = node
+    if kind in {"column", "excluded"}:
+        yield name
+    for operand in operands:
+        yield from _columns_of(operand)
 
 
 def _names(returning: str | tuple[str, ...]) -> tuple[str, ...]:
     return (returning,) if isinstance(returning, str) else returning
 
 
-def _returning(shape: Shape, table: Table) -> tuple[str, ...]:
+def _returning(shape: Call, table: Table) -> tuple[str, ...]:
     if shape.returning is None:
         return ()
     named = table.visible if shape.returning == "*" else _names(shape.returning)
@@ -334,7 +337,7 @@ def _returning(shape: Shape, table: Table) -> tuple[str, ...]:
     return names
 
 
-def _missing_index(shape: Shape, table: Table) -> str | None:
+def _missing_index(shape: Call, table: Table) -> str | None:
     key = ", ".join(name for name, _ in shape.key)
     text = (
         f"no unique index makes ({key}) of {table.label} unique, so concurrent calls"
@@ -347,7 +350,7 @@ def _missing_index(shape: Shape, table: Table) -> str | None:
     return text if warn else None
 
 
-def _why_exact(shape: Shape, table: Table) -> str | None:
+def _why_exact(shape: Call, table: Table) -> str | None:
     if shape.strategy == "exact":
         return "asked for"
     written = [name for name, _ in shape.key]
@@ -358,7 +361,7 @@ def _why_exact(shape: Shape, table: Table) -> str | None:
     return table.needs_exact
 
 
-def _check_strategy(shape: Shape, plan: Plan) -> None:
+def _check_strategy(shape: Call, plan: Plan) -> None:
     if shape.strategy == "fast" and plan.exact:
         msg = f'strategy="fast" cannot serve {plan.table.label}: {plan.exact}'
         raise UsageError(msg)
@@ -387,7 +390,8 @@ def _check_strategy(shape: Shape, plan: Plan) -> None:
 class _Numbered:
     """A node whose literals know their slots."""
 
-    node: Node
+    kind: str
+    name: str
     args: tuple[_Numbered, ...] = ()
     slot: int = -1
 
@@ -397,9 +401,10 @@ def _number(items: Items, slots: Iterator[int]) -> dict[str, _Numbered]:
 
 
 def _number_node(node: Node, slots: Iterator[int]) -> _Numbered:
-    if node.kind == "literal":
-        return _Numbered(node, slot=next(slots))
-    return _Numbered(node, tuple(_number_node(arg, slots) for arg in node.args))
+    kind, name, operands = node
+    if kind == "literal":
+        return _Numbered(kind, name, slot=next(slots))
+    return _Numbered(kind, name, tuple(_number_node(o, slots) for o in operands))
 
 
 _LITERAL_FAMILIES: Final = {
@@ -473,13 +478,13 @@ class _Branch:
 
     def assignment(self, name: str, value: _Numbered) -> Assignment:
         column = self.table.columns[name]
-        if value.node.kind == "default":
+        if value.kind == "default":
             return Assignment(column, None)
         return Assignment(column, self._resolve(value, column))
 
     def comparison(self, name: str, value: _Numbered) -> Comparison:
         column = self.table.columns[name]
-        if value.node.kind == "default":
+        if value.kind == "default":
             return Comparison(column, self._default(column))
         return Comparison(column, self._resolve(value, column))
 
@@ -489,17 +494,16 @@ class _Branch:
         return term
 
     def _resolve(self, value: _Numbered, hint: Column | None) -> Term:
-        node = value.node
-        match node.kind:
+        match value.kind:
             case "literal":
                 return self._literal(value, hint)
             case "column":
-                column = self.table.columns[node.name]
+                column = self.table.columns[value.name]
                 if self._creates:
                     return self._default(column)
                 return Term("column", column=column, family=column.family)
             case "excluded":
-                return self._excluded(node.name)
+                return self._excluded(value.name)
             case "default":
                 msg = "DEFAULT is a whole value; inside an expression use F(column)"
                 raise UsageError(msg)
@@ -507,7 +511,7 @@ class _Branch:
                 return self._operation(value, hint)
 
     def _literal(self, value: _Numbered, hint: Column | None) -> Term:
-        kind = value.node.name
+        kind = value.name
         if kind in {"value", "container"} or (hint and kind in _HINTED_LITERALS):
             family = "" if hint is None else hint.family
             return Term("value", kind, slot=value.slot, column=hint, family=family)
@@ -532,7 +536,7 @@ class _Branch:
             raise UsageError(msg)
         value = self.brought[name]
         column = self.table.columns[name]
-        if value.node.kind == "default":
+        if value.kind == "default":
             return self._default(column)
         self._open.append(name)
         term = self._resolve(value, column)
@@ -540,19 +544,19 @@ class _Branch:
         return term
 
     def _operation(self, value: _Numbered, hint: Column | None) -> Term:
-        node = value.node
-        inner = self._hint(value) or (hint if node.name in _SAME_FAMILY else None)
-        if node.name not in _HINTED_NAMES:
+        kind, name = value.kind, value.name
+        inner = self._hint(value) or (hint if name in _SAME_FAMILY else None)
+        if name not in _HINTED_NAMES:
             inner = None
         args = tuple(self._resolve(arg, inner) for arg in value.args)
-        if node.kind in {"call", "sql"}:
-            return Term(node.kind, node.name, args)
-        self._check_operands(node.name, args, node.name)
-        return Term(node.kind, node.name, args, family=_family(node.name, args))
+        if kind in {"call", "sql"}:
+            return Term(kind, name, args)
+        self._check_operands(name, args, name)
+        return Term(kind, name, args, family=_family(name, args))
 
     def _hint(self, value: _Numbered) -> Column | None:
-        named = (a.node for a in value.args if a.node.kind in {"column", "excluded"})
-        return next((self.table.columns[node.name] for node in named), None)
+        named = (a.name for a in value.args if a.kind in {"column", "excluded"})
+        return next((self.table.columns[name] for name in named), None)
 
     def _check_operands(self, rule: str, args: Iterable[Term], where: str) -> None:
         allowed, why = _OPERANDS.get(rule, (_KNOWN_FAMILIES, ""))
@@ -588,8 +592,11 @@ def _key_check(column: Column) -> Callable[[Any], None] | None:
     def refuse(value: Any) -> None:
         why = check(value, column)
         if why:
-            msg = f"key[{column.name!r}]: {value!r} would be stored as something else"
-            raise UsageError(f"{msg}: {why}")
+            msg = (
+                f"key[{column.name!r}]: {value!r} would be stored as something else:"
+                f" {why}"
+            )
+            raise UsageError(msg)
 
     return refuse
 
@@ -615,13 +622,13 @@ def _check_numeric(value: Any, _: Column) -> str | None:
 
 
 def _check_date(value: Any, _: Column) -> str | None:
-    if isinstance(value, datetime.datetime):
+    if isinstance(value, dt.datetime):
         return "the column holds dates, and the time of day would be cut off"
     return None
 
 
 def _check_timestamptz(value: Any, _: Column) -> str | None:
-    if not isinstance(value, datetime.datetime):
+    if not isinstance(value, dt.datetime):
         return "a date has no time of day or time zone" if _is_date(value) else None
     if value.tzinfo is None:
         return "a naive datetime has no time zone; pass an aware one"
@@ -629,17 +636,17 @@ def _check_timestamptz(value: Any, _: Column) -> str | None:
 
 
 def _is_date(value: Any) -> bool:
-    return isinstance(value, datetime.date)
+    return isinstance(value, dt.date)
 
 
 def _check_time(value: Any, _: Column) -> str | None:
-    if isinstance(value, datetime.time) and value.tzinfo is not None:
+    if isinstance(value, dt.time) and value.tzinfo is not None:
         return "the column holds no time zone"
     return None
 
 
 def _check_timetz(value: Any, _: Column) -> str | None:
-    if isinstance(value, datetime.time) and value.tzinfo is None:
+    if isinstance(value, dt.time) and value.tzinfo is None:
         return "a naive time has no time zone; pass an aware one"
     return None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeAlias
 
@@ -148,14 +149,22 @@ def table_name(table: object) -> TableName:
     Raises:
         UsageError: It is none of these, or a name is empty or contains NUL.
     """
+    if isinstance(table, str):
+        return _split(table)
     match table:
-        case str():
-            parts = tuple(table.split("."))
         case (str(),) | (str(), str()):
-            parts = tuple(table)
+            return _checked(tuple(table), table)
         case _:
             msg = f"a table is a name or a tuple (schema, table), not {table!r}"
             raise UsageError(msg)
+
+
+@functools.lru_cache
+def _split(table: str) -> TableName:
+    return _checked(tuple(table.split(".")), table)
+
+
+def _checked(parts: TableName, table: object) -> TableName:
     if len(parts) > _MAX_PARTS or not all(parts) or any("\0" in p for p in parts):
         msg = (
             f"{table!r} is no table name; a name that itself contains dots is written"

@@ -17,7 +17,6 @@ from aioupsert._sql import postgresql, postgresql_catalog, sqlite, sqlite_catalo
 from aioupsert._sql.rendering import (
     CREATED,
     SKIPPED,
-    STALE,
     UNCHANGED,
     UPDATED,
     Compiled,
@@ -46,21 +45,6 @@ class Lost(NamedTuple):
     visible: bool = False
 
 
-class Attempt(NamedTuple):
-    """
-    Where a call stands.
-
-    Attributes:
-        number: How many attempts went before.
-        conflicts: How many of them an insert lost.
-        around: What the adapter knows.
-    """
-
-    number: int
-    conflicts: int
-    around: Surroundings
-
-
 Values: TypeAlias = Sequence[Any]
 
 
@@ -72,12 +56,13 @@ class Dialect(Generic[P]):
     Attributes:
         describe: Reads a table from the catalog.
         compile_plan: Writes the statements of a plan.
-        attempt: Makes one attempt.
+        attempt: Makes one attempt by the classic steps, given how many inserts were
+            lost before, and what the adapter knows.
     """
 
     describe: Callable[[TableName], Steps[Table]]
     compile_plan: Callable[[Plan], P]
-    attempt: Callable[[P, Values, Attempt], Steps[Result | Lost]]
+    attempt: Callable[[P, Values, int, Surroundings], Steps[Result | Lost]]
 
 
 def find(
@@ -85,13 +70,11 @@ def find(
 ) -> Steps[Result | None]:
     """Look for a row that would be left alone, and write nothing."""
     rows = (yield _send(program.find, values)) if program.find is not None else ()
-    return _result(program.plan, rows) if rows else None
+    return read_result(program.plan, rows) if rows else None
 
 
 def _send(statement: Compiled, values: Values) -> Send:
-    return Send(
-        statement.sql, statement.arguments(values), counted=statement.counted
-    )
+    return Send(statement.sql, statement.arguments(values), counted=statement.counted)
 
 
 _ACTIONS: Final = {
@@ -103,21 +86,18 @@ _ACTIONS: Final = {
 _WRITTEN: Final = frozenset({CREATED, UPDATED})
 
 
-def _result(plan: Plan, rows: Rows) -> Result:
+def read_result(plan: Plan, rows: Rows) -> Result:
     """Read the rows of a statement: what happened first, then what was asked for."""
     names = plan.returning
     # Several rows match: one that was written outweighs one left unchanged, and that
     # one outweighs one that was skipped; the codes are in this order.
     code = rows[0][0] if len(rows) == 1 else min(row[0] for row in rows)
-    if code == STALE:
-        raise NotAppliedError(_RENAMED.format(plan.table.label))
     mappings = (
-        tuple(dict(zip(names, row[1:], strict=True)) for row in rows) if names else ()
+        tuple([dict(zip(names, row[1:], strict=True)) for row in rows]) if names else ()
     )
     return Result(_ACTIONS[code], len(rows) if code in _WRITTEN else 0, mappings)
 
 
-_RENAMED: Final = "the name {} now means another relation than it did a moment ago"
 _REFUSED: Final = (
     "the row of {} was neither created nor updated, and the database gave no error;"
     " likely causes: a BEFORE trigger that returns NULL (RAISE(IGNORE) on SQLite), a"
@@ -137,64 +117,60 @@ _savepoints: Final = itertools.count(1)
 
 
 def _on_postgresql(
-    program: postgresql.Program, values: Values, attempt: Attempt
+    program: postgresql.Program,
+    values: Values,
+    conflicts: int,
+    around: Surroundings,
 ) -> Steps[Result | Lost]:
-    body = _classic if attempt.number or not _single(program) else _at_once
     if program.lock is None:
-        return (yield from body(program, values, attempt))
-    return (yield from _locked(program.lock, body, program, values, attempt))
-
-
-def _single(program: postgresql.Program) -> Compiled | None:
-    return program.on_conflict or program.fast
-
-
-def _at_once(
-    program: postgresql.Program, values: Values, _: Attempt
-) -> Steps[Result | Lost]:
-    statement = _single(program)
-    assert statement is not None  # noqa: S101  # the caller looked
-    rows = yield _send(statement, values)
-    return _result(program.plan, rows) if rows else Lost()
+        return _classic(program, values, conflicts, around)
+    # Under the lock there always is a transaction, the caller's or ours.
+    body = _classic(program, values, conflicts, around._replace(in_transaction=True))
+    lock = _send(program.lock, values)
+    return _locked(lock, body, in_transaction=around.in_transaction)
 
 
 def _classic(
-    program: postgresql.Program, values: Values, attempt: Attempt
+    program: postgresql.Program,
+    values: Values,
+    conflicts: int,
+    around: Surroundings,
 ) -> Steps[Result | Lost]:
     """Update; if nothing was there, insert; if that is too late, say so."""
     plan = program.plan
     if program.update is not None:
         rows = yield _send(program.update, values)
         if rows:
-            return _result(plan, rows)
+            return read_result(plan, rows)
     if program.find is not None:
         rows = yield _send(program.find, values)
         if any(row[0] == UPDATED for row in rows):
             return Lost(visible=True)
         if rows:
-            return _result(plan, rows)
-    inserted = yield from _insert(program, values, attempt)
+            return read_result(plan, rows)
+    insert = _behind_savepoint if around.in_transaction else _plainly
+    inserted = yield from insert(_send(program.insert, values), around)
     if not isinstance(inserted, Exception):
         if not inserted:
             raise refused(plan)
-        return _result(plan, inserted)
-    if not attempt.conflicts:
+        return read_result(plan, inserted)
+    if not conflicts:
         return Lost(inserted)
-    return (yield from _probe(program, values, attempt, inserted))
+    return (yield from _probe(program, values, around, inserted))
 
 
-def _insert(
-    program: postgresql.Program, values: Values, attempt: Attempt
-) -> Steps[Rows | Exception]:
-    """Insert, behind a savepoint in the caller's transaction; return a conflict."""
-    statement = _send(program.insert, values)
-    if not attempt.around.in_transaction:
-        try:
-            return (yield statement)
-        except Exception as exc:
-            if attempt.around.is_conflict(exc):
-                return exc
-            raise
+def _plainly(statement: Send, around: Surroundings) -> Steps[Rows | Exception]:
+    """Send a statement; return its error if it is a conflict."""
+    try:
+        return (yield statement)
+    except Exception as exc:
+        if around.is_conflict(exc):
+            return exc
+        raise
+
+
+def _behind_savepoint(statement: Send, around: Surroundings) -> Steps[Rows | Exception]:
+    """Send a statement so that a conflict does not abort the transaction."""
     name = f"aioupsert_{next(_savepoints)}"
     try:
         yield Send(f"SAVEPOINT {name}", kind="command")
@@ -203,7 +179,7 @@ def _insert(
     except BaseException as exc:
         yield Send(f"ROLLBACK TO SAVEPOINT {name}", kind="undo")
         yield Send(f"RELEASE SAVEPOINT {name}", kind="undo")
-        if isinstance(exc, Exception) and attempt.around.is_conflict(exc):
+        if isinstance(exc, Exception) and around.is_conflict(exc):
             return exc
         raise
     return rows
@@ -212,7 +188,7 @@ def _insert(
 def _probe(
     program: postgresql.Program,
     values: Values,
-    attempt: Attempt,
+    around: Surroundings,
     conflict: Exception,
 ) -> Steps[Lost]:
     """Tell a row that comes and goes from one that will stay in the way."""
@@ -220,7 +196,7 @@ def _probe(
     level, visible, *others = rows[0]
     if not visible and any(others):
         raise conflict
-    if attempt.around.in_transaction and not visible and level != _READ_COMMITTED:
+    if around.in_transaction and not visible and level != _READ_COMMITTED:
         msg = (
             f"a row with this key of {program.plan.table.label} was committed after"
             f" this {level} transaction began, so it can neither be seen nor created;"
@@ -234,34 +210,38 @@ _READ_COMMITTED: Final = "read committed"
 
 
 def _locked(
-    lock: Compiled,
-    body: Callable[[postgresql.Program, Values, Attempt], Steps[Result | Lost]],
-    program: postgresql.Program,
-    values: Values,
-    attempt: Attempt,
+    lock: Send,
+    body: Steps[Result | Lost],
+    *,
+    in_transaction: bool,
 ) -> Steps[Result | Lost]:
     """Run an attempt under the advisory lock, which ends with the transaction."""
-    inside = attempt._replace(around=attempt.around._replace(in_transaction=True))
-    if attempt.around.in_transaction:
-        rows = yield _send(lock, values)
+    if in_transaction:
+        rows = yield lock
         if rows[0][0] != _READ_COMMITTED:
             msg = (
                 'without_unique_index="lock" needs a READ COMMITTED transaction: at'
                 f" {rows[0][0].upper()} the row of the last holder stays invisible"
             )
             raise UsageError(msg)
-        return (yield from body(program, values, inside))
+        return (yield from body)
     try:
         yield Send("BEGIN ISOLATION LEVEL READ COMMITTED", kind="command")
-        yield _send(lock, values)
-        result = yield from body(program, values, inside)
+        yield lock
+        result = yield from body
         status = yield Send("COMMIT", kind="command")
-        if status[0][0] != "COMMIT":
-            raise refused(program.plan)
+        _check_committed(status[0][0])
     except BaseException:
         yield Send("ROLLBACK", kind="undo")
         raise
     return result
+
+
+def _check_committed(status: str) -> None:
+    # A transaction that has failed answers ROLLBACK to COMMIT, and that is no error.
+    if status != "COMMIT":
+        msg = f"the database answered {status} to COMMIT; nothing is stored"
+        raise NotAppliedError(msg)
 
 
 POSTGRESQL: Final = Dialect(
@@ -272,16 +252,17 @@ POSTGRESQL: Final = Dialect(
 
 
 def _on_sqlite(
-    program: sqlite.Program, values: Values, attempt: Attempt
+    program: sqlite.Program,
+    values: Values,
+    _conflicts: int,
+    around: Surroundings,
 ) -> Steps[Result | Lost]:
     """
     Run the classic steps while holding the only write lock, so nobody gets between.
 
     Meant to be driven in one go, so that no other task's statement gets between either.
     """
-    begin, commit, undo = _OWN
-    if attempt.around.in_transaction:
-        begin, commit, undo = _CALLERS
+    begin, commit, undo = _CALLERS if around.in_transaction else _OWN
     try:
         yield Send(begin, kind="command")
         result = yield from _write(program, values)
@@ -293,8 +274,12 @@ def _on_sqlite(
     return result
 
 
-_OWN: Final = ("BEGIN IMMEDIATE", "COMMIT", ("ROLLBACK",))
-_CALLERS: Final = (
+_OWN: Final[tuple[str, str, tuple[str, ...]]] = (
+    "BEGIN IMMEDIATE",
+    "COMMIT",
+    ("ROLLBACK",),
+)
+_CALLERS: Final[tuple[str, str, tuple[str, ...]]] = (
     "SAVEPOINT aioupsert",
     "RELEASE SAVEPOINT aioupsert",
     ("ROLLBACK TO SAVEPOINT aioupsert", "RELEASE SAVEPOINT aioupsert"),
@@ -306,12 +291,12 @@ def _write(program: sqlite.Program, values: Values) -> Steps[Result]:
     if program.update is not None:
         rows = yield _send(program.update, values)
         if rows:
-            return _result(plan, rows)
+            return read_result(plan, rows)
     there: Rows = ()
     if program.find is not None:
         there = yield _send(program.find, values)
         if there and all(row[0] != UPDATED for row in there):
-            return _result(plan, there)
+            return read_result(plan, there)
         if there and not plan.on_conflict:
             raise refused(plan)
     rows = yield _send(program.insert, values)
@@ -319,7 +304,7 @@ def _write(program: sqlite.Program, values: Values) -> Steps[Result]:
         raise refused(plan)
     if there:
         rows = [(UPDATED, *row[1:]) for row in rows]
-    return _result(plan, rows)
+    return read_result(plan, rows)
 
 
 SQLITE: Final = Dialect(sqlite_catalog.describe, sqlite.compile_plan, _on_sqlite)

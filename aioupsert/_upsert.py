@@ -10,15 +10,14 @@ import warnings
 from typing import TYPE_CHECKING, Any, Final
 
 from aioupsert._adapters import open_session
-from aioupsert._adapters.base import Retry, Session, known_table, refresh
-from aioupsert._plan import Shape, read_call
+from aioupsert._adapters.base import Known, Retry, Session, read_table, refresh
+from aioupsert._plan import Plan, Shape, read_call
 from aioupsert._schema import TableName, table_name
-from aioupsert._steps import Attempt, Lost, find, refused
+from aioupsert._steps import Lost, find, refused
 from aioupsert.errors import (
     AioupsertError,
     MissingUniqueIndexWarning,
     RetriesExhaustedError,
-    UsageError,
 )
 from aioupsert.results import Result, Statement
 
@@ -236,26 +235,34 @@ async def _program(
     session: Session, name: TableName, shape: Shape, values: list[Any]
 ) -> Any:
     """Give the checked statements of a call; refuse what must not be sent."""
-    known = await known_table(session, name)
+    known = session.state.fresh(name) or await read_table(session, name)
+    program = known.programs.get(shape) or await _compile(session, name, known, shape)
+    for slot, check in program.plan.checks:
+        check(values[slot])
+    return program
+
+
+async def _compile(
+    session: Session, name: TableName, known: Known, shape: Shape
+) -> Any:
     try:
-        program = known.program(shape, session.dialect)
+        program = known.compile(shape, session.dialect)
     except AioupsertError:
         # The table may have got that column, or that index, since it was read.
         if not await _changed(session, name):
             raise
         known = session.state.tables[name]
-        program = known.program(shape, session.dialect)
-    plan = program.plan
-    for slot, check in plan.checks:
-        check(values[slot])
-    if plan.warning is not None and plan.warning not in session.state.warned:
-        warnings.warn(plan.warning, MissingUniqueIndexWarning, stacklevel=_CALLER)
-        session.state.warned.add(plan.warning)
+        program = known.compile(shape, session.dialect)
+    warning = program.plan.warning
+    if warning is not None and warning not in session.state.warned:
+        warnings.warn(warning, MissingUniqueIndexWarning, stacklevel=_CALLER)
+        session.state.warned.add(warning)
+    known.keep(shape, program)
     return program
 
 
-# From warnings.warn to the caller: _program, _execute, create_or_update, the caller.
-_CALLER: Final = 4
+# From warnings.warn: _compile, _program, _execute, create_or_update, the caller.
+_CALLER: Final = 5
 
 
 async def _execute(
@@ -266,14 +273,14 @@ async def _execute(
     timeout: float | None,
 ) -> Result:
     """Make attempts until one succeeds, or nothing more can be expected of another."""
-    started = time.monotonic()
-    number = conflicts = 0
+    progress = _Progress(timeout)
     refreshed = False
     while True:
         program = await _program(session, name, shape, values)
-        attempt = program, values, number, conflicts
         try:
-            outcome = await _attempt(session, *attempt)
+            outcome = await session.attempt(
+                program, values, progress.attempts, progress.conflicts
+            )
         except Exception as exc:
             # The error may come from a table that has changed since it was read; if it
             # has, the call is made again, once.
@@ -285,33 +292,41 @@ async def _execute(
             refreshed = True
             continue
         if isinstance(outcome, Result):
-            if number >= _UNUSUAL:
-                _logger.warning("%s: %d attempts", program.plan.table.label, number + 1)
+            if progress.attempts >= _UNUSUAL:
+                _logger.warning(
+                    "%s: %d attempts", program.plan.table.label, progress.attempts + 1
+                )
             return outcome
-        number += 1
-        late = timeout is not None and time.monotonic() - started >= timeout
+        progress.note(outcome, program.plan)
+        await _back_off(progress.attempts)
+
+
+class _Progress:
+    """How far a call has got, and whether another attempt is due."""
+
+    __slots__ = ("_started", "_timeout", "attempts", "conflicts")
+
+    def __init__(self, timeout: float | None) -> None:
+        self._started = time.monotonic()
+        self._timeout = timeout
+        self.attempts = 0
+        self.conflicts = 0
+
+    def note(self, outcome: Lost | Retry, plan: Plan) -> None:
+        """Count an attempt that failed; raise if it was the last."""
+        self.attempts += 1
+        elapsed = time.monotonic() - self._started
+        late = self._timeout is not None and elapsed >= self._timeout
         if isinstance(outcome, Retry):
             if late:
-                msg = f"transient errors lasted for {timeout} s; the last: {outcome.error}"
+                msg = f"transient errors for {elapsed:.1f} s; the last: {outcome.error}"
                 raise RetriesExhaustedError(msg) from outcome.error
-        else:
-            conflicts += outcome.error is not None
-            if late or number >= _MAX_LOST:
-                if outcome.error is None or outcome.visible:
-                    raise refused(program.plan) from outcome.error
-                raise outcome.error
-        await _back_off(number)
-
-
-async def _attempt(
-    session: Session, program: Any, values: list[Any], number: int, conflicts: int
-) -> Result | Lost | Retry:
-    dialect = session.dialect
-    return await session.run(
-        lambda around: dialect.attempt(
-            program, values, Attempt(number, conflicts, around)
-        )
-    )
+            return
+        self.conflicts += outcome.error is not None
+        if late or self.attempts >= _MAX_LOST:
+            if outcome.error is None or outcome.visible:
+                raise refused(plan) from outcome.error
+            raise outcome.error
 
 
 async def _find(
@@ -336,15 +351,16 @@ async def _changed(session: Session, name: TableName) -> bool:
         return False
 
 
-# Losing a race this often in a row happens only under deletes of the very same row, or
-# when a row that can neither be seen nor created stays in the way: tests saw at most 30.
+# Losing this often in a row happens only while the very same row comes and goes (at most
+# 30 times were seen), or when something that cannot be seen stays in the way.
 _MAX_LOST: Final = 64
 _UNUSUAL: Final = 10
 _AT_ONCE: Final = 3
 _MAX_PAUSE: Final = 0.015
 
 
-async def _back_off(number: int) -> None:
+async def _back_off(attempts: int) -> None:
     """Wait a random time, so that callers who collided do not collide again."""
-    if number > _AT_ONCE:
-        await asyncio.sleep(random.uniform(0, min(_MAX_PAUSE, 0.001 * 2 ** (number - _AT_ONCE))))  # noqa: S311  # no secret
+    if attempts > _AT_ONCE:
+        longest = min(_MAX_PAUSE, 0.001 * 2 ** (attempts - _AT_ONCE))
+        await asyncio.sleep(random.uniform(0, longest))  # noqa: S311  # no secret

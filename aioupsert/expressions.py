@@ -1,19 +1,19 @@
 """
 Values that the database computes: `F`, `Excluded`, `DEFAULT`, operators, functions.
 
-An expression is a tree of `Node` (hashable, without values) and, beside it, the
+An expression is a tree of nodes (hashable, without values) and, beside it, the
 values bound to its literals from left to right. Two calls with equal trees share one
 statement, whatever their values are. Nothing here knows a database.
 """
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import decimal
 import re
 import string
 import uuid
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeAlias
 
 from aioupsert.errors import UsageError
 
@@ -21,20 +21,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 
-class Node(NamedTuple):
-    """
-    One node of an expression, without its values.
+Node: TypeAlias = "tuple[str, str, tuple[Node, ...]]"
+"""
+One node of an expression, without its values: kind, name, operands.
 
-    Attributes:
-        kind: column, excluded, default, literal, operator, function, call or sql.
-        name: A column, an operator, a function, SQL text, or the literal's Python type.
-        args: The operands.
-    """
-
-    kind: str
-    name: str = ""
-    args: tuple[Node, ...] = ()
-
+The kind is column, excluded, default, literal, operator, function, call or sql; the
+name is a column, an operator, a function, SQL text, or a literal's Python type. Plain
+tuples, since one is made and hashed in every call.
+"""
 
 Operand: TypeAlias = "Expression | Any"
 """An expression, or a plain value that becomes a bound parameter."""
@@ -42,42 +36,38 @@ Operand: TypeAlias = "Expression | Any"
 _INT32: Final = 2**31
 _INT64: Final = 2**63
 
-# A literal's Python type decides its SQL type where no column does. Subclasses (an
-# IntEnum, a str subclass) are found by isinstance, in this order: bool is an int and
-# datetime is a date.
-_LITERALS: Final[tuple[tuple[type, str], ...]] = (
-    (bool, "bool"),
-    (int, "int"),
-    (float, "float"),
-    (decimal.Decimal, "decimal"),
-    (str, "str"),
-    (bytes, "bytes"),
-    (datetime.datetime, "datetime"),
-    (datetime.date, "date"),
-    (datetime.time, "time"),
-    (datetime.timedelta, "timedelta"),
-    (uuid.UUID, "uuid"),
-    (dict, "json"),
-    (list, "list"),
-)
+# A literal's Python type decides its SQL type where no column does. The order matters
+# for subclasses only (an IntEnum, a str subclass): datetime is a date.
+_KINDS: Final[dict[type, str]] = {
+    type(None): "null",
+    bool: "bool",
+    int: "int",
+    float: "float",
+    decimal.Decimal: "decimal",
+    str: "str",
+    bytes: "bytes",
+    dt.datetime: "datetime",
+    dt.date: "date",
+    dt.time: "time",
+    dt.timedelta: "timedelta",
+    uuid.UUID: "uuid",
+    dict: "json",
+    list: "list",
+}
 
 
-def literal_kind(value: object) -> str:
+def _literal_kind(value: Any) -> str:
     """Name the Python type of a literal; part of the expression's shape."""
-    if value is None:
-        return "null"
-    kind = next((kind for cls, kind in _LITERALS if isinstance(value, cls)), "other")
+    kind = _KINDS.get(type(value)) or next(
+        (kind for cls, kind in _KINDS.items() if isinstance(value, cls)), "other"
+    )
     if kind == "int":
-        return _int_kind(value)  # type: ignore[arg-type]  # isinstance said int
-    if kind == "datetime" and value.tzinfo is not None:  # type: ignore[attr-defined]  # isinstance said datetime
+        if -_INT32 <= value < _INT32:
+            return "int4"
+        return "int8" if -_INT64 <= value < _INT64 else "numeric"
+    if kind == "datetime" and value.tzinfo is not None:
         return "datetimetz"
     return kind
-
-
-def _int_kind(value: int) -> str:
-    if -_INT32 <= value < _INT32:
-        return "int4"
-    return "int8" if -_INT64 <= value < _INT64 else "numeric"
 
 
 class Expression:
@@ -230,7 +220,10 @@ class F(Expression):
 
     def __init__(self, column: str) -> None:
         """Name the column."""
-        super().__init__(Node("column", _name(column, "F")))
+        if not isinstance(column, str):
+            _refuse_name(column, "F")
+        self.node = ("column", column, ())
+        self.values = ()
 
 
 class Excluded(Expression):
@@ -240,10 +233,13 @@ class Excluded(Expression):
 
     def __init__(self, column: str) -> None:
         """Name the column."""
-        super().__init__(Node("excluded", _name(column, "Excluded")))
+        if not isinstance(column, str):
+            _refuse_name(column, "Excluded")
+        self.node = ("excluded", column, ())
+        self.values = ()
 
 
-DEFAULT: Final = Expression(Node("default"))
+DEFAULT: Final = Expression(("default", "", ()))
 """The column's database default, as a whole value: ``defaults={"state": DEFAULT}``."""
 
 
@@ -342,11 +338,9 @@ def _function(name: str, values: tuple[Operand, ...], at_least: int) -> Expressi
     return _build("function", name, *values)
 
 
-def _name(column: object, who: str) -> str:
-    if not isinstance(column, str):
-        msg = f"{who}() takes a column name, not {column!r}"
-        raise UsageError(msg)
-    return column
+def _refuse_name(column: object, who: str) -> NoReturn:
+    msg = f"{who}() takes a column name, not {column!r}"
+    raise UsageError(msg)
 
 
 def _build(kind: str, name: str, *operands: Operand) -> Expression:
@@ -355,22 +349,23 @@ def _build(kind: str, name: str, *operands: Operand) -> Expression:
     for operand in operands:
         if isinstance(operand, Expression):
             nodes.append(operand.node)
-            values.extend(operand.values)
+            values += operand.values
         else:
-            nodes.append(Node("literal", literal_kind(operand)))
+            nodes.append(("literal", _literal_kind(operand), ()))
             values.append(operand)
-    return Expression(Node(kind, name, tuple(nodes)), tuple(values))
+    return Expression((kind, name, tuple(nodes)), tuple(values))
 
 
 def _describe(node: Node, values: Iterator[Any]) -> str:
-    match node.kind:
+    kind, name, operands = node
+    match kind:
         case "column":
-            return f"F({node.name!r})"
+            return f"F({name!r})"
         case "excluded":
-            return f"Excluded({node.name!r})"
+            return f"Excluded({name!r})"
         case "default":
             return "DEFAULT"
         case "literal":
             return repr(next(values))
-    args = ", ".join(_describe(arg, values) for arg in node.args)
-    return f"{node.name}({args})"
+    args = ", ".join([_describe(operand, values) for operand in operands])
+    return f"{name}({args})"

@@ -11,13 +11,15 @@ import asyncio
 import sqlite3
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, nullcontext
+from functools import partial
 from typing import Any, Final, TypeVar
 
 import aiosqlite
 
 from aioupsert._adapters.base import Retry, Session, State, drive, log, state_of
 from aioupsert._sql.sending import Rows, Send, Steps, Surroundings
-from aioupsert._steps import SQLITE, Dialect
+from aioupsert._steps import SQLITE, Dialect, Lost
+from aioupsert.results import Result
 
 T = TypeVar("T")
 
@@ -70,6 +72,12 @@ class AiosqliteSession:
         result: T | Retry = await self._connection._execute(_job, raw, steps)  # noqa: SLF001  # see _HAS_JOBS
         return result
 
+    async def attempt(
+        self, program: Any, values: list[Any], _number: int, conflicts: int
+    ) -> Result | Lost | Retry:
+        """Run the steps; the job is one however many statements they have."""
+        return await self.run(partial(self.dialect.attempt, program, values, conflicts))
+
     def may_be_stale(self, error: Exception) -> bool:
         """Look at the code; an error of a statement aborts no transaction."""
         return _code(error) & _PRIMARY in _STALE
@@ -90,7 +98,7 @@ class AiosqliteSession:
                 raise
 
     async def _answer(self, send: Send) -> Rows:
-        log(send)
+        log(send.sql)
         if send.kind == "undo" and not self._connection.in_transaction:
             return ()
         async with self._connection.cursor() as cursor:
@@ -138,10 +146,8 @@ def _drive(
         return value
 
 
-def _answer(
-    connection: sqlite3.Connection, cursor: sqlite3.Cursor, send: Send
-) -> Rows:
-    log(send)
+def _answer(connection: sqlite3.Connection, cursor: sqlite3.Cursor, send: Send) -> Rows:
+    log(send.sql)
     # A conflict clause or a trigger may have ended the transaction already.
     if send.kind == "undo" and not connection.in_transaction:
         return ()

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from functools import partial
 from typing import Any, Final, TypeVar
 
 import asyncpg
@@ -18,7 +19,8 @@ from asyncpg.pool import PoolConnectionProxy
 
 from aioupsert._adapters.base import Retry, Session, State, drive, log, state_of
 from aioupsert._sql.sending import Rows, Send, Steps, Surroundings
-from aioupsert._steps import POSTGRESQL, Dialect
+from aioupsert._steps import POSTGRESQL, Dialect, Lost, read_result
+from aioupsert.results import Result
 
 T = TypeVar("T")
 
@@ -68,10 +70,30 @@ class AsyncpgSession:
                 return await drive(
                     steps(Surroundings(inside, _is_conflict)), self._answer
                 )
-            except Exception as exc:
+            except asyncpg.PostgresError as exc:
                 if not inside and is_retryable(exc):
                     return Retry(exc)
                 raise
+
+    async def attempt(
+        self, program: Any, values: list[Any], number: int, conflicts: int
+    ) -> Result | Lost | Retry:
+        """Await the single statement, or the steps."""
+        single = program.single
+        if number or single is None:
+            steps = partial(self.dialect.attempt, program, values, conflicts)
+            return await self.run(steps)
+        log(single.sql)
+        async with self.state.lock:
+            try:
+                rows = await self._connection.fetch(
+                    single.sql, *single.arguments(values)
+                )
+            except asyncpg.PostgresError as exc:
+                if is_retryable(exc) and not self._connection.is_in_transaction():
+                    return Retry(exc)
+                raise
+        return read_result(program.plan, rows) if rows else Lost()
 
     def may_be_stale(self, error: Exception) -> bool:
         """Look at the SQLSTATE; asyncpg's own errors come from types it remembers."""
@@ -85,21 +107,27 @@ class AsyncpgSession:
         """Have types and statements read afresh."""
         await self._connection.reload_schema_state()
 
-    async def _answer(self, send: Send) -> Rows:
-        log(send)
+    def _answer(self, send: Send) -> Awaitable[Rows]:
+        log(send.sql)
         match send.kind:
             case "query" | "catalog":
-                rows: Rows = await self._connection.fetch(send.sql, *send.arguments)
+                rows: Awaitable[Rows] = self._connection.fetch(
+                    send.sql, *send.arguments
+                )
                 return rows
             case "command":
-                return [(await self._connection.execute(send.sql),)]
+                return self._command(send.sql)
             case "undo":
-                await self._undo(send.sql)
-                return ()
+                return self._undo(send.sql)
 
-    async def _undo(self, sql: str) -> None:
+    async def _command(self, sql: str) -> Rows:
+        return [(await self._connection.execute(sql),)]
+
+    async def _undo(self, sql: str) -> Rows:
         """Send a ROLLBACK to its end, however often we are cancelled meanwhile."""
-        task = asyncio.ensure_future(self._connection.execute(sql, timeout=_UNDO_TIMEOUT))
+        task = asyncio.ensure_future(
+            self._connection.execute(sql, timeout=_UNDO_TIMEOUT)
+        )
         cancelled: asyncio.CancelledError | None = None
         while not task.done():
             try:
@@ -113,6 +141,7 @@ class AsyncpgSession:
                 self._connection.terminate()
         if cancelled is not None:
             raise cancelled
+        return ()
 
 
 def open_connection(connection: Any) -> AbstractAsyncContextManager[Session]:

@@ -13,8 +13,9 @@ from weakref import WeakKeyDictionary
 from aioupsert._plan import Shape, make_plan
 from aioupsert._schema import Table, TableName
 from aioupsert._sql.sending import Rows, Send, Steps, Surroundings
-from aioupsert._steps import Dialect
+from aioupsert._steps import Dialect, Lost
 from aioupsert.errors import UsageError
+from aioupsert.results import Result
 
 T = TypeVar("T")
 
@@ -52,6 +53,20 @@ class Session(Protocol):
         """
         ...
 
+    async def attempt(
+        self, program: Any, values: list[Any], number: int, conflicts: int
+    ) -> Result | Lost | Retry:
+        """
+        Make one attempt, the first one by a single statement where the program has it.
+
+        Args:
+            program: The statements.
+            values: What they bind.
+            number: How many attempts went before.
+            conflicts: How many of them an insert lost.
+        """
+        ...
+
     def may_be_stale(self, error: Exception) -> bool:
         """
         Tell whether the table may have changed since it was read, and a repeat is safe.
@@ -65,9 +80,7 @@ class Session(Protocol):
         ...
 
 
-async def drive(
-    steps: Steps[T], answer: Callable[[Send], Awaitable[Rows]]
-) -> T:
+async def drive(steps: Steps[T], answer: Callable[[Send], Awaitable[Rows]]) -> T:
     """Drive steps by awaiting the answer to each statement."""
     try:
         send = next(steps)
@@ -83,10 +96,10 @@ async def drive(
         return value
 
 
-def log(send: Send) -> None:
-    """Log a statement, never its values."""
+def log(sql: str) -> None:
+    """Log a statement on one line, never its values."""
     if _logger.isEnabledFor(logging.DEBUG):
-        _logger.debug("%s", " ".join(send.sql.split()))
+        _logger.debug("%s", " ".join(sql.split()))
 
 
 @dataclass(slots=True)
@@ -104,15 +117,15 @@ class Known:
     read_at: float
     programs: dict[Shape, Any] = field(default_factory=dict)
 
-    def program(self, shape: Shape, dialect: Dialect[Any]) -> Any:
-        """Give the statements for a shape, written on first use."""
-        program = self.programs.get(shape)
-        if program is None:
-            program = dialect.compile_plan(make_plan(shape, self.table))
-            if len(self.programs) >= _MAX_PROGRAMS:
-                self.programs.clear()
-            self.programs[shape] = program
-        return program
+    def compile(self, shape: Shape, dialect: Dialect[Any]) -> Any:
+        """Check a shape against the table and write its statements."""
+        return dialect.compile_plan(make_plan(shape, self.table))
+
+    def keep(self, shape: Shape, program: Any) -> None:
+        """Remember the statements of a shape."""
+        if len(self.programs) >= _MAX_PROGRAMS:
+            self.programs.clear()
+        self.programs[shape] = program
 
 
 # Shapes come from the caller's source code, so there are few; a caller who builds them
@@ -137,6 +150,13 @@ class State:
     warned: set[str] = field(default_factory=set)
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
+    def fresh(self, name: TableName) -> Known | None:
+        """Give what is known of a table, unless it is too old."""
+        known = self.tables.get(name)
+        if known is None or time.monotonic() - known.read_at >= _lifetime:
+            return None
+        return known
+
 
 _states: Final[WeakKeyDictionary[Any, State]] = WeakKeyDictionary()
 
@@ -149,11 +169,8 @@ def state_of(connection: object) -> State:
     return state
 
 
-async def known_table(session: Session, name: TableName) -> Known:
-    """Give a table's description, read from the catalog if it is missing or too old."""
-    known = session.state.tables.get(name)
-    if known is not None and time.monotonic() - known.read_at < _lifetime:
-        return known
+async def read_table(session: Session, name: TableName) -> Known:
+    """Read a table from the catalog."""
     await refresh(session, name)
     return session.state.tables[name]
 

@@ -14,7 +14,5 @@ def null_predicate(predicate: str | None) -> tuple[str, ...]:
         return ()
     plain = predicate.replace("(", "").replace(")", "").strip()
     tests = [_IS_NULL.fullmatch(part) for part in re.split(r"\s+AND\s+", plain)]
-    names = [
-        (m[1] or m[2]).replace('""', '"') for m in tests if m is not None
-    ]
+    names = [(m[1] or m[2]).replace('""', '"') for m in tests if m is not None]
     return tuple(names) if len(names) == len(tests) else ()

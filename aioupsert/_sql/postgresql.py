@@ -14,7 +14,6 @@ from aioupsert._sql.quoting import quote, quote_path, quote_text
 from aioupsert._sql.rendering import (
     CREATED,
     SKIPPED,
-    STALE,
     UNCHANGED,
     UPDATED,
     Compiled,
@@ -38,8 +37,7 @@ class Program:
 
     Attributes:
         plan: The plan.
-        fast: The whole call as one statement, or None where that cannot work.
-        on_conflict: The native upsert, when asked for.
+        single: The whole call as one statement, or None where that cannot work.
         update: The classic steps: the update, or None with nothing to set;
         find: the row as it is, or None when an update always applies;
         insert: the insert;
@@ -48,8 +46,7 @@ class Program:
     """
 
     plan: Plan
-    fast: Compiled | None
-    on_conflict: Compiled | None
+    single: Compiled | None
     update: Compiled | None
     find: Compiled | None
     insert: Compiled
@@ -58,24 +55,26 @@ class Program:
 
     def statements(self) -> tuple[Compiled, ...]:
         """List what a call may send, in order."""
-        first = () if self.on_conflict is None else (self.on_conflict,)
-        if self.fast is not None and not first:
-            first = (self.fast,)
-        steps = (self.lock, *first, self.update, self.find, self.insert, self.probe)
+        steps = (
+            *(self.lock, self.single),
+            *(self.update, self.find, self.insert, self.probe),
+        )
         return tuple(step for step in steps if step is not None)
 
 
 def compile_plan(plan: Plan) -> Program:
     """Write every statement that a call with this plan may need."""
-    conditional = plan.conditional
-    again = "when a concurrent call got in between"
-    first = "first" if plan.exact else again
+    single = None
+    if plan.on_conflict:
+        single = _on_conflict(plan)
+    elif not plan.exact and not plan.lock:
+        single = _fast(plan)
+    when = "when a concurrent call got in between" if single else "first"
     return Program(
         plan=plan,
-        fast=None if plan.exact else _fast(plan),
-        on_conflict=_on_conflict(plan) if plan.on_conflict else None,
-        update=_update(plan, first) if plan.update else None,
-        find=_find(plan, first) if conditional else None,
+        single=single,
+        update=_update(plan, when) if plan.update else None,
+        find=_find(plan, when) if plan.conditional else None,
         insert=_insert(plan, "when no row was there"),
         probe=_probe(plan),
         lock=_lock(plan) if plan.lock else None,
@@ -159,7 +158,7 @@ class _Writer(Writer):
                     f" ELSE {other} END)"
                 )
             case _:
-                return f"{term.name}({self.list(args)})"
+                return f"{term.name}({self.all(args)})"
 
     def key(self, plan: Plan) -> str:
         return " AND ".join(
@@ -177,7 +176,9 @@ class _Writer(Writer):
         """Write whether an update would change anything, to the very stored image."""
         if plan.compare is None:
             return "TRUE"
-        stored, given, padded = [], [], []
+        stored: list[str] = []
+        given: list[str] = []
+        padded: list[str] = []
         for item in plan.compare:
             column, cast = item.column, item.column.key_type
             old, new = f"{self.column(column)}::{cast}", self.term(item.term)
@@ -186,10 +187,10 @@ class _Writer(Writer):
             else:
                 stored.append(old)
                 given.append(f"({new})::{cast}")
-        tests = (
-            [f"ROW({', '.join(stored)})::record *<> ROW({', '.join(given)})::record"] if stored else []
-        )
-        return f"({' OR '.join(tests + padded)})" if tests or padded else "FALSE"
+        if stored:
+            one, other = ", ".join(stored), ", ".join(given)
+            padded.append(f"ROW({one})::record *<> ROW({other})::record")
+        return f"({' OR '.join(padded)})" if padded else "FALSE"
 
     def values(self, items: Sequence[Assignment]) -> tuple[str, str]:
         """Write the column list of an INSERT and its values; DEFAULT is left out."""
@@ -272,7 +273,9 @@ def _fast(plan: Plan) -> Compiled:
     writer = _Writer()
     updated, inserted, found = (_cte(plan, n) for n in ("updated", "inserted", "found"))
     columns = [quote(f"c{n}") for n in range(1, len(plan.returning) + 1)]
-    parts, answers, missing = [], [], []
+    parts: list[str] = []
+    answers: list[str] = []
+    missing: list[str] = []
     if plan.conditional:
         codes = [writer.passes(plan), writer.changes(plan) if plan.update else "FALSE"]
         names = ", ".join([quote("passes"), quote("changes"), *columns])
@@ -298,14 +301,13 @@ def _fast(plan: Plan) -> Compiled:
         missing.append(f"NOT EXISTS (SELECT FROM {updated})")
         answers.append(f"SELECT * FROM {updated}")
     names, values = writer.values(plan.insert)
+    condition = " AND ".join(missing)
     if writer.inlines_default:
-        guard = writer.guard(plan)
-        missing.append(guard)
-        nulls = ", ".join([str(STALE), *("NULL" for _ in columns)])
-        answers.append(f"SELECT {nulls} WHERE {guard} IS NOT TRUE")
+        # Looking the name up takes a while, and only an insert needs it.
+        condition = f"CASE WHEN {condition} THEN {writer.guard(plan)} END"
     parts.append(
         f"{inserted} AS (INSERT INTO {_from(plan)} {names}SELECT {values}"
-        f" WHERE {' AND '.join(missing)} ON CONFLICT DO NOTHING"
+        f" WHERE {condition} ON CONFLICT DO NOTHING"
         f" RETURNING {_row(str(CREATED), _returned(plan))})"
     )
     answers.append(f"SELECT * FROM {inserted}")

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from aioupsert._schema import Column
 
 # The first value of every row our statements return: what happened to that row.
-STALE: Final = 0
 CREATED: Final = 1
 UPDATED: Final = 2
 UNCHANGED: Final = 3
@@ -31,33 +30,33 @@ class Compiled:
 
     Attributes:
         sql: The text.
-        slots: Which value goes to which placeholder.
+        pick: Puts the values in the order of the placeholders.
         encoders: Placeholders whose value is encoded first.
         when: In which case it is sent, for `preview`.
         counted: What a row counts as where the statement cannot return rows.
     """
 
     sql: str
-    slots: tuple[int, ...] = ()
+    pick: Callable[[Sequence[Any]], tuple[Any, ...]]
     encoders: tuple[tuple[int, Callable[[Any], Any]], ...] = ()
     when: str = ""
     counted: int | None = None
 
     def arguments(self, values: Sequence[Any]) -> Sequence[Any]:
         """Put the values in the order of the placeholders."""
-        match self.slots:
-            case ():
-                return ()
-            case (slot,):
-                picked: tuple[Any, ...] = (values[slot],)
-            case _:
-                picked = itemgetter(*self.slots)(values)
+        picked = self.pick(values)
         if not self.encoders:
             return picked
         encoded = list(picked)
         for place, encode in self.encoders:
             encoded[place] = encode(encoded[place])
         return encoded
+
+
+def _picker(slots: Sequence[int]) -> Callable[[Sequence[Any]], tuple[Any, ...]]:
+    if len(slots) > 1:
+        return itemgetter(*slots)
+    return lambda values: tuple([values[slot] for slot in slots])
 
 
 def encode_json(value: Any) -> str:
@@ -83,7 +82,7 @@ class Writer(abc.ABC):
 
     def compiled(self, sql: str, when: str, counted: int | None = None) -> Compiled:
         """Finish the statement."""
-        return Compiled(sql, tuple(self.slots), tuple(self.encoders), when, counted)
+        return Compiled(sql, _picker(self.slots), tuple(self.encoders), when, counted)
 
     def column(self, column: Column) -> str:
         """Write a stored column, always qualified."""
@@ -99,7 +98,7 @@ class Writer(abc.ABC):
             case "value" | "literal":
                 return self.literal(term)
             case "call":
-                return f"{term.name}({self.list(term.args)})"
+                return f"{term.name}({self.all(term.args)})"
             case "sql":
                 parts = sql_parts(term.name)
                 places = [*map(self.term, term.args), ""]
@@ -108,7 +107,7 @@ class Writer(abc.ABC):
             case _:
                 return self.operation(term)
 
-    def list(self, terms: Sequence[Term]) -> str:
+    def all(self, terms: Sequence[Term]) -> str:
         """Write expressions, separated by commas."""
         return ", ".join(map(self.term, terms))
 
@@ -126,11 +125,11 @@ class Writer(abc.ABC):
             case "is_null":
                 return f"({self.term(args[0])} IS NULL)"
             case "in" if len(args) > 1:
-                return f"({self.term(args[0])} IN ({self.list(args[1:])}))"
+                return f"({self.term(args[0])} IN ({self.all(args[1:])}))"
             case "in":
                 return "(1 = 0)"
             case "coalesce" if len(args) > 1:
-                return f"coalesce({self.list(args)})"
+                return f"coalesce({self.all(args)})"
             case "coalesce":
                 return self.term(args[0])
             case _:

@@ -103,7 +103,7 @@ class _Writer(Writer):
             case "now":
                 return "CURRENT_TIMESTAMP"
             case _:
-                return f"{term.name}({self.list(args)})"
+                return f"{term.name}({self.all(args)})"
 
     def _extreme(self, name: str, args: Sequence[Term]) -> str:
         """Write max or min so that NULLs do not win: each gives way to the others."""
@@ -224,9 +224,7 @@ def _upsert(plan: Plan) -> Compiled:
         f"INSERT INTO {quote_path(plan.table.name)} {writer.inserted(plan)}"
         f" ON CONFLICT ({target}) DO "
     )
-    sql += (
-        f"UPDATE SET {writer.assignments(plan.update)}" if plan.update else "NOTHING"
-    )
+    sql += f"UPDATE SET {writer.assignments(plan.update)}" if plan.update else "NOTHING"
     return writer.finished(
         plan, sql, CREATED, "when the row is missing or is to be written"
     )

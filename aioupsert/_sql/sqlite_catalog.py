@@ -71,7 +71,7 @@ def _table(
         " AND tbl_name = ? COLLATE NOCASE",
         (name[-1],),
     )
-    described = {row[0]: _column(*row) for row in columns if row[4] != _HIDDEN}
+    described = {row[0]: _column(row) for row in columns if row[4] != _HIDDEN}
     unique = _unique_indexes(indexed, dict(map(tuple, partial)))
     virtual = bool(re.match(r"\s*CREATE\s+VIRTUAL\b", sql, re.IGNORECASE))
     primary = [row[0] for row in columns if row[3]]
@@ -103,14 +103,8 @@ _HIDDEN: Final = 1
 _GENERATED: Final = (2, 3)
 
 
-def _column(  # noqa: PLR0913  # one argument for each column of the pragma
-    name: str,
-    declared: str,
-    default: str | None,
-    primary: int,
-    hidden: int,
-    not_null: int,
-) -> Column:
+def _column(row: Sequence[Any]) -> Column:
+    name, declared, default, primary, hidden, not_null = row
     family, storage = _affinity(declared.upper())
     return Column(
         name=name,
