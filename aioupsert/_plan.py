@@ -120,8 +120,9 @@ def _read_where(where: object, values: list[Any]) -> Node:
 
 
 def _pairs(argument: str, items: object) -> Iterable[tuple[str, Any]]:
-    if type(items) is dict or isinstance(items, Mapping):
-        return items.items()
+    if isinstance(items, Mapping):
+        pairs: Iterable[tuple[str, Any]] = items.items()
+        return pairs
     msg = f"{argument} must be a mapping of column names to values, not {items!r}"
     raise UsageError(msg)
 

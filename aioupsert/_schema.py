@@ -81,8 +81,7 @@ class UniqueIndex:
         nulls = {name for name, is_null in key.items() if is_null}
         columns = {*self.columns, *self.null_predicate}
         return (
-            None not in columns
-            and columns <= key.keys()
+            all(column in key for column in columns)
             and (self.predicate is None or bool(self.null_predicate))
             and nulls.issuperset(self.null_predicate)
             and (not self.nulls_distinct or nulls.isdisjoint(self.columns))

@@ -58,7 +58,7 @@ _KINDS: Final[dict[type, str]] = {
 
 def _literal_kind(value: Any) -> str:
     """Name the Python type of a literal; part of the expression's shape."""
-    kind = _KINDS.get(type(value)) or next(
+    kind = _KINDS.get(value.__class__) or next(
         (kind for cls, kind in _KINDS.items() if isinstance(value, cls)), "other"
     )
     if kind == "int":
@@ -367,5 +367,6 @@ def _describe(node: Node, values: Iterator[Any]) -> str:
             return "DEFAULT"
         case "literal":
             return repr(next(values))
-    args = ", ".join([_describe(operand, values) for operand in operands])
-    return f"{name}({args})"
+        case _:
+            args = ", ".join([_describe(operand, values) for operand in operands])
+            return f"{name}({args})"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 import sys
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from aioupsert.errors import (
     RetriesExhaustedError,
@@ -25,10 +25,12 @@ if TYPE_CHECKING:
 
 _DRIVERS: Final = ("asyncpg", "aiosqlite")
 
-_openers: Final[dict[type, Callable[[Any], AbstractAsyncContextManager[Session]]]] = {}
+Opener: TypeAlias = "Callable[[Any], AbstractAsyncContextManager[Session]]"
+
+_openers: Final[dict[type, Opener]] = {}
 
 
-def open_session(connection: Any) -> AbstractAsyncContextManager[Session]:
+def open_session(connection: object) -> AbstractAsyncContextManager[Session]:
     """
     Give a context in which a connection is ours for one call.
 
@@ -62,13 +64,12 @@ def _adapters() -> list[ModuleType]:
     ]
 
 
-def _find_opener(
-    connection: object,
-) -> Callable[[Any], AbstractAsyncContextManager[Session]]:
+def _find_opener(connection: object) -> Opener:
     for adapter in _adapters():
-        for kind, opener in adapter.OPENERS.items():
+        openers: dict[type, Opener] = adapter.OPENERS
+        for kind, opener in openers.items():
             if isinstance(connection, kind):
-                return opener  # type: ignore[no-any-return]  # each adapter's table is typed there
+                return opener
     kind = type(connection)
     name = f"{kind.__module__}.{kind.__qualname__}"
     hint = next((h for start, h in _HINTS.items() if name.startswith(start)), _HINT)

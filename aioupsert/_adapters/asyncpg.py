@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from functools import partial
 from typing import Any, Final, TypeVar
@@ -150,7 +150,7 @@ def open_connection(connection: Any) -> AbstractAsyncContextManager[Session]:
 
 
 @asynccontextmanager
-async def open_pool(pool: Any) -> AsyncIterator[Session]:
+async def open_pool(pool: Any) -> AsyncGenerator[Session]:
     """Borrow one connection for the whole call."""
     async with pool.acquire() as connection:
         yield AsyncpgSession(connection)

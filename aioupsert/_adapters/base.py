@@ -54,7 +54,7 @@ class Session(Protocol):
         ...
 
     async def attempt(
-        self, program: Any, values: list[Any], number: int, conflicts: int
+        self, program: Any, values: list[Any], number: int, conflicts: int, /
     ) -> Result | Lost | Retry:
         """
         Make one attempt, the first one by a single statement where the program has it.
@@ -115,7 +115,7 @@ class Known:
 
     table: Table
     read_at: float
-    programs: dict[Shape, Any] = field(default_factory=dict)
+    programs: dict[Shape, Any] = field(default_factory=dict[Shape, Any])
 
     def compile(self, shape: Shape, dialect: Dialect[Any]) -> Any:
         """Check a shape against the table and write its statements."""
@@ -146,8 +146,8 @@ class State:
         lock: Held while statements of ours are under way.
     """
 
-    tables: dict[TableName, Known] = field(default_factory=dict)
-    warned: set[str] = field(default_factory=set)
+    tables: dict[TableName, Known] = field(default_factory=dict[TableName, Known])
+    warned: set[str] = field(default_factory=set[str])
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def fresh(self, name: TableName) -> Known | None:

@@ -128,10 +128,9 @@ class Writer(abc.ABC):
                 return f"({self.term(args[0])} IN ({self.all(args[1:])}))"
             case "in":
                 return "(1 = 0)"
-            case "coalesce" if len(args) > 1:
-                return f"coalesce({self.all(args)})"
             case "coalesce":
-                return self.term(args[0])
+                # SQLite's takes two arguments or more; a second NULL changes nothing.
+                return f"coalesce({self.all(args)}, NULL)"
             case _:
                 return self.function(term)
 
