@@ -14,7 +14,7 @@ import decimal
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias, cast
 
 from aioupsert._schema import Column, Table
 from aioupsert.errors import MissingUniqueIndexError, UnknownColumnError, UsageError
@@ -121,8 +121,7 @@ def _read_where(where: object, values: list[Any]) -> Node:
 
 def _pairs(argument: str, items: object) -> Iterable[tuple[str, Any]]:
     if isinstance(items, Mapping):
-        pairs: Iterable[tuple[str, Any]] = items.items()
-        return pairs
+        return cast("Mapping[str, Any]", items).items()
     msg = f"{argument} must be a mapping of column names to values, not {items!r}"
     raise UsageError(msg)
 

@@ -92,7 +92,7 @@ class UniqueIndex:
         return (
             self.predicate is None
             and not self.deferrable
-            and set(self.columns) == key.keys()
+            and set(self.columns) == set(key)
             and self.covers(key)
         )
 
@@ -109,7 +109,6 @@ class Table:
         unique: The unique indexes.
         needs_exact: Why the single statement cannot serve here, or None.
         needs_key_lock: Whether concurrent inserts of one key must queue up first.
-        foreign: Whether rows live on another server.
         upserts: Whether ``INSERT ... ON CONFLICT DO UPDATE`` can tell what it did.
         returns_rows: Whether RETURNING works.
         shows_indexes: Whether *unique* is the whole truth; a view's are its tables'.
@@ -121,7 +120,6 @@ class Table:
     unique: tuple[UniqueIndex, ...] = ()
     needs_exact: str | None = None
     needs_key_lock: bool = False
-    foreign: bool = False
     upserts: bool = True
     returns_rows: bool = True
     shows_indexes: bool = True

@@ -39,9 +39,6 @@ SELECT json_build_object(
     SELECT FROM pg_catalog.pg_trigger g
     WHERE g.tgtype & 7 = 7 AND g.tgenabled <> 'D' AND (g.tgrelid = c.oid
       OR g.tgrelid IN (SELECT p.relid FROM pg_catalog.pg_partition_tree(c.oid) p))),
-  'foreign', EXISTS (
-    SELECT FROM pg_catalog.pg_partition_tree(c.oid) p
-    JOIN pg_catalog.pg_class f ON f.oid = p.relid WHERE f.relkind = 'f'),
   'columns', (
     SELECT json_agg(json_build_object(
       'name', a.attname,
@@ -160,7 +157,6 @@ def _table(name: TableName, found: Mapping[str, Any]) -> Table:
         unique=unique,
         needs_exact=next((why for why, applies in reasons.items() if applies), None),
         needs_key_lock=exclusive or deferrable,
-        foreign=kind == "f" or found["foreign"],
         upserts=kind == "r",
         shows_indexes=kind != "v",
     )
