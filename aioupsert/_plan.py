@@ -120,7 +120,8 @@ def _read_where(where: object, values: list[Any]) -> Node:
 
 
 def _pairs(argument: str, items: object) -> Iterable[tuple[str, Any]]:
-    if isinstance(items, Mapping):
+    # The first test is the quick one.
+    if items.__class__ is dict or isinstance(items, Mapping):
         return cast("Mapping[str, Any]", items).items()
     msg = f"{argument} must be a mapping of column names to values, not {items!r}"
     raise UsageError(msg)

@@ -264,25 +264,27 @@ def _on_sqlite(
     """
     begin, commit, undo = _CALLERS if around.in_transaction else _OWN
     try:
-        yield Send(begin, kind="command")
+        yield begin
         result = yield from _write(program, values)
-        yield Send(commit, kind="command")
+        yield commit
     except BaseException:
-        for sql in undo:
-            yield Send(sql, kind="undo")
+        yield from undo
         raise
     return result
 
 
-_OWN: Final[tuple[str, str, tuple[str, ...]]] = (
-    "BEGIN IMMEDIATE",
-    "COMMIT",
-    ("ROLLBACK",),
+_OWN: Final[tuple[Send, Send, tuple[Send, ...]]] = (
+    Send("BEGIN IMMEDIATE", kind="command"),
+    Send("COMMIT", kind="command"),
+    (Send("ROLLBACK", kind="undo"),),
 )
-_CALLERS: Final[tuple[str, str, tuple[str, ...]]] = (
-    "SAVEPOINT aioupsert",
-    "RELEASE SAVEPOINT aioupsert",
-    ("ROLLBACK TO SAVEPOINT aioupsert", "RELEASE SAVEPOINT aioupsert"),
+_CALLERS: Final[tuple[Send, Send, tuple[Send, ...]]] = (
+    Send("SAVEPOINT aioupsert", kind="command"),
+    Send("RELEASE SAVEPOINT aioupsert", kind="command"),
+    (
+        Send("ROLLBACK TO SAVEPOINT aioupsert", kind="undo"),
+        Send("RELEASE SAVEPOINT aioupsert", kind="undo"),
+    ),
 )
 
 

@@ -273,14 +273,13 @@ async def _execute(
     timeout: float | None,
 ) -> Result:
     """Make attempts until one succeeds, or nothing more can be expected of another."""
-    progress = _Progress(timeout)
+    started = time.monotonic()
+    attempts = conflicts = 0
     refreshed = False
     while True:
         program = await _program(session, name, shape, values)
         try:
-            outcome = await session.attempt(
-                program, values, progress.attempts, progress.conflicts
-            )
+            outcome = await session.attempt(program, values, attempts, conflicts)
         except Exception as exc:
             # The error may come from a table that has changed since it was read; if it
             # has, the call is made again, once.
@@ -292,41 +291,32 @@ async def _execute(
             refreshed = True
             continue
         if isinstance(outcome, Result):
-            if progress.attempts >= _UNUSUAL:
-                _logger.warning(
-                    "%s: %d attempts", program.plan.table.label, progress.attempts + 1
-                )
+            if attempts >= _UNUSUAL:
+                label = program.plan.table.label
+                _logger.warning("%s: %d attempts", label, attempts + 1)
             return outcome
-        progress.note(outcome, program.plan)
-        await _back_off(progress.attempts)
-
-
-class _Progress:
-    """How far a call has got, and whether another attempt is due."""
-
-    __slots__ = ("_started", "_timeout", "attempts", "conflicts")
-
-    def __init__(self, timeout: float | None) -> None:
-        self._started = time.monotonic()
-        self._timeout = timeout
-        self.attempts = 0
-        self.conflicts = 0
-
-    def note(self, outcome: Lost | Retry, plan: Plan) -> None:
-        """Count an attempt that failed; raise if it was the last."""
-        self.attempts += 1
-        elapsed = time.monotonic() - self._started
-        late = self._timeout is not None and elapsed >= self._timeout
+        attempts += 1
+        late = timeout is not None and time.monotonic() - started >= timeout
         if isinstance(outcome, Retry):
-            if late:
-                msg = f"transient errors for {elapsed:.1f} s; the last: {outcome.error}"
-                raise RetriesExhaustedError(msg) from outcome.error
-            return
-        self.conflicts += outcome.error is not None
-        if late or self.attempts >= _MAX_LOST:
-            if outcome.error is None or outcome.visible:
-                raise refused(plan) from outcome.error
-            raise outcome.error
+            _check_time(outcome, late=late)
+        else:
+            conflicts += outcome.error is not None
+            _check_hope(outcome, program.plan, late=late or attempts >= _MAX_LOST)
+        await _back_off(attempts)
+
+
+def _check_time(outcome: Retry, *, late: bool) -> None:
+    if late:
+        msg = f"transient errors lasted until the timeout; the last: {outcome.error}"
+        raise RetriesExhaustedError(msg) from outcome.error
+
+
+def _check_hope(outcome: Lost, plan: Plan, *, late: bool) -> None:
+    if not late:
+        return
+    if outcome.error is None or outcome.visible:
+        raise refused(plan) from outcome.error
+    raise outcome.error
 
 
 async def _find(

@@ -204,10 +204,11 @@ class _Writer(Writer):
         Write whether the name still means the relation that was described.
 
         Another search_path, or a table made anew, would otherwise get the default of
-        the old one.
+        the old one. The server looks the name up when it plans the statement, and plans
+        it anew when either changes.
         """
         name = quote_text(quote_path(plan.table.name))
-        return f"to_regclass({name}) = {plan.table.identity}::pg_catalog.oid"
+        return f"{name}::pg_catalog.regclass = {plan.table.identity}::pg_catalog.oid"
 
 
 _LITERAL_TYPES: Final = {
@@ -301,13 +302,11 @@ def _fast(plan: Plan) -> Compiled:
         missing.append(f"NOT EXISTS (SELECT FROM {updated})")
         answers.append(f"SELECT * FROM {updated}")
     names, values = writer.values(plan.insert)
-    condition = " AND ".join(missing)
     if writer.inlines_default:
-        # Looking the name up takes a while, and only an insert needs it.
-        condition = f"CASE WHEN {condition} THEN {writer.guard(plan)} END"
+        missing.append(writer.guard(plan))
     parts.append(
         f"{inserted} AS (INSERT INTO {_from(plan)} {names}SELECT {values}"
-        f" WHERE {condition} ON CONFLICT DO NOTHING"
+        f" WHERE {' AND '.join(missing)} ON CONFLICT DO NOTHING"
         f" RETURNING {_row(str(CREATED), _returned(plan))})"
     )
     answers.append(f"SELECT * FROM {inserted}")
