@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
 import random
 import time
 import warnings
 from typing import TYPE_CHECKING, Any, Final
 
-from aioupsert._adapters import open_session
+from aioupsert._adapters import with_session
 from aioupsert._adapters.base import Known, Retry, Session, read_table, refresh
 from aioupsert._plan import Plan, Shape, read_call
 from aioupsert._schema import TableName, table_name
@@ -109,8 +110,7 @@ async def create_or_update(
         without_unique_index=without_unique_index,
         strategy=strategy,
     )
-    async with open_session(conn) as session:
-        return await _execute(session, name, shape, values, timeout)
+    return await with_session(conn, _execute, name, shape, values, timeout)
 
 
 async def get_or_create(
@@ -162,7 +162,7 @@ async def get_or_create(
             strategy=strategy,
         )
 
-    async with open_session(conn) as session:
+    async def get(session: Session) -> Result:
         if defaults and any(map(callable, defaults.values())):
             # Names are checked as if every value were there.
             shape, values = read(dict.fromkeys(defaults))
@@ -171,6 +171,8 @@ async def get_or_create(
                 return found
         shape, values = read(defaults)
         return await _execute(session, name, shape, values, timeout)
+
+    return await with_session(conn, get)
 
 
 async def preview(
@@ -223,12 +225,11 @@ async def preview(
         without_unique_index=without_unique_index,
         strategy=strategy,
     )
-    async with open_session(conn) as session:
-        program = await _program(session, name, shape, values)
-        return tuple(
-            Statement(s.sql, tuple(s.arguments(values)), s.when)
-            for s in program.statements()
-        )
+    program = await with_session(conn, _program, name, shape, values)
+    return tuple(
+        Statement(s.sql, tuple(s.arguments(values)), s.when)
+        for s in program.statements()
+    )
 
 
 async def _program(
@@ -255,14 +256,18 @@ async def _compile(
         program = known.compile(shape, session.dialect)
     warning = program.plan.warning
     if warning is not None and warning not in session.state.warned:
-        warnings.warn(warning, MissingUniqueIndexWarning, stacklevel=_CALLER)
+        warnings.warn(warning, MissingUniqueIndexWarning, stacklevel=_caller())
         session.state.warned.add(warning)
     known.keep(shape, program)
     return program
 
 
-# From warnings.warn: _compile, _program, _execute, create_or_update, the caller.
-_CALLER: Final = 5
+def _caller() -> int:
+    """Count the frames up to the first that is not of this package."""
+    depth, frame = 0, inspect.currentframe()
+    while frame is not None and frame.f_globals["__name__"].startswith("aioupsert."):
+        depth, frame = depth + 1, frame.f_back
+    return depth
 
 
 async def _execute(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 import sys
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Concatenate, Final, ParamSpec, TypeVar
 
 from aioupsert.errors import (
     RetriesExhaustedError,
@@ -17,30 +17,49 @@ from aioupsert.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable, Sequence
     from contextlib import AbstractAsyncContextManager
     from types import ModuleType
 
-    from aioupsert._adapters.base import Session
+    from aioupsert._adapters.base import Kind, Session
 
 _DRIVERS: Final = ("asyncpg", "aiosqlite")
 
-Opener: TypeAlias = "Callable[[Any], AbstractAsyncContextManager[Session]]"
+P = ParamSpec("P")
+T = TypeVar("T")
 
-_openers: Final[dict[type, Opener]] = {}
+_kinds: Final[dict[type, Kind]] = {}
 
 
-def open_session(connection: object) -> AbstractAsyncContextManager[Session]:
+def with_session(
+    connection: object,
+    work: Callable[Concatenate[Session, P], Awaitable[T]],
+    *args: P.args,
+    **kwargs: P.kwargs,
+) -> Awaitable[T]:
     """
-    Give a context in which a connection is ours for one call.
+    Do some work with a session on a connection, or on one borrowed from a pool.
 
     Raises:
         UnsupportedConnectionError: It is nothing this library can use.
     """
-    opener = _openers.get(type(connection))
-    if opener is None:
-        opener = _openers[type(connection)] = _find_opener(connection)
-    return opener(connection)
+    kind = _kinds.get(type(connection))
+    if kind is None:
+        kind = _kinds[type(connection)] = _find_kind(connection)
+    if kind.borrow is None:
+        return work(kind.session(connection), *args, **kwargs)
+    return _borrowing(kind, kind.borrow(connection), work, *args, **kwargs)
+
+
+async def _borrowing(
+    kind: Kind,
+    context: AbstractAsyncContextManager[Any],
+    work: Callable[Concatenate[Session, P], Awaitable[T]],
+    *args: P.args,
+    **kwargs: P.kwargs,
+) -> T:
+    async with context as connection:
+        return await work(kind.session(connection), *args, **kwargs)
 
 
 def is_retryable(error: BaseException) -> bool:
@@ -64,14 +83,14 @@ def _adapters() -> list[ModuleType]:
     ]
 
 
-def _find_opener(connection: object) -> Opener:
+def _find_kind(connection: object) -> Kind:
     for adapter in _adapters():
-        openers: dict[type, Opener] = adapter.OPENERS
-        for kind, opener in openers.items():
-            if isinstance(connection, kind):
-                return opener
-    kind = type(connection)
-    name = f"{kind.__module__}.{kind.__qualname__}"
+        kinds: Sequence[Kind] = adapter.KINDS
+        for kind in kinds:
+            if isinstance(connection, kind.type):
+                return kind
+    cls = type(connection)
+    name = f"{cls.__module__}.{cls.__qualname__}"
     hint = next((h for start, h in _HINTS.items() if name.startswith(start)), _HINT)
     msg = f"cannot use this {name}: {hint}"
     raise UnsupportedConnectionError(msg)

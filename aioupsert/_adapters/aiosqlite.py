@@ -10,13 +10,12 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager, nullcontext
 from functools import partial
 from typing import Any, Final, TypeVar
 
 import aiosqlite
 
-from aioupsert._adapters.base import Retry, Session, State, drive, log, state_of
+from aioupsert._adapters.base import Kind, Retry, State, drive, log, state_of
 from aioupsert._sql.sending import Rows, Send, Steps, Surroundings
 from aioupsert._steps import SQLITE, Dialect, Lost
 from aioupsert.results import Result
@@ -166,9 +165,4 @@ def _counted(send: Send, written: int) -> Rows:
     return [] if send.counted is None else [(send.counted,)] * written
 
 
-def open_connection(connection: Any) -> AbstractAsyncContextManager[Session]:
-    """Use a connection as it is."""
-    return nullcontext(AiosqliteSession(connection))
-
-
-OPENERS: Final = {aiosqlite.Connection: open_connection}
+KINDS: Final = (Kind(aiosqlite.Connection, AiosqliteSession),)

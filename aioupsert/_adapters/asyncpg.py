@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from functools import partial
 from typing import Any, Final, TypeVar
 
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 
-from aioupsert._adapters.base import Retry, Session, State, drive, log, state_of
+from aioupsert._adapters.base import Kind, Retry, State, drive, log, state_of
 from aioupsert._sql.sending import Rows, Send, Steps, Surroundings
 from aioupsert._steps import POSTGRESQL, Dialect, Lost, read_result
 from aioupsert.results import Result
@@ -84,15 +84,16 @@ class AsyncpgSession:
             steps = partial(self.dialect.attempt, program, values, conflicts)
             return await self.run(steps)
         log(single.sql)
-        async with self.state.lock:
-            try:
-                rows = await self._connection.fetch(
-                    single.sql, *single.arguments(values)
-                )
-            except asyncpg.PostgresError as exc:
-                if is_retryable(exc) and not self._connection.is_in_transaction():
-                    return Retry(exc)
-                raise
+        lock = self.state.lock
+        await lock.acquire()  # by hand, since this is every call's way
+        try:
+            rows = await self._connection.fetch(single.sql, *single.arguments(values))
+        except asyncpg.PostgresError as exc:
+            if is_retryable(exc) and not self._connection.is_in_transaction():
+                return Retry(exc)
+            raise
+        finally:
+            lock.release()
         return read_result(program.plan, rows) if rows else Lost()
 
     def may_be_stale(self, error: Exception) -> bool:
@@ -144,20 +145,13 @@ class AsyncpgSession:
         return ()
 
 
-def open_connection(connection: Any) -> AbstractAsyncContextManager[Session]:
-    """Use a connection as it is."""
-    return nullcontext(AsyncpgSession(connection))
+def _borrow(pool: Any) -> AbstractAsyncContextManager[Any]:
+    context: AbstractAsyncContextManager[Any] = pool.acquire()
+    return context
 
 
-@asynccontextmanager
-async def open_pool(pool: Any) -> AsyncGenerator[Session]:
-    """Borrow one connection for the whole call."""
-    async with pool.acquire() as connection:
-        yield AsyncpgSession(connection)
-
-
-OPENERS: Final = {
-    asyncpg.Connection: open_connection,
-    PoolConnectionProxy: open_connection,
-    asyncpg.Pool: open_pool,
-}
+KINDS: Final = (
+    Kind(asyncpg.Connection, AsyncpgSession),
+    Kind(PoolConnectionProxy, AsyncpgSession),
+    Kind(asyncpg.Pool, AsyncpgSession, _borrow),
+)

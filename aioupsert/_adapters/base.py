@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple, Protocol, TypeVar
 from weakref import WeakKeyDictionary
@@ -32,7 +33,7 @@ class Session(Protocol):
     """
     One connection, for the time of one call.
 
-    A driver is supported by writing this class for it and naming it in `open_session`.
+    A driver is supported by writing this class for it and naming it in KINDS.
     """
 
     @property
@@ -78,6 +79,21 @@ class Session(Protocol):
     async def forget(self) -> None:
         """Drop what the driver itself remembers of types and statements."""
         ...
+
+
+class Kind(NamedTuple):
+    """
+    A kind of connection that callers hold.
+
+    Attributes:
+        type: Its class.
+        session: Makes a session on a connection.
+        borrow: Lends a connection, for a pool; None for a connection itself.
+    """
+
+    type: type
+    session: Callable[[Any], Session]
+    borrow: Callable[[Any], AbstractAsyncContextManager[Any]] | None = None
 
 
 async def drive(steps: Steps[T], answer: Callable[[Send], Awaitable[Rows]]) -> T:
