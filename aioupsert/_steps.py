@@ -268,7 +268,8 @@ def _on_sqlite(
         result = yield from _write(program, values)
         yield commit
     except BaseException:
-        yield from undo
+        for send in undo:  # noqa: UP028  # the answers cannot be sent to a tuple
+            yield send
         raise
     return result
 
