@@ -12,6 +12,7 @@ from __future__ import annotations
 import datetime as dt
 import decimal
 import itertools
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, TypeAlias, cast
@@ -209,8 +210,14 @@ class Plan:
 
     @property
     def conditional(self) -> bool:
-        """Whether a row that is there may be left alone."""
-        return not self.update or self.where is not None or self.compare is not None
+        """Whether a row that is there may not be updated."""
+        return (
+            not self.update
+            or self.where is not None
+            or self.compare is not None
+            or self.table.refuses_updates
+            or self.table.reads_back
+        )
 
 
 def make_plan(given: Shape, table: Table) -> Plan:
@@ -332,7 +339,7 @@ def _returning(shape: Call, table: Table) -> tuple[str, ...]:
         return ()
     named = table.visible if shape.returning == "*" else _names(shape.returning)
     names = tuple(dict.fromkeys(named))
-    if names and not table.returns_rows:
+    if names and not table.returns_rows and not table.reads_back:
         msg = f"returning: a virtual table such as {table.label} returns no rows"
         raise UsageError(msg)
     return names
@@ -375,11 +382,12 @@ def _check_strategy(shape: Call, plan: Plan) -> None:
             f" of {plan.table.label}, neither partial nor deferrable"
         )
         raise MissingUniqueIndexError(msg)
-    renamed = sorted(a.column.name for a in plan.update if a.column.name in key)
+    items = (*shape.defaults, *shape.create_defaults, *shape.touch)
+    renamed = sorted({name for name, _ in items if name in key})
     if renamed or not plan.table.upserts:
         why = (
-            f"defaults change the key's {', '.join(renamed)}, which would create a"
-            " second row"
+            f"the key's {', '.join(renamed)} is given another value, which would create"
+            " a second row"
             if renamed
             else "it cannot tell created from updated there"
         )
@@ -674,12 +682,10 @@ def _check_sqlite_number(value: Any, _: Column) -> str | None:
     return None
 
 
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
+# SQLite, "Datatypes In SQLite", section 3: what looks like a number becomes one.
+_is_number: Final = re.compile(
+    r"\s*[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?\s*", re.ASCII | re.IGNORECASE
+).fullmatch
 
 
 def _check_sqlite_real(value: Any, column: Column) -> str | None:

@@ -111,6 +111,9 @@ class Table:
         needs_key_lock: Whether concurrent inserts of one key must queue up first.
         upserts: Whether ``INSERT ... ON CONFLICT DO UPDATE`` can tell what it did.
         returns_rows: Whether RETURNING works.
+        reads_back: Whether only a query tells what is there, before and after a write.
+        refuses_updates: Whether a trigger or policy may keep an update from a row that
+            is there.
         shows_indexes: Whether *unique* is the whole truth; a view's are its tables'.
     """
 
@@ -122,6 +125,8 @@ class Table:
     needs_key_lock: bool = False
     upserts: bool = True
     returns_rows: bool = True
+    reads_back: bool = False
+    refuses_updates: bool = False
     shows_indexes: bool = True
 
     @property

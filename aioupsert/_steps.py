@@ -68,8 +68,9 @@ class Dialect(Generic[P]):
 def find(
     program: postgresql.Program | sqlite.Program, values: Values
 ) -> Steps[Result | None]:
-    """Look for a row that would be left alone, and write nothing."""
-    rows = (yield _send(program.find, values)) if program.find is not None else ()
+    """Look for the row of a call that has nothing to update; write nothing."""
+    assert program.find is not None  # noqa: S101  # see Plan.conditional
+    rows = yield _send(program.find, values)
     return read_result(program.plan, rows) if rows else None
 
 
@@ -106,9 +107,9 @@ _REFUSED: Final = (
 )
 
 
-def refused(plan: Plan) -> NotAppliedError:
+def refused(table: TableName) -> NotAppliedError:
     """Make the error for a row that the database refuses silently."""
-    return NotAppliedError(_REFUSED.format(plan.table.label))
+    return NotAppliedError(_REFUSED.format(".".join(table)))
 
 
 # --- PostgreSQL -----------------------------------------------------------------------
@@ -152,7 +153,7 @@ def _classic(
     inserted = yield from insert(_send(program.insert, values), around)
     if not isinstance(inserted, Exception):
         if not inserted:
-            raise refused(plan)
+            raise refused(plan.table.name)
         return read_result(plan, inserted)
     if not conflicts:
         return Lost(inserted)
@@ -263,9 +264,15 @@ def _on_sqlite(
     Meant to be driven in one go, so that no other task's statement gets between either.
     """
     begin, commit, undo = _CALLERS if around.in_transaction else _OWN
+    if not program.plan.update and not around.in_transaction:
+        # Mostly the row is there and is only read, which needs no write lock.
+        there = yield from find(program, values)
+        if there is not None:
+            return there
     try:
         yield begin
-        result = yield from _write(program, values)
+        write = _write_through if program.plan.table.reads_back else _write
+        result = yield from write(program, values)
         yield commit
     except BaseException:
         for send in undo:  # noqa: UP028  # the answers cannot be sent to a tuple
@@ -301,13 +308,29 @@ def _write(program: sqlite.Program, values: Values) -> Steps[Result]:
         if there and all(row[0] != UPDATED for row in there):
             return read_result(plan, there)
         if there and not plan.on_conflict:
-            raise refused(plan)
+            raise refused(plan.table.name)
     rows = yield _send(program.insert, values)
     if not rows:
-        raise refused(plan)
+        raise refused(plan.table.name)
     if there:
         rows = [(UPDATED, *row[1:]) for row in rows]
     return read_result(plan, rows)
+
+
+def _write_through(program: sqlite.Program, values: Values) -> Steps[Result]:
+    """Write a view, whose triggers do what they like: only a query tells what is there."""
+    plan, query = program.plan, program.find
+    assert query is not None  # noqa: S101  # see Plan.conditional
+    there = yield _send(query, values)
+    if there and all(row[0] != UPDATED for row in there):
+        return read_result(plan, there)
+    code, write = (UPDATED, program.update) if there else (CREATED, program.insert)
+    assert write is not None  # noqa: S101  # the query says UPDATED only if there is one
+    yield _send(write, values)
+    now_there = yield _send(query, values)
+    if not there and not now_there:
+        raise refused(plan.table.name)
+    return read_result(plan, [(code, *row[1:]) for row in now_there or there])
 
 
 SQLITE: Final = Dialect(sqlite_catalog.describe, sqlite.compile_plan, _on_sqlite)

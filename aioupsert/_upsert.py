@@ -8,17 +8,19 @@ import logging
 import random
 import time
 import warnings
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from aioupsert._adapters import with_session
-from aioupsert._adapters.base import Known, Retry, Session, read_table, refresh
-from aioupsert._plan import Plan, Shape, read_call
+from aioupsert._adapters.base import Session, TransientError, read_table, refresh
+from aioupsert._plan import Shape, read_call
 from aioupsert._schema import TableName, table_name
 from aioupsert._steps import Lost, find, refused
 from aioupsert.errors import (
     AioupsertError,
     MissingUniqueIndexWarning,
     RetriesExhaustedError,
+    UnknownTableError,
 )
 from aioupsert.results import Result, Statement
 
@@ -33,7 +35,12 @@ if TYPE_CHECKING:
         WithoutUniqueIndex,
     )
 
+T = TypeVar("T")
+
 _logger: Final = logging.getLogger("aioupsert")
+
+# Seconds; about as long as a web client waits for an answer.
+_TIMEOUT: Final = 30.0
 
 
 async def create_or_update(
@@ -49,7 +56,7 @@ async def create_or_update(
     returning: Returning = None,
     without_unique_index: WithoutUniqueIndex = "warn",
     strategy: Strategy = "auto",
-    timeout: float | None = 30.0,
+    timeout: float | None = _TIMEOUT,
 ) -> Result:
     """
     Update the row that has this key, or create it.
@@ -110,7 +117,9 @@ async def create_or_update(
         without_unique_index=without_unique_index,
         strategy=strategy,
     )
-    return await with_session(conn, _execute, name, shape, values, timeout)
+    return await with_session(
+        conn, _execute, name, shape, values, timeout, attempt=_write
+    )
 
 
 async def get_or_create(
@@ -122,7 +131,7 @@ async def get_or_create(
     returning: Returning = "*",
     without_unique_index: WithoutUniqueIndex = "warn",
     strategy: Strategy = "auto",
-    timeout: float | None = 30.0,
+    timeout: float | None = _TIMEOUT,
 ) -> Result:
     """
     Return the row that has this key, untouched, or create it.
@@ -166,11 +175,11 @@ async def get_or_create(
         if defaults and any(map(callable, defaults.values())):
             # Names are checked as if every value were there.
             shape, values = read(dict.fromkeys(defaults))
-            found = await _find(session, name, shape, values)
+            found = await _execute(session, name, shape, values, timeout, attempt=_look)
             if found is not None:
                 return found
         shape, values = read(defaults)
-        return await _execute(session, name, shape, values, timeout)
+        return await _execute(session, name, shape, values, timeout, attempt=_write)
 
     return await with_session(conn, get)
 
@@ -225,49 +234,9 @@ async def preview(
         without_unique_index=without_unique_index,
         strategy=strategy,
     )
-    program = await with_session(conn, _program, name, shape, values)
-    return tuple(
-        Statement(s.sql, tuple(s.arguments(values)), s.when)
-        for s in program.statements()
+    return await with_session(
+        conn, _execute, name, shape, values, _TIMEOUT, attempt=_show
     )
-
-
-async def _program(
-    session: Session, name: TableName, shape: Shape, values: list[Any]
-) -> Any:
-    """Give the checked statements of a call; refuse what must not be sent."""
-    known = session.state.fresh(name) or await read_table(session, name)
-    program = known.programs.get(shape) or await _compile(session, name, known, shape)
-    for slot, check in program.plan.checks:
-        check(values[slot])
-    return program
-
-
-async def _compile(
-    session: Session, name: TableName, known: Known, shape: Shape
-) -> Any:
-    try:
-        program = known.compile(shape, session.dialect)
-    except AioupsertError:
-        # The table may have got that column, or that index, since it was read.
-        if not await _changed(session, name):
-            raise
-        known = session.state.tables[name]
-        program = known.compile(shape, session.dialect)
-    warning = program.plan.warning
-    if warning is not None and warning not in session.state.warned:
-        warnings.warn(warning, MissingUniqueIndexWarning, stacklevel=_caller())
-        session.state.warned.add(warning)
-    known.keep(shape, program)
-    return program
-
-
-def _caller() -> int:
-    """Count the frames up to the first that is not of this package."""
-    depth, frame = 0, inspect.currentframe()
-    while frame is not None and frame.f_globals["__name__"].startswith("aioupsert."):
-        depth, frame = depth + 1, frame.f_back
-    return depth
 
 
 async def _execute(
@@ -276,15 +245,20 @@ async def _execute(
     shape: Shape,
     values: list[Any],
     timeout: float | None,
-) -> Result:
+    *,
+    attempt: Callable[[Session, Any, list[Any], int, int], Awaitable[T | Lost]],
+) -> T:
     """Make attempts until one succeeds, or nothing more can be expected of another."""
     started = time.monotonic()
     attempts = conflicts = 0
     refreshed = False
     while True:
-        program = await _program(session, name, shape, values)
+        outcome: T | Lost | TransientError
         try:
-            outcome = await session.attempt(program, values, attempts, conflicts)
+            program = await _program(session, name, shape, values)
+            outcome = await attempt(session, program, values, attempts, conflicts)
+        except TransientError as exc:
+            outcome = exc
         except Exception as exc:
             # The error may come from a table that has changed since it was read; if it
             # has, the call is made again, once.
@@ -295,45 +269,92 @@ async def _execute(
             await session.forget()
             refreshed = True
             continue
-        if isinstance(outcome, Result):
-            if attempts >= _UNUSUAL:
-                label = program.plan.table.label
-                _logger.warning("%s: %d attempts", label, attempts + 1)
-            return outcome
         attempts += 1
-        late = timeout is not None and time.monotonic() - started >= timeout
-        if isinstance(outcome, Retry):
-            _check_time(outcome, late=late)
-        else:
+        if isinstance(outcome, TransientError):
+            _check_time(outcome, late=_is_late(started, timeout))
+        elif isinstance(outcome, Lost):
             conflicts += outcome.error is not None
-            _check_hope(outcome, program.plan, late=late or attempts >= _MAX_LOST)
+            late = attempts >= _MAX_LOST or _is_late(started, timeout)
+            _check_hope(name, outcome, late=late)
+        else:
+            if attempts > _USUAL:
+                _logger.warning("%s: %d attempts", ".".join(name), attempts)
+            return outcome
         await _back_off(attempts)
 
 
-def _check_time(outcome: Retry, *, late: bool) -> None:
+async def _program(
+    session: Session, name: TableName, shape: Shape, values: list[Any]
+) -> Any:
+    """Give the checked statements of a call; refuse what must not be sent."""
+    known = session.state.fresh(name) or await read_table(session, name)
+    program = known.programs.get(shape)
+    if program is None:
+        program = known.compile(shape, session.dialect)
+        _warn(session, program.plan.warning)
+        known.keep(shape, program)
+    for slot, check in program.plan.checks:
+        check(values[slot])
+    return program
+
+
+def _warn(session: Session, warning: str | None) -> None:
+    if warning is not None and warning not in session.state.warned:
+        warnings.warn(warning, MissingUniqueIndexWarning, stacklevel=_caller())
+        session.state.warned.add(warning)
+
+
+def _caller() -> int:
+    """Count the frames up to the first that is not of this package."""
+    depth, frame = 0, inspect.currentframe()
+    while frame is not None and frame.f_globals["__name__"].startswith("aioupsert."):
+        depth, frame = depth + 1, frame.f_back
+    return depth
+
+
+def _is_late(started: float, timeout: float | None) -> bool:
+    return timeout is not None and time.monotonic() - started >= timeout
+
+
+def _check_time(outcome: TransientError, *, late: bool) -> None:
     if late:
-        msg = f"transient errors lasted until the timeout; the last: {outcome.error}"
-        raise RetriesExhaustedError(msg) from outcome.error
+        error = outcome.__cause__
+        msg = f"transient errors lasted until the timeout; the last: {error}"
+        raise RetriesExhaustedError(msg) from error
 
 
-def _check_hope(outcome: Lost, plan: Plan, *, late: bool) -> None:
+def _check_hope(name: TableName, outcome: Lost, *, late: bool) -> None:
     if not late:
         return
     if outcome.error is None or outcome.visible:
-        raise refused(plan) from outcome.error
+        raise refused(name) from outcome.error
     raise outcome.error
 
 
-async def _find(
-    session: Session, name: TableName, shape: Shape, values: list[Any]
+def _write(
+    session: Session, program: Any, values: list[Any], attempts: int, conflicts: int
+) -> Awaitable[Result | Lost]:
+    return session.attempt(program, values, attempts, conflicts)
+
+
+async def _look(
+    session: Session, program: Any, values: list[Any], *_: int
 ) -> Result | None:
-    """Look for the row alone."""
-    program = await _program(session, name, shape, values)
-    found = await session.run(lambda _: find(program, values))
-    return found if isinstance(found, Result) else None
+    return await session.run(lambda _: find(program, values))
+
+
+async def _show(
+    _session: Session, program: Any, values: list[Any], *_: int
+) -> tuple[Statement, ...]:
+    return tuple(
+        Statement(s.sql, tuple(s.arguments(values)), s.when)
+        for s in program.statements()
+    )
 
 
 def _may_be_stale(session: Session, error: Exception) -> bool:
+    if isinstance(error, UnknownTableError):
+        return False  # the catalog was asked just now
     return isinstance(error, AioupsertError) or session.may_be_stale(error)
 
 
@@ -349,7 +370,7 @@ async def _changed(session: Session, name: TableName) -> bool:
 # Losing this often in a row happens only while the very same row comes and goes (at most
 # 30 times were seen), or when something that cannot be seen stays in the way.
 _MAX_LOST: Final = 64
-_UNUSUAL: Final = 10
+_USUAL: Final = 10
 _AT_ONCE: Final = 3
 _MAX_PAUSE: Final = 0.015
 

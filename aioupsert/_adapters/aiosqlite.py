@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any, Final, TypeVar
 
 import aiosqlite
 
-from aioupsert._adapters.base import Kind, Retry, State, drive, log, state_of
+from aioupsert._adapters.base import Kind, State, TransientError, drive, log, state_of
 from aioupsert._sql.sending import Rows, Send, Steps, Surroundings
 from aioupsert._steps import SQLITE, Dialect, Lost
 from aioupsert.results import Result
@@ -62,18 +63,21 @@ class AiosqliteSession:
         self._connection: Any = connection
         self.state: State = state_of(connection)
 
-    async def run(self, steps: Callable[[Surroundings], Steps[T]]) -> T | Retry:
+    async def run(self, steps: Callable[[Surroundings], Steps[T]]) -> T:
         """Run all statements as one job on the connection's thread."""
         if not _HAS_JOBS:
-            return await asyncio.shield(asyncio.ensure_future(self._by_hops(steps)))
+            task = asyncio.ensure_future(self._by_hops(steps))
+            # Cancelled, nobody waits for it any more, and nobody need hear its error.
+            task.add_done_callback(lambda done: done.cancelled() or done.exception())
+            return await asyncio.shield(task)
         # Asked for first: it says what is wrong with a connection that is closed.
         raw: sqlite3.Connection = self._connection._conn  # noqa: SLF001  # see _HAS_JOBS
-        result: T | Retry = await self._connection._execute(_job, raw, steps)  # noqa: SLF001  # see _HAS_JOBS
+        result: T = await self._connection._execute(_job, raw, steps)  # noqa: SLF001  # see _HAS_JOBS
         return result
 
     async def attempt(
         self, program: Any, values: list[Any], _number: int, conflicts: int
-    ) -> Result | Lost | Retry:
+    ) -> Result | Lost:
         """Run the steps; the job is one however many statements they have."""
         return await self.run(partial(self.dialect.attempt, program, values, conflicts))
 
@@ -84,7 +88,7 @@ class AiosqliteSession:
     async def forget(self) -> None:
         """Do nothing: SQLite prepares statements anew by itself."""
 
-    async def _by_hops(self, steps: Callable[[Surroundings], Steps[T]]) -> T | Retry:
+    async def _by_hops(self, steps: Callable[[Surroundings], Steps[T]]) -> T:
         async with self.state.lock:
             inside = self._connection.in_transaction
             try:
@@ -92,40 +96,49 @@ class AiosqliteSession:
                     steps(Surroundings(inside, _is_conflict)), self._answer
                 )
             except Exception as exc:
-                if not inside and is_retryable(exc):
-                    return Retry(exc)
+                _explain(exc, self._connection, inside=inside)
                 raise
 
     async def _answer(self, send: Send) -> Rows:
         log(send.sql)
         if send.kind == "undo" and not self._connection.in_transaction:
             return ()
-        async with self._connection.cursor() as cursor:
-            cursor.row_factory = None
-            await cursor.execute(send.sql, send.arguments)
-            rows: Rows = await cursor.fetchall()
-            return _counted(send, cursor.rowcount) or rows
+        with _text_factory(self._connection, send):
+            async with self._connection.cursor() as cursor:
+                cursor.row_factory = None
+                await cursor.execute(send.sql, send.arguments)
+                rows: Rows = await cursor.fetchall()
+                return _counted(send, cursor.rowcount) or rows
 
 
 def _job(
     connection: sqlite3.Connection, steps: Callable[[Surroundings], Steps[T]]
-) -> T | Retry:
+) -> T:
     inside = connection.in_transaction
     cursor = connection.cursor()
     cursor.row_factory = None
     try:
         return _drive(connection, cursor, steps(Surroundings(inside, _is_conflict)))
     except Exception as exc:
-        if not inside and is_retryable(exc):
-            return Retry(exc)
-        if inside and not connection.in_transaction:
-            exc.add_note(
-                "aioupsert: the caller's transaction is gone: a conflict clause or"
-                " trigger of the database has rolled it back"
-            )
+        _explain(exc, connection, inside=inside)
         raise
     finally:
         cursor.close()
+
+
+def _explain(
+    error: Exception,
+    connection: sqlite3.Connection | aiosqlite.Connection,
+    *,
+    inside: bool,
+) -> None:
+    if not inside and is_retryable(error):
+        raise TransientError from error
+    if inside and not connection.in_transaction:
+        error.add_note(
+            "aioupsert: the caller's transaction is gone: a conflict clause or trigger"
+            " of the database has rolled it back"
+        )
 
 
 def _drive(
@@ -150,15 +163,31 @@ def _answer(connection: sqlite3.Connection, cursor: sqlite3.Cursor, send: Send) 
     # A conflict clause or a trigger may have ended the transaction already.
     if send.kind == "undo" and not connection.in_transaction:
         return ()
-    if send.kind != "catalog":
+    with _text_factory(connection, send):
         rows: Rows = cursor.execute(send.sql, send.arguments).fetchall()
         return _counted(send, cursor.rowcount) or rows
-    text_factory = connection.text_factory
+
+
+def _text_factory(
+    connection: sqlite3.Connection | aiosqlite.Connection, send: Send
+) -> AbstractContextManager[None]:
+    return _names_as_str(connection) if send.kind == "catalog" else _AS_CHOSEN
+
+
+_AS_CHOSEN: Final[AbstractContextManager[None]] = nullcontext()
+
+
+@contextmanager
+def _names_as_str(
+    connection: sqlite3.Connection | aiosqlite.Connection,
+) -> Generator[None]:
+    """Read the catalog's names as str, whatever the caller's text_factory is."""
+    chosen = connection.text_factory
     connection.text_factory = str
     try:
-        return cursor.execute(send.sql, send.arguments).fetchall()
+        yield
     finally:
-        connection.text_factory = text_factory
+        connection.text_factory = chosen
 
 
 def _counted(send: Send, written: int) -> Rows:

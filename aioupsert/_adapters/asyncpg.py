@@ -17,7 +17,7 @@ from typing import Any, Final, TypeVar
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 
-from aioupsert._adapters.base import Kind, Retry, State, drive, log, state_of
+from aioupsert._adapters.base import Kind, State, TransientError, drive, log, state_of
 from aioupsert._sql.sending import Rows, Send, Steps, Surroundings
 from aioupsert._steps import POSTGRESQL, Dialect, Lost, read_result
 from aioupsert.results import Result
@@ -62,7 +62,7 @@ class AsyncpgSession:
         self._connection: Any = connection
         self.state: State = state_of(behind)
 
-    async def run(self, steps: Callable[[Surroundings], Steps[T]]) -> T | Retry:
+    async def run(self, steps: Callable[[Surroundings], Steps[T]]) -> T:
         """Await one statement after the other."""
         async with self.state.lock:
             inside = self._connection.is_in_transaction()
@@ -72,12 +72,12 @@ class AsyncpgSession:
                 )
             except asyncpg.PostgresError as exc:
                 if not inside and is_retryable(exc):
-                    return Retry(exc)
+                    raise TransientError from exc
                 raise
 
     async def attempt(
         self, program: Any, values: list[Any], number: int, conflicts: int
-    ) -> Result | Lost | Retry:
+    ) -> Result | Lost:
         """Await the single statement, or the steps."""
         single = program.single
         if number or single is None:
@@ -90,7 +90,7 @@ class AsyncpgSession:
             rows = await self._connection.fetch(single.sql, *single.arguments(values))
         except asyncpg.PostgresError as exc:
             if is_retryable(exc) and not self._connection.is_in_transaction():
-                return Retry(exc)
+                raise TransientError from exc
             raise
         finally:
             lock.release()

@@ -23,10 +23,12 @@ T = TypeVar("T")
 _logger: Final = logging.getLogger("aioupsert")
 
 
-class Retry(NamedTuple):
-    """A transient error ended steps whose transaction was their own."""
+class TransientError(Exception):
+    """
+    A transient error, its cause, ended work whose transaction was its own.
 
-    error: Exception
+    Nothing of the work is stored. Callers of the library never see this.
+    """
 
 
 class Session(Protocol):
@@ -46,17 +48,20 @@ class Session(Protocol):
         """What is remembered about this connection."""
         ...
 
-    async def run(self, steps: Callable[[Surroundings], Steps[T]]) -> T | Retry:
+    async def run(self, steps: Callable[[Surroundings], Steps[T]]) -> T:
         """
         Send what the steps ask for; on return, nothing of ours is open.
 
         Nothing else of this library runs on the connection meanwhile.
+
+        Raises:
+            TransientError: In place of such an error, outside the caller's transaction.
         """
         ...
 
     async def attempt(
         self, program: Any, values: list[Any], number: int, conflicts: int, /
-    ) -> Result | Lost | Retry:
+    ) -> Result | Lost:
         """
         Make one attempt, the first one by a single statement where the program has it.
 
@@ -65,6 +70,9 @@ class Session(Protocol):
             values: What they bind.
             number: How many attempts went before.
             conflicts: How many of them an insert lost.
+
+        Raises:
+            TransientError: As for `run`.
         """
         ...
 
@@ -195,8 +203,6 @@ async def refresh(session: Session, name: TableName) -> bool:
     """Read a table's description afresh; tell whether it differs from the last one."""
     known = session.state.tables.get(name)
     table = await session.run(lambda _: session.dialect.describe(name))
-    if isinstance(table, Retry):
-        raise table.error
     if known is not None and known.table == table:
         known.read_at = time.monotonic()
         return False

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 # Domains are followed to their base type. A generated column's expression is kept in
 # pg_attrdef too, but is no default. Trigger types are bits: 1 row, 2 before, 4 insert,
-# 64 instead of. Rules of type 2 and 3 rewrite UPDATE and INSERT. indnullsnotdistinct
+# 16 update, 64 instead of. Rules of type 2 and 3 rewrite UPDATE and INSERT. indnullsnotdistinct
 # exists from version 15 on, so it is read by name.
 _DESCRIBE: Final = """
 SELECT json_build_object(
@@ -38,6 +38,10 @@ SELECT json_build_object(
   'before', EXISTS (
     SELECT FROM pg_catalog.pg_trigger g
     WHERE g.tgtype & 7 = 7 AND g.tgenabled <> 'D' AND (g.tgrelid = c.oid
+      OR g.tgrelid IN (SELECT p.relid FROM pg_catalog.pg_partition_tree(c.oid) p))),
+  'refuses', c.relrowsecurity OR EXISTS (
+    SELECT FROM pg_catalog.pg_trigger g
+    WHERE g.tgtype & 19 = 19 AND g.tgenabled <> 'D' AND (g.tgrelid = c.oid
       OR g.tgrelid IN (SELECT p.relid FROM pg_catalog.pg_partition_tree(c.oid) p))),
   'columns', (
     SELECT json_agg(json_build_object(
@@ -158,6 +162,7 @@ def _table(name: TableName, found: Mapping[str, Any]) -> Table:
         needs_exact=next((why for why, applies in reasons.items() if applies), None),
         needs_key_lock=exclusive or deferrable,
         upserts=kind == "r",
+        refuses_updates=found["refuses"],
         shows_indexes=kind != "v",
     )
 

@@ -38,12 +38,14 @@ class Program:
         update: The update, or None with nothing to set.
         find: The row as it is, or None when an update always applies.
         insert: The insert, or the native upsert when asked for.
+        single: None; PostgreSQL's programs may have a single statement.
     """
 
     plan: Plan
     update: Compiled | None
     find: Compiled | None
     insert: Compiled
+    single: None = None
 
     def statements(self) -> tuple[Compiled, ...]:
         """List what a call may send, in order."""
@@ -57,6 +59,8 @@ def compile_plan(plan: Plan) -> Program:
         return Program(plan, None, _find(plan, "first"), _upsert(plan))
     update = _update(plan) if plan.update else None
     when = "if nothing was updated" if update else "first"
+    if plan.table.reads_back:
+        when = "before and after"
     find = _find(plan, when) if plan.conditional else None
     return Program(plan, update, find, _insert(plan))
 
@@ -172,6 +176,18 @@ class _Writer(Writer):
             return self.compiled(sql, when, counted=code)
         return self.compiled(f"{sql} RETURNING {_row(str(code), plan)}", when)
 
+    def created(self, plan: Plan) -> str:
+        """
+        Write whether the row of an upsert has the very key that was given.
+
+        One that was there under another spelling, by the index's collation, has not.
+        """
+        tests: list[str] = []
+        for k in plan.key:
+            self.slots.append(k.slot)
+            tests.append(f"{self.column(k.column)} IS ? COLLATE BINARY")
+        return f"CASE WHEN {' AND '.join(tests)} THEN {CREATED} ELSE {UPDATED} END"
+
 
 def _writer(plan: Plan) -> _Writer:
     # RETURNING knows the table by its own name only, so no alias is used anywhere.
@@ -225,6 +241,5 @@ def _upsert(plan: Plan) -> Compiled:
         f" ON CONFLICT ({target}) DO "
     )
     sql += f"UPDATE SET {writer.assignments(plan.update)}" if plan.update else "NOTHING"
-    return writer.finished(
-        plan, sql, CREATED, "when the row is missing or is to be written"
-    )
+    sql += f" RETURNING {_row(writer.created(plan), plan)}"
+    return writer.compiled(sql, "when the row is missing or is to be written")

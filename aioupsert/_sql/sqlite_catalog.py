@@ -46,11 +46,17 @@ def describe(name: TableName) -> Steps[Table]:
             return (yield from _table(name, database, columns))
     known: list[str] = []
     for database in searched or order:
-        rows = yield _query(f"SELECT name FROM {quote(database)}.sqlite_master")
+        rows = yield _query(f"SELECT name || '' FROM {quote(database)}.sqlite_master")
         known += [row[0] for row in rows]
     raise UnknownTableError(".".join(name), known)
 
 
+# A trigger is BEFORE if it does not say; one too many here costs a query, no more.
+_BEFORE_UPDATE: Final = re.compile(r"\bUPDATE\b.*?\bON\b", re.IGNORECASE | re.DOTALL)
+
+
+# Texts of the schema are concatenated with '', which takes their declared type from them
+# and so keeps the caller's converters out.
 def _query(sql: str, arguments: Sequence[str] = ()) -> Send:
     return Send(sql, arguments, "catalog")
 
@@ -60,18 +66,27 @@ def _table(
 ) -> Steps[Table]:
     master = f"{quote(database)}.sqlite_master"
     found = yield _query(
-        f"SELECT type, sql FROM {master} WHERE name = ? COLLATE NOCASE"
+        f"SELECT type || '', sql || '' FROM {master} WHERE name = ? COLLATE NOCASE"
         " AND type IN ('table', 'view')",
         (name[-1],),
     )
     kind, sql = found[0] if found else ("table", "")
     indexed = yield _query(_UNIQUE, (name[-1], database, database))
     partial = yield _query(
-        f"SELECT name, sql FROM {master} WHERE type = 'index' AND sql IS NOT NULL"
+        f"SELECT name || '', sql || '' FROM {master}"
+        " WHERE type = 'index' AND sql IS NOT NULL"
         " AND tbl_name = ? COLLATE NOCASE",
         (name[-1],),
     )
-    described = {row[0]: _column(row) for row in columns if row[4] != _HIDDEN}
+    triggers = yield _query(
+        f"SELECT sql || '' FROM {master} WHERE type = 'trigger'"
+        " AND tbl_name = ? COLLATE NOCASE",
+        (name[-1],),
+    )
+    strict = bool(re.search(r"\)[^)]*\bSTRICT\b[^)]*$", sql, re.IGNORECASE))
+    described = {
+        row[0]: _column(row, strict=strict) for row in columns if row[4] != _HIDDEN
+    }
     unique = _unique_indexes(indexed, dict(map(tuple, partial)))
     virtual = bool(re.match(r"\s*CREATE\s+VIRTUAL\b", sql, re.IGNORECASE))
     primary = [row[0] for row in columns if row[3]]
@@ -93,7 +108,9 @@ def _table(
         columns=described,
         unique=unique,
         upserts=kind == "table" and not virtual,
-        returns_rows=not virtual,
+        returns_rows=kind == "table" and not virtual,
+        reads_back=kind == "view",
+        refuses_updates=any(_BEFORE_UPDATE.search(row[0]) for row in triggers),
         shows_indexes=kind == "table" and not virtual,
     )
 
@@ -103,9 +120,11 @@ _HIDDEN: Final = 1
 _GENERATED: Final = (2, 3)
 
 
-def _column(row: Sequence[Any]) -> Column:
+def _column(row: Sequence[Any], *, strict: bool) -> Column:
     name, declared, default, primary, hidden, not_null = row
-    family, storage = _affinity(declared.upper())
+    family, storage = _affinity(
+        "" if strict and declared == "ANY" else declared.upper()
+    )
     return Column(
         name=name,
         type="",
@@ -150,10 +169,15 @@ _KEYWORDS: Final = frozenset(
 
 
 def _default(text: str | None) -> str | None:
-    # A bare word is a string in a column definition, and a column anywhere else.
-    if text is None or not re.fullmatch(r"[A-Za-z_]\w*", text):
-        return text
-    return text if text.lower() in _KEYWORDS else quote_text(text)
+    # A bare word, and a word in double quotes, is a string in a column definition, and a
+    # column anywhere else.
+    if text is None:
+        return None
+    if re.fullmatch(r'"([^"]|"")*"', text):
+        return quote_text(text[1:-1].replace('""', '"'))
+    if re.fullmatch(r"[A-Za-z_]\w*", text) and text.lower() not in _KEYWORDS:
+        return quote_text(text)
+    return text
 
 
 def _unique_indexes(
