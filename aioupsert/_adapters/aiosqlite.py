@@ -16,7 +16,15 @@ from typing import Any, Final, TypeVar
 
 import aiosqlite
 
-from aioupsert._adapters.base import Kind, State, TransientError, drive, log, state_of
+from aioupsert._adapters.base import (
+    Kind,
+    State,
+    TransientError,
+    drive,
+    finish,
+    log,
+    state_of,
+)
 from aioupsert._sql.sending import Rows, Send, Steps, Surroundings
 from aioupsert._steps import SQLITE, Dialect, Lost
 from aioupsert.results import Result
@@ -66,10 +74,10 @@ class AiosqliteSession:
     async def run(self, steps: Callable[[Surroundings], Steps[T]]) -> T:
         """Run all statements as one job on the connection's thread."""
         if not _HAS_JOBS:
+            # To the end even when cancelled: the caller's next statement comes after it.
             task = asyncio.ensure_future(self._by_hops(steps))
-            # Cancelled, nobody waits for it any more, and nobody need hear its error.
-            task.add_done_callback(lambda done: done.cancelled() or done.exception())
-            return await asyncio.shield(task)
+            await finish(task)
+            return task.result()
         # Asked for first: it says what is wrong with a connection that is closed.
         raw: sqlite3.Connection = self._connection._conn  # noqa: SLF001  # see _HAS_JOBS
         result: T = await self._connection._execute(_job, raw, steps)  # noqa: SLF001  # see _HAS_JOBS

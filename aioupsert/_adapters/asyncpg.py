@@ -17,7 +17,15 @@ from typing import Any, Final, TypeVar
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 
-from aioupsert._adapters.base import Kind, State, TransientError, drive, log, state_of
+from aioupsert._adapters.base import (
+    Kind,
+    State,
+    TransientError,
+    drive,
+    finish,
+    log,
+    state_of,
+)
 from aioupsert._sql.sending import Rows, Send, Steps, Surroundings
 from aioupsert._steps import POSTGRESQL, Dialect, Lost, read_result
 from aioupsert.results import Result
@@ -126,22 +134,17 @@ class AsyncpgSession:
 
     async def _undo(self, sql: str) -> Rows:
         """Send a ROLLBACK to its end, however often we are cancelled meanwhile."""
-        task = asyncio.ensure_future(
+        task: asyncio.Task[Any] = asyncio.ensure_future(
             self._connection.execute(sql, timeout=_UNDO_TIMEOUT)
         )
-        cancelled: asyncio.CancelledError | None = None
-        while not task.done():
-            try:
-                await asyncio.wait({task})
-            except asyncio.CancelledError as exc:
-                cancelled = exc
-        failed = task.cancelled() or task.exception() is not None
-        if failed and sql == "ROLLBACK":
-            # Better no connection than one with our transaction open in it.
-            with contextlib.suppress(Exception):
-                self._connection.terminate()
-        if cancelled is not None:
-            raise cancelled
+        try:
+            await finish(task)
+        finally:
+            failed = task.cancelled() or task.exception() is not None
+            if failed and sql == "ROLLBACK":
+                # Better no connection than one with our transaction open in it.
+                with contextlib.suppress(Exception):
+                    self._connection.terminate()
         return ()
 
 

@@ -120,6 +120,20 @@ async def drive(steps: Steps[T], answer: Callable[[Send], Awaitable[Rows]]) -> T
         return value
 
 
+async def finish(task: asyncio.Task[T]) -> None:
+    """Wait until a task has ended, however often we are cancelled meanwhile."""
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.wait({task})
+        except asyncio.CancelledError as exc:
+            cancelled = exc
+    if cancelled is not None:
+        # Nobody waits for its result any more, and nobody need hear its error.
+        _ = task.cancelled() or task.exception()
+        raise cancelled
+
+
 def log(sql: str) -> None:
     """Log a statement on one line, never its values."""
     if _logger.isEnabledFor(logging.DEBUG):

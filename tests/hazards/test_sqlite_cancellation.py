@@ -1,0 +1,219 @@
+"""
+A call cancelled at any instant is stored or not, and its connection is as good as new.
+
+All of it with one job for each call, and statement by statement, as where aiosqlite
+has no way to run a job.
+"""
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Generator
+from functools import partial
+from typing import Any
+
+import aiosqlite
+import pytest
+
+from aioupsert import F, Result, create_or_update, get_or_create
+from aioupsert._adapters import aiosqlite as adapter
+from tests.databases import SQLiteDatabase
+
+TASKS = 16
+
+
+@pytest.fixture(autouse=True, params=[True, False], ids=["job", "hops"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(adapter, "_HAS_JOBS", request.param)
+
+
+@pytest.fixture
+async def conn(lite: SQLiteDatabase) -> aiosqlite.Connection:
+    await lite.run("CREATE TABLE t (k TEXT PRIMARY KEY, hits INTEGER DEFAULT 0)")
+    handle: aiosqlite.Connection = lite.handle
+    return handle
+
+
+async def count(conn: aiosqlite.Connection, key: str = "a") -> Result:
+    hits = F("hits") + 1
+    return await create_or_update(conn, "t", key={"k": key}, defaults={"hits": hits})
+
+
+async def stored(lite: SQLiteDatabase, key: str = "a") -> int:
+    rows = await lite.query(f"SELECT hits FROM t WHERE k = '{key}'")
+    return rows[0][0] if rows else 0
+
+
+class CancelledAt:
+    """Awaits, and cancels its own task at one suspension point."""
+
+    def __init__(self, awaitable: Awaitable[Any], point: int) -> None:
+        self._awaitable = awaitable
+        self._left = point
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        steps: Any = self._awaitable.__await__()
+        step: Callable[[], Any] = partial(steps.send, None)
+        while True:
+            try:
+                future = step()
+            except StopIteration as stop:
+                return stop.value
+            self._left -= 1
+            if self._left == 0:
+                task = asyncio.current_task()
+                assert task is not None
+                task.cancel()
+            try:
+                value = yield future
+            except BaseException as exc:  # noqa: BLE001  # whatever comes goes on inside
+                step = partial(steps.throw, exc)
+            else:
+                step = partial(steps.send, value)
+
+
+async def at_point(awaitable: Awaitable[Any], point: int) -> bool:
+    """Tell whether it was cancelled; False when it has fewer suspension points."""
+    try:
+        await CancelledAt(awaitable, point)
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        assert task is not None
+        task.uncancel()
+        return True
+    return False
+
+
+@pytest.mark.usefixtures("conn")
+async def test_at_every_suspension_point(lite: SQLiteDatabase) -> None:
+    cancelled, point = True, 0
+    while cancelled:
+        point += 1
+        key = str(point)
+        # A new state each time, so that the table is read again.
+        async with lite.connect() as other:
+            cancelled = await at_point(count(other, key), point)
+            await count(other, key)
+            assert not other.in_transaction
+            assert await stored(lite, key) in ((1, 2) if cancelled else (2,))
+    assert point > 1
+
+
+async def test_of_sixteen_tasks_at_every_suspension_point(
+    conn: aiosqlite.Connection, lite: SQLiteDatabase
+) -> None:
+    await count(conn)
+    total = 1
+    cancelled, point = TASKS, 0
+    while cancelled:
+        point += 1
+        calls = (
+            asyncio.create_task(at_point(count(conn), point)) for _ in range(TASKS)
+        )
+        cancelled = sum(await asyncio.gather(*calls))
+        await count(conn)
+        assert not conn.in_transaction
+        acknowledged = TASKS - cancelled + 1
+        now = await stored(lite)
+        assert total + acknowledged <= now <= total + acknowledged + cancelled
+        total = now
+    assert point > 1
+
+
+@pytest.mark.parametrize("inside", [False, True], ids=["own", "caller's"])
+async def test_at_every_job_of_the_thread(
+    conn: Any, lite: SQLiteDatabase, monkeypatch: pytest.MonkeyPatch, *, inside: bool
+) -> None:
+    execute = conn._execute
+    left = 0
+
+    async def counting(*args: Any) -> Any:
+        nonlocal left
+        left -= 1
+        if left == 0:
+            call.cancel()
+        return await execute(*args)
+
+    call = asyncio.create_task(count(conn))
+    await call
+    monkeypatch.setattr(conn, "_execute", counting)
+    reached, point = True, 0
+    while reached:
+        point += 1
+        before = await stored(lite)
+        if inside:
+            await conn.execute("BEGIN")
+        left = point
+        call = asyncio.create_task(count(conn))
+        await asyncio.wait([call])
+        reached, left = left <= 0, 0
+        if inside:
+            # At once, as a caller would whose own task was cancelled.
+            await conn.execute("ROLLBACK")
+        await count(conn)
+        assert not conn.in_transaction
+        ours = await stored(lite) - before - 1
+        assert ours in ((0,) if inside else (0, 1) if call.cancelled() else (1,))
+    assert not call.cancelled()
+    assert point > 1
+
+
+@pytest.mark.parametrize("inside", [False, True], ids=["own", "caller's"])
+async def test_at_random_instants(
+    conn: aiosqlite.Connection, lite: SQLiteDatabase, *, inside: bool
+) -> None:
+    instants = random.Random(inside)  # noqa: S311  # no secret
+    acknowledged = cancelled = 0
+
+    async def task() -> None:
+        nonlocal acknowledged, cancelled
+        for _ in range(15):
+            try:
+                async with asyncio.timeout(instants.uniform(0, 0.006)):
+                    await count(conn)
+            except TimeoutError:
+                cancelled += 1
+            else:
+                acknowledged += 1
+
+    await count(conn)
+    if inside:
+        await conn.execute("BEGIN")
+    await asyncio.gather(*(task() for _ in range(TASKS)))
+    await count(conn)
+    assert conn.in_transaction == inside
+    if inside:
+        await conn.execute("COMMIT")
+    assert acknowledged + 2 <= await stored(lite) <= acknowledged + cancelled + 2
+    assert cancelled > 0
+    assert await lite.query("PRAGMA integrity_check") == [("ok",)]
+
+
+async def test_a_cancelled_failure_is_silent_and_undone(
+    conn: aiosqlite.Connection, lite: SQLiteDatabase
+) -> None:
+    await count(conn)
+    for point in range(1, 5):
+        wrong = create_or_update(conn, "t", key={"k": "b"}, defaults={"hits": 2**63})
+        try:
+            await at_point(wrong, point)
+        except OverflowError:
+            break
+    await count(conn)
+    assert point > 1
+    assert not conn.in_transaction
+    assert await lite.query("SELECT * FROM t") == [("a", 2)]
+
+
+@pytest.mark.usefixtures("conn")
+async def test_get_or_create_cancelled_in_a_callers_transaction_is_rolled_back(
+    lite: SQLiteDatabase,
+) -> None:
+    cancelled, point = True, 0
+    while cancelled:
+        point += 1
+        async with lite.connect() as other:
+            await other.execute("BEGIN")
+            cancelled = await at_point(get_or_create(other, "t", key={"k": "a"}), point)
+            await other.rollback()
+        assert await lite.query("SELECT * FROM t") == []
+    assert point > 1
