@@ -178,8 +178,9 @@ def _behind_savepoint(statement: Send, around: Surroundings) -> Steps[Rows | Exc
         rows = yield statement
         yield Send(f"RELEASE SAVEPOINT {name}", kind="command")
     except BaseException as exc:
-        yield Send(f"ROLLBACK TO SAVEPOINT {name}", kind="undo")
-        yield Send(f"RELEASE SAVEPOINT {name}", kind="undo")
+        # One message, so that a cancellation cannot get between the two.
+        sql = f"ROLLBACK TO SAVEPOINT {name}; RELEASE SAVEPOINT {name}"
+        yield Send(sql, kind="undo")
         if isinstance(exc, Exception) and around.is_conflict(exc):
             return exc
         raise
