@@ -27,7 +27,7 @@ Items: TypeAlias = tuple[tuple[str, Node], ...]
 class Call(NamedTuple):
     """A call without its values; a shape, with names."""
 
-    key: tuple[tuple[str, bool], ...]
+    key: tuple[tuple[str, str], ...]
     defaults: Items
     create_defaults: Items
     touch: Items
@@ -82,15 +82,13 @@ def read_call(
     return shape, values
 
 
-def _read_key(
-    key: Mapping[str, Any], values: list[Any]
-) -> tuple[tuple[str, bool], ...]:
-    names: list[tuple[str, bool]] = []
+def _read_key(key: Mapping[str, Any], values: list[Any]) -> tuple[tuple[str, str], ...]:
+    names: list[tuple[str, str]] = []
     for name, value in _pairs("key", key):
         if isinstance(value, Expression):
             msg = f"key[{name!r}] must be a plain value, not {value!r}"
             raise UsageError(msg)
-        names.append((name, value is None))
+        names.append((name, "null" if value is None else _plain(value)[1]))
         values.append(value)
     if not names:
         msg = "key is empty: name the columns that identify the row"
@@ -106,10 +104,13 @@ def _read_items(argument: str, items: Mapping[str, Any], values: list[Any]) -> I
             nodes.append((name, value.node))
             values.extend(value.values)
         else:
-            node = _CONTAINER if isinstance(value, (dict, list)) else _VALUE
-            nodes.append((name, node))
+            nodes.append((name, _plain(value)))
             values.append(value)
     return tuple(nodes)
+
+
+def _plain(value: Any) -> Node:
+    return _CONTAINER if isinstance(value, (dict, list)) else _VALUE
 
 
 def _read_where(where: object, values: list[Any]) -> Node:
@@ -167,11 +168,16 @@ class Comparison(NamedTuple):
 
 
 class KeyTerm(NamedTuple):
-    """A column of the key, the slot of its value, and whether that is NULL."""
+    """A column of the key, the slot of its value, and what that is."""
 
     column: Column
     slot: int
-    is_null: bool
+    kind: str
+
+    @property
+    def is_null(self) -> bool:
+        """Whether the value is NULL."""
+        return self.kind == "null"
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,8 +239,8 @@ def make_plan(given: Shape, table: Table) -> Plan:
     _check_words(shape)
     _check_columns(shape, table)
     key = tuple(
-        KeyTerm(table.columns[name], slot, is_null)
-        for slot, (name, is_null) in enumerate(shape.key)
+        KeyTerm(table.columns[name], slot, kind)
+        for slot, (name, kind) in enumerate(shape.key)
     )
     slots = itertools.count(len(key))
     defaults = _number(shape.defaults, slots)
@@ -242,7 +248,12 @@ def make_plan(given: Shape, table: Table) -> Plan:
     touch = _number(shape.touch, slots)
     where = None if shape.where is None else _number_node(shape.where, slots)
 
-    keys = {k.column.name: _Numbered("literal", "value", slot=k.slot) for k in key}
+    keys = {
+        k.column.name: _Numbered(
+            "literal", k.kind if k.kind == "container" else "value", slot=k.slot
+        )
+        for k in key
+    }
     on_update = _Branch(
         table, {**create_defaults, **keys, **touch, **defaults}, creates=False
     )
@@ -252,7 +263,7 @@ def make_plan(given: Shape, table: Table) -> Plan:
     guarded = shape.skip_unchanged or bool(touch)
     written = {**defaults, **touch} if defaults else {}
     returning = _returning(shape, table)
-    unique = table.is_unique(dict(shape.key))
+    unique = table.is_unique({k.column.name: k.is_null for k in key})
     plan = Plan(
         table=table,
         key=key,
@@ -375,7 +386,7 @@ def _check_strategy(shape: Call, plan: Plan) -> None:
         raise UsageError(msg)
     if not plan.on_conflict:
         return
-    key = dict(shape.key)
+    key = {k.column.name: k.is_null for k in plan.key}
     if not any(index.matches(key) for index in plan.table.unique):
         msg = (
             f'strategy="on_conflict" needs a unique index on exactly ({", ".join(key)})'

@@ -24,7 +24,7 @@ from aioupsert._sql.rendering import (
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from aioupsert._plan import Assignment, Plan, Term
+    from aioupsert._plan import Assignment, KeyTerm, Plan, Term
     from aioupsert._schema import Column, UniqueIndex
 
 _ALIAS: Final = quote("t")
@@ -164,10 +164,13 @@ class _Writer(Writer):
         return " AND ".join(
             f"{self.column(k.column)} IS NULL"
             if k.is_null
-            else f"{self.column(k.column)} ="
-            f" {self.placeholder(k.slot, k.column.key_type)}"
+            else f"{self.column(k.column)} = {self.key_value(k)}"
             for k in plan.key
         )
+
+    def key_value(self, key: KeyTerm) -> str:
+        as_json = key.kind == "container" and key.column.family == "json"
+        return self.placeholder(key.slot, key.column.key_type, as_json=as_json)
 
     def passes(self, plan: Plan) -> str:
         return "TRUE" if plan.where is None else f"({self.term(plan.where)} IS TRUE)"

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from aioupsert._plan import Term
 from aioupsert._sql.quoting import quote, quote_path
 from aioupsert._sql.rendering import (
     CREATED,
@@ -24,7 +25,7 @@ from aioupsert._sql.rendering import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from aioupsert._plan import Assignment, Plan, Term
+    from aioupsert._plan import Assignment, KeyTerm, Plan
     from aioupsert._schema import Column
 
 
@@ -145,9 +146,11 @@ class _Writer(Writer):
             if k.is_null:
                 tests.append(f"{self.column(k.column)} IS NULL")
             else:
-                self.slots.append(k.slot)
-                tests.append(f"{self.column(k.column)} = ?")
+                tests.append(f"{self.column(k.column)} = {self.key_value(k)}")
         return " AND ".join(tests)
+
+    def key_value(self, key: KeyTerm) -> str:
+        return self.literal(Term("value", key.kind, slot=key.slot))
 
     def passes(self, plan: Plan) -> str:
         return "TRUE" if plan.where is None else f"({self.term(plan.where)} IS TRUE)"
@@ -184,8 +187,8 @@ class _Writer(Writer):
         """
         tests: list[str] = []
         for k in plan.key:
-            self.slots.append(k.slot)
-            tests.append(f"{self.column(k.column)} IS ? COLLATE BINARY")
+            value = self.key_value(k)
+            tests.append(f"{self.column(k.column)} IS {value} COLLATE BINARY")
         return f"CASE WHEN {' AND '.join(tests)} THEN {CREATED} ELSE {UPDATED} END"
 
 
