@@ -688,13 +688,13 @@ def _is_nan(value: Any) -> bool:
 def _check_sqlite_number(value: Any, _: Column) -> str | None:
     if _is_nan(value):
         return "SQLite stores NaN as NULL"
-    if isinstance(value, str) and _is_number(value):
+    if isinstance(value, str) and looks_like_number(value):
         return "the column's affinity turns it into a number"
     return None
 
 
 # SQLite, "Datatypes In SQLite", section 3: what looks like a number becomes one.
-_is_number: Final = re.compile(
+looks_like_number: Final = re.compile(
     r"\s*[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?\s*", re.ASCII | re.IGNORECASE
 ).fullmatch
 
