@@ -10,7 +10,7 @@ def main() -> None:
     try:
         from aioupsert.cli.app import app  # noqa: PLC0415  # may not be there
     except ModuleNotFoundError as exc:
-        if exc.name not in {"rich", "typer"}:
+        if (exc.name or "").partition(".")[0] not in {"rich", "typer"}:
             raise
         sys.exit("the command line needs: pip install 'aioupsert[cli]'")
     app(prog_name="aioupsert")

@@ -86,7 +86,9 @@ def load_file(
     database.
     """
     if verbose:
-        logging.basicConfig(level=logging.DEBUG, format="%(message)s")
+        logger = logging.getLogger("aioupsert")
+        logger.addHandler(logging.StreamHandler())
+        logger.setLevel(logging.DEBUG)
     options = Options(table, tuple(key), create_table, skip_unchanged, null)
     try:
         with open_source(file, delimiter=delimiter, encoding=encoding) as source:
