@@ -1,5 +1,6 @@
 import asyncio
 import csv
+import importlib
 import logging
 import re
 import runpy
@@ -228,7 +229,7 @@ def test_a_database_that_cannot_be_opened(tmp_path: Path, file: Write) -> None:
         assert result.stderr.startswith("aioupsert: ")
 
 
-def test_a_file_that_is_no_database(tmp_path: Path, file: Write) -> None:
+def test_a_file_that_is_no_database(file: Write) -> None:
     path = file("id\n1\n")
     result = run("load", f"sqlite:///{path}", "t", path, "--key", "id")
     assert result.exit_code == 1
@@ -310,6 +311,8 @@ def test_main_runs_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(SystemExit) as stopped:
         runpy.run_module("aioupsert", run_name="__main__")
     assert stopped.value.code == 0
+    # The console script imports the module instead of running it.
+    assert importlib.import_module("aioupsert.__main__").main is cli.main
 
 
 @given(st.binary(max_size=200))
