@@ -12,12 +12,11 @@ from __future__ import annotations
 import datetime as dt
 import decimal
 import itertools
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, TypeAlias, cast
 
-from aioupsert._schema import Column, Table
+from aioupsert._schema import Column, Table, looks_like_number
 from aioupsert.errors import MissingUniqueIndexError, UnknownColumnError, UsageError
 from aioupsert.expressions import Expression, Node
 
@@ -438,15 +437,20 @@ _LITERAL_FAMILIES: Final = {
     "bytes": "bytes",
     "json": "json",
 }
-# Literals whose SQL type is that of the column beside them: an enum label is a str.
-_HINTED_LITERALS: Final = {"str", "list", "json", "other"}
-_HINTED_NAMES: Final = {
-    *("=", "<>", "<", "<=", ">", ">=", "in", "coalesce", "greatest", "least"),
-}
-_SAME_FAMILY: Final = {"coalesce", "greatest", "least"}
+# Literals whose SQL type is that of the column beside them: an enum label is a str, and
+# NULL is of any type.
+_HINTED_LITERALS: Final = {"null", "str", "list", "json", "other"}
+# Columns beside which a str may stand for one of their values.
+_SPELT_AS_TEXT: Final = frozenset({"", "text", "date", "other"})
+_NUMBERS: Final = frozenset({"integer", "number"})
+_DATES: Final = frozenset({"date", "other"})
+_COMPARISONS: Final = ("=", "<>", "<", "<=", ">", ">=", "in")
+_SAME_FAMILY: Final = ("coalesce", "greatest", "least")
+_ALIKE: Final = frozenset({*_COMPARISONS, *_SAME_FAMILY})
+_ARITHMETIC: Final = frozenset({"+", "-", "*", "/"})
+_NULL_OF_NULLS: Final = frozenset({*_ARITHMETIC, "%", *_SAME_FAMILY})
 _RESULT_FAMILIES: Final = {
-    **dict.fromkeys(("=", "<>", "<", "<=", ">", ">="), "boolean"),
-    **dict.fromkeys(("AND", "OR", "NOT", "in", "is_null"), "boolean"),
+    **dict.fromkeys((*_COMPARISONS, "AND", "OR", "NOT", "is_null"), "boolean"),
     **dict.fromkeys(("concat", "lower", "upper"), "text"),
     "length": "integer",
     "merge": "json",
@@ -456,10 +460,17 @@ _RESULT_FAMILIES: Final = {
 # passes. The words after it say why the rest is refused.
 _OPERANDS: Final[dict[str, tuple[frozenset[str], str]]] = {
     **dict.fromkeys(
-        ("+", "-", "*", "/"),
+        _ARITHMETIC,
         (
             frozenset({"integer", "number", "other"}),
-            "it is arithmetic; text has .concat() and JSON has .merge()",
+            "it is arithmetic (text has .concat(), JSON .merge(), and SQLite no dates)",
+        ),
+    ),
+    **dict.fromkeys(
+        (*_COMPARISONS, "greatest", "least"),
+        (
+            frozenset({"integer", "number", "text", "boolean", "bytes", *_DATES}),
+            "the engines compare JSON differently",
         ),
     ),
     "%": (frozenset({"integer"}), "SQLite cuts the operands of % to integers"),
@@ -481,8 +492,10 @@ _OPERANDS: Final[dict[str, tuple[frozenset[str], str]]] = {
     "merge": (frozenset({"json", "text"}), "it joins JSON objects"),
 }
 _KNOWN_FAMILIES: Final = frozenset(
-    {"integer", "number", "text", "boolean", "json", "bytes", "other"}
+    {"integer", "number", "text", "boolean", "json", "bytes", *_DATES}
 )
+# What messages call a family; one engine's dates are the other's other types.
+_WORDS: Final = {**{family: family for family in _KNOWN_FAMILIES}, "date": "other"}
 
 
 class _Branch:
@@ -500,13 +513,23 @@ class _Branch:
         column = self.table.columns[name]
         if value.kind == "default":
             return Assignment(column, None)
-        return Assignment(column, self._resolve(value, column))
+        return Assignment(column, self._assigned(value, column))
 
     def comparison(self, name: str, value: _Numbered) -> Comparison:
         column = self.table.columns[name]
         if value.kind == "default":
             return Comparison(column, self._default(column))
-        return Comparison(column, self._resolve(value, column))
+        return Comparison(column, self._assigned(value, column))
+
+    def _assigned(self, value: _Numbered, column: Column) -> Term:
+        term = self._resolve(value, column)
+        if not _fits(term.family, column.family):
+            msg = (
+                f"{column.name!r} ({_WORDS[column.family]}) cannot take this expression"
+                f" ({_WORDS[term.family]}): the engines would store different values"
+            )
+            raise UsageError(msg)
+        return term
 
     def condition(self, value: _Numbered) -> Term:
         term = self._resolve(value, None)
@@ -532,8 +555,13 @@ class _Branch:
 
     def _literal(self, value: _Numbered, hint: Column | None) -> Term:
         kind = value.name
-        if kind in {"value", "container"} or (hint and kind in _HINTED_LITERALS):
-            family = "" if hint is None else hint.family
+        plain = kind in {"value", "container"}
+        if hint and not plain:
+            plain = kind in _HINTED_LITERALS and (
+                kind != "str" or hint.family in _SPELT_AS_TEXT
+            )
+        if plain:
+            family = "" if hint is None or kind == "null" else hint.family
             return Term("value", kind, slot=value.slot, column=hint, family=family)
         family = _LITERAL_FAMILIES.get(kind, "" if kind == "null" else "other")
         return Term("literal", kind, slot=value.slot, family=family)
@@ -565,25 +593,37 @@ class _Branch:
 
     def _operation(self, value: _Numbered, hint: Column | None) -> Term:
         kind, name = value.kind, value.name
-        inner = self._hint(value) or (hint if name in _SAME_FAMILY else None)
-        if name not in _HINTED_NAMES:
-            inner = None
+        beside = self._column_beside(value)
+        inner = None
+        if name in _ALIKE:
+            inner = beside or (hint if name in _SAME_FAMILY else None)
+        elif name in _ARITHMETIC and beside and beside.family in _NUMBERS:
+            inner = beside
         args = tuple(self._resolve(arg, inner) for arg in value.args)
         if kind in {"call", "sql"}:
             return Term(kind, name, args)
+        if name in _NULL_OF_NULLS and all(arg.name == "null" for arg in args):
+            return args[0]  # which has a type where the database needs one
         self._check_operands(name, args, name)
+        if name in _ALIKE:
+            _check_alike(name, args)
         return Term(kind, name, args, family=_family(name, args))
 
-    def _hint(self, value: _Numbered) -> Column | None:
-        named = (a.name for a in value.args if a.kind in {"column", "excluded"})
-        return next((self.table.columns[name] for name in named), None)
+    def _column_beside(self, value: _Numbered) -> Column | None:
+        """Find the column whose type the literals among the operands take."""
+        for arg in value.args:
+            if arg.kind in {"column", "excluded"}:
+                return self.table.columns[arg.name]
+            if arg.name in _SAME_FAMILY and (found := self._column_beside(arg)):
+                return found
+        return None
 
     def _check_operands(self, rule: str, args: Iterable[Term], where: str) -> None:
         allowed, why = _OPERANDS.get(rule, (_KNOWN_FAMILIES, ""))
         for arg in args:
             if arg.family and arg.family not in allowed:
                 what = arg.column.name if arg.column else arg.name
-                msg = f"{where} cannot take {what!r} ({arg.family}): {why}"
+                msg = f"{where} cannot take {what!r} ({_WORDS[arg.family]}): {why}"
                 raise UsageError(msg)
 
 
@@ -591,17 +631,39 @@ def _family(name: str, args: Sequence[Term]) -> str:
     if name in _RESULT_FAMILIES:
         return _RESULT_FAMILIES[name]
     families = [arg.family for arg in args if arg.family]
+    for family in ("other", "number"):
+        if family in families:
+            return family
     if name in _SAME_FAMILY:
         return families[0] if families else ""
-    return _arithmetic_family(families, len(args))
+    return "integer" if len(families) == len(args) else ""
 
 
-def _arithmetic_family(families: Sequence[str], operands: int) -> str:
-    if "other" in families:
-        return "other"
-    if "number" in families:
-        return "number"
-    return "integer" if families == ["integer"] * operands else ""
+def _check_alike(name: str, args: Sequence[Term]) -> None:
+    known = [arg for arg in args if arg.family]
+    for arg in known[1:]:
+        first = known[0].family
+        if arg.family != first and not _group(first) & _group(arg.family):
+            msg = (
+                f"{name} cannot take {_WORDS[first]} beside {_WORDS[arg.family]}:"
+                " PostgreSQL refuses it, and SQLite gives some value"
+            )
+            raise UsageError(msg)
+
+
+def _group(family: str) -> frozenset[str]:
+    if family in _NUMBERS:
+        return _NUMBERS
+    return _DATES if family in _DATES else frozenset({family})
+
+
+def _fits(family: str, column: str) -> bool:
+    """Tell whether both engines store an expression as the same value in a column."""
+    if not family or not column or family == column:
+        return True
+    if "other" in {family, column} or "date" in {family, column}:
+        return True
+    return (family, column) in {("integer", "number"), ("json", "text")}
 
 
 def _key_check(column: Column) -> Callable[[Any], None] | None:
@@ -691,12 +753,6 @@ def _check_sqlite_number(value: Any, _: Column) -> str | None:
     if isinstance(value, str) and looks_like_number(value):
         return "the column's affinity turns it into a number"
     return None
-
-
-# SQLite, "Datatypes In SQLite", section 3: what looks like a number becomes one.
-looks_like_number: Final = re.compile(
-    r"\s*[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?\s*", re.ASCII | re.IGNORECASE
-).fullmatch
 
 
 def _check_sqlite_real(value: Any, column: Column) -> str | None:

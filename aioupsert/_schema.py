@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeAlias
 
@@ -177,3 +178,8 @@ def _checked(parts: TableName, table: object) -> TableName:
 
 
 _MAX_PARTS: Final = 2
+
+# SQLite, "Datatypes In SQLite", section 3: what looks like a number becomes one.
+looks_like_number: Final = re.compile(
+    r"\s*[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?\s*", re.ASCII | re.IGNORECASE
+).fullmatch

@@ -78,11 +78,7 @@ class _Writer(Writer):
         return "?"
 
     def default(self, column: Column) -> str:
-        if column.default is None:
-            return "NULL"
-        # A column of text affinity would store its default as text.
-        cast = "CAST(({}) AS TEXT)" if column.family == "text" else "({})"
-        return cast.format(column.default)
+        return f"({column.default or 'NULL'})"
 
     def assigned(self, item: Assignment) -> str:
         return self.default(item.column) if item.term is None else self.term(item.term)

@@ -9,7 +9,13 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, Final
 
-from aioupsert._schema import Column, Table, TableName, UniqueIndex
+from aioupsert._schema import (
+    Column,
+    Table,
+    TableName,
+    UniqueIndex,
+    looks_like_number,
+)
 from aioupsert._sql.catalog import null_predicate
 from aioupsert._sql.quoting import quote, quote_text
 from aioupsert._sql.sending import Send, Steps
@@ -131,7 +137,7 @@ def _column(row: Sequence[Any], *, strict: bool) -> Column:
         key_type="",
         family=family,
         storage=storage,
-        default=_default(default),
+        default=_stored(_default(default), family, storage),
         generated=hidden in _GENERATED,
         type_id=f"{declared} {primary} {not_null}",
     )
@@ -160,8 +166,8 @@ _NUMERIC_FAMILIES: Final = {
     "JSON": "json",
     "NUM": "number",
     "DEC": "number",
-    "DATE": "other",
-    "TIME": "other",
+    "DATE": "date",
+    "TIME": "date",
 }
 _KEYWORDS: Final = frozenset(
     {"null", "true", "false", "current_time", "current_date", "current_timestamp"}
@@ -173,11 +179,25 @@ def _default(text: str | None) -> str | None:
     # column anywhere else.
     if text is None:
         return None
-    if re.fullmatch(r'"([^"]|"")*"', text):
-        return quote_text(text[1:-1].replace('""', '"'))
+    for opening, closing in ('""', "``", "[]"):
+        if text[0] == opening and text[-1] == closing:
+            return quote_text(text[1:-1].replace(closing * 2, closing))
     if re.fullmatch(r"[A-Za-z_]\w*", text) and text.lower() not in _KEYWORDS:
         return quote_text(text)
     return text
+
+
+def _stored(default: str | None, family: str, storage: str) -> str | None:
+    """Write a default as the column's affinity stores it."""
+    if default is None or family == "bytes":
+        return default
+    if family == "text":
+        is_blob = re.match(r"\(*x'", default, re.IGNORECASE)
+        return default if is_blob else f"CAST(({default}) AS TEXT)"
+    if storage in {"sqlite number", "sqlite real"} and default.startswith("'"):
+        text = default[1:-1]
+        return text if looks_like_number(text) else default
+    return default
 
 
 def _unique_indexes(

@@ -8,8 +8,7 @@ from contextlib import asynccontextmanager
 from types import ModuleType
 from typing import Any, Protocol
 
-from aioupsert._plan import looks_like_number
-from aioupsert._schema import Column
+from aioupsert._schema import Column, looks_like_number
 from aioupsert.cli.errors import LoadError
 
 
