@@ -463,7 +463,7 @@ _OPERANDS: Final[dict[str, tuple[frozenset[str], str]]] = {
         _ARITHMETIC,
         (
             frozenset({"integer", "number", "other"}),
-            "it is arithmetic (text has .concat(), JSON .merge(), and SQLite no dates)",
+            "text has .concat(), JSON has .merge(), and it is arithmetic, on numbers",
         ),
     ),
     **dict.fromkeys(

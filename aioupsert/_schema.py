@@ -115,7 +115,8 @@ class Table:
         reads_back: Whether only a query tells what is there, before and after a write.
         refuses_updates: Whether a trigger or policy may keep an update from a row that
             is there.
-        shows_indexes: Whether *unique* is the whole truth; a view's are its tables'.
+        shows_indexes: Whether *unique* is the whole truth; a view's are its tables',
+            and a foreign table's are elsewhere.
     """
 
     name: TableName

@@ -303,12 +303,12 @@ def SQL(text: str, *values: Operand) -> Expression:  # noqa: N802  # reads as th
     *text* is sent as it is: never build it from user input. Write ``{{`` and ``}}``
     for braces.
     """
-    fields = [field for _, field, _, _ in _parse(text) if field is not None]
-    if any(fields):
-        msg = f"SQL() takes plain {{}} places, not {{{next(filter(None, fields))}}}"
+    places = [place for _, *place in _parse(text) if place[0] is not None]
+    if any(any(place) for place in places):
+        msg = f"SQL() takes plain {{}} places; what is inside them in {text!r}?"
         raise UsageError(msg)
-    if len(fields) != len(values):
-        msg = f"SQL() has {len(fields)} places for {len(values)} values"
+    if len(places) != len(values):
+        msg = f"SQL() has {len(places)} places for {len(values)} values"
         raise UsageError(msg)
     return _build("sql", text, *values)
 

@@ -5,14 +5,17 @@ from __future__ import annotations
 import re
 from typing import Final
 
-_IS_NULL: Final = re.compile(r'(?:"((?:[^"]|"")+)"|(\w+)) IS NULL', re.IGNORECASE)
+_TEST: Final = r'\(*\s*("(?:[^"]|"")+"|[^\W\d]\w*)\s+IS\s+NULL\s*\)*'
+_TESTS: Final = re.compile(rf"{_TEST}(?:\s+AND\s+{_TEST})*", re.IGNORECASE)
+_COLUMNS: Final = re.compile(_TEST, re.IGNORECASE)
 
 
 def null_predicate(predicate: str | None) -> tuple[str, ...]:
     """Give the columns of ``a IS NULL [AND b IS NULL ...]``; nothing if it is more."""
-    if predicate is None:
+    if predicate is None or not _TESTS.fullmatch(predicate.strip()):
         return ()
-    plain = predicate.replace("(", "").replace(")", "").strip()
-    tests = [_IS_NULL.fullmatch(part) for part in re.split(r"\s+AND\s+", plain)]
-    names = [(m[1] or m[2]).replace('""', '"') for m in tests if m is not None]
-    return tuple(names) if len(names) == len(tests) else ()
+    names: list[str] = _COLUMNS.findall(predicate)
+    return tuple(
+        name[1:-1].replace('""', '"') if name.startswith('"') else name
+        for name in names
+    )

@@ -35,14 +35,8 @@ SELECT json_build_object(
   'instead', EXISTS (
     SELECT FROM pg_catalog.pg_trigger g
     WHERE g.tgrelid = c.oid AND g.tgtype & 64 <> 0 AND g.tgenabled <> 'D'),
-  'before', EXISTS (
-    SELECT FROM pg_catalog.pg_trigger g
-    WHERE g.tgtype & 7 = 7 AND g.tgenabled <> 'D' AND (g.tgrelid = c.oid
-      OR g.tgrelid IN (SELECT p.relid FROM pg_catalog.pg_partition_tree(c.oid) p))),
-  'refuses', c.relrowsecurity OR EXISTS (
-    SELECT FROM pg_catalog.pg_trigger g
-    WHERE g.tgtype & 19 = 19 AND g.tgenabled <> 'D' AND (g.tgrelid = c.oid
-      OR g.tgrelid IN (SELECT p.relid FROM pg_catalog.pg_partition_tree(c.oid) p))),
+  'before', b.on_insert,
+  'refuses', c.relrowsecurity OR b.on_update,
   'columns', (
     SELECT json_agg(json_build_object(
       'name', a.attname,
@@ -112,6 +106,16 @@ SELECT json_build_object(
   )::text
 FROM pg_catalog.pg_class c
 JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+CROSS JOIN LATERAL (
+  WITH RECURSIVE family (oid) AS (
+    SELECT c.oid
+    UNION ALL
+    SELECT h.inhrelid FROM pg_catalog.pg_inherits h
+    JOIN family ON family.oid = h.inhparent)
+  SELECT coalesce(bool_or(g.tgtype & 7 = 7), false) AS on_insert,
+    coalesce(bool_or(g.tgtype & 19 = 19), false) AS on_update
+  FROM pg_catalog.pg_trigger g JOIN family ON family.oid = g.tgrelid
+  WHERE g.tgenabled <> 'D') b
 WHERE c.oid = to_regclass($1::text)
 """
 
@@ -163,7 +167,7 @@ def _table(name: TableName, found: Mapping[str, Any]) -> Table:
         needs_key_lock=exclusive or deferrable,
         upserts=kind == "r",
         refuses_updates=found["refuses"],
-        shows_indexes=kind != "v",
+        shows_indexes=kind not in {"v", "f"},
     )
 
 
