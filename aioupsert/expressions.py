@@ -303,9 +303,13 @@ def SQL(text: str, *values: Operand) -> Expression:  # noqa: N802  # reads as th
     *text* is sent as it is: never build it from user input. Write ``{{`` and ``}}``
     for braces.
     """
-    places = [place for _, *place in _parse(text) if place[0] is not None]
-    if any(any(place) for place in places):
-        msg = f"SQL() takes plain {{}} places; what is inside them in {text!r}?"
+    places = [
+        field + (f"!{conversion}" if conversion else "") + (f":{spec}" if spec else "")
+        for _, field, spec, conversion in _parse(text)
+        if field is not None
+    ]
+    if any(places):
+        msg = f"SQL() takes plain {{}} places, not {{{next(filter(None, places))}}}"
         raise UsageError(msg)
     if len(places) != len(values):
         msg = f"SQL() has {len(places)} places for {len(values)} values"
