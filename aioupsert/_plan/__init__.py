@@ -1,0 +1,22 @@
+"""
+The arguments of a call, checked: first by themselves, then against the table.
+
+The shape of a call (call.py) becomes a plan (plan.py), with its expressions resolved
+(terms.py) and its key guarded (keys.py). Nothing here knows SQL or a driver.
+"""
+
+from aioupsert._plan.call import Call, Shape, read_call
+from aioupsert._plan.plan import KeyTerm, Plan, make_plan
+from aioupsert._plan.terms import Assignment, Comparison, Term
+
+__all__ = [
+    "Assignment",
+    "Call",
+    "Comparison",
+    "KeyTerm",
+    "Plan",
+    "Shape",
+    "Term",
+    "make_plan",
+    "read_call",
+]

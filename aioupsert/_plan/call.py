@@ -1,0 +1,119 @@
+"""
+The arguments of a call: what can be seen without the database.
+
+A *shape* is hashable and holds no values, so that calls which differ only in values
+share one plan and its statements. Values travel beside it in a flat list; a *slot* is a
+place in that list.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final, NamedTuple, TypeAlias, cast
+
+from aioupsert.errors import UsageError
+from aioupsert.expressions import Expression, Node
+
+Items: TypeAlias = tuple[tuple[str, Node], ...]
+
+
+class Call(NamedTuple):
+    """A call without its values; a shape, with names."""
+
+    key: tuple[tuple[str, str], ...]
+    defaults: Items
+    create_defaults: Items
+    touch: Items
+    where: Node | None
+    skip_unchanged: bool
+    returning: str | tuple[str, ...] | None
+    without_unique_index: str
+    strategy: str
+
+
+Shape: TypeAlias = tuple[Any, ...]
+"""A `Call` as a plain tuple, which is quicker to make and to hash."""
+
+# A plain value takes the type of its column. Whether it is a dict or a list belongs to
+# the shape: as JSON it is encoded here, as an array or a composite by the driver.
+_VALUE: Final[Node] = ("literal", "value", ())
+_CONTAINER: Final[Node] = ("literal", "container", ())
+
+
+def read_call(
+    *,
+    key: Mapping[str, Any],
+    defaults: Mapping[str, Any] | None,
+    create_defaults: Mapping[str, Any] | None,
+    where: Expression | None,
+    skip_unchanged: bool,
+    touch: Mapping[str, Any] | None,
+    returning: str | Sequence[str] | None,
+    without_unique_index: str,
+    strategy: str,
+) -> tuple[Shape, list[Any]]:
+    """Split the arguments of a call into its shape and its values."""
+    values: list[Any] = []
+    shape = (
+        _read_key(key, values),
+        _read_items("defaults", defaults, values) if defaults else (),
+        _read_items("create_defaults", create_defaults, values)
+        if create_defaults
+        else (),
+        _read_items("touch", touch, values) if touch else (),
+        None if where is None else _read_where(where, values),
+        skip_unchanged,
+        returning
+        if returning is None or isinstance(returning, str)
+        else tuple(returning),
+        without_unique_index,
+        strategy,
+    )
+    return shape, values
+
+
+def _read_key(key: Mapping[str, Any], values: list[Any]) -> tuple[tuple[str, str], ...]:
+    names: list[tuple[str, str]] = []
+    for name, value in _pairs("key", key):
+        if isinstance(value, Expression):
+            msg = f"key[{name!r}] must be a plain value, not {value!r}"
+            raise UsageError(msg)
+        names.append((name, "null" if value is None else _plain(value)[1]))
+        values.append(value)
+    if not names:
+        msg = "key is empty: name the columns that identify the row"
+        raise UsageError(msg)
+    return tuple(names)
+
+
+def _read_items(argument: str, items: Mapping[str, Any], values: list[Any]) -> Items:
+    nodes: list[tuple[str, Node]] = []
+    for name, given in _pairs(argument, items):
+        value = given() if callable(given) else given
+        if isinstance(value, Expression):
+            nodes.append((name, value.node))
+            values.extend(value.values)
+        else:
+            nodes.append((name, _plain(value)))
+            values.append(value)
+    return tuple(nodes)
+
+
+def _plain(value: Any) -> Node:
+    return _CONTAINER if isinstance(value, (dict, list)) else _VALUE
+
+
+def _read_where(where: object, values: list[Any]) -> Node:
+    if not isinstance(where, Expression):
+        msg = f'where takes an expression such as F("version") < 3, not {where!r}'
+        raise UsageError(msg)
+    values.extend(where.values)
+    return where.node
+
+
+def _pairs(argument: str, items: object) -> Iterable[tuple[str, Any]]:
+    # The first test is the quick one.
+    if items.__class__ is dict or isinstance(items, Mapping):
+        return cast("Mapping[str, Any]", items).items()
+    msg = f"{argument} must be a mapping of column names to values, not {items!r}"
+    raise UsageError(msg)

@@ -1,0 +1,265 @@
+"""A call, checked against the table's description: everything its statements need."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple
+
+from aioupsert._plan.call import Call, Shape
+from aioupsert._plan.keys import key_check
+from aioupsert._plan.terms import (
+    Assignment,
+    Branch,
+    Comparison,
+    Numbered,
+    Term,
+    number,
+    number_node,
+)
+from aioupsert._schema import Column, Table
+from aioupsert.errors import MissingUniqueIndexError, UnknownColumnError, UsageError
+from aioupsert.expressions import Node
+
+WITHOUT_UNIQUE_INDEX: Final = ("warn", "error", "allow", "lock")
+STRATEGIES: Final = ("auto", "fast", "exact", "on_conflict")
+
+
+class KeyTerm(NamedTuple):
+    """A column of the key, the slot of its value, and what that is."""
+
+    column: Column
+    slot: int
+    kind: str
+
+    @property
+    def is_null(self) -> bool:
+        """Whether the value is NULL."""
+        return self.kind == "null"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """
+    A checked call: everything its statements need but the values.
+
+    Attributes:
+        table: The table.
+        key: What identifies the row.
+        update: What an update sets; empty when a row that is there is left alone.
+        compare: The columns whose values decide UNCHANGED, with the new values; None
+            when nobody asked.
+        insert: What an insert sets.
+        where: The condition of an update, or None.
+        returning: The columns to return.
+        exact: Why the single statement is not used, or None.
+        on_conflict: Whether the caller asked for ``INSERT ... ON CONFLICT DO UPDATE``.
+        lock: Whether an advisory lock replaces the missing unique index.
+        warning: What to warn of, once, or None.
+        checks: Checks of key values, each with the slot it reads.
+    """
+
+    table: Table
+    key: tuple[KeyTerm, ...]
+    update: tuple[Assignment, ...]
+    compare: tuple[Comparison, ...] | None
+    insert: tuple[Assignment, ...]
+    where: Term | None
+    returning: tuple[str, ...]
+    exact: str | None
+    on_conflict: bool
+    lock: bool
+    warning: str | None
+    checks: tuple[tuple[int, Callable[[Any], None]], ...]
+
+    @property
+    def conditional(self) -> bool:
+        """Whether a row that is there may not be updated."""
+        return (
+            not self.update
+            or self.where is not None
+            or self.compare is not None
+            or self.table.refuses_updates
+            or self.table.reads_back
+        )
+
+
+def make_plan(given: Shape, table: Table) -> Plan:
+    """
+    Check a call, given as its shape, against the table.
+
+    Raises:
+        UsageError: The arguments contradict each other or the table.
+        UnknownColumnError: Columns that the table does not have, all of them named.
+        MissingUniqueIndexError: No unique index, and the call insisted on one.
+    """
+    shape = Call(*given)
+    _check_words(shape)
+    _check_columns(shape, table)
+    key = tuple(
+        KeyTerm(table.columns[name], slot, kind)
+        for slot, (name, kind) in enumerate(shape.key)
+    )
+    slots = itertools.count(len(key))
+    defaults = number(shape.defaults, slots)
+    create_defaults = number(shape.create_defaults, slots)
+    touch = number(shape.touch, slots)
+    where = None if shape.where is None else number_node(shape.where, slots)
+
+    keys = {
+        k.column.name: Numbered(
+            "literal", k.kind if k.kind == "container" else "value", slot=k.slot
+        )
+        for k in key
+    }
+    on_update = Branch(
+        table, {**create_defaults, **keys, **touch, **defaults}, creates=False
+    )
+    on_create = Branch(
+        table, {**keys, **defaults, **touch, **create_defaults}, creates=True
+    )
+    guarded = shape.skip_unchanged or bool(touch)
+    written = {**defaults, **touch} if defaults else {}
+    returning = _returning(shape, table)
+    unique = table.is_unique({k.column.name: k.is_null for k in key})
+    plan = Plan(
+        table=table,
+        key=key,
+        update=tuple(on_update.assignment(c, n) for c, n in written.items()),
+        compare=tuple(on_update.comparison(c, n) for c, n in defaults.items())
+        if guarded
+        else None,
+        insert=tuple(
+            on_create.assignment(c, n)
+            for c, n in on_create.brought.items()
+            if not table.columns[c].generated
+        ),
+        where=None if where is None else on_update.condition(where),
+        returning=returning,
+        exact=_why_exact(shape, table),
+        on_conflict=shape.strategy == "on_conflict",
+        lock=shape.without_unique_index == "lock" and not unique,
+        warning=None if unique else _missing_index(shape, table),
+        checks=tuple(
+            (k.slot, check)
+            for k in key
+            if not k.is_null and (check := key_check(k.column)) is not None
+        ),
+    )
+    _check_strategy(shape, plan)
+    return plan
+
+
+def _check_words(shape: Call) -> None:
+    if shape.without_unique_index not in WITHOUT_UNIQUE_INDEX:
+        _refuse_word(
+            "without_unique_index", shape.without_unique_index, WITHOUT_UNIQUE_INDEX
+        )
+    if shape.strategy not in STRATEGIES:
+        _refuse_word("strategy", shape.strategy, STRATEGIES)
+    both = sorted(dict(shape.defaults).keys() & dict(shape.touch))
+    if both:
+        msg = f"in both defaults and touch: {', '.join(map(repr, both))}"
+        raise UsageError(msg)
+
+
+def _refuse_word(argument: str, word: str, words: Sequence[str]) -> None:
+    msg = f"{argument} must be one of {', '.join(map(repr, words))}, not {word!r}"
+    raise UsageError(msg)
+
+
+def _check_columns(shape: Call, table: Table) -> None:
+    named = {name for name, _ in shape.key}
+    nodes = [] if shape.where is None else [shape.where]
+    for items in (shape.defaults, shape.create_defaults, shape.touch):
+        named |= {name for name, _ in items}
+        nodes += [node for _, node in items]
+    for node in nodes:
+        named |= set(_columns_of(node))
+    if shape.returning is not None and shape.returning != "*":
+        named |= set(_names(shape.returning))
+    unknown = [name for name in named if name not in table.columns]
+    if unknown:
+        raise UnknownColumnError(table.label, map(str, unknown), table.visible)
+    for argument in ("defaults", "create_defaults", "touch"):
+        for name, _ in getattr(shape, argument):
+            if table.columns[name].generated:
+                msg = (
+                    f"{argument}[{name!r}]: the database computes this column of"
+                    f" {table.label}, it cannot be written"
+                )
+                raise UsageError(msg)
+
+
+def _columns_of(node: Node) -> Iterator[str]:
+    kind, name, operands = node
+    if kind in {"column", "excluded"}:
+        yield name
+    for operand in operands:
+        yield from _columns_of(operand)
+
+
+def _names(returning: str | tuple[str, ...]) -> tuple[str, ...]:
+    return (returning,) if isinstance(returning, str) else returning
+
+
+def _returning(shape: Call, table: Table) -> tuple[str, ...]:
+    if shape.returning is None:
+        return ()
+    named = table.visible if shape.returning == "*" else _names(shape.returning)
+    names = tuple(dict.fromkeys(named))
+    if names and not table.returns_rows and not table.reads_back:
+        msg = f"returning: a virtual table such as {table.label} returns no rows"
+        raise UsageError(msg)
+    return names
+
+
+def _missing_index(shape: Call, table: Table) -> str | None:
+    key = ", ".join(name for name, _ in shape.key)
+    text = (
+        f"no unique index makes ({key}) of {table.label} unique, so concurrent calls"
+        " may create the row twice; add one, or pass without_unique_index="
+        '"lock" or "allow"'
+    )
+    if shape.without_unique_index == "error":
+        raise MissingUniqueIndexError(text)
+    warn = shape.without_unique_index == "warn" and table.shows_indexes
+    return text if warn else None
+
+
+def _why_exact(shape: Call, table: Table) -> str | None:
+    if shape.strategy == "exact":
+        return "asked for"
+    written = [name for name, _ in shape.key]
+    if any(
+        table.columns[n].generated or table.columns[n].always_identity for n in written
+    ):
+        return "the key has a column that only the database may write"
+    return table.needs_exact
+
+
+def _check_strategy(shape: Call, plan: Plan) -> None:
+    if shape.strategy == "fast" and plan.exact:
+        msg = f'strategy="fast" cannot serve {plan.table.label}: {plan.exact}'
+        raise UsageError(msg)
+    if not plan.on_conflict:
+        return
+    key = {k.column.name: k.is_null for k in plan.key}
+    if not any(index.matches(key) for index in plan.table.unique):
+        msg = (
+            f'strategy="on_conflict" needs a unique index on exactly ({", ".join(key)})'
+            f" of {plan.table.label}, neither partial nor deferrable"
+        )
+        raise MissingUniqueIndexError(msg)
+    items = (*shape.defaults, *shape.create_defaults, *shape.touch)
+    renamed = sorted({name for name, _ in items if name in key})
+    if renamed or not plan.table.upserts:
+        why = (
+            f"the key's {', '.join(renamed)} is given another value, which would create"
+            " a second row"
+            if renamed
+            else "it cannot tell created from updated there"
+        )
+        msg = f'strategy="on_conflict" cannot serve {plan.table.label}: {why}'
+        raise UsageError(msg)

@@ -1,0 +1,316 @@
+"""
+Expressions, resolved against a table for one branch of a call: update or create.
+
+Here is decided what `F` and `Excluded` mean in the branch, which type a literal takes,
+and what is refused because the engines would not agree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+from aioupsert._plan.call import Items
+from aioupsert._schema import Column, Table
+from aioupsert.errors import UsageError
+from aioupsert.expressions import Node
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """
+    One node of an expression, resolved for one branch (update or create).
+
+    Attributes:
+        kind: column, default (the column's default, inlined), value (typed by
+            *column*), literal (typed by its Python type), operator, function, call or
+            sql.
+        name: As in `Node`.
+        args: The operands.
+        slot: Where the value of a literal or value is.
+        column: The column that types it.
+        family: What expressions may do with it; "" where nobody can know.
+    """
+
+    kind: str
+    name: str = ""
+    args: tuple[Term, ...] = ()
+    slot: int = -1
+    column: Column | None = None
+    family: str = ""
+
+
+class Assignment(NamedTuple):
+    """A column and what it is set to; None means the keyword DEFAULT."""
+
+    column: Column
+    term: Term | None
+
+
+class Comparison(NamedTuple):
+    """A column and the value that would replace the stored one."""
+
+    column: Column
+    term: Term
+
+
+@dataclass(frozen=True, slots=True)
+class Numbered:
+    """A node whose literals know their slots."""
+
+    kind: str
+    name: str
+    args: tuple[Numbered, ...] = ()
+    slot: int = -1
+
+
+def number(items: Items, slots: Iterator[int]) -> dict[str, Numbered]:
+    return {name: number_node(node, slots) for name, node in items}
+
+
+def number_node(node: Node, slots: Iterator[int]) -> Numbered:
+    kind, name, operands = node
+    if kind == "literal":
+        return Numbered(kind, name, slot=next(slots))
+    return Numbered(kind, name, tuple(number_node(o, slots) for o in operands))
+
+
+_LITERAL_FAMILIES: Final = {
+    "bool": "boolean",
+    "int4": "integer",
+    "int8": "integer",
+    "numeric": "integer",
+    "float": "number",
+    "decimal": "number",
+    "str": "text",
+    "bytes": "bytes",
+    "json": "json",
+}
+# Literals whose SQL type is that of the column beside them: an enum label is a str, and
+# NULL is of any type.
+_HINTED_LITERALS: Final = {"null", "str", "list", "json", "other"}
+# Columns beside which a str may stand for one of their values.
+_SPELT_AS_TEXT: Final = frozenset({"", "text", "date", "other"})
+_NUMBERS: Final = frozenset({"integer", "number"})
+_DATES: Final = frozenset({"date", "other"})
+_COMPARISONS: Final = ("=", "<>", "<", "<=", ">", ">=", "in")
+_SAME_FAMILY: Final = ("coalesce", "greatest", "least")
+_ALIKE: Final = frozenset({*_COMPARISONS, *_SAME_FAMILY})
+_ARITHMETIC: Final = frozenset({"+", "-", "*", "/"})
+_NULL_OF_NULLS: Final = frozenset({*_ARITHMETIC, "%", *_SAME_FAMILY})
+_RESULT_FAMILIES: Final = {
+    **dict.fromkeys((*_COMPARISONS, "AND", "OR", "NOT", "is_null"), "boolean"),
+    **dict.fromkeys(("concat", "lower", "upper"), "text"),
+    "length": "integer",
+    "merge": "json",
+    "now": "other",
+}
+# What each operator or function can take so that both engines agree; "" is unknown and
+# passes. The words after it say why the rest is refused.
+_OPERANDS: Final[dict[str, tuple[frozenset[str], str]]] = {
+    **dict.fromkeys(
+        _ARITHMETIC,
+        (
+            frozenset({"integer", "number", "other"}),
+            "text has .concat(), JSON has .merge(), and it is arithmetic, on numbers",
+        ),
+    ),
+    **dict.fromkeys(
+        (*_COMPARISONS, "greatest", "least"),
+        (
+            frozenset({"integer", "number", "text", "boolean", "bytes", *_DATES}),
+            "the engines compare JSON differently",
+        ),
+    ),
+    "%": (frozenset({"integer"}), "SQLite cuts the operands of % to integers"),
+    **dict.fromkeys(
+        ("AND", "OR", "NOT"),
+        (frozenset({"boolean"}), "&, | and ~ combine conditions, not numbers"),
+    ),
+    "concat": (
+        frozenset({"text", "integer"}),
+        "the engines write other values differently as text",
+    ),
+    **dict.fromkeys(
+        ("lower", "upper"), (frozenset({"text"}), "they change letters only")
+    ),
+    "length": (
+        frozenset({"text", "bytes"}),
+        "it counts characters of text and bytes of binary values",
+    ),
+    "merge": (frozenset({"json", "text"}), "it joins JSON objects"),
+}
+_KNOWN_FAMILIES: Final = frozenset(
+    {"integer", "number", "text", "boolean", "json", "bytes", *_DATES}
+)
+# What messages call a family; one engine's dates are the other's other types.
+_WORDS: Final = {**{family: family for family in _KNOWN_FAMILIES}, "date": "other"}
+
+
+class Branch:
+    """Resolves expressions for one branch: what F and Excluded mean there."""
+
+    def __init__(
+        self, table: Table, brought: dict[str, Numbered], *, creates: bool
+    ) -> None:
+        self.table = table
+        self.brought = brought
+        self._creates = creates
+        self._open: list[str] = []
+
+    def assignment(self, name: str, value: Numbered) -> Assignment:
+        column = self.table.columns[name]
+        if value.kind == "default":
+            return Assignment(column, None)
+        return Assignment(column, self._assigned(value, column))
+
+    def comparison(self, name: str, value: Numbered) -> Comparison:
+        column = self.table.columns[name]
+        if value.kind == "default":
+            return Comparison(column, self._default(column))
+        return Comparison(column, self._assigned(value, column))
+
+    def _assigned(self, value: Numbered, column: Column) -> Term:
+        term = self._resolve(value, column)
+        if not _fits(term.family, column.family):
+            msg = (
+                f"{column.name!r} ({_WORDS[column.family]}) cannot take this expression"
+                f" ({_WORDS[term.family]}): the engines would store different values"
+            )
+            raise UsageError(msg)
+        return term
+
+    def condition(self, value: Numbered) -> Term:
+        term = self._resolve(value, None)
+        self._check_operands("AND", (term,), "where")
+        return term
+
+    def _resolve(self, value: Numbered, hint: Column | None) -> Term:
+        match value.kind:
+            case "literal":
+                return self._literal(value, hint)
+            case "column":
+                column = self.table.columns[value.name]
+                if self._creates:
+                    return self._default(column)
+                return Term("column", column=column, family=column.family)
+            case "excluded":
+                return self._excluded(value.name)
+            case "default":
+                msg = "DEFAULT is a whole value; inside an expression use F(column)"
+                raise UsageError(msg)
+            case _:
+                return self._operation(value, hint)
+
+    def _literal(self, value: Numbered, hint: Column | None) -> Term:
+        kind = value.name
+        plain = kind in {"value", "container"}
+        if hint and not plain:
+            plain = kind in _HINTED_LITERALS and (
+                kind != "str" or hint.family in _SPELT_AS_TEXT
+            )
+        if plain:
+            family = "" if hint is None or kind == "null" else hint.family
+            return Term("value", kind, slot=value.slot, column=hint, family=family)
+        family = _LITERAL_FAMILIES.get(kind, "" if kind == "null" else "other")
+        return Term("literal", kind, slot=value.slot, family=family)
+
+    def _default(self, column: Column) -> Term:
+        if column.generated:
+            msg = (
+                f"F({column.name!r}) has no value when the row is created:"
+                " the database computes this column"
+            )
+            raise UsageError(msg)
+        return Term("default", column=column, family=column.family)
+
+    def _excluded(self, name: str) -> Term:
+        if name not in self.brought:
+            msg = f"Excluded({name!r}): this call brings no value for {name!r}"
+            raise UsageError(msg)
+        if name in self._open:
+            msg = f"Excluded({name!r}) is defined by itself"
+            raise UsageError(msg)
+        value = self.brought[name]
+        column = self.table.columns[name]
+        if value.kind == "default":
+            return self._default(column)
+        self._open.append(name)
+        term = self._resolve(value, column)
+        self._open.pop()
+        return term
+
+    def _operation(self, value: Numbered, hint: Column | None) -> Term:
+        kind, name = value.kind, value.name
+        beside = self._column_beside(value)
+        inner = None
+        if name in _ALIKE:
+            inner = beside or (hint if name in _SAME_FAMILY else None)
+        elif name in _ARITHMETIC and beside and beside.family in _NUMBERS:
+            inner = beside
+        args = tuple(self._resolve(arg, inner) for arg in value.args)
+        if kind in {"call", "sql"}:
+            return Term(kind, name, args)
+        if name in _NULL_OF_NULLS and all(arg.name == "null" for arg in args):
+            return args[0]  # which has a type where the database needs one
+        self._check_operands(name, args, name)
+        if name in _ALIKE:
+            _check_alike(name, args)
+        return Term(kind, name, args, family=_family(name, args))
+
+    def _column_beside(self, value: Numbered) -> Column | None:
+        """Find the column whose type the literals among the operands take."""
+        for arg in value.args:
+            if arg.kind in {"column", "excluded"}:
+                return self.table.columns[arg.name]
+            if arg.name in _SAME_FAMILY and (found := self._column_beside(arg)):
+                return found
+        return None
+
+    def _check_operands(self, rule: str, args: Iterable[Term], where: str) -> None:
+        allowed, why = _OPERANDS.get(rule, (_KNOWN_FAMILIES, ""))
+        for arg in args:
+            if arg.family and arg.family not in allowed:
+                what = arg.column.name if arg.column else arg.name
+                msg = f"{where} cannot take {what!r} ({_WORDS[arg.family]}): {why}"
+                raise UsageError(msg)
+
+
+def _family(name: str, args: Sequence[Term]) -> str:
+    if name in _RESULT_FAMILIES:
+        return _RESULT_FAMILIES[name]
+    families = [arg.family for arg in args if arg.family]
+    for family in ("other", "number"):
+        if family in families:
+            return family
+    if name in _SAME_FAMILY:
+        return families[0] if families else ""
+    return "integer" if len(families) == len(args) else ""
+
+
+def _check_alike(name: str, args: Sequence[Term]) -> None:
+    known = [arg for arg in args if arg.family]
+    for arg in known[1:]:
+        first = known[0].family
+        if arg.family != first and not _group(first) & _group(arg.family):
+            msg = (
+                f"{name} cannot take {_WORDS[first]} beside {_WORDS[arg.family]}:"
+                " PostgreSQL refuses it, and SQLite gives some value"
+            )
+            raise UsageError(msg)
+
+
+def _group(family: str) -> frozenset[str]:
+    if family in _NUMBERS:
+        return _NUMBERS
+    return _DATES if family in _DATES else frozenset({family})
+
+
+def _fits(family: str, column: str) -> bool:
+    """Tell whether both engines store an expression as the same value in a column."""
+    if not family or not column or family == column:
+        return True
+    if "other" in {family, column} or "date" in {family, column}:
+        return True
+    return (family, column) in {("integer", "number"), ("json", "text")}
