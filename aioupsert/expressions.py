@@ -89,9 +89,9 @@ class Expression:
         """Show the tree, with the values in their places."""
         return _describe(self.node, iter(self.values))
 
-    # One expression may be a dictionary key, so hashing stays by identity although
-    # == builds an expression.
-    __hash__ = object.__hash__
+    def __hash__(self) -> int:
+        """Hash by identity, as == builds an expression and does not compare."""
+        return object.__hash__(self)
 
     def __bool__(self) -> bool:
         """Refuse: ``and``, ``or`` and ``not`` would silently drop a condition."""
@@ -222,8 +222,8 @@ class F(Expression):
         """Name the column."""
         if not isinstance(column, str):
             _refuse_name(column, "F")
-        self.node = ("column", column, ())
-        self.values = ()
+        self.node: Node = ("column", column, ())
+        self.values: tuple[Any, ...] = ()
 
 
 class Excluded(Expression):
@@ -235,8 +235,8 @@ class Excluded(Expression):
         """Name the column."""
         if not isinstance(column, str):
             _refuse_name(column, "Excluded")
-        self.node = ("excluded", column, ())
-        self.values = ()
+        self.node: Node = ("excluded", column, ())
+        self.values: tuple[Any, ...] = ()
 
 
 DEFAULT: Final = Expression(("default", "", ()))

@@ -209,8 +209,8 @@ def test_an_unknown_table_suggests_the_option(place: Place, file: Write) -> None
 
 def test_an_unknown_column_is_said_with_the_closest(place: Place, file: Write) -> None:
     place.query("CREATE TABLE t (id integer PRIMARY KEY, title text)")
-    result = place.load(file("id,titel\n1,a\n"), "--key", "id")
-    assert "has no column 'titel' (did you mean 'title'?)" in result.stderr
+    result = place.load(file("id,titles\n1,a\n"), "--key", "id")
+    assert "has no column 'titles' (did you mean 'title'?)" in result.stderr
 
 
 @pytest.mark.parametrize(
