@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import sqlite3
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from types import ModuleType
@@ -87,10 +88,12 @@ def _number(text: str) -> int | float:
 async def _open_sqlite(path: str) -> AsyncGenerator[Database]:
     driver = _driver("aiosqlite")
     try:
-        connection = await driver.connect(path, isolation_level=None)
-    except driver.Error as exc:
+        # First without aiosqlite, whose thread outlives an attempt that fails.
+        sqlite3.connect(path).close()
+    except sqlite3.Error as exc:
         msg = f"{path}: {exc}"
         raise LoadError(msg) from exc
+    connection = await driver.connect(path, isolation_level=None)
     try:
         await connection.execute_fetchall("BEGIN IMMEDIATE")
         yield _SqliteDatabase(connection)
