@@ -86,12 +86,16 @@ _LITERAL_FAMILIES: Final = {
     "str": "text",
     "bytes": "bytes",
     "json": "json",
+    "list": "list",
 }
-# Literals whose SQL type is that of the column beside them: an enum label is a str, and
-# NULL is of any type.
-_HINTED_LITERALS: Final = {"null", "str", "list", "json", "other"}
-# Columns beside which a str may stand for one of their values.
-_SPELT_AS_TEXT: Final = frozenset({"", "text", "date", "other"})
+# Literals whose SQL type is that of the column beside them, if it is of such a family: an
+# enum label is a str, an array a list, a composite value a dict, and NULL is of any type.
+_HINTED_LITERALS: Final[dict[str, frozenset[str]]] = {
+    "str": frozenset({"", "text", "date", "other"}),
+    "list": frozenset({"", "json", "other"}),
+    "json": frozenset({"", "json", "other"}),
+}
+_ALWAYS_HINTED: Final = frozenset({"null", "other"})
 _NUMBERS: Final = frozenset({"integer", "number"})
 _DATES: Final = frozenset({"date", "other"})
 _COMPARISONS: Final = ("=", "<>", "<", "<=", ">", ">=", "in")
@@ -145,7 +149,11 @@ _KNOWN_FAMILIES: Final = frozenset(
     {"integer", "number", "text", "boolean", "json", "bytes", *_DATES}
 )
 # What messages call a family; one engine's dates are the other's other types.
-_WORDS: Final = {**{family: family for family in _KNOWN_FAMILIES}, "date": "other"}
+_WORDS: Final = {
+    **{family: family for family in (*_KNOWN_FAMILIES, "list")},
+    "date": "other",
+}
+_UNTYPED: Final = "a list takes its type from a column beside it"
 
 
 class Branch:
@@ -207,9 +215,8 @@ class Branch:
         kind = value.name
         plain = kind in {"value", "container"}
         if hint and not plain:
-            plain = kind in _HINTED_LITERALS and (
-                kind != "str" or hint.family in _SPELT_AS_TEXT
-            )
+            families = _HINTED_LITERALS.get(kind, ())
+            plain = kind in _ALWAYS_HINTED or hint.family in families
         if plain:
             family = "" if hint is None or kind == "null" else hint.family
             return Term("value", kind, slot=value.slot, column=hint, family=family)
@@ -244,12 +251,15 @@ class Branch:
     def _operation(self, value: Numbered, hint: Column | None) -> Term:
         kind, name = value.kind, value.name
         beside = self._column_beside(value)
-        inner = None
+        inner = null = None
         if name in _ALIKE:
-            inner = beside or (hint if name in _SAME_FAMILY else None)
+            inner = null = beside or (hint if name in _SAME_FAMILY else None)
         elif name in _ARITHMETIC and beside and beside.family in _NUMBERS:
-            inner = beside
-        args = tuple(self._resolve(arg, inner) for arg in value.args)
+            null = beside
+        args = tuple(
+            self._resolve(arg, null if arg.name == "null" else inner)
+            for arg in value.args
+        )
         if kind in {"call", "sql"}:
             return Term(kind, name, args)
         if name in _NULL_OF_NULLS and all(arg.name == "null" for arg in args):
@@ -269,7 +279,7 @@ class Branch:
         return None
 
     def _check_operands(self, rule: str, args: Iterable[Term], where: str) -> None:
-        allowed, why = _OPERANDS.get(rule, (_KNOWN_FAMILIES, ""))
+        allowed, why = _OPERANDS.get(rule, (_KNOWN_FAMILIES, _UNTYPED))
         for arg in args:
             if arg.family and arg.family not in allowed:
                 what = arg.column.name if arg.column else arg.name

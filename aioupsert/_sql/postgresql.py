@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
-from aioupsert._sql.quoting import quote, quote_path, quote_text
+from aioupsert._sql.quoting import quote, quote_escaped, quote_path
 from aioupsert._sql.rendering import (
     CREATED,
     SKIPPED,
@@ -210,7 +210,7 @@ class _Writer(Writer):
         the old one. The server looks the name up when it plans the statement, and plans
         it anew when either changes.
         """
-        name = quote_text(quote_path(plan.table.name))
+        name = quote_escaped(quote_path(plan.table.name))
         return f"{name}::pg_catalog.regclass = {plan.table.identity}::pg_catalog.oid"
 
 

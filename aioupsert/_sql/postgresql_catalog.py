@@ -1,8 +1,8 @@
 """
 A table as PostgreSQL's catalog describes it.
 
-One query, which answers one JSON text, so that no codec of the caller's connection
-takes part. See the PostgreSQL documentation, "System Catalogs".
+One query, which takes no parameter and answers one JSON text as a cstring, so that no
+codec of the caller's connection takes part. See the PostgreSQL documentation, "System Catalogs".
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from aioupsert._schema import Column, Table, TableName, UniqueIndex
 from aioupsert._sql.catalog import null_predicate
-from aioupsert._sql.quoting import quote_path
+from aioupsert._sql.quoting import quote_escaped, quote_path
 from aioupsert._sql.sending import Send, Steps
 from aioupsert.errors import UnknownTableError
 
@@ -103,7 +103,7 @@ SELECT json_build_object(
     JOIN pg_catalog.pg_class ic ON ic.oid = i.indexrelid
     WHERE i.indrelid = c.oid AND i.indisvalid
       AND (i.indisunique OR i.indisexclusion))
-  )::text
+  )::text::cstring
 FROM pg_catalog.pg_class c
 JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 CROSS JOIN LATERAL (
@@ -116,12 +116,12 @@ CROSS JOIN LATERAL (
     coalesce(bool_or(g.tgtype & 19 = 19), false) AS on_update
   FROM pg_catalog.pg_trigger g JOIN family ON family.oid = g.tgrelid
   WHERE g.tgenabled <> 'D') b
-WHERE c.oid = to_regclass($1::text)
+WHERE c.oid = to_regclass({name})
 """
 
 _TABLES: Final = """
-SELECT CASE WHEN pg_table_is_visible(c.oid) THEN c.relname::text
-  ELSE n.nspname || '.' || c.relname END
+SELECT (CASE WHEN pg_table_is_visible(c.oid) THEN c.relname::text
+  ELSE n.nspname || '.' || c.relname END)::cstring
 FROM pg_catalog.pg_class c
 JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 WHERE c.relkind IN ('r', 'p', 'v', 'f')
@@ -137,7 +137,8 @@ def describe(name: TableName) -> Steps[Table]:
     Raises:
         UnknownTableError: There is no such table; a second query found the closest.
     """
-    rows = yield Send(_DESCRIBE, (quote_path(name),), "catalog")
+    sql = _DESCRIBE.replace("{name}", quote_escaped(quote_path(name)))
+    rows = yield Send(sql, kind="catalog")
     if not rows:
         known = yield Send(_TABLES, kind="catalog")
         raise UnknownTableError(".".join(name), [row[0] for row in known])
@@ -200,7 +201,8 @@ _HEADER: Final = 4
 def _column(found: Mapping[str, Any]) -> Column:
     kind, typmod = found["type"], found["typmod"]
     ours = found["catalog"] == "pg_catalog"
-    rounded = ours and kind in _ROUNDED and typmod >= 0
+    # The name of an array's type is that of its elements behind an underscore.
+    rounded = ours and kind.removeprefix("_") in _ROUNDED and typmod >= 0
     storage = "other"
     if ours and found["deterministic"] and kind in _STORAGE:
         storage = _STORAGE[kind] or kind

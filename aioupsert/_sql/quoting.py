@@ -21,3 +21,9 @@ def quote_path(parts: Iterable[str]) -> str:
 def quote_text(text: str) -> str:
     """Quote a text that comes from the catalog, for where no parameter may stand."""
     return "'" + text.replace("'", "''") + "'"
+
+
+def quote_escaped(text: str) -> str:
+    """Quote a text for PostgreSQL, whatever it takes a backslash for."""
+    escaped = text.replace("\\", "\\\\").replace("'", "''")
+    return f"E'{escaped}'"

@@ -29,7 +29,7 @@ _COLUMNS: Final = (
     " FROM pragma_table_xinfo(?, ?) ORDER BY cid"
 )
 _UNIQUE: Final = (
-    "SELECT l.name, l.origin, l.partial, x.name"
+    "SELECT l.name, l.origin, l.partial, x.name, x.coll"
     " FROM pragma_index_list(?, ?) AS l, pragma_index_xinfo(l.name, ?) AS x"
     ' WHERE l."unique" AND x.key ORDER BY l.seq, x.seqno'
 )
@@ -103,7 +103,11 @@ def _table(
     without_rowid = by_index and re.search(
         r"\bWITHOUT\s+ROWID\b[^)]*$", sql, re.IGNORECASE
     )
-    if kind == "table" and not without_rowid and "rowid" not in described:
+    if (
+        kind == "table"
+        and not without_rowid
+        and "rowid" not in map(str.lower, described)
+    ):
         described["rowid"] = Column(
             "rowid", "", "", "integer", "sqlite number", hidden=True
         )
@@ -137,7 +141,7 @@ def _column(row: Sequence[Any], *, strict: bool) -> Column:
         key_type="",
         family=family,
         storage=storage,
-        default=_stored(_default(default), family, storage),
+        default=_default(default, storage),
         generated=hidden in _GENERATED,
         type_id=f"{declared} {primary} {not_null}",
     )
@@ -174,30 +178,51 @@ _KEYWORDS: Final = frozenset(
 )
 
 
-def _default(text: str | None) -> str | None:
-    # A bare word, and a word in double quotes, is a string in a column definition, and a
-    # column anywhere else.
+# A bare word, and one in any quotes but the single ones, is a string in a column
+# definition, and a column anywhere else.
+_WORD: Final = re.compile(r"(?:[A-Za-z_]|[^\x00-\x7f])(?:[\w$]|[^\x00-\x7f])*")
+_QUOTES: Final = ("''", '""', "``", "[]")
+_NUMERIC: Final = frozenset({"sqlite number", "sqlite real"})
+
+
+def _default(text: str | None, storage: str) -> str | None:
+    """Write a default as an expression with the value that the column would store."""
     if text is None:
         return None
-    for opening, closing in ('""', "``", "[]"):
-        if text[0] == opening and text[-1] == closing:
-            return quote_text(text[1:-1].replace(closing * 2, closing))
-    if re.fullmatch(r"[A-Za-z_]\w*", text) and text.lower() not in _KEYWORDS:
-        return quote_text(text)
-    return text
+    string = _string(text)
+    if storage == "sqlite text":
+        is_blob = re.match(r"\(*x'", text, re.IGNORECASE)
+        expression = text if string is None else quote_text(string)
+        return text if is_blob else f"CAST(({expression}) AS TEXT)"
+    if string is not None:
+        number = storage in _NUMERIC and looks_like_number(string)
+        text = string if number else quote_text(string)
+    if storage not in _NUMERIC or re.fullmatch(r"-?\d+|'.*'", text, re.DOTALL):
+        whole = storage != "sqlite real" or text.startswith("'")
+        return text if whole else f"{text}.0"
+    change = _STORED_REAL if storage == "sqlite real" else _STORED_NUMBER
+    return change.format(text)
 
 
-def _stored(default: str | None, family: str, storage: str) -> str | None:
-    """Write a default as the column's affinity stores it."""
-    if default is None or family == "bytes":
-        return default
-    if family == "text":
-        is_blob = re.match(r"\(*x'", default, re.IGNORECASE)
-        return default if is_blob else f"CAST(({default}) AS TEXT)"
-    if storage in {"sqlite number", "sqlite real"} and default.startswith("'"):
-        text = default[1:-1]
-        return text if looks_like_number(text) else default
-    return default
+# What a numeric affinity does to a value that is stored.
+_STORED_REAL: Final = (
+    "CASE typeof({0}) WHEN 'integer' THEN CAST({0} AS REAL) ELSE {0} END"
+)
+_STORED_NUMBER: Final = (
+    "CASE WHEN typeof({0}) = 'real' AND {0} = CAST({0} AS INTEGER)"
+    " THEN CAST({0} AS INTEGER) ELSE {0} END"
+)
+
+
+def _string(text: str) -> str | None:
+    """Give the string that a default is, however it is written."""
+    for opening, closing in _QUOTES:
+        inner = text[1:-1].replace(closing * 2, "")
+        if text[0] == opening and text[-1] == closing and closing not in inner:
+            return text[1:-1].replace(closing * 2, closing)
+    if _WORD.fullmatch(text) and text.lower() not in _KEYWORDS:
+        return text
+    return None
 
 
 def _unique_indexes(
@@ -205,9 +230,13 @@ def _unique_indexes(
 ) -> tuple[UniqueIndex, ...]:
     columns: dict[str, list[str | None]] = {}
     predicates: dict[str, str | None] = {}
-    for name, _, partial, column in rows:
-        columns.setdefault(name, []).append(column)
-        predicates[name] = _predicate(definitions[name]) if partial else None
+    for name, _, partial, column, collation in rows:
+        sql = definitions.get(name, "")
+        # The catalog does not tell a column's own collation, which one that is named
+        # may be finer than.
+        finer = collation == "BINARY" and re.search(r"\bCOLLATE\b", sql, re.IGNORECASE)
+        columns.setdefault(name, []).append(None if finer else column)
+        predicates[name] = _predicate(sql) if partial else None
     return tuple(
         UniqueIndex(
             name,
@@ -220,4 +249,11 @@ def _unique_indexes(
 
 
 def _predicate(sql: str) -> str:
-    return re.split(r"\)\s*WHERE\b", sql, maxsplit=1, flags=re.IGNORECASE)[1].strip()
+    found = _WHERE.search(sql)
+    return found[1].strip() if found else sql
+
+
+# After the columns, and perhaps a comment.
+_WHERE: Final = re.compile(
+    r"\)(?:\s|--[^\n]*\n|/\*.*?\*/)*WHERE\b(.*)", re.IGNORECASE | re.DOTALL
+)
