@@ -264,9 +264,10 @@ async def _execute(
             # has, the call is made again, once.
             if refreshed or not _may_be_stale(session, exc):
                 raise
-            if not await _changed(session, name):
-                raise
+            changed = await _changed(session, name, exc)
             await session.forget()
+            if not changed:
+                raise
             refreshed = True
             continue
         attempts += 1
@@ -358,13 +359,15 @@ def _may_be_stale(session: Session, error: Exception) -> bool:
     return isinstance(error, AioupsertError) or session.may_be_stale(error)
 
 
-async def _changed(session: Session, name: TableName) -> bool:
-    """Read the table afresh; tell whether it differs. A failure tells nothing new."""
-    try:
-        return await refresh(session, name)
-    except Exception:  # noqa: BLE001  # the caller raises the error that led here
-        session.state.tables.pop(name, None)
-        return False
+async def _changed(session: Session, name: TableName, error: Exception) -> bool:
+    """Read the table afresh, or leave that to the next call; tell whether it differs."""
+    if isinstance(error, AioupsertError) or session.can_repeat():
+        try:
+            return await refresh(session, name)
+        except Exception:  # noqa: BLE001, S110  # the caller raises the error that led here
+            pass
+    session.state.tables.pop(name, None)
+    return False
 
 
 # Losing this often in a row happens only while the very same row comes and goes (at most

@@ -8,10 +8,10 @@ unique constraint, a lost connection) reach the caller as the driver raised them
 from __future__ import annotations
 
 import difflib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
 
 class AioupsertError(Exception):
@@ -28,12 +28,18 @@ class UnknownTableError(UsageError):
 
     Attributes:
         table: The name as the caller wrote it.
+        known: The names there are.
     """
 
     def __init__(self, table: str, known: Iterable[str] = ()) -> None:
         """Say which table, and the closest name that does exist."""
         self.table: str = table
-        super().__init__(f"there is no table {table}{_closest(table, known)}")
+        self.known: tuple[str, ...] = tuple(known)
+        super().__init__(f"there is no table {table}{_closest(table, self.known)}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Make copies and pickles from what the error was made of."""
+        return type(self), (self.table, self.known)
 
 
 class UnknownColumnError(UsageError):
@@ -43,6 +49,7 @@ class UnknownColumnError(UsageError):
     Attributes:
         table: The table's name.
         columns: Every unknown name, sorted.
+        known: The names there are.
     """
 
     def __init__(
@@ -51,9 +58,13 @@ class UnknownColumnError(UsageError):
         """Say which columns, each with the closest name that does exist."""
         self.table: str = table
         self.columns: tuple[str, ...] = tuple(sorted(columns))
-        names = tuple(known)
-        words = ", ".join(f"{c!r}{_closest(c, names)}" for c in self.columns)
+        self.known: tuple[str, ...] = tuple(known)
+        words = ", ".join(f"{c!r}{_closest(c, self.known)}" for c in self.columns)
         super().__init__(f"table {table} has no column {words}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Make copies and pickles from what the error was made of."""
+        return type(self), (self.table, self.columns, self.known)
 
 
 class UnsupportedConnectionError(AioupsertError, TypeError):
@@ -101,6 +112,6 @@ class MissingUniqueIndexWarning(UserWarning):
     """No unique index makes the key unique: concurrent calls may create it twice."""
 
 
-def _closest(name: str, known: Iterable[str]) -> str:
-    matches = difflib.get_close_matches(name, list(known), n=1)
+def _closest(name: str, known: Sequence[str]) -> str:
+    matches = difflib.get_close_matches(name, known, n=1)
     return f" (did you mean {matches[0]!r}?)" if matches else ""

@@ -90,8 +90,12 @@ class AiosqliteSession:
         return await self.run(partial(self.dialect.attempt, program, values, conflicts))
 
     def may_be_stale(self, error: Exception) -> bool:
-        """Look at the code; an error of a statement aborts no transaction."""
+        """Look at the code: no such column, a changed schema."""
         return _code(error) & _PRIMARY in _STALE
+
+    def can_repeat(self) -> bool:
+        """Say yes: an error of a statement aborts no transaction."""
+        return True
 
     async def forget(self) -> None:
         """Do nothing: SQLite prepares statements anew by itself."""

@@ -37,8 +37,11 @@ T = TypeVar("T")
 _CONFLICTS: Final = frozenset({"23505", "23P01"})
 _TRANSIENT: Final = frozenset({"40001", "40P01"})
 # syntax and access errors (an unknown column, another type), feature_not_supported (a
-# cached plan), internal_error (a type that is gone).
-_STALE: Final = ("42", "0A000", "XX000")
+# cached plan, a rule), object_not_in_prerequisite_state (a deferrable constraint),
+# internal_error (a type that is gone).
+_STALE: Final = ("42", "0A000", "55000", "XX000")
+# read_only_sql_transaction
+_READ_ONLY: Final = "25006"
 # How long a ROLLBACK of ours may take before the connection is given up, in seconds.
 _UNDO_TIMEOUT: Final = 10.0
 
@@ -97,8 +100,11 @@ class AsyncpgSession:
         try:
             rows = await self._connection.fetch(single.sql, *single.arguments(values))
         except asyncpg.PostgresError as exc:
-            if is_retryable(exc) and not self._connection.is_in_transaction():
-                raise TransientError from exc
+            if not self._connection.is_in_transaction():
+                if is_retryable(exc):
+                    raise TransientError from exc
+                if sqlstate(exc) == _READ_ONLY:
+                    return Lost()  # the steps may find that there is nothing to write
             raise
         finally:
             lock.release()
@@ -106,11 +112,15 @@ class AsyncpgSession:
 
     def may_be_stale(self, error: Exception) -> bool:
         """Look at the SQLSTATE; asyncpg's own errors come from types it remembers."""
-        if self._connection.is_closed() or self._connection.is_in_transaction():
+        if self._connection.is_closed():
             return False
         return isinstance(error, asyncpg.DataError) or sqlstate(error).startswith(
             _STALE
         )
+
+    def can_repeat(self) -> bool:
+        """Tell whether there is no transaction that an error would have aborted."""
+        return not self._connection.is_in_transaction()
 
     async def forget(self) -> None:
         """Have types and statements read afresh."""

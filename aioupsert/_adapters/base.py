@@ -77,11 +77,11 @@ class Session(Protocol):
         ...
 
     def may_be_stale(self, error: Exception) -> bool:
-        """
-        Tell whether the table may have changed since it was read, and a repeat is safe.
+        """Tell whether an error may come from a table that has changed meanwhile."""
+        ...
 
-        It is safe when nothing is stored and no transaction of the caller's was aborted.
-        """
+    def can_repeat(self) -> bool:
+        """Tell whether a call may be made again after an error of the database."""
         ...
 
     async def forget(self) -> None:

@@ -56,11 +56,11 @@ def read_call(
     values: list[Any] = []
     shape = (
         _read_key(key, values),
-        _read_items("defaults", defaults, values) if defaults else (),
+        _read_items("defaults", defaults, values) if defaults is not None else (),
         _read_items("create_defaults", create_defaults, values)
-        if create_defaults
+        if create_defaults is not None
         else (),
-        _read_items("touch", touch, values) if touch else (),
+        _read_items("touch", touch, values) if touch is not None else (),
         None if where is None else _read_where(where, values),
         skip_unchanged,
         returning

@@ -57,9 +57,13 @@ def _check_date(value: Any, _: Column) -> str | None:
 def _check_timestamptz(value: Any, _: Column) -> str | None:
     if not isinstance(value, dt.datetime):
         return "a date has no time of day or time zone" if _is_date(value) else None
-    if value.tzinfo is None:
+    if value.tzinfo is None and value not in _INFINITIES:
         return "a naive datetime has no time zone; pass an aware one"
     return None
+
+
+# asyncpg gives infinity and -infinity as these, without a time zone.
+_INFINITIES: Final = (dt.datetime.max, dt.datetime.min)  # noqa: DTZ901  # see above
 
 
 def _is_date(value: Any) -> bool:

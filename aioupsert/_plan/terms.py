@@ -80,7 +80,7 @@ _LITERAL_FAMILIES: Final = {
     "bool": "boolean",
     "int4": "integer",
     "int8": "integer",
-    "numeric": "integer",
+    "numeric": "number",
     "float": "number",
     "decimal": "number",
     "str": "text",

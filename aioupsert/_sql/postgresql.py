@@ -152,10 +152,11 @@ class _Writer(Writer):
             case "merge":
                 one, other = (f"({self.term(a)})::pg_catalog.jsonb" for a in args)
                 return (
-                    f"(CASE WHEN {one} IS NULL OR {other} IS NULL THEN NULL"
-                    f" WHEN jsonb_typeof({one}) = 'object'"
-                    f" AND jsonb_typeof({other}) = 'object' THEN {one} || {other}"
-                    f" ELSE {other} END)"
+                    "(SELECT CASE WHEN m.one IS NULL OR m.other IS NULL THEN NULL"
+                    " WHEN jsonb_typeof(m.one) = 'object'"
+                    " AND jsonb_typeof(m.other) = 'object' THEN m.one || m.other"
+                    " ELSE m.other END"
+                    f" FROM (SELECT {one} AS one, {other} AS other) AS m)"
                 )
             case _:
                 return f"{term.name}({self.all(args)})"
@@ -395,7 +396,6 @@ def _probe(plan: Plan) -> Compiled:
     """
     writer = _Writer()
     given = {item.column.name: item.term for item in plan.insert}
-    key = {k.column.name: k.is_null for k in plan.key}
     tests = [
         f"EXISTS (SELECT FROM {_from(plan)} WHERE {condition})"
         for condition in [
@@ -403,7 +403,7 @@ def _probe(plan: Plan) -> Compiled:
             *(
                 _same_row(writer, index, given)
                 for index in plan.table.unique
-                if not index.covers(key) and _comparable(index, given)
+                if _comparable(index, given)
             ),
         ]
     ]

@@ -36,6 +36,9 @@ SELECT json_build_object(
     SELECT FROM pg_catalog.pg_trigger g
     WHERE g.tgrelid = c.oid AND g.tgtype & 64 <> 0 AND g.tgenabled <> 'D'),
   'before', b.on_insert,
+  'statement', EXISTS (
+    SELECT FROM pg_catalog.pg_trigger g
+    WHERE g.tgrelid = c.oid AND g.tgtype & 5 = 4 AND g.tgenabled <> 'D'),
   'refuses', c.relrowsecurity OR b.on_update,
   'columns', (
     SELECT json_agg(json_build_object(
@@ -157,6 +160,7 @@ def _table(name: TableName, found: Mapping[str, Any]) -> Table:
         "it has an exclusion constraint": exclusive,
         "it has a deferrable unique constraint": deferrable,
         "it has a BEFORE INSERT trigger": found["before"],
+        "it has a trigger for each INSERT statement": found["statement"],
         "this role may not insert into it": not found["may_insert"],
     }
     return Table(

@@ -121,19 +121,17 @@ class _Writer(Writer):
             " WHEN 'text' THEN json_quote(value) WHEN 'integer' THEN json_quote(value)"
             " WHEN 'real' THEN json_quote(value) ELSE type END)"
         )
-        test = (
-            f"CASE WHEN {self.term(one)} IS NULL OR {self.term(other)} IS NULL"
-            f" THEN NULL WHEN json_type({self.term(one)}) = 'object'"
-            f" AND json_type({self.term(other)}) = 'object'"
-        )
         merged = (
-            f"SELECT key, {member} AS member FROM json_each({self.term(one)})"
-            f" WHERE key NOT IN (SELECT key FROM json_each({self.term(other)}))"
-            f" UNION ALL SELECT key, {member} FROM json_each({self.term(other)})"
+            f"SELECT key, {member} AS member FROM json_each(m.one)"
+            " WHERE key NOT IN (SELECT key FROM json_each(m.other))"
+            f" UNION ALL SELECT key, {member} FROM json_each(m.other)"
         )
         return (
-            f"({test} THEN (SELECT json_group_object(key, json(member))"
-            f" FROM ({merged})) ELSE json({self.term(other)}) END)"
+            "(SELECT CASE WHEN m.one IS NULL OR m.other IS NULL THEN NULL"
+            " WHEN json_type(m.one) = 'object' AND json_type(m.other) = 'object'"
+            f" THEN (SELECT json_group_object(key, json(member)) FROM ({merged}))"
+            " ELSE json(m.other) END"
+            f" FROM (SELECT {self.term(one)} AS one, {self.term(other)} AS other) AS m)"
         )
 
     def key(self, plan: Plan) -> str:
@@ -149,16 +147,17 @@ class _Writer(Writer):
         return self.literal(Term("value", key.kind, slot=key.slot))
 
     def passes(self, plan: Plan) -> str:
-        return "TRUE" if plan.where is None else f"({self.term(plan.where)} IS TRUE)"
+        # Neither TRUE nor IS TRUE: a column may have that name.
+        return "1" if plan.where is None else f"coalesce({self.term(plan.where)}, 0)"
 
     def changes(self, plan: Plan) -> str:
         if plan.compare is None:
-            return "TRUE"
+            return "1"
         tests = [
             f"{self.column(column)} IS NOT {self.term(term)} COLLATE BINARY"
             for column, term in plan.compare
         ]
-        return f"({' OR '.join(tests)})" if tests else "FALSE"
+        return f"({' OR '.join(tests)})" if tests else "0"
 
     def inserted(self, plan: Plan) -> str:
         """Write the column list of an INSERT and its values; DEFAULT is left out."""
@@ -214,7 +213,7 @@ def _update(plan: Plan) -> Compiled:
 def _find(plan: Plan, when: str) -> Compiled:
     writer = _writer(plan)
     passes = writer.passes(plan)
-    changes = writer.changes(plan) if plan.update else "FALSE"
+    changes = writer.changes(plan) if plan.update else "0"
     code = (
         f"CASE WHEN NOT {passes} THEN {SKIPPED} WHEN NOT {changes} THEN {UNCHANGED}"
         f" ELSE {UPDATED} END"

@@ -194,6 +194,8 @@ def _default(text: str | None, storage: str) -> str | None:
         is_blob = re.match(r"\(*x'", text, re.IGNORECASE)
         expression = text if string is None else quote_text(string)
         return text if is_blob else f"CAST(({expression}) AS TEXT)"
+    # A column may be called true.
+    text = {"true": "1", "false": "0"}.get(text.lower(), text)
     if string is not None:
         number = storage in _NUMERIC and looks_like_number(string)
         text = string if number else quote_text(string)

@@ -1,0 +1,268 @@
+"""Whatever a user can cause is one message and an exit code, never a traceback."""
+
+import socket
+import sqlite3
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import pytest
+from typer.testing import Result
+
+from aioupsert.cli import databases
+from tests.cli.places import Place, Write, run
+
+KEY = ("--key", "id")
+
+
+def message(result: Result) -> str:
+    """What a failed load says, with an exit code of 1."""
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr.startswith("aioupsert: ")
+    return result.stderr
+
+
+def misuse(result: Result) -> str:
+    """What typer says of wrong usage, without its box."""
+    assert (result.exit_code, result.stdout) == (2, "")
+    return " ".join(result.stderr.replace("│", " ").split())
+
+
+# --- the file -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("content", "options", "expected"),
+    [
+        ("", KEY, "rows.csv is empty: it needs a header"),
+        ("\n\n", KEY, "rows.csv is empty: it needs a header"),
+        ("id,n,id\n", KEY, "rows.csv: the header names 'id' twice"),
+        ("id,,n\n", KEY, "rows.csv: column 2 of the header has no name"),
+        ("id,n\0\n", KEY, "rows.csv: column 2 of the header has no name"),
+        ("id,n\n1,2\n3\n", KEY, "rows.csv, line 3: 1 cells under a header of 2"),
+        ("id,n\n1,2,3\n", KEY, "rows.csv, line 2: 3 cells under a header of 2"),
+        ('id,n\n"1\n",2\n1,"a\n', KEY, "rows.csv, line 4: this is not CSV: unexpected"),
+        ('id,n\n1,"a"b\n', KEY, "rows.csv, line 2: this is not CSV: ',' expected"),
+        (b"id,n\n1,\xff\n", KEY, "rows.csv, at line 1 or later: 'utf-8' codec can't"),
+        ("id,ü\n", (*KEY, "--encoding", "ascii"), "see --encoding"),
+        ("idd,n\n", KEY, "rows.csv has no column 'id' (did you mean 'idd'?)"),
+        ("id,n\n", ("--key", "id,m"), "rows.csv has no column 'm'"),
+        ("id,n\n", ("--key", ""), "rows.csv has no column ''"),
+    ],
+)
+def test_what_is_wrong_with_a_file_is_said(
+    place: Place,
+    file: Write,
+    content: str | bytes,
+    options: tuple[str, ...],
+    expected: str,
+) -> None:
+    result = place.load(file(content), *options, "--create-table")
+    assert expected in message(result)
+    catalog = "sqlite_master" if place.is_sqlite else "pg_tables WHERE tablename = 't'"
+    assert place.query(f"SELECT * FROM {catalog}") == []
+
+
+@pytest.mark.parametrize("content", [r"id,\ud800", "id,n\n1,\\ud800\n"])
+def test_a_letter_that_no_database_stores(
+    place: Place, file: Write, content: str
+) -> None:
+    options = (*KEY, "--create-table", "--encoding", "unicode_escape")
+    said = message(place.load(file(content), *options))
+    assert "surrogates not allowed" in said
+
+
+@pytest.mark.parametrize("name", ["no.csv", "."])
+def test_a_file_that_cannot_be_opened(
+    lite_place: Place, tmp_path: Path, name: str
+) -> None:
+    said = message(lite_place.load(tmp_path / name, *KEY))
+    assert f"cannot read {tmp_path / name}: " in said
+    assert "Errno" not in said
+
+
+# --- usage ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("test.db", "must be sqlite:///relative.db, sqlite:////absolute.db or"),
+        ("postgresql:host", "must be sqlite:///relative.db"),
+        ("sqlite:test.db", "must be sqlite:///relative.db"),
+        ("mysql://root:secret@host/db", "must be sqlite:///relative.db"),
+        ("sqlite://test.db", "three slashes before a file: sqlite:///test.db"),
+        ("sqlite:///:memory:", "a database in memory would be gone at once"),
+        ("sqlite://", "a database in memory would be gone at once"),
+    ],
+)
+def test_a_url_of_no_database(file: Write, url: str, expected: str) -> None:
+    said = misuse(run("load", url, "t", file("id\n1\n"), *KEY))
+    assert expected in said
+    assert "secret" not in said
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ((), "Missing option '--key'"),
+        ((*KEY, "--delimiter", "ab"), "no line end, not 'ab'"),
+        ((*KEY, "--delimiter", ""), "no line end, not ''"),
+        ((*KEY, "--delimiter", '"'), "no line end, not '\"'"),
+        ((*KEY, "--delimiter", "\n"), r"no line end, not '\n'"),
+        ((*KEY, "--encoding", "utf-9"), "no text encoding 'utf-9'"),
+        ((*KEY, "--encoding", "rot13"), "no text encoding 'rot13'"),
+        ((*KEY, "--colour"), "No such option"),
+    ],
+)
+def test_wrong_options(
+    lite_place: Place, file: Write, options: tuple[str, ...], expected: str
+) -> None:
+    assert expected in misuse(lite_place.load(file("id\n1\n"), *options))
+
+
+@pytest.mark.parametrize("table", ["a.b.c", ""])
+def test_a_name_of_no_table(lite_place: Place, file: Write, table: str) -> None:
+    said = misuse(run("load", lite_place.url, table, file("id\n1\n"), *KEY))
+    assert "is neither name nor schema.name" in said
+
+
+# --- the database ---------------------------------------------------------------------
+
+
+def test_an_unknown_table_suggests_the_option(place: Place, file: Write) -> None:
+    place.query("CREATE TABLE tt (id integer)")
+    said = message(place.load(file("id\n1\n"), *KEY))
+    assert "no table t (did you mean 'tt'?); --create-table makes it" in said
+
+
+def test_an_unknown_column_is_said_with_the_closest(place: Place, file: Write) -> None:
+    place.query("CREATE TABLE t (id integer PRIMARY KEY, title text)")
+    said = message(place.load(file("id,titles\n1,a\n"), *KEY, "--create-table"))
+    assert "table t has no column 'titles' (did you mean 'title'?)" in said
+
+
+def test_a_column_that_the_database_computes(place: Place, file: Write) -> None:
+    place.query(
+        "CREATE TABLE t (id integer PRIMARY KEY,"
+        " twice integer GENERATED ALWAYS AS (id * 2) STORED)"
+    )
+    said = message(place.load(file("id,twice\n1,2\n"), *KEY))
+    assert "line 2: defaults['twice']: the database computes this column" in said
+
+
+def test_a_sqlite_file_that_is_not_there_is_not_made(
+    tmp_path: Path, file: Write
+) -> None:
+    path = tmp_path / "typo.db"
+    said = message(run("load", f"sqlite:///{path}", "t", file("id\n1\n"), *KEY))
+    assert f"there is no file {path}; --create-table makes it" in said
+    assert not path.exists()
+
+
+def test_a_sqlite_file_in_no_folder(tmp_path: Path, file: Write) -> None:
+    url = f"sqlite:///{tmp_path}/no/test.db"
+    said = message(run("load", url, "t", file("id\n1\n"), *KEY, "--create-table"))
+    assert "unable to open database file" in said
+
+
+def test_a_file_that_is_no_database(file: Write) -> None:
+    path = file("id\n1\n" * 200)
+    said = message(run("load", f"sqlite:///{path}", "t", path, *KEY))
+    assert f"{path}: file is not a database" in said
+
+
+def test_a_sqlite_database_that_someone_else_writes(
+    lite_place: Place, file: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(databases, "_BUSY_TIMEOUT", 0.05)
+    lite_place.query("CREATE TABLE t (id text PRIMARY KEY)")
+    path = lite_place.url.removeprefix("sqlite:///")
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        said = message(lite_place.load(file("id\n1\n"), *KEY))
+    assert "database is locked" in said
+
+
+def test_a_schema_that_is_not_there(pg_place: Place, file: Write) -> None:
+    result = run("load", pg_place.url, "no.t", file("id\n1\n"), *KEY, "--create-table")
+    assert 'the database says: schema "no" does not exist' in message(result)
+
+
+@contextmanager
+def rude_server() -> Iterator[str]:
+    """Takes a connection, hangs up, and is gone."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def hang_up() -> None:
+            while True:
+                try:
+                    server.accept()[0].close()
+                except OSError:
+                    return
+
+        thread = threading.Thread(target=hang_up)
+        thread.start()
+        yield f"postgresql://u@127.0.0.1:{server.getsockname()[1]}/d"
+        server.shutdown(socket.SHUT_RDWR)
+    thread.join()
+
+
+def test_a_server_that_hangs_up(file: Write) -> None:
+    with rude_server() as url:
+        said = message(run("load", url, "t", file("id\n1\n"), *KEY))
+    assert "cannot connect: " in said
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("postgresql://127.0.0.1:1/x", "cannot connect: "),
+        ("postgresql://u:sec/ret@host/x", "cannot read the URL"),
+        ("postgresql://host/x?sslmode=sec", "cannot connect: "),
+    ],
+)
+def test_a_database_that_nobody_can_connect_to(
+    file: Write, url: str, expected: str
+) -> None:
+    said = message(run("load", url, "t", file("id\n1\n"), *KEY))
+    assert expected in said
+    assert "'sec'" not in said.replace("got 'sec'", "")
+
+
+def test_a_database_that_does_not_exist(pg_place: Place, file: Write) -> None:
+    url = pg_place.url.replace("?", "?dbname=no&", 1)
+    server, _, rest = url.partition("://")
+    host, _, _ = rest.partition("?")
+    place, _, _ = host.rpartition("/")
+    result = run("load", f"{server}://{place}/no_such", "t", file("id\n1\n"), *KEY)
+    assert "cannot connect: " in message(result)
+
+
+def test_a_connection_lost_on_the_way(pg_place: Place, file: Write) -> None:
+    pg_place.query("CREATE TABLE t (id text PRIMARY KEY)")
+    pg_place.query(
+        "CREATE FUNCTION leave() RETURNS trigger LANGUAGE plpgsql AS"
+        " $$ BEGIN PERFORM pg_terminate_backend(pg_backend_pid()); RETURN new; END $$"
+    )
+    pg_place.query(
+        "CREATE TRIGGER leave AFTER INSERT ON t FOR EACH ROW WHEN (new.id = '2')"
+        " EXECUTE FUNCTION leave()"
+    )
+    said = message(pg_place.load(file("id\n1\n2\n3\n"), *KEY))
+    assert "line 3: connection was closed" in said
+    assert pg_place.query("SELECT * FROM t") == []
+
+
+@pytest.mark.parametrize(
+    ("driver", "url"),
+    [("aiosqlite", "sqlite:///x.db"), ("asyncpg", "postgresql://host/x")],
+)
+def test_a_missing_driver_is_named(
+    file: Write, monkeypatch: pytest.MonkeyPatch, driver: str, url: str
+) -> None:
+    monkeypatch.setitem(sys.modules, driver, None)
+    said = message(run("load", url, "t", file("id\n1\n"), *KEY))
+    assert f"pip install 'aioupsert[{driver}]'" in said

@@ -1,0 +1,231 @@
+"""The command as a user starts it: a process, a terminal, a pipe, an interrupt."""
+
+import importlib
+import os
+import pty
+import runpy
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+from aioupsert import cli
+from tests.cli.places import EXAMPLES, Place, Write, counts, environment, fates, run
+
+NEW = ("--key", "id", "--create-table")
+
+
+def start(*arguments: str, code: Sequence[str] = ("-m", "aioupsert")) -> list[str]:
+    return [sys.executable, *code, *arguments]
+
+
+def finished(
+    command: Sequence[str], stdin: str = "", cwd: Path | None = None
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(  # noqa: S603  # our own command
+        command,
+        input=stdin,
+        cwd=cwd,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_the_module_loads_the_time_zones(tmp_path: Path) -> None:
+    url, key = "sqlite:///zones.db", ("--key", "zone")
+    old, new = (str(EXAMPLES / f"zones-{name}.csv") for name in ("2020a", "2026f"))
+    first = finished(
+        start("load", url, "zones", old, *key, "--create-table"), cwd=tmp_path
+    )
+    assert first.returncode == 0
+    assert first.stderr.startswith("created table zones: zone, countries, ")
+    second = finished(
+        start("load", url, "zones", new, *key, "--skip-unchanged"), cwd=tmp_path
+    )
+    lines = [line.split() for line in second.stdout.splitlines()]
+    assert second.stderr == ""
+    assert lines[:4] == [
+        ["created", "4"],
+        ["updated", "64"],
+        ["unchanged", "244"],
+        ["rows", "312"],
+    ]
+
+
+def test_a_pipe_is_loaded(lite_place: Place) -> None:
+    done = finished(start("load", lite_place.url, "t", "-", *NEW), "id,n\n1,ü\n")
+    assert done.returncode == 0
+    assert lite_place.query("SELECT * FROM t") == [("1", "ü")]
+
+
+def test_a_failure_is_one_message(lite_place: Place) -> None:
+    done = finished(start("load", lite_place.url, "t", "-", *NEW), "id,n\n1\n")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.splitlines() == [
+        "aioupsert: standard input, line 2: 1 cells under a header of 2",
+        "Nothing was stored.",
+    ]
+
+
+def test_a_database_that_cannot_be_opened_is_one_message(tmp_path: Path) -> None:
+    # The thread of the driver used to add a traceback of its own, now and then.
+    url = f"sqlite:///{tmp_path}/no/x.db"
+    done = finished(start("load", url, "t", "-", *NEW), "id\n1\n")
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 1
+
+
+def on_a_terminal(command: Sequence[str]) -> str:
+    """What the command writes to a terminal as its standard error."""
+    ours, theirs = pty.openpty()
+    with subprocess.Popen(  # noqa: S603  # our own command
+        command,
+        stdout=subprocess.DEVNULL,
+        stderr=theirs,
+        env={**environment(), "TERM": "xterm"},
+    ) as process:
+        os.close(theirs)
+        shown = b""
+        while True:
+            try:
+                block = os.read(ours, 4096)
+            except OSError:  # how Linux says that the other end is closed
+                break
+            if not block:
+                break
+            shown += block
+    os.close(ours)
+    assert process.returncode == 0
+    return shown.decode()
+
+
+@pytest.mark.parametrize(
+    ("options", "shown"), [((), True), (("-q",), False), (("-v",), False)]
+)
+def test_progress_is_shown_on_a_terminal(
+    lite_place: Place, file: Write, options: tuple[str, ...], *, shown: bool
+) -> None:
+    path = file("id\n" + "\n".join(map(str, range(500))))
+    command = start("load", lite_place.url, "t", str(path), *NEW, *options)
+    screen = on_a_terminal(command)
+    assert ("500 rows" in screen) is shown
+    assert ("rows.csv" in screen) is shown
+
+
+def test_progress_is_not_shown_elsewhere(
+    lite_place: Place, file: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Some systems that run jobs ask for colours in their logs this way.
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    result = lite_place.load(file("id\n1\n"), *NEW)
+    assert result.stderr == "created table t: id; primary key id\n"
+
+
+def test_an_interrupt_stores_nothing(place: Place, file: Write) -> None:
+    place.query("CREATE TABLE t (id text PRIMARY KEY)")
+    path = file("id\n" + "\n".join(map(str, range(200_000))))
+    command = start("load", place.url, "t", str(path), "--key", "id", "-v")
+    with subprocess.Popen(  # noqa: S603  # our own command
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment(),
+        text=True,
+    ) as process:
+        assert process.stderr is not None
+        assert any("INSERT INTO" in line for line in process.stderr)
+        process.send_signal(signal.SIGINT)
+        stdout, stderr = process.communicate()
+    assert process.returncode == 130
+    assert stdout == ""
+    assert "Traceback" not in stderr
+    assert place.query("SELECT * FROM t") == []
+
+
+def test_verbose_shows_the_sql_but_no_values(lite_place: Place) -> None:
+    command = start("load", lite_place.url, "t", "-", *NEW, "-v")
+    done = finished(command, "id,note\n1,classified\n")
+    assert "INSERT INTO" in done.stderr
+    assert "classified" not in done.stderr
+
+
+def test_verbose_leaves_the_logger_as_it_was(lite_place: Place, file: Write) -> None:
+    path = file("id\n1\n")
+    assert "INSERT INTO" in lite_place.load(path, *NEW, "--verbose").stderr
+    assert lite_place.load(path, *NEW).stderr == ""
+
+
+def test_version() -> None:
+    assert run("--version").stdout == f"aioupsert {version('aioupsert')}\n"
+
+
+def test_help_tells_the_options() -> None:
+    result = run("load", "--help")
+    assert result.exit_code == 0
+    for words in ("--key", "--create-table", "sqlite:///relative.db", "standard input"):
+        assert words in result.stdout
+    assert "load" in run().output
+
+
+BLOCKED = """
+import runpy, sys
+
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == {missing!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+
+sys.meta_path.insert(0, Blocker())
+sys.argv = ["aioupsert", "--version"]
+runpy.run_module("aioupsert", run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize("missing", ["typer", "rich"])
+def test_a_missing_extra_is_named(missing: str) -> None:
+    done = finished(start(code=("-c", BLOCKED.format(missing=missing))))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "the command line needs: pip install 'aioupsert[cli]'\n"
+
+
+@pytest.mark.parametrize("missing", ["typer", "rich"])
+def test_main_names_a_missing_extra(
+    missing: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(sys.modules, "aioupsert.cli.app", raising=False)
+    for name in list(sys.modules):
+        if name.partition(".")[0] == missing:
+            monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(SystemExit, match=r"pip install 'aioupsert\[cli\]'"):
+        cli.main()
+
+
+def test_another_missing_module_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "aioupsert.cli.app", raising=False)
+    monkeypatch.setitem(sys.modules, "aioupsert.cli.load", None)
+    with pytest.raises(ModuleNotFoundError, match=r"aioupsert\.cli\.load"):
+        cli.main()
+
+
+def test_the_module_and_the_console_script_run_main(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["aioupsert", "--version"])
+    with pytest.raises(SystemExit) as stopped:
+        runpy.run_module("aioupsert", run_name="__main__")
+    assert stopped.value.code == 0
+    # The script imports the module instead of running it.
+    assert importlib.import_module("aioupsert.__main__").main is cli.main
+
+
+def test_the_console_script_is_installed(lite_place: Place, file: Write) -> None:
+    script = Path(sys.executable).with_name("aioupsert")
+    done = finished([str(script), "load", lite_place.url, "t", str(file("id\n")), *NEW])
+    assert done.returncode == 0
+    assert counts(lite_place.load(file("id\n1\n"), *NEW)) == fates(created=1)

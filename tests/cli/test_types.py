@@ -1,0 +1,149 @@
+"""Cells are text in the file, and become what the columns hold."""
+
+from typing import Any, Final
+
+import pytest
+
+from tests.cli.places import Place, Write, counts, fates
+
+# A type of PostgreSQL, a cell, and how the database writes what is stored.
+TYPES: Final = [
+    ("integer", "1", "1"),
+    ("bigint", " 9007199254740993 ", "9007199254740993"),
+    ("numeric(5,2)", "1.005", "1.01"),
+    ("double precision", "0.1", "0.1"),
+    ("real", "1e3", "1000"),
+    ("boolean", "yes", "true"),
+    ("date", "2026-02-03", "2026-02-03"),
+    ("date", "0044-03-15 BC", "0044-03-15 BC"),
+    ("timestamp(0)", "2026-02-03 04:05:06.7", "2026-02-03 04:05:07"),
+    ("timestamptz", "2026-02-03 04:05:06+02", "2026-02-03 02:05:06+00"),
+    ("timestamptz", "infinity", "infinity"),
+    ("interval", "1 month 2 days", "1 mon 2 days"),
+    ("time", "04:05:06", "04:05:06"),
+    ("uuid", "{A0EEBC999C0B4EF8BB6D6BB9BD380A11}", "a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11"),
+    ("bytea", r"\xDEAD", r"\xdead"),
+    ("varchar(3)", "abc", "abc"),
+    ("char(3)", "a", "a"),
+    ("inet", "10.0.0.1/8", "10.0.0.1/8"),
+    ("integer[]", "{1,2,NULL}", "{1,2,NULL}"),
+    ("mood", "ok", "ok"),
+    ('"odd {type}"', "1", "1"),
+    ("int4range", "[1,3]", "[1,4)"),
+    ("bit varying(4)", "101", "101"),
+    ("money", "1.50", "$1.50"),
+]  # fmt: skip
+# These have no equality, so they cannot be a key.
+VALUES: Final = [
+    ("json", '{"a":  1}', '{"a":  1}'),
+    ("jsonb", '{"a":  1}', '{"a": 1}'),
+    ("pair", '(1,"a b")', '(1,"a b")'),
+    ("point", "(1,2)", "(1,2)"),
+    ("xml", "<a/>", "<a/>"),
+]
+# A key makes the way through Python, whose times have neither of these.
+NO_KEYS: Final = ("0044-03-15 BC",)
+KEYS: Final = [case for case in TYPES if case[1] not in NO_KEYS]
+
+
+def make_types(place: Place) -> None:
+    for sql in (
+        "CREATE TYPE mood AS ENUM ('ok', 'bad')",
+        'CREATE DOMAIN "odd {type}" AS integer CHECK (value > 0)',
+        "CREATE TYPE pair AS (a integer, b text)",
+    ):
+        place.query(sql)
+
+
+def quoted(cell: str) -> str:
+    return '"' + cell.replace('"', '""') + '"'
+
+
+@pytest.mark.parametrize(("kind", "cell", "stored"), TYPES + VALUES)
+def test_the_database_converts_a_value(
+    pg_place: Place, file: Write, kind: str, cell: str, stored: str
+) -> None:
+    make_types(pg_place)
+    pg_place.query(f"CREATE TABLE t (id integer PRIMARY KEY, v {kind})")
+    path = file(f"id,v\n1,{quoted(cell)}\n1,{quoted(cell)}\n")
+    result = pg_place.load(path, "--key", "id", "--skip-unchanged")
+    assert counts(result) == fates(created=1, unchanged=1)
+    assert pg_place.query(READ) == [(stored,)]
+
+
+# In a fixed way, whatever the server's settings.
+READ: Final = (
+    "SELECT v::text FROM (SELECT set_config('timezone', 'UTC', true),"
+    " set_config('lc_monetary', 'C', true)) AS s, t"
+)
+
+
+@pytest.mark.parametrize(("kind", "cell", "stored"), KEYS)
+def test_the_database_converts_a_key(
+    pg_place: Place, file: Write, kind: str, cell: str, stored: str
+) -> None:
+    make_types(pg_place)
+    pg_place.query(f"CREATE TABLE t (v {kind} PRIMARY KEY, n text)")
+    path = file(f"v,n\n{quoted(cell)},a\n{quoted(cell)},b\n")
+    assert counts(pg_place.load(path, "--key", "v")) == fates(created=1, updated=1)
+    assert pg_place.query(READ) == [(stored,)]
+
+
+@pytest.mark.parametrize("cell", NO_KEYS)
+def test_a_key_that_python_does_not_have_is_refused(
+    pg_place: Place, file: Write, cell: str
+) -> None:
+    pg_place.query("CREATE TABLE t (v timestamptz PRIMARY KEY)")
+    result = pg_place.load(file(f"v\n{cell}\n"), "--key", "v")
+    assert result.exit_code == 1
+    assert "rows.csv, line 2: " in result.stderr
+    assert pg_place.query("SELECT * FROM t") == []
+
+
+def test_null_is_of_every_type(pg_place: Place, file: Write) -> None:
+    pg_place.query("CREATE TABLE t (id integer PRIMARY KEY, v integer, w text)")
+    path = file("id,v,w\n1,,\n2,5,x\n")
+    assert counts(pg_place.load(path, "--key", "id", "--null", "")) == fates(2)
+    assert pg_place.query("SELECT * FROM t ORDER BY id") == [
+        (1, None, None),
+        (2, 5, "x"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("kind", "cell", "stored"),
+    [
+        ("INTEGER", "05", 5),
+        ("INTEGER", "1e3", 1000),
+        ("INTEGER", "x", "x"),
+        ("INTEGER", "", ""),
+        ("INTEGER", "9223372036854775807", 9223372036854775807),
+        ("INTEGER", "9223372036854775808", 9.223372036854776e18),
+        ("REAL", "3", 3.0),
+        ("NUMERIC", "2.5", 2.5),
+        ("TEXT", "05", "05"),
+        ("", "05", "05"),
+        ("BLOB", "05", "05"),
+    ],
+)
+@pytest.mark.parametrize("key", ["id", "v"])
+def test_the_affinity_of_sqlite_converts(
+    lite_place: Place, file: Write, *, kind: str, cell: str, stored: Any, key: str
+) -> None:
+    lite_place.query(f"CREATE TABLE t (id TEXT UNIQUE, v {kind} UNIQUE)")
+    path = file(f"id,v\na,{cell}\na,{cell}\n")
+    result = lite_place.load(path, "--key", key, "--skip-unchanged")
+    assert counts(result) == fates(created=1, unchanged=1)
+    ((found,),) = lite_place.query("SELECT v FROM t")
+    assert (type(found), found) == (type(stored), stored)
+
+
+def test_a_cell_of_another_type_is_refused_in_the_words_of_the_database(
+    pg_place: Place, file: Write
+) -> None:
+    pg_place.query("CREATE TABLE t (id integer PRIMARY KEY, v integer)")
+    for text in ("id,v\n1,1\n2,x\n", "id,v\n1,1\nx,2\n"):
+        result = pg_place.load(file(text), "--key", "id")
+        assert result.exit_code == 1
+        assert 'line 3: invalid input syntax for type integer: "x"' in result.stderr
+    assert pg_place.query("SELECT * FROM t") == []

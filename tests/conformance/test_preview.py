@@ -1,0 +1,151 @@
+"""What preview shows: the statements of a call, none of which it sends."""
+
+import logging
+import re
+from typing import Any, get_args
+
+import pytest
+
+from aioupsert import (
+    Excluded,
+    F,
+    MissingUniqueIndexError,
+    Statement,
+    UnknownColumnError,
+    UnknownTableError,
+    UsageError,
+    create_or_update,
+    preview,
+)
+from aioupsert.typing import Strategy
+from tests.databases import Database
+
+STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
+KEY = {"k": "secret key"}
+
+every_strategy = pytest.mark.parametrize("strategy", STRATEGIES)
+
+
+@pytest.fixture
+async def conn(db: Database) -> Any:
+    """A connection, with an empty table."""
+    await db.run("CREATE TABLE t (k TEXT PRIMARY KEY, n INTEGER DEFAULT 0, s TEXT)")
+    return db.handle
+
+
+@every_strategy
+async def test_it_writes_nothing(conn: Any, db: Database, strategy: Strategy) -> None:
+    shown = await preview(conn, "t", key=KEY, defaults={"n": 1}, strategy=strategy)
+    assert shown
+    assert all(isinstance(statement, Statement) for statement in shown)
+    assert await db.query("SELECT * FROM t") == []
+
+
+async def test_it_leaves_a_row_that_is_there(conn: Any, db: Database) -> None:
+    await db.run("INSERT INTO t VALUES ('secret key', 7, 'x')")
+    await preview(conn, "t", key=KEY, defaults={"n": F("n") + 1})
+    assert await db.query("SELECT * FROM t") == [("secret key", 7, "x")]
+
+
+@every_strategy
+async def test_values_are_arguments_and_never_text(
+    conn: Any, strategy: Strategy
+) -> None:
+    shown = await preview(
+        conn,
+        "t",
+        key=KEY,
+        defaults={"n": 123456},
+        create_defaults={"s": "secret text"},
+        where=F("n") < 654321,
+        strategy=strategy,
+    )
+    sent = {argument for statement in shown for argument in statement.arguments}
+    assert sent == {"secret key", 123456, "secret text", 654321}
+    for statement in shown:
+        assert not re.search("secret|123456|654321", statement.sql)
+
+
+@every_strategy
+@pytest.mark.parametrize("there", [False, True], ids=["creates", "updates"])
+async def test_a_call_sends_what_was_shown(
+    conn: Any,
+    db: Database,
+    caplog: pytest.LogCaptureFixture,
+    strategy: Strategy,
+    *,
+    there: bool,
+) -> None:
+    arguments: dict[str, Any] = {
+        "key": KEY,
+        "defaults": {"n": F("n") + 1, "s": "x"},
+        "where": Excluded("s") != F("s"),
+        "returning": "*",
+        "strategy": strategy,
+    }
+    if there:
+        await db.run("INSERT INTO t VALUES ('secret key', 7, 'x')")
+    shown = await preview(conn, "t", **arguments)
+    with caplog.at_level(logging.DEBUG, "aioupsert"):
+        caplog.clear()
+        await create_or_update(conn, "t", **arguments)
+    commands = ("BEGIN", "COMMIT", "SAVEPOINT", "RELEASE")
+    sent = [m for m in caplog.messages if not m.startswith(commands)]
+    assert sent
+    assert set(sent) <= {" ".join(statement.sql.split()) for statement in shown}
+
+
+@pytest.mark.parametrize(
+    ("strategy", "postgresql", "sqlite"),
+    [
+        ("auto", ["first", "when a concurrent"], ["first", "when no row"]),
+        ("fast", ["first", "when a concurrent"], ["first", "when no row"]),
+        ("exact", ["first", "when no row"], ["first", "when no row"]),
+        ("on_conflict", ["first", "when a concurrent"], ["first", "when the row"]),
+    ],
+)
+async def test_each_statement_says_when_it_is_sent(
+    conn: Any,
+    db: Database,
+    strategy: Strategy,
+    postgresql: list[str],
+    sqlite: list[str],
+) -> None:
+    shown = await preview(conn, "t", key=KEY, defaults={"n": 1}, strategy=strategy)
+    expected = {"postgresql": postgresql, "sqlite": sqlite}[db.engine]
+    assert len(shown) >= len(expected)
+    for statement, when in zip(shown, expected, strict=False):
+        assert statement.when.startswith(when)
+
+
+async def test_expressions_are_written_for_both_branches(conn: Any) -> None:
+    shown = await preview(conn, "t", key=KEY, defaults={"n": F("n") + 5})
+    text = " ".join(statement.sql for statement in shown)
+    assert re.search(r'UPDATE .*"t"\."n" \+ ', text)
+    assert re.search(r"INSERT .*\(0\).* \+ ", text)
+
+
+async def test_callables_are_called(conn: Any) -> None:
+    shown = await preview(conn, "t", key=KEY, defaults={"s": lambda: "made"})
+    assert any("made" in statement.arguments for statement in shown)
+
+
+@pytest.mark.parametrize(
+    ("table", "arguments", "error"),
+    [
+        ("nowhere", {"key": KEY}, UnknownTableError),
+        ("t", {"key": {"x": 1}}, UnknownColumnError),
+        ("t", {"key": {}}, UsageError),
+        (
+            "t",
+            {"key": {"s": "x"}, "without_unique_index": "error"},
+            MissingUniqueIndexError,
+        ),
+    ],
+    ids=["table", "column", "key", "index"],
+)
+async def test_it_refuses_what_the_call_would_refuse(
+    conn: Any, table: str, arguments: dict[str, Any], error: type[Exception]
+) -> None:
+    with pytest.raises(error):
+        await preview(conn, table, **arguments)

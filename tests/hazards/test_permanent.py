@@ -1,0 +1,251 @@
+"""What will never work ends soon, with an error that says why or is the database's."""
+
+import asyncio
+import datetime as dt
+from collections.abc import AsyncIterator
+from decimal import Decimal
+from typing import Any, Final, NamedTuple
+
+import asyncpg
+import pytest
+
+from aioupsert import Action, F, NotAppliedError, UsageError, create_or_update
+from tests.databases import PostgresDatabase
+
+# Seconds; what never ends would run into it.
+GUARD: Final = 10
+
+TRIGGER: Final = """
+CREATE TABLE t (k text PRIMARY KEY, v integer);
+CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {body} END $$;
+CREATE TRIGGER g BEFORE {event} ON t FOR EACH ROW EXECUTE FUNCTION f();
+"""
+
+
+class Refusal(NamedTuple):
+    """
+    A table that keeps refusing the key "a".
+
+    Attributes:
+        tables: Its definition, and what is there.
+        error: What is raised.
+        match: What the error says.
+        remains: What is there in the end.
+        key: The key of the call.
+    """
+
+    tables: str
+    error: type[Exception]
+    match: str
+    remains: list[tuple[Any, ...]]
+    key: Any = "a"
+
+
+SILENT: Final = "neither created nor updated.*trigger.*rule.*policy.*another value"
+REFUSALS: Final = {
+    "BEFORE INSERT returns NULL": Refusal(
+        TRIGGER.format(body="RETURN NULL;", event="INSERT"), NotAppliedError, SILENT, []
+    ),
+    "BEFORE UPDATE returns NULL": Refusal(
+        TRIGGER.format(body="RETURN NULL;", event="UPDATE")
+        + "INSERT INTO t VALUES ('a', 1)",
+        NotAppliedError,
+        SILENT,
+        [("a", 1)],
+    ),
+    "BEFORE INSERT rewrites the key": Refusal(
+        TRIGGER.format(body="new.k = 'b'; RETURN new;", event="INSERT")
+        + "INSERT INTO t VALUES ('b', 1)",
+        asyncpg.UniqueViolationError,
+        "t_pkey",
+        [("b", 1)],
+    ),
+    "unique expression": Refusal(
+        "CREATE TABLE t (k text, v integer); CREATE UNIQUE INDEX i ON t (lower(k));"
+        "INSERT INTO t VALUES ('A', 1)",
+        asyncpg.UniqueViolationError,
+        '"i"',
+        [("A", 1)],
+    ),
+    "another unique column": Refusal(
+        "CREATE TABLE t (k text PRIMARY KEY, v integer UNIQUE);"
+        "INSERT INTO t VALUES ('b', 2)",
+        asyncpg.UniqueViolationError,
+        "t_v_key",
+        [("b", 2)],
+    ),
+    "another exclusion constraint": Refusal(
+        "CREATE TABLE t (k text PRIMARY KEY, v integer,"
+        " CONSTRAINT x EXCLUDE (v WITH =)); INSERT INTO t VALUES ('b', 2)",
+        asyncpg.ExclusionViolationError,
+        '"x"',
+        [("b", 2)],
+    ),
+    "trailing blanks are cut": Refusal(
+        "CREATE TABLE t (k varchar(1) PRIMARY KEY, v integer);"
+        "INSERT INTO t VALUES ('a', 1)",
+        UsageError,
+        "holds 1 character",
+        [("a", 1)],
+        "a  ",
+    ),
+    "too long": Refusal(
+        "CREATE TABLE t (k varchar(1) PRIMARY KEY, v integer);"
+        "INSERT INTO t VALUES ('a', 1)",
+        asyncpg.StringDataRightTruncationError,
+        "too long",
+        [("a", 1)],
+        "ab",
+    ),
+    "rule": Refusal(
+        "CREATE TABLE t (k text PRIMARY KEY, v integer);"
+        "CREATE RULE r AS ON INSERT TO t DO INSTEAD NOTHING",
+        asyncpg.FeatureNotSupportedError,
+        "RETURNING",
+        [],
+    ),
+    "partial index under another row": Refusal(
+        "CREATE TABLE t (k text, v integer);"
+        "CREATE UNIQUE INDEX i ON t ((1)) WHERE v = 2; INSERT INTO t VALUES ('b', 2)",
+        asyncpg.UniqueViolationError,
+        '"i"',
+        [("b", 2)],
+    ),
+}
+
+
+@pytest.mark.filterwarnings("ignore::aioupsert.MissingUniqueIndexWarning")
+@pytest.mark.parametrize("inside", [False, True], ids=["own", "caller's"])
+@pytest.mark.parametrize("strategy", ["auto", "exact"])
+@pytest.mark.parametrize("name", REFUSALS)
+async def test_a_refusal_ends_soon(
+    pg: PostgresDatabase, name: str, strategy: Any, *, inside: bool
+) -> None:
+    case = REFUSALS[name]
+    await pg.run(case.tables)
+    conn: Any = pg.handle
+    if inside:
+        await conn.execute("BEGIN")
+    with pytest.raises(case.error, match=case.match):
+        async with asyncio.timeout(GUARD):
+            await create_or_update(
+                conn, "t", key={"k": case.key}, defaults={"v": 2}, strategy=strategy
+            )
+    assert conn.is_in_transaction() == inside
+    if inside:
+        await conn.execute("ROLLBACK")
+    assert await pg.query("SELECT * FROM t") == case.remains
+
+
+@pytest.fixture
+async def role(pg: PostgresDatabase) -> AsyncIterator[str]:
+    """A role that policies bind, for the handle to act as."""
+    name = f"r_{pg.schema}"
+    await pg.run(f"CREATE ROLE {name}; GRANT USAGE ON SCHEMA {pg.schema} TO {name}")
+    yield name
+    await pg.handle.execute("RESET ROLE")
+    await pg.run(f"DROP OWNED BY {name}; DROP ROLE {name}")
+
+
+@pytest.mark.parametrize("inside", [False, True], ids=["own", "caller's"])
+@pytest.mark.parametrize("strategy", ["auto", "exact"])
+async def test_a_row_of_another_tenant_is_the_databases_error(
+    pg: PostgresDatabase, role: str, strategy: Any, *, inside: bool
+) -> None:
+    conn: Any = pg.handle
+    await pg.run(
+        "CREATE TABLE t (k text PRIMARY KEY, v integer, tenant text);"
+        "INSERT INTO t VALUES ('a', 1, 'other');"
+        "ALTER TABLE t ENABLE ROW LEVEL SECURITY;"
+        "CREATE POLICY p ON t USING (tenant = 'mine');"
+        f"GRANT ALL ON t TO {role}"
+    )
+    await conn.execute(f"SET ROLE {role}")
+    if inside:
+        await conn.execute("BEGIN")
+    with pytest.raises(asyncpg.UniqueViolationError, match="t_pkey"):
+        async with asyncio.timeout(GUARD):
+            await create_or_update(
+                conn,
+                "t",
+                key={"k": "a"},
+                defaults={"v": 2, "tenant": "mine"},
+                strategy=strategy,
+            )
+    if inside:
+        await conn.execute("ROLLBACK")
+    created = await create_or_update(
+        conn, "t", key={"k": "b"}, defaults={"v": 2, "tenant": "mine"}
+    )
+    assert created.action is Action.CREATED
+    assert await pg.query("SELECT * FROM t ORDER BY k") == [
+        ("a", 1, "other"),
+        ("b", 2, "mine"),
+    ]
+
+
+async def test_what_a_policy_lets_nobody_update_is_not_applied(
+    pg: PostgresDatabase, role: str
+) -> None:
+    conn: Any = pg.handle
+    await pg.run(
+        "CREATE TABLE t (k text PRIMARY KEY, v integer);"
+        "INSERT INTO t VALUES ('a', 1);"
+        "ALTER TABLE t ENABLE ROW LEVEL SECURITY;"
+        "CREATE POLICY reading ON t FOR SELECT USING (true);"
+        "CREATE POLICY writing ON t FOR UPDATE USING (false);"
+        f"GRANT ALL ON t TO {role}"
+    )
+    await conn.execute(f"SET ROLE {role}")
+    with pytest.raises(NotAppliedError, match="policy"):
+        async with asyncio.timeout(GUARD):
+            await create_or_update(conn, "t", key={"k": "a"}, defaults={"v": 2})
+    assert await pg.query("SELECT * FROM t") == [("a", 1)]
+
+
+NAIVE: Final = dt.datetime(2020, 1, 2, 3, 4, 5, 678901)  # noqa: DTZ001  # for a column without a zone
+
+ROUNDED: Final[dict[str, Any]] = {
+    "numeric(5,2)": Decimal("1.105"),
+    "numeric(5,0)": Decimal("2.5"),
+    "numeric(5,-1)": Decimal(127),
+    "price": Decimal("1.105"),
+    "timestamp(0)": NAIVE,
+    "timestamptz(3)": NAIVE.replace(tzinfo=dt.UTC),
+    "time(0)": NAIVE.time(),
+    "timetz(1)": NAIVE.replace(tzinfo=dt.UTC).timetz(),
+    "interval(0)": dt.timedelta(seconds=1, microseconds=600_000),
+    "interval hour to minute": dt.timedelta(hours=1, seconds=59),
+    "char(5)": "abc",
+    "jsonb": {"b": 1, "a": 2},
+}
+
+
+@pytest.mark.parametrize("inside", [False, True], ids=["own", "caller's"])
+@pytest.mark.parametrize("strategy", ["auto", "exact"])
+@pytest.mark.parametrize("column", ROUNDED)
+async def test_a_key_that_is_rounded_finds_its_row(
+    pg: PostgresDatabase, column: str, strategy: Any, *, inside: bool
+) -> None:
+    await pg.run(
+        "CREATE DOMAIN price AS numeric(5, 2);"
+        f"CREATE TABLE t (k {column} PRIMARY KEY, hits integer DEFAULT 0)"
+    )
+    conn: Any = pg.handle
+    if inside:
+        await conn.execute("BEGIN")
+    async with asyncio.timeout(GUARD):
+        results = [
+            await create_or_update(
+                conn,
+                "t",
+                key={"k": ROUNDED[column]},
+                defaults={"hits": F("hits") + 1},
+                strategy=strategy,
+            )
+            for _ in range(2)
+        ]
+    if inside:
+        await conn.execute("COMMIT")
+    assert [result.created for result in results] == [True, False]
+    assert await pg.query("SELECT hits FROM t") == [(2,)]

@@ -1,0 +1,163 @@
+"""In the steady state a call is one message to PostgreSQL and one answer."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, Final
+
+import pytest
+
+from aioupsert import Action, F, Result, create_or_update, get_or_create, now
+from tests.databases import PostgresDatabase
+
+Call = Callable[[Any], Awaitable[Result]]
+
+TABLE: Final = """
+CREATE TABLE t (
+  k text PRIMARY KEY, v integer, hits integer DEFAULT 0, at timestamptz);
+INSERT INTO t VALUES ('old', 1, 5, '2020-01-01')
+"""
+
+
+def upserting(**options: Any) -> Callable[[str], Call]:
+    def of(key: str) -> Call:
+        return lambda conn: create_or_update(conn, "t", key={"k": key}, **options)
+
+    return of
+
+
+def getting(key: str) -> Call:
+    return lambda conn: get_or_create(conn, "t", key={"k": key}, defaults={"v": 2})
+
+
+# What the call does to the row that is there; each creates the one that is missing.
+CALLS: Final[dict[str, tuple[Callable[[str], Call], Action]]] = {
+    "plain": (upserting(defaults={"hits": F("hits") + 1}), Action.UPDATED),
+    "where": (upserting(defaults={"v": 2}, where=F("v") < 9), Action.UPDATED),
+    "where is false": (upserting(defaults={"v": 2}, where=F("v") > 9), Action.SKIPPED),
+    "skip_unchanged": (
+        upserting(defaults={"v": 1}, skip_unchanged=True),
+        Action.UNCHANGED,
+    ),
+    "touch": (upserting(defaults={"v": 2}, touch={"at": now()}), Action.UPDATED),
+    "returning": (upserting(defaults={"v": 2}, returning="*"), Action.UPDATED),
+    "empty defaults": (upserting(), Action.UNCHANGED),
+    "get_or_create": (getting, Action.UNCHANGED),
+    "on_conflict": (
+        upserting(defaults={"v": 2}, strategy="on_conflict"),
+        Action.UPDATED,
+    ),
+}
+
+
+class Flights:
+    """Counts what is written to the server: each message asks for one answer."""
+
+    def __init__(self, conn: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.count = 0
+        transport = conn._transport
+        write = transport.write
+
+        def counting(data: bytes) -> None:
+            self.count += 1
+            write(data)
+
+        monkeypatch.setattr(transport, "write", counting)
+
+    async def of(self, call: Awaitable[Any]) -> tuple[Any, int]:
+        self.count = 0
+        return await call, self.count
+
+
+@pytest.fixture
+async def conn(pg: PostgresDatabase) -> Any:
+    await pg.run(TABLE)
+    return pg.handle
+
+
+@pytest.fixture
+def flights(conn: Any, monkeypatch: pytest.MonkeyPatch) -> Flights:
+    return Flights(conn, monkeypatch)
+
+
+@contextlib.asynccontextmanager
+async def surroundings(conn: Any, *, inside: bool) -> AsyncIterator[None]:
+    async with conn.transaction() if inside else contextlib.nullcontext():
+        yield
+
+
+@pytest.mark.parametrize("inside", [False, True], ids=["own", "caller's"])
+@pytest.mark.parametrize("name", CALLS)
+async def test_a_call_is_one_round_trip(
+    conn: Any, flights: Flights, name: str, *, inside: bool
+) -> None:
+    of, action = CALLS[name]
+    await of("warm")(conn)
+    async with surroundings(conn, inside=inside):
+        updated, update = await flights.of(of("old")(conn))
+        created, create = await flights.of(of("new")(conn))
+    assert (updated.action, created.action) == (action, Action.CREATED)
+    assert (update, create) == (1, 1)
+
+
+@pytest.mark.parametrize("inside", [False, True], ids=["own", "caller's"])
+async def test_the_first_call_describes_the_table_in_one_query(
+    conn: Any, *, inside: bool
+) -> None:
+    of, _ = CALLS["plain"]
+    queries: list[Any] = []
+    async with surroundings(conn, inside=inside):
+        with conn.query_logger(queries.append):
+            await of("old")(conn)
+            await asyncio.sleep(0)  # the loop calls the logger
+            first = len(queries)
+            await of("new")(conn)
+            await asyncio.sleep(0)
+    assert (first, len(queries)) == (2, 3)
+
+
+async def test_get_or_create_calls_factories_after_a_second_round_trip(
+    conn: Any, flights: Flights
+) -> None:
+    def call(key: str) -> Awaitable[Result]:
+        return get_or_create(conn, "t", key={"k": key}, defaults={"v": lambda: 2})
+
+    await call("warm")
+    found, find = await flights.of(call("old"))
+    created, create = await flights.of(call("new"))
+    assert (found.created, created.created) == (False, True)
+    assert (find, create) == (1, 2)
+
+
+@pytest.mark.parametrize("inside", [False, True], ids=["own", "caller's"])
+async def test_the_exact_path_updates_in_one_round_trip(
+    conn: Any, flights: Flights, *, inside: bool
+) -> None:
+    call = upserting(defaults={"v": 2}, strategy="exact")
+    await call("warm")(conn)
+    async with surroundings(conn, inside=inside):
+        _, update = await flights.of(call("old")(conn))
+        # Prepares nothing any more: the insert was known from "warm".
+        _, create = await flights.of(call("new")(conn))
+    # In a transaction SAVEPOINT and RELEASE stand around the insert.
+    assert (update, create) == (1, 4 if inside else 2)
+
+
+@pytest.mark.parametrize("db", ["pool"], indirect=True)
+async def test_the_pool_adds_only_its_own_reset(
+    db: PostgresDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await db.run(TABLE)
+    of, _ = CALLS["plain"]
+    await of("warm")(db.handle)
+    async with db.handle.acquire() as proxy:
+        flights = Flights(proxy._con, monkeypatch)
+
+    async def borrow() -> None:
+        async with db.handle.acquire():
+            pass
+
+    _, resets = await flights.of(borrow())
+    _, update = await flights.of(of("old")(db.handle))
+    _, create = await flights.of(of("new")(db.handle))
+    assert (update, create) == (resets + 1, resets + 1)

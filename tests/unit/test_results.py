@@ -1,0 +1,67 @@
+"""What a call reports."""
+
+import dataclasses
+
+import pytest
+
+from aioupsert import Action, Result, Statement
+
+ROWS = ({"n": 1}, {"n": 2})
+
+
+def test_actions_are_their_words() -> None:
+    assert list(Action) == ["created", "updated", "unchanged", "skipped"]
+    assert [str(action) for action in Action] == list(Action)
+    assert f"{Action.CREATED}" == "created"
+    assert Action("skipped") is Action.SKIPPED
+
+
+@pytest.mark.parametrize("action", Action)
+def test_only_a_created_row_was_created(action: Action) -> None:
+    assert Result(action, 1).created is (action == "created")
+
+
+def test_the_row_is_the_first_of_the_rows() -> None:
+    assert Result(Action.UPDATED, 2, ROWS).row is ROWS[0]
+
+
+def test_without_rows_there_is_no_row() -> None:
+    result = Result(Action.UPDATED, 1)
+    assert (result.row, result.rows) == (None, ())
+
+
+@pytest.mark.parametrize(
+    ("result", "unpacked"),
+    [
+        (Result(Action.CREATED, 1, ROWS[:1]), ({"n": 1}, True)),
+        (Result(Action.UNCHANGED, 0, ROWS[:1]), ({"n": 1}, False)),
+        (Result(Action.SKIPPED, 0), (None, False)),
+    ],
+    ids=["created", "unchanged", "without rows"],
+)
+def test_a_result_unpacks_as_row_and_created(
+    result: Result, unpacked: tuple[object, bool]
+) -> None:
+    row, created = result
+    assert (row, created) == unpacked
+
+
+def test_equal_results_are_equal() -> None:
+    assert Result(Action.CREATED, 1, ROWS) == Result(Action.CREATED, 1, tuple(ROWS))
+    assert Result(Action.CREATED, 1) != Result(Action.UPDATED, 1)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "name"),
+    [(Result(Action.CREATED, 1), "action"), (Statement("SELECT", (), ""), "sql")],
+    ids=["Result", "Statement"],
+)
+def test_an_outcome_cannot_be_changed(outcome: object, name: str) -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        setattr(outcome, name, "other")
+
+
+def test_a_result_shows_itself() -> None:
+    assert repr(Result(Action.CREATED, 1)) == (
+        "Result(action=<Action.CREATED: 'created'>, rows_affected=1, rows=())"
+    )

@@ -1,0 +1,162 @@
+"""What a table's description tells about a key, and names of tables."""
+
+from typing import Any
+
+import pytest
+
+from aioupsert import UsageError
+from aioupsert._schema import UniqueIndex, table_name
+from aioupsert._sql.catalog import null_predicate
+from tests.unit.plans import column, table
+
+
+@pytest.mark.parametrize(
+    ("written", "name"),
+    [
+        ("t", ("t",)),
+        ("s.t", ("s", "t")),
+        (("t",), ("t",)),
+        (("s", "t"), ("s", "t")),
+        (["s", "t"], ("s", "t")),
+        (("my.table",), ("my.table",)),
+        (("a.b", "c.d"), ("a.b", "c.d")),
+        ('q"u?$1', ('q"u?$1',)),
+    ],
+)
+def test_a_table_is_named_by_a_text_or_a_tuple(
+    written: Any, name: tuple[str, ...]
+) -> None:
+    assert table_name(written) == name
+
+
+@pytest.mark.parametrize(
+    "written", ["", ".", "a.", ".a", "a.b.c", "a\0b", ("",), ("a", ""), ("a\0",)]
+)
+def test_a_name_that_cannot_be_one_is_refused(written: Any) -> None:
+    with pytest.raises(UsageError, match="is no table name") as refused:
+        table_name(written)
+    assert '("my.table",)' in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "written", [None, 1, b"t", (), ("a", "b", "c"), ("a", 1), {"a"}, object]
+)
+def test_a_thing_that_is_no_name_is_refused(written: Any) -> None:
+    with pytest.raises(UsageError, match="a table is a name or a tuple"):
+        table_name(written)
+
+
+def index(*columns: str | None, **more: Any) -> UniqueIndex:
+    return UniqueIndex("i", columns, **more)
+
+
+NULL = True
+# The index, the key, and whether at most one row can have it; whether ON CONFLICT with
+# the key's columns would choose the index.
+INDEXES: dict[str, tuple[UniqueIndex, dict[str, bool], bool, bool]] = {
+    "its column": (index("a"), {"a": False}, True, True),
+    "another column": (index("a"), {"b": False}, False, False),
+    "its columns": (index("a", "b"), {"b": False, "a": False}, True, True),
+    "one of its columns": (index("a", "b"), {"a": False}, False, False),
+    "more than its columns": (index("a"), {"a": False, "b": False}, True, False),
+    "a NULL elsewhere": (index("a"), {"a": False, "b": NULL}, True, False),
+    "a NULL": (index("a"), {"a": NULL}, False, False),
+    "one NULL of two": (index("a", "b"), {"a": False, "b": NULL}, False, False),
+    "a NULL that is not distinct": (
+        index("a", nulls_distinct=False),
+        {"a": NULL},
+        True,
+        True,
+    ),
+    "an expression": (index(None), {"a": False}, False, False),
+    "an expression beside": (index("a", None), {"a": False}, False, False),
+    "a partial index": (index("a", predicate="x > 1"), {"a": False}, False, False),
+    "a partial index on NULL": (
+        index("a", predicate="b IS NULL", null_predicate=("b",)),
+        {"a": False, "b": NULL},
+        True,
+        False,
+    ),
+    "a partial index on NULL, a value": (
+        index("a", predicate="b IS NULL", null_predicate=("b",)),
+        {"a": False, "b": False},
+        False,
+        False,
+    ),
+    "a partial index on NULL, not in the key": (
+        index("a", predicate="b IS NULL", null_predicate=("b",)),
+        {"a": False},
+        False,
+        False,
+    ),
+    "a partial index on NULL of its own column": (
+        index("a", predicate="a IS NULL", null_predicate=("a",)),
+        {"a": NULL},
+        False,
+        False,
+    ),
+    "a partial index on NULL, not distinct": (
+        index("a", predicate="a IS NULL", null_predicate=("a",), nulls_distinct=False),
+        {"a": NULL},
+        True,
+        False,
+    ),
+    "a deferrable one": (index("a", deferrable=True), {"a": False}, True, False),
+}
+
+
+@pytest.mark.parametrize(
+    ("unique", "key", "covers", "matches"), INDEXES.values(), ids=INDEXES
+)
+def test_an_index_makes_a_key_unique_or_not(
+    unique: UniqueIndex,
+    key: dict[str, bool],
+    *,
+    covers: bool,
+    matches: bool,
+) -> None:
+    assert (unique.covers(key), unique.matches(key)) == (covers, matches)
+    assert table(column("a"), column("b"), unique=(unique,)).is_unique(key) == covers
+
+
+def test_one_index_of_several_is_enough() -> None:
+    both = table(column("a"), unique=(index("a"), index("id")))
+    assert both.is_unique({"id": False})
+    assert not table(unique=()).is_unique({"id": False})
+
+
+def test_a_table_is_shown_as_it_was_written() -> None:
+    assert table(name=("s", "t")).label == "s.t"
+    assert table(name=("t",)).label == "t"
+
+
+def test_a_hidden_column_is_not_visible() -> None:
+    hidden = table(column("rowid", hidden=True), column("a"))
+    assert hidden.visible == ("id", "a")
+
+
+@pytest.mark.parametrize(
+    ("predicate", "columns"),
+    [
+        (None, ()),
+        ("deleted_at IS NULL", ("deleted_at",)),
+        ("(deleted_at IS NULL)", ("deleted_at",)),
+        ("((a IS NULL) AND (b IS NULL))", ("a", "b")),
+        ("a is null and b is null", ("a", "b")),
+        ("a IS NULL\n  AND\tb IS NULL", ("a", "b")),
+        ('("deleted at" IS NULL)', ("deleted at",)),
+        ('"a""b" IS NULL', ('a"b',)),
+        ('("a(b)" IS NULL)', ("a(b)",)),
+        ("(a IS NOT NULL)", ()),
+        ("((a IS NULL) AND (b > 1))", ()),
+        ("((a IS NULL) OR (b IS NULL))", ()),
+        ("(lower(a) IS NULL)", ()),
+        ("a.b IS NULL", ()),
+        ("active", ()),
+        ("", ()),
+    ],
+)
+def test_a_predicate_that_only_asks_for_nulls_is_read(
+    predicate: str | None, columns: tuple[str, ...]
+) -> None:
+    assert null_predicate(predicate) == columns

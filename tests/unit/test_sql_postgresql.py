@@ -1,0 +1,621 @@
+"""Plans and catalogs of PostgreSQL as text; no server takes part."""
+
+import json
+import re
+from typing import Any
+
+import hypothesis
+import pytest
+
+from aioupsert import (
+    DEFAULT,
+    SQL,
+    Excluded,
+    F,
+    UnknownTableError,
+    coalesce,
+    func,
+    greatest,
+    lower,
+    now,
+)
+from aioupsert._plan import Plan
+from aioupsert._schema import Column, Table, UniqueIndex
+from aioupsert._sql.postgresql import compile_plan
+from aioupsert._sql.postgresql_catalog import describe
+from aioupsert._sql.rendering import Compiled
+from aioupsert._sql.sending import Send
+from tests.unit.plans import column, drawn_calls, flat, plan, read, table
+
+HITS = table(column("hits", default="0"), column("name", "text"))
+
+
+def single(made: Plan) -> Compiled:
+    statement = compile_plan(made).single
+    assert statement is not None
+    return statement
+
+
+# --- Whole statements -----------------------------------------------------------------
+
+
+def test_the_single_statement() -> None:
+    made = plan(HITS, defaults={"name": "x"}, returning="hits")
+    assert single(made).sql == flat(
+        """
+        WITH "updated" AS (
+            UPDATE "s"."t" AS "t" SET "name" = $1::pg_catalog.text
+            WHERE "t"."id" = $2::pg_catalog.int4
+            RETURNING 2, "t"."hits"
+        ), "inserted" AS (
+            INSERT INTO "s"."t" AS "t" ("id", "name")
+            SELECT $2::pg_catalog.int4, $1::pg_catalog.text
+            WHERE NOT EXISTS (SELECT FROM "updated")
+            ON CONFLICT DO NOTHING
+            RETURNING 1, "t"."hits"
+        )
+        SELECT * FROM "updated" UNION ALL SELECT * FROM "inserted"
+        """
+    )
+
+
+def test_the_single_statement_of_a_conditional_call() -> None:
+    made = plan(
+        HITS,
+        defaults={"name": "x"},
+        where=F("hits") < 3,
+        touch={"hits": 5},
+        returning="id",
+    )
+    assert single(made).sql == flat(
+        """
+        WITH "found" ("passes", "changes", "c1") AS (
+            SELECT (("t"."hits" < $1::pg_catalog.int4) IS TRUE),
+                (ROW("t"."name"::pg_catalog.text)::record
+                    *<> ROW(($2::pg_catalog.text)::pg_catalog.text)::record),
+                "t"."id"
+            FROM "s"."t" AS "t" WHERE "t"."id" = $3::pg_catalog.int4
+        ), "updated" AS (
+            UPDATE "s"."t" AS "t"
+            SET "name" = $2::pg_catalog.text, "hits" = $4::pg_catalog.int4
+            WHERE "t"."id" = $3::pg_catalog.int4
+                AND (("t"."hits" < $1::pg_catalog.int4) IS TRUE)
+                AND (ROW("t"."name"::pg_catalog.text)::record
+                    *<> ROW(($2::pg_catalog.text)::pg_catalog.text)::record)
+            RETURNING 2, "t"."id"
+        ), "inserted" AS (
+            INSERT INTO "s"."t" AS "t" ("id", "name", "hits")
+            SELECT $3::pg_catalog.int4, $2::pg_catalog.text, $4::pg_catalog.int4
+            WHERE NOT EXISTS (SELECT FROM "found") AND NOT EXISTS (SELECT FROM "updated")
+            ON CONFLICT DO NOTHING
+            RETURNING 1, "t"."id"
+        )
+        SELECT CASE WHEN "passes" THEN 3 ELSE 4 END, "c1" FROM "found"
+            WHERE NOT ("passes" AND "changes") AND NOT EXISTS (SELECT FROM "updated")
+        UNION ALL SELECT * FROM "updated" UNION ALL SELECT * FROM "inserted"
+        """
+    )
+
+
+def test_the_single_statement_that_never_updates() -> None:
+    made = plan(HITS, create_defaults={"name": "x"}, returning="id")
+    assert single(made).sql == flat(
+        """
+        WITH "found" ("passes", "changes", "c1") AS (
+            SELECT TRUE, FALSE, "t"."id"
+            FROM "s"."t" AS "t" WHERE "t"."id" = $1::pg_catalog.int4
+        ), "inserted" AS (
+            INSERT INTO "s"."t" AS "t" ("id", "name")
+            SELECT $1::pg_catalog.int4, $2::pg_catalog.text
+            WHERE NOT EXISTS (SELECT FROM "found")
+            ON CONFLICT DO NOTHING
+            RETURNING 1, "t"."id"
+        )
+        SELECT CASE WHEN "passes" THEN 3 ELSE 4 END, "c1" FROM "found"
+            WHERE NOT ("passes" AND "changes")
+        UNION ALL SELECT * FROM "inserted"
+        """
+    )
+
+
+def test_the_native_upsert() -> None:
+    made = plan(
+        HITS, defaults={"name": "x"}, where=F("hits") < 3, strategy="on_conflict"
+    )
+    assert single(made).sql == flat(
+        """
+        INSERT INTO "s"."t" AS "t" ("id", "name")
+        SELECT $1::pg_catalog.int4, $2::pg_catalog.text WHERE TRUE
+        ON CONFLICT ("id") DO UPDATE SET "name" = $2::pg_catalog.text
+        WHERE (("t"."hits" < $3::pg_catalog.int4) IS TRUE) AND TRUE
+        RETURNING CASE WHEN "t".xmax = 0 THEN 1 ELSE 2 END
+        """
+    )
+
+
+def test_the_native_upsert_without_a_condition_updates_what_is_there() -> None:
+    made = plan(HITS, defaults={"name": "x"}, strategy="on_conflict")
+    assert 'DO UPDATE SET "name" = $2::pg_catalog.text RETURNING' in single(made).sql
+
+
+def test_the_native_upsert_that_never_updates() -> None:
+    made = plan(HITS, create_defaults={"hits": F("hits")}, strategy="on_conflict")
+    assert single(made).sql == flat(
+        """
+        INSERT INTO "s"."t" AS "t" ("id", "hits")
+        SELECT $1::pg_catalog.int4, CAST((0) AS pg_catalog.int4)
+        WHERE E'"s"."t"'::pg_catalog.regclass = 4711::pg_catalog.oid
+        ON CONFLICT ("id") DO NOTHING
+        RETURNING CASE WHEN "t".xmax = 0 THEN 1 ELSE 2 END
+        """
+    )
+
+
+def test_the_classic_steps() -> None:
+    made = plan(
+        HITS,
+        defaults={"hits": F("hits") + 1},
+        where=F("hits") < 3,
+        strategy="exact",
+        returning="hits",
+    )
+    program = compile_plan(made)
+    update, find, insert, probe = program.statements()
+    assert (program.single, program.lock) == (None, None)
+    assert update.sql == flat(
+        """
+        UPDATE "s"."t" AS "t" SET "hits" = ("t"."hits" + $1::pg_catalog.int4)
+        WHERE "t"."id" = $2::pg_catalog.int4
+            AND (("t"."hits" < $3::pg_catalog.int4) IS TRUE)
+        RETURNING 2, "t"."hits"
+        """
+    )
+    assert find.sql == flat(
+        """
+        SELECT CASE WHEN NOT (("t"."hits" < $1::pg_catalog.int4) IS TRUE) THEN 4
+            WHEN NOT TRUE THEN 3 ELSE 2 END, "t"."hits"
+        FROM "s"."t" AS "t" WHERE "t"."id" = $2::pg_catalog.int4
+        """
+    )
+    # The default is the described table's, and so must be the table.
+    assert insert.sql == flat(
+        """
+        INSERT INTO "s"."t" AS "t" ("id", "hits")
+        SELECT $1::pg_catalog.int4, (CAST((0) AS pg_catalog.int4) + $2::pg_catalog.int4)
+        WHERE E'"s"."t"'::pg_catalog.regclass = 4711::pg_catalog.oid
+        RETURNING 1, "t"."hits"
+        """
+    )
+    assert probe.sql == flat(
+        """
+        SELECT current_setting('transaction_isolation'),
+            EXISTS (SELECT FROM "s"."t" AS "t" WHERE "t"."id" = $1::pg_catalog.int4),
+            EXISTS (SELECT FROM "s"."t" AS "t" WHERE "t"."id" = $1::pg_catalog.int4
+                AND (TRUE))
+        """
+    )
+
+
+def test_the_probe_asks_for_every_row_that_may_be_in_the_way() -> None:
+    indexes = (
+        UniqueIndex("its own", ("id",)),
+        UniqueIndex("by name", ("name", "hits")),
+        UniqueIndex("partial", ("name",), predicate="hits > 0"),
+        UniqueIndex("of an expression", ("name", None)),
+        UniqueIndex("of what is computed", ("at",)),
+        UniqueIndex("of what is not given", ("other",)),
+    )
+    relation = table(
+        column("name", "text"),
+        column("hits"),
+        column("at", "other"),
+        column("other"),
+        unique=indexes,
+    )
+    made = plan(relation, defaults={"name": "x", "hits": 1, "at": now()})
+    assert compile_plan(made).probe.sql == flat(
+        """
+        SELECT current_setting('transaction_isolation'),
+            EXISTS (SELECT FROM "s"."t" AS "t" WHERE "t"."id" = $1::pg_catalog.int4),
+            EXISTS (SELECT FROM "s"."t" AS "t" WHERE "t"."id" = $1::pg_catalog.int4
+                AND (TRUE)),
+            EXISTS (SELECT FROM "s"."t" AS "t" WHERE "t"."name" = $2::pg_catalog.text
+                AND "t"."hits" = $3::pg_catalog.int4 AND (TRUE)),
+            EXISTS (SELECT FROM "s"."t" AS "t" WHERE "t"."name" = $2::pg_catalog.text
+                AND (hits > 0))
+        """
+    )
+
+
+def test_the_lock_is_of_the_key() -> None:
+    bare = table(column("name", "text"), column("at", "other"), unique=())
+    made = plan(
+        bare,
+        key={"id": 1, "name": "x", "at": "y"},
+        defaults={},
+        without_unique_index="lock",
+    )
+    program = compile_plan(made)
+    assert program.single is None
+    assert program.lock is not None
+    # Equal times may be written differently, so they take no part.
+    assert program.lock.sql == flat(
+        """
+        SELECT current_setting('transaction_isolation'),
+            CASE WHEN current_setting('transaction_isolation') = 'read committed'
+            THEN pg_advisory_xact_lock(hashtextextended(
+                coalesce($1::pg_catalog.int4::pg_catalog.text, '') || '/'
+                || coalesce($2::pg_catalog.text::pg_catalog.text, ''), 4711)) END
+        """
+    )
+
+
+def test_the_lock_of_a_key_without_texts_is_of_the_table() -> None:
+    made = plan(table(unique=()), key={"id": None}, without_unique_index="lock")
+    lock = compile_plan(made).lock
+    assert lock is not None
+    assert "hashtextextended('', 4711)" in lock.sql
+
+
+def test_an_insert_that_must_queue_up_locks_first() -> None:
+    queued = table(needs_key_lock=True, needs_exact="it has an exclusion constraint")
+    assert compile_plan(plan(queued)).insert.sql == flat(
+        """
+        WITH "lock" AS MATERIALIZED (
+            SELECT pg_advisory_xact_lock(hashtextextended(
+                coalesce($1::pg_catalog.int4::pg_catalog.text, ''), 4711))
+        )
+        INSERT INTO "s"."t" AS "t" ("id") SELECT $1::pg_catalog.int4 FROM "lock"
+        RETURNING 1
+        """
+    )
+
+
+@pytest.mark.parametrize("name", ["updated", "inserted", "found", "lock"])
+def test_no_part_of_a_statement_hides_the_table(name: str) -> None:
+    about = {"name": (name,), "needs_key_lock": True}
+    made = plan(table(column("a"), **about), defaults={"a": 1}, skip_unchanged=True)
+    program = compile_plan(made)
+    for statement in (single(made), program.insert):
+        assert f'"{name}" AS "t"' in statement.sql
+        assert not re.search(rf'(WITH|,) "{name}" ', statement.sql)
+
+
+def test_statements_are_listed_in_their_order() -> None:
+    program = compile_plan(plan(HITS, defaults={"name": "x"}, skip_unchanged=True))
+    steps = (
+        program.single,
+        program.update,
+        program.find,
+        program.insert,
+        program.probe,
+    )
+    assert program.statements() == steps
+    assert [step.when for step in program.statements()] == [
+        "first",
+        "when a concurrent call got in between",
+        "when a concurrent call got in between, if nothing was updated",
+        "when no row was there",
+        "when the insert fails again",
+    ]
+
+
+# --- Parts ----------------------------------------------------------------------------
+
+
+def test_a_null_key_is_asked_for_as_null_and_written_as_null() -> None:
+    made = plan(HITS, key={"name": None}, defaults={"hits": 1})
+    statement = single(made)
+    assert 'WHERE "t"."name" IS NULL RETURNING' in statement.sql
+    assert list(statement.arguments([None, 5])) == [5, None]
+
+
+def test_a_value_used_twice_is_bound_once() -> None:
+    made = plan(HITS, defaults={"hits": 1})
+    assert sorted(single(made).arguments(["key", "value"])) == ["key", "value"]
+
+
+def test_a_value_of_two_types_is_bound_twice() -> None:
+    rounded = table(column("n", "number", key_type="pg_catalog.float8"))
+    made = plan(rounded, key={"n": 1}, without_unique_index="allow")
+    statement = single(made)
+    assert "$1::pg_catalog.float8" in statement.sql
+    assert "$2::pg_catalog.numeric" in statement.sql
+    assert list(statement.arguments([7])) == [7, 7]
+
+
+def test_a_key_is_rounded_as_its_column_but_has_one_place() -> None:
+    rounded = table(column("n", "number", type="numeric", key_type="numeric(5,2)"))
+    made = plan(rounded, key={"n": 1}, without_unique_index="allow")
+    statement = single(made)
+    assert '"t"."n" = $1::numeric(5,2)' in statement.sql
+    assert "SELECT $1::numeric WHERE" in statement.sql
+
+
+def test_json_is_encoded_here_and_other_containers_by_the_driver() -> None:
+    kinds = table(
+        column("doc", "json"), column("tags", "other", type="pg_catalog._text")
+    )
+    value = {"doc": {"a": "ü"}, "tags": ["b"]}
+    made = plan(
+        kinds, key={"doc": {"k": 1}}, defaults=value, without_unique_index="allow"
+    )
+    statement = single(made)
+    assert '"tags" = $2::pg_catalog._text' in statement.sql
+    assert '"doc" = $1::pg_catalog.text::pg_catalog.jsonb' in statement.sql
+    arguments = statement.arguments([{"k": 1}, {"a": "ü"}, ["b"]])
+    assert list(arguments) == ['{"a":"ü"}', ["b"], '{"k":1}']
+
+
+def test_what_is_unchanged_is_compared_as_stored_and_padded_text_as_text() -> None:
+    kinds = table(
+        column("a"),
+        column(
+            "code", "text", type="pg_catalog.bpchar", key_type="c", storage="bpchar"
+        ),
+    )
+    made = plan(kinds, defaults={"a": 1, "code": "x"}, skip_unchanged=True)
+    assert (
+        '("t"."code"::c IS DISTINCT FROM $2::pg_catalog.bpchar::c OR'
+        ' ROW("t"."a"::pg_catalog.int4)::record *<>'
+        " ROW(($1::pg_catalog.int4)::pg_catalog.int4)::record)"
+    ) in single(made).sql
+    made = plan(kinds, defaults={"code": "x"}, skip_unchanged=True)
+    assert (
+        '("t"."code"::c IS DISTINCT FROM $1::pg_catalog.bpchar::c)' in single(made).sql
+    )
+
+
+def test_default_is_the_keyword_on_update_and_left_out_on_insert() -> None:
+    sql = single(plan(HITS, defaults={"hits": DEFAULT, "name": DEFAULT})).sql
+    assert 'SET "hits" = DEFAULT, "name" = DEFAULT' in sql
+    assert '("id") SELECT' in sql
+    only = table(unique=())
+    made = plan(only, create_defaults={"id": DEFAULT}, without_unique_index="allow")
+    assert 'INSERT INTO "s"."t" AS "t" SELECT  WHERE' in single(made).sql
+
+
+CALLS = {
+    "quotes": (("s", 'a"b'), 'a"b', '"s"."a""b" AS "t"'),
+    "a placeholder": (("$1",), "?", '"$1" AS "t"'),
+    "a statement": (("t; DROP TABLE t --",), "x", '"t; DROP TABLE t --" AS "t"'),
+}
+
+
+@pytest.mark.parametrize(("name", "of_column", "written"), CALLS.values(), ids=CALLS)
+def test_names_are_quoted(name: tuple[str, ...], of_column: str, written: str) -> None:
+    made = plan(table(column(of_column), name=name), defaults={of_column: F(of_column)})
+    sql = single(made).sql
+    assert written in sql
+    assert '"{}" = '.format(of_column.replace('"', '""')) in sql
+
+
+def test_the_guard_quotes_a_name_in_a_text() -> None:
+    relation = table(column("a", default="1"), name=("it's", 'a"\\b'))
+    sql = single(plan(relation, defaults={"a": F("a")})).sql
+    assert r"""E'"it''s"."a""\\b"'::pg_catalog.regclass = 4711""" in sql
+
+
+def value_of(expression: Any) -> str:
+    """How an expression about the stored row is written."""
+    kinds = table(
+        column("i"),
+        column("n", "number"),
+        column("t", "text"),
+        column("u", "text"),
+        column("doc", "json"),
+        column("flag", "boolean"),
+        column("out", "other"),
+    )
+    update = compile_plan(plan(kinds, defaults={"out": expression})).update
+    assert update is not None
+    found = re.search(r'SET "out" = (.*) WHERE "t"."id"', update.sql)
+    assert found is not None
+    return found[1].replace("::pg_catalog.", "::")
+
+
+@pytest.mark.parametrize(
+    ("expression", "written"),
+    [
+        (F("i") + 1, '("t"."i" + $1::int4)'),
+        (F("i") / F("n"), '("t"."i" / NULLIF("t"."n", 0))'),
+        (F("i") % 2, '("t"."i" % NULLIF($1::int4, 0))'),
+        (F("t") < "x", '(("t"."t" COLLATE "C") < ($1::text COLLATE "C"))'),
+        (F("i") < 2, '("t"."i" < $1::int4)'),
+        (F("i").in_([1, 2]), '("t"."i" IN ($1::int4, $2::int4))'),
+        (F("i").in_([]), "(1 = 0)"),
+        (F("i").is_null(), '("t"."i" IS NULL)'),
+        (~F("flag"), '(NOT "t"."flag")'),
+        (F("flag") & True, '("t"."flag" AND $1::bool)'),
+        (coalesce(F("i"), 0), 'coalesce("t"."i", $1::int4, NULL)'),
+        (greatest(F("i"), 1), 'greatest("t"."i", $1::int4)'),
+        (
+            greatest(F("t"), F("u")),
+            'greatest(("t"."t" COLLATE "C"), ("t"."u" COLLATE "C"))',
+        ),
+        (lower(F("t")), 'lower("t"."t" COLLATE "C")'),
+        (
+            F("t").concat(F("i"), "x"),
+            '("t"."t"::text || "t"."i"::text || $1::text::text)',
+        ),
+        (now(), "now()"),
+        (func("f", "a", F("t"), 1), 'f($1, "t"."t", $2::int4)'),
+        (SQL("{} ?| {}", F("doc"), ["a"]), '("t"."doc" ?| $1)'),
+        (SQL("{{}}"), "({})"),
+        (F("t").concat(func("f", "a")), '("t"."t"::text || f($1)::text)'),
+        (Excluded("id"), "$1::int4"),
+    ],
+    ids=repr,
+)
+def test_an_expression_is_written_so_that_both_engines_agree(
+    expression: Any, written: str
+) -> None:
+    assert value_of(expression) == written
+
+
+def test_merging_gives_what_jsonb_gives_for_objects() -> None:
+    one, other = '("t"."doc")::jsonb', "($1::text::jsonb)::jsonb"
+    assert value_of(F("doc").merge({"a": 1})) == (
+        "(SELECT CASE WHEN m.one IS NULL OR m.other IS NULL THEN NULL"
+        " WHEN jsonb_typeof(m.one) = 'object' AND jsonb_typeof(m.other) = 'object'"
+        " THEN m.one || m.other ELSE m.other END"
+        f" FROM (SELECT {one} AS one, {other} AS other) AS m)"
+    )
+
+
+# --- Any plan -------------------------------------------------------------------------
+
+# Names and texts in quotes, in which a placeholder is none.
+_QUOTED = re.compile(r'"(?:[^"]|"")*"|\'(?:[^\']|\'\')*\'')
+
+
+@hypothesis.settings(max_examples=200, deadline=None, derandomize=True)
+@hypothesis.given(drawn_calls())
+def test_the_placeholders_are_numbered_as_the_arguments(
+    drawn: tuple[Table, dict[str, Any]],
+) -> None:
+    relation, call = drawn
+    _, values = read(**call)
+    for statement in compile_plan(plan(relation, **call)).statements():
+        used = {int(n) for n in re.findall(r"\$(\d+)", _QUOTED.sub("", statement.sql))}
+        assert used == set(range(1, len(statement.arguments(values)) + 1))
+
+
+# --- The catalog ----------------------------------------------------------------------
+
+A_COLUMN: dict[str, Any] = {
+    "name": "a",
+    "type_id": "25",
+    "catalog": "pg_catalog",
+    "type": "text",
+    "cast": "pg_catalog.text",
+    "exact": "text",
+    "typmod": -1,
+    "deterministic": True,
+    "generated": False,
+    "identity": "",
+    "default": None,
+}
+A_TABLE: dict[str, Any] = {
+    "oid": "4711",
+    "kind": "r",
+    "may_insert": True,
+    "rules": False,
+    "instead": False,
+    "before": False,
+    "statement": False,
+    "refuses": False,
+    "columns": [A_COLUMN],
+    "unique": None,
+}
+AN_INDEX: dict[str, Any] = {
+    "name": "i",
+    "columns": ["a"],
+    "nulls_distinct": True,
+    "predicate": None,
+    "deferrable": False,
+    "exclusion": False,
+    "equality": None,
+}
+
+
+def answered(found: dict[str, Any]) -> Table:
+    """The description, when the catalog answers this."""
+    steps = describe(("s", "t"))
+    send = next(steps)
+    assert (send.arguments, send.kind) == ((), "catalog")
+    assert """WHERE c.oid = to_regclass(E'"s"."t"')""" in send.sql
+    with pytest.raises(StopIteration) as stop:
+        steps.send([(json.dumps(found),)])
+    described: Table = stop.value.value
+    return described
+
+
+def test_a_table_that_is_not_there_is_refused_with_the_closest_name() -> None:
+    steps = describe(("page_view",))
+    next(steps)
+    assert isinstance(steps.send([]), Send)
+    with pytest.raises(
+        UnknownTableError, match=r"page_view \(did you mean 'page_views'"
+    ):
+        steps.send([("users",), ("page_views",)])
+
+
+@pytest.mark.parametrize(
+    ("about", "why"),
+    [
+        ({}, None),
+        ({"instead": True, "rules": True}, "it is a view with INSTEAD OF triggers"),
+        ({"rules": True}, "it has rules"),
+        ({"kind": "m"}, "it is a materialized view"),
+        ({"before": True}, "it has a BEFORE INSERT trigger"),
+        ({"statement": True}, "it has a trigger for each INSERT statement"),
+        ({"may_insert": False}, "this role may not insert into it"),
+        ({"unique": [AN_INDEX]}, None),
+        (
+            {"unique": [AN_INDEX | {"exclusion": True}]},
+            "it has an exclusion constraint",
+        ),
+        (
+            {"unique": [AN_INDEX, AN_INDEX | {"deferrable": True}]},
+            "it has a deferrable unique constraint",
+        ),
+    ],
+    ids=repr,
+)
+def test_why_a_relation_needs_the_classic_steps(
+    about: dict[str, Any], why: str | None
+) -> None:
+    assert answered(A_TABLE | about).needs_exact == why
+
+
+def test_a_relation_without_columns() -> None:
+    bare = answered(A_TABLE | {"columns": None})
+    assert (dict(bare.columns), bare.unique) == ({}, ())
+
+
+@pytest.mark.parametrize(
+    ("about", "expected"),
+    [
+        ({}, {"family": "text", "storage": "text"}),
+        ({"deterministic": False}, {"storage": "other"}),
+        (
+            {"type": "citext", "catalog": "public"},
+            {"family": "text", "storage": "other"},
+        ),
+        (
+            {"type": "text", "catalog": "public"},
+            {"family": "other", "storage": "other"},
+        ),
+        ({"type": "int8"}, {"family": "integer", "storage": "integer"}),
+        ({"type": "bool"}, {"family": "boolean", "storage": "boolean"}),
+        ({"type": "jsonb"}, {"family": "json", "storage": "other"}),
+        ({"type": "inet"}, {"family": "other", "storage": "other"}),
+        (
+            {"type": "varchar", "typmod": 7},
+            {"length": 3, "key_type": "pg_catalog.text"},
+        ),
+        ({"type": "varchar"}, {"length": None}),
+        (
+            {"type": "numeric", "typmod": 5, "exact": "numeric(5,2)"},
+            {"key_type": "numeric(5,2)", "length": None},
+        ),
+        ({"type": "numeric", "exact": "numeric"}, {"key_type": "pg_catalog.text"}),
+        ({"identity": "a"}, {"always_identity": True}),
+        ({"identity": "d"}, {"always_identity": False}),
+        ({"generated": True}, {"generated": True}),
+        ({"default": "now()"}, {"default": "now()"}),
+    ],
+    ids=repr,
+)
+def test_a_column_is_described(about: dict[str, Any], expected: dict[str, Any]) -> None:
+    described: Column = answered(A_TABLE | {"columns": [A_COLUMN | about]}).columns["a"]
+    assert {name: getattr(described, name) for name in expected} == expected
+
+
+def test_an_exclusion_constraint_of_equalities_is_like_a_unique_index() -> None:
+    for equality, columns in ((True, ("a",)), (False, (None,))):
+        index = AN_INDEX | {"exclusion": True, "equality": equality}
+        described = answered(A_TABLE | {"unique": [index]})
+        assert [unique.columns for unique in described.unique] == [columns]
+        assert described.needs_key_lock
