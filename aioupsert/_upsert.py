@@ -264,9 +264,7 @@ async def _execute(
             # has, the call is made again, once.
             if refreshed or not _may_be_stale(session, exc):
                 raise
-            changed = await _changed(session, name, exc)
-            await session.forget()
-            if not changed:
+            if not await _changed(session, name, exc):
                 raise
             refreshed = True
             continue
@@ -361,13 +359,19 @@ def _may_be_stale(session: Session, error: Exception) -> bool:
 
 async def _changed(session: Session, name: TableName, error: Exception) -> bool:
     """Read the table afresh, or leave that to the next call; tell whether it differs."""
+    changed = unknown = False
     if isinstance(error, AioupsertError) or session.can_repeat():
         try:
-            return await refresh(session, name)
-        except Exception:  # noqa: BLE001, S110  # the caller raises the error that led here
-            pass
-    session.state.tables.pop(name, None)
-    return False
+            changed = await refresh(session, name)
+        except Exception:  # noqa: BLE001  # the caller raises the error that led here
+            unknown = True
+    else:
+        unknown = True
+    if unknown:
+        session.state.tables.pop(name, None)
+    if changed or unknown:
+        await session.forget()
+    return changed
 
 
 # Losing this often in a row happens only while the very same row comes and goes (at most

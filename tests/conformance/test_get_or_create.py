@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Any, get_args
 
 import pytest
@@ -205,8 +206,9 @@ async def test_a_row_that_is_there_fires_no_trigger(
 
 
 @one_connection
+@pytest.mark.parametrize("inside", [False, True], ids=["own", "caller's"])
 async def test_a_row_that_is_there_can_be_had_where_nothing_may_be_written(
-    tags: Database,
+    tags: Database, *, inside: bool
 ) -> None:
     await get_or_create(tags.handle, "tags", key=RED)
     await tags.handle.execute(
@@ -215,7 +217,8 @@ async def test_a_row_that_is_there_can_be_had_where_nothing_may_be_written(
             sqlite="PRAGMA query_only = on",
         )
     )
-    row, created = await get_or_create(tags.handle, "tags", key=RED)
+    async with tags.transaction() if inside else nullcontext():
+        row, created = await get_or_create(tags.handle, "tags", key=RED)
     assert (row, created) == ({"name": "red", "color": "grey", "uses": 10}, False)
 
 

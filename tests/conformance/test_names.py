@@ -9,6 +9,7 @@ import pytest
 from hypothesis import strategies as st
 
 from aioupsert import (
+    SQL,
     Action,
     F,
     Result,
@@ -189,6 +190,29 @@ async def test_all_our_own_names_may_be_columns_at_once(
         assert result.created is (n == 1)
         expected = {"key": 5, "t": 6, "created": n, "excluded": 7}
         assert result.row == dict.fromkeys(OUR_NAMES, 0) | expected
+
+
+@pytest.mark.parametrize("called", ["itself", "another"])
+@pytest.mark.parametrize("name", ["updated", "inserted", "found", "lock"])
+@one_of_each_engine
+async def test_raw_sql_means_the_table_of_that_name(
+    db: Database, name: str, called: str
+) -> None:
+    table = name if called == "itself" else "other"
+    columns = "k INTEGER PRIMARY KEY, n INTEGER"
+    for each in {name, table}:
+        await db.run(f"CREATE TABLE {quote(each)} ({columns})")
+    await db.run(f"INSERT INTO {quote(name)} VALUES (5, 50)")
+    for created in (True, False):
+        result = await create_or_update(
+            db.handle,
+            table,
+            key={"k": 1},
+            defaults={"n": SQL(f"(SELECT max(k) * 10 FROM {quote(name)})")},
+            where=SQL(f"EXISTS (SELECT n FROM {quote(name)})"),
+            returning="n",
+        )
+        assert tuple(result) == ({"n": 50}, created)
 
 
 async def test_capitals_are_told_apart(pg: PostgresDatabase) -> None:
