@@ -21,7 +21,7 @@ from aioupsert._sql.rendering import (
     UPDATED,
     Compiled,
 )
-from aioupsert._sql.sending import Rows, Send, Steps, Surroundings
+from aioupsert._sql.sending import Rows, Send, Steps
 from aioupsert.errors import NotAppliedError, SerializationConflictError, UsageError
 from aioupsert.results import Action, Result
 
@@ -57,12 +57,12 @@ class Dialect(Generic[P]):
         describe: Reads a table from the catalog.
         compile_plan: Writes the statements of a plan.
         attempt: Makes one attempt by the classic steps, given how many inserts were
-            lost before, and what the adapter knows.
+            lost before, and whether the caller has a transaction open.
     """
 
     describe: Callable[[TableName], Steps[Table]]
     compile_plan: Callable[[Plan], P]
-    attempt: Callable[[P, Values, int, Surroundings], Steps[Result | Lost]]
+    attempt: Callable[[P, Values, int, bool], Steps[Result | Lost]]
 
 
 def find(
@@ -116,26 +116,35 @@ def refused(table: TableName) -> NotAppliedError:
 
 _savepoints: Final = itertools.count(1)
 
+# PostgreSQL, "Error Codes": unique_violation, exclusion_violation.
+_CONFLICTS: Final = frozenset({"23505", "23P01"})
+
+
+def _is_conflict(error: Exception) -> bool:
+    # Every driver of PostgreSQL gives its errors this attribute.
+    return getattr(error, "sqlstate", None) in _CONFLICTS
+
 
 def _on_postgresql(
     program: postgresql.Program,
     values: Values,
     conflicts: int,
-    around: Surroundings,
+    in_transaction: bool,  # noqa: FBT001  # the adapter's only word to the steps
 ) -> Steps[Result | Lost]:
     if program.lock is None:
-        return _classic(program, values, conflicts, around)
+        return _classic(program, values, conflicts, in_transaction=in_transaction)
     # Under the lock there always is a transaction, the caller's or ours.
-    body = _classic(program, values, conflicts, around._replace(in_transaction=True))
+    body = _classic(program, values, conflicts, in_transaction=True)
     lock = _send(program.lock, values)
-    return _locked(lock, body, in_transaction=around.in_transaction)
+    return _locked(lock, body, in_transaction=in_transaction)
 
 
 def _classic(
     program: postgresql.Program,
     values: Values,
     conflicts: int,
-    around: Surroundings,
+    *,
+    in_transaction: bool,
 ) -> Steps[Result | Lost]:
     """Update; if nothing was there, insert; if that is too late, say so."""
     plan = program.plan
@@ -149,28 +158,28 @@ def _classic(
             return Lost(visible=True)
         if rows:
             return read_result(plan, rows)
-    insert = _behind_savepoint if around.in_transaction else _plainly
-    inserted = yield from insert(_send(program.insert, values), around)
+    insert = _behind_savepoint if in_transaction else _plainly
+    inserted = yield from insert(_send(program.insert, values))
     if not isinstance(inserted, Exception):
         if not inserted:
             raise refused(plan.table.name)
         return read_result(plan, inserted)
     if not conflicts:
         return Lost(inserted)
-    return (yield from _probe(program, values, around, inserted))
+    return (yield from _probe(program, values, inserted, in_transaction=in_transaction))
 
 
-def _plainly(statement: Send, around: Surroundings) -> Steps[Rows | Exception]:
+def _plainly(statement: Send) -> Steps[Rows | Exception]:
     """Send a statement; return its error if it is a conflict."""
     try:
         return (yield statement)
     except Exception as exc:
-        if around.is_conflict(exc):
+        if _is_conflict(exc):
             return exc
         raise
 
 
-def _behind_savepoint(statement: Send, around: Surroundings) -> Steps[Rows | Exception]:
+def _behind_savepoint(statement: Send) -> Steps[Rows | Exception]:
     """Send a statement so that a conflict does not abort the transaction."""
     name = f"aioupsert_{next(_savepoints)}"
     try:
@@ -181,7 +190,7 @@ def _behind_savepoint(statement: Send, around: Surroundings) -> Steps[Rows | Exc
         # One message, so that a cancellation cannot get between the two.
         sql = f"ROLLBACK TO SAVEPOINT {name}; RELEASE SAVEPOINT {name}"
         yield Send(sql, kind="undo")
-        if isinstance(exc, Exception) and around.is_conflict(exc):
+        if isinstance(exc, Exception) and _is_conflict(exc):
             return exc
         raise
     return rows
@@ -190,15 +199,16 @@ def _behind_savepoint(statement: Send, around: Surroundings) -> Steps[Rows | Exc
 def _probe(
     program: postgresql.Program,
     values: Values,
-    around: Surroundings,
     conflict: Exception,
+    *,
+    in_transaction: bool,
 ) -> Steps[Lost]:
     """Tell a row that comes and goes from one that will stay in the way."""
     rows = yield _send(program.probe, values)
     level, visible, *others = rows[0]
     if not visible and any(others):
         raise conflict
-    if around.in_transaction and not visible and level != _READ_COMMITTED:
+    if in_transaction and not visible and level != _READ_COMMITTED:
         msg = (
             f"a row with this key of {program.plan.table.label} was committed after"
             f" this {level} transaction began, so it can neither be seen nor created;"
@@ -257,15 +267,15 @@ def _on_sqlite(
     program: sqlite.Program,
     values: Values,
     _conflicts: int,
-    around: Surroundings,
+    in_transaction: bool,  # noqa: FBT001  # as above
 ) -> Steps[Result | Lost]:
     """
     Run the classic steps while holding the only write lock, so nobody gets between.
 
     Meant to be driven in one go, so that no other task's statement gets between either.
     """
-    begin, commit, undo = _CALLERS if around.in_transaction else _OWN
-    if not program.plan.update and not around.in_transaction:
+    begin, commit, undo = _CALLERS if in_transaction else _OWN
+    if not program.plan.update and not in_transaction:
         # Mostly the row is there and is only read, which needs no write lock.
         there = yield from find(program, values)
         if there is not None:

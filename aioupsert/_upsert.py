@@ -136,9 +136,11 @@ async def get_or_create(
     """
     Return the row that has this key, untouched, or create it.
 
-    A row that is there is only read: no write, no lock, no trigger. One round trip, as
-    `create_or_update`; a second one when the row is missing and *defaults* has
-    callables, since these are called only then.
+    A row that is there is only read: nothing is written, no row is locked, and no
+    trigger fires. One round trip, as `create_or_update`. A second one creates a missing
+    row in the caller's transaction on PostgreSQL, which a statement that could write
+    must not abort if it is read-only; or when *defaults* has callables, since these are
+    called only then.
 
     Args:
         conn: As for `create_or_update`.
@@ -172,9 +174,11 @@ async def get_or_create(
         )
 
     async def get(session: Session) -> Result:
-        if defaults and any(map(callable, defaults.values())):
+        late = any(callable(value) for value in (defaults or {}).values())
+        # A transaction may be read-only, and a statement with an INSERT would abort it.
+        if late or not session.can_repeat():
             # Names are checked as if every value were there.
-            shape, values = read(dict.fromkeys(defaults))
+            shape, values = read(dict.fromkeys(defaults or ()))
             found = await _execute(session, name, shape, values, timeout, attempt=_look)
             if found is not None:
                 return found

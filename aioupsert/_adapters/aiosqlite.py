@@ -25,20 +25,13 @@ from aioupsert._adapters.base import (
     log,
     state_of,
 )
-from aioupsert._sql.sending import Rows, Send, Steps, Surroundings
+from aioupsert._sql.sending import Rows, Send, Steps
 from aioupsert._steps import SQLITE, Dialect, Lost
 from aioupsert.results import Result
 
 T = TypeVar("T")
 
 # SQLite, "Result and Error Codes"; an extended code has the primary one in its low byte.
-_CONFLICTS: Final = frozenset(
-    {
-        sqlite3.SQLITE_CONSTRAINT_UNIQUE,
-        sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY,
-        sqlite3.SQLITE_CONSTRAINT_ROWID,
-    }
-)
 _TRANSIENT: Final = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
 _STALE: Final = frozenset({sqlite3.SQLITE_ERROR, sqlite3.SQLITE_SCHEMA})
 _PRIMARY: Final = 0xFF
@@ -50,10 +43,6 @@ _HAS_JOBS: Final = hasattr(aiosqlite.Connection, "_execute")
 
 def _code(error: BaseException) -> int:
     return getattr(error, "sqlite_errorcode", 0)
-
-
-def _is_conflict(error: BaseException) -> bool:
-    return _code(error) in _CONFLICTS
 
 
 def is_retryable(error: BaseException) -> bool:
@@ -71,7 +60,7 @@ class AiosqliteSession:
         self._connection: Any = connection
         self.state: State = state_of(connection)
 
-    async def run(self, steps: Callable[[Surroundings], Steps[T]]) -> T:
+    async def run(self, steps: Callable[[bool], Steps[T]]) -> T:
         """Run all statements as one job on the connection's thread."""
         if not _HAS_JOBS:
             # To the end even when cancelled: the caller's next statement comes after it.
@@ -100,13 +89,11 @@ class AiosqliteSession:
     async def forget(self) -> None:
         """Do nothing: SQLite prepares statements anew by itself."""
 
-    async def _by_hops(self, steps: Callable[[Surroundings], Steps[T]]) -> T:
+    async def _by_hops(self, steps: Callable[[bool], Steps[T]]) -> T:
         async with self.state.lock:
             inside = self._connection.in_transaction
             try:
-                return await drive(
-                    steps(Surroundings(inside, _is_conflict)), self._answer
-                )
+                return await drive(steps(inside), self._answer)
             except Exception as exc:
                 _explain(exc, self._connection, inside=inside)
                 raise
@@ -123,14 +110,12 @@ class AiosqliteSession:
                 return _counted(send, cursor.rowcount) or rows
 
 
-def _job(
-    connection: sqlite3.Connection, steps: Callable[[Surroundings], Steps[T]]
-) -> T:
+def _job(connection: sqlite3.Connection, steps: Callable[[bool], Steps[T]]) -> T:
     inside = connection.in_transaction
     cursor = connection.cursor()
     cursor.row_factory = None
     try:
-        return _drive(connection, cursor, steps(Surroundings(inside, _is_conflict)))
+        return _drive(connection, cursor, steps(inside))
     except Exception as exc:
         _explain(exc, connection, inside=inside)
         raise

@@ -26,15 +26,13 @@ from aioupsert._adapters.base import (
     log,
     state_of,
 )
-from aioupsert._sql.sending import Rows, Send, Steps, Surroundings
+from aioupsert._sql.sending import Rows, Send, Steps
 from aioupsert._steps import POSTGRESQL, Dialect, Lost, read_result
 from aioupsert.results import Result
 
 T = TypeVar("T")
 
-# PostgreSQL, "Error Codes": unique_violation, exclusion_violation; then
-# serialization_failure, deadlock_detected.
-_CONFLICTS: Final = frozenset({"23505", "23P01"})
+# PostgreSQL, "Error Codes": serialization_failure, deadlock_detected.
 _TRANSIENT: Final = frozenset({"40001", "40P01"})
 # syntax and access errors (an unknown column, another type), feature_not_supported (a
 # cached plan, a rule), object_not_in_prerequisite_state (a deferrable constraint),
@@ -49,10 +47,6 @@ _UNDO_TIMEOUT: Final = 10.0
 def sqlstate(error: BaseException) -> str:
     """Give the SQLSTATE of an error of the server, or an empty text."""
     return (error.sqlstate or "") if isinstance(error, asyncpg.PostgresError) else ""
-
-
-def _is_conflict(error: BaseException) -> bool:
-    return sqlstate(error) in _CONFLICTS
 
 
 def is_retryable(error: BaseException) -> bool:
@@ -73,14 +67,12 @@ class AsyncpgSession:
         self._connection: Any = connection
         self.state: State = state_of(behind)
 
-    async def run(self, steps: Callable[[Surroundings], Steps[T]]) -> T:
+    async def run(self, steps: Callable[[bool], Steps[T]]) -> T:
         """Await one statement after the other."""
         async with self.state.lock:
             inside = self._connection.is_in_transaction()
             try:
-                return await drive(
-                    steps(Surroundings(inside, _is_conflict)), self._answer
-                )
+                return await drive(steps(inside), self._answer)
             except asyncpg.PostgresError as exc:
                 if not inside and is_retryable(exc):
                     raise TransientError from exc

@@ -13,7 +13,7 @@ from weakref import WeakKeyDictionary
 
 from aioupsert._plan import Shape, make_plan
 from aioupsert._schema import Table, TableName
-from aioupsert._sql.sending import Rows, Send, Steps, Surroundings
+from aioupsert._sql.sending import Rows, Send, Steps
 from aioupsert._steps import Dialect, Lost
 from aioupsert.errors import UsageError
 from aioupsert.results import Result
@@ -48,9 +48,11 @@ class Session(Protocol):
         """What is remembered about this connection."""
         ...
 
-    async def run(self, steps: Callable[[Surroundings], Steps[T]]) -> T:
+    async def run(self, steps: Callable[[bool], Steps[T]]) -> T:
         """
         Send what the steps ask for; on return, nothing of ours is open.
+
+        The steps are told whether the caller has a transaction open.
 
         Nothing else of this library runs on the connection meanwhile.
 

@@ -242,8 +242,9 @@ def _untyped(cast: str) -> str:
 
 
 def _cte(plan: Plan, name: str) -> str:
-    """Name a WITH query; it must not hide the table, which may have the same name."""
-    return quote(f"_{name}" if name == plan.table.name[-1] else name)
+    """Name a WITH query so that it hides no table, neither this one nor one in SQL()."""
+    name = f"aioupsert_{name}"
+    return quote(f"{name}_" if name == plan.table.name[-1] else name)
 
 
 def _row(codes: str, columns: Iterable[str]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
 from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar
 
 T = TypeVar("T")
@@ -31,16 +31,3 @@ class Send(NamedTuple):
 Rows: TypeAlias = Sequence[Sequence[Any]]
 Steps: TypeAlias = Generator[Send, Rows, T]
 """Yields each statement, receives its rows or its error, returns a T."""
-
-
-class Surroundings(NamedTuple):
-    """
-    What an adapter knows when the steps begin.
-
-    Attributes:
-        in_transaction: Whether the caller has a transaction open.
-        is_conflict: Whether an error says that a unique or exclusion constraint holds.
-    """
-
-    in_transaction: bool
-    is_conflict: Callable[[BaseException], bool]

@@ -92,12 +92,14 @@ async def test_a_call_is_one_round_trip(
     conn: Any, flights: Flights, name: str, *, inside: bool
 ) -> None:
     of, action = CALLS[name]
-    await of("warm")(conn)
     async with surroundings(conn, inside=inside):
+        await of("warm")(conn)
         updated, update = await flights.of(of("old")(conn))
         created, create = await flights.of(of("new")(conn))
     assert (updated.action, created.action) == (action, Action.CREATED)
-    assert (update, create) == (1, 1)
+    # It looks first in a transaction, which may be read-only.
+    looks_first = inside and name == "get_or_create"
+    assert (update, create) == (1, 2 if looks_first else 1)
 
 
 @pytest.mark.parametrize("inside", [False, True], ids=["own", "caller's"])

@@ -399,9 +399,13 @@ RELATIONS: Final[dict[str, tuple[str, dict[str, Any]]]] = {
     ),
     "other triggers": (
         TABLE + "CREATE TRIGGER a AFTER INSERT OR UPDATE ON t FOR EACH ROW {0};"
-        " CREATE TRIGGER b BEFORE INSERT OR UPDATE ON t {0};"
+        " CREATE TRIGGER b BEFORE UPDATE ON t {0};"
         " CREATE TRIGGER c BEFORE DELETE ON t FOR EACH ROW {0}",
         {},
+    ),
+    "statement trigger": (
+        TABLE + "CREATE TRIGGER g AFTER INSERT ON t FOR EACH STATEMENT {}",
+        {"needs_exact": "it has a trigger for each INSERT statement"},
     ),
     "disabled trigger": (
         TABLE + "CREATE TRIGGER g BEFORE INSERT OR UPDATE ON t FOR EACH ROW {};"

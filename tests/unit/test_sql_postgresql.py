@@ -43,18 +43,18 @@ def test_the_single_statement() -> None:
     made = plan(HITS, defaults={"name": "x"}, returning="hits")
     assert single(made).sql == flat(
         """
-        WITH "updated" AS (
+        WITH "aioupsert_updated" AS (
             UPDATE "s"."t" AS "t" SET "name" = $1::pg_catalog.text
             WHERE "t"."id" = $2::pg_catalog.int4
             RETURNING 2, "t"."hits"
-        ), "inserted" AS (
+        ), "aioupsert_inserted" AS (
             INSERT INTO "s"."t" AS "t" ("id", "name")
             SELECT $2::pg_catalog.int4, $1::pg_catalog.text
-            WHERE NOT EXISTS (SELECT FROM "updated")
+            WHERE NOT EXISTS (SELECT FROM "aioupsert_updated")
             ON CONFLICT DO NOTHING
             RETURNING 1, "t"."hits"
         )
-        SELECT * FROM "updated" UNION ALL SELECT * FROM "inserted"
+        SELECT * FROM "aioupsert_updated" UNION ALL SELECT * FROM "aioupsert_inserted"
         """
     )
 
@@ -69,13 +69,13 @@ def test_the_single_statement_of_a_conditional_call() -> None:
     )
     assert single(made).sql == flat(
         """
-        WITH "found" ("passes", "changes", "c1") AS (
+        WITH "aioupsert_found" ("passes", "changes", "c1") AS (
             SELECT (("t"."hits" < $1::pg_catalog.int4) IS TRUE),
                 (ROW("t"."name"::pg_catalog.text)::record
                     *<> ROW(($2::pg_catalog.text)::pg_catalog.text)::record),
                 "t"."id"
             FROM "s"."t" AS "t" WHERE "t"."id" = $3::pg_catalog.int4
-        ), "updated" AS (
+        ), "aioupsert_updated" AS (
             UPDATE "s"."t" AS "t"
             SET "name" = $2::pg_catalog.text, "hits" = $4::pg_catalog.int4
             WHERE "t"."id" = $3::pg_catalog.int4
@@ -83,16 +83,16 @@ def test_the_single_statement_of_a_conditional_call() -> None:
                 AND (ROW("t"."name"::pg_catalog.text)::record
                     *<> ROW(($2::pg_catalog.text)::pg_catalog.text)::record)
             RETURNING 2, "t"."id"
-        ), "inserted" AS (
+        ), "aioupsert_inserted" AS (
             INSERT INTO "s"."t" AS "t" ("id", "name", "hits")
             SELECT $3::pg_catalog.int4, $2::pg_catalog.text, $4::pg_catalog.int4
-            WHERE NOT EXISTS (SELECT FROM "found") AND NOT EXISTS (SELECT FROM "updated")
+            WHERE NOT EXISTS (SELECT FROM "aioupsert_found") AND NOT EXISTS (SELECT FROM "aioupsert_updated")
             ON CONFLICT DO NOTHING
             RETURNING 1, "t"."id"
         )
-        SELECT CASE WHEN "passes" THEN 3 ELSE 4 END, "c1" FROM "found"
-            WHERE NOT ("passes" AND "changes") AND NOT EXISTS (SELECT FROM "updated")
-        UNION ALL SELECT * FROM "updated" UNION ALL SELECT * FROM "inserted"
+        SELECT CASE WHEN "passes" THEN 3 ELSE 4 END, "c1" FROM "aioupsert_found"
+            WHERE NOT ("passes" AND "changes") AND NOT EXISTS (SELECT FROM "aioupsert_updated")
+        UNION ALL SELECT * FROM "aioupsert_updated" UNION ALL SELECT * FROM "aioupsert_inserted"
         """
     )
 
@@ -101,19 +101,19 @@ def test_the_single_statement_that_never_updates() -> None:
     made = plan(HITS, create_defaults={"name": "x"}, returning="id")
     assert single(made).sql == flat(
         """
-        WITH "found" ("passes", "changes", "c1") AS (
+        WITH "aioupsert_found" ("passes", "changes", "c1") AS (
             SELECT TRUE, FALSE, "t"."id"
             FROM "s"."t" AS "t" WHERE "t"."id" = $1::pg_catalog.int4
-        ), "inserted" AS (
+        ), "aioupsert_inserted" AS (
             INSERT INTO "s"."t" AS "t" ("id", "name")
             SELECT $1::pg_catalog.int4, $2::pg_catalog.text
-            WHERE NOT EXISTS (SELECT FROM "found")
+            WHERE NOT EXISTS (SELECT FROM "aioupsert_found")
             ON CONFLICT DO NOTHING
             RETURNING 1, "t"."id"
         )
-        SELECT CASE WHEN "passes" THEN 3 ELSE 4 END, "c1" FROM "found"
+        SELECT CASE WHEN "passes" THEN 3 ELSE 4 END, "c1" FROM "aioupsert_found"
             WHERE NOT ("passes" AND "changes")
-        UNION ALL SELECT * FROM "inserted"
+        UNION ALL SELECT * FROM "aioupsert_inserted"
         """
     )
 
@@ -261,17 +261,20 @@ def test_an_insert_that_must_queue_up_locks_first() -> None:
     queued = table(needs_key_lock=True, needs_exact="it has an exclusion constraint")
     assert compile_plan(plan(queued)).insert.sql == flat(
         """
-        WITH "lock" AS MATERIALIZED (
+        WITH "aioupsert_lock" AS MATERIALIZED (
             SELECT pg_advisory_xact_lock(hashtextextended(
                 coalesce($1::pg_catalog.int4::pg_catalog.text, ''), 4711))
         )
-        INSERT INTO "s"."t" AS "t" ("id") SELECT $1::pg_catalog.int4 FROM "lock"
+        INSERT INTO "s"."t" AS "t" ("id") SELECT $1::pg_catalog.int4 FROM "aioupsert_lock"
         RETURNING 1
         """
     )
 
 
-@pytest.mark.parametrize("name", ["updated", "inserted", "found", "lock"])
+@pytest.mark.parametrize(
+    "name",
+    ["aioupsert_updated", "aioupsert_inserted", "aioupsert_found", "aioupsert_lock"],
+)
 def test_no_part_of_a_statement_hides_the_table(name: str) -> None:
     about = {"name": (name,), "needs_key_lock": True}
     made = plan(table(column("a"), **about), defaults={"a": 1}, skip_unchanged=True)
