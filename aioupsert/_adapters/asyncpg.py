@@ -120,16 +120,12 @@ class AsyncpgSession:
 
     def _answer(self, send: Send) -> Awaitable[Rows]:
         log(send.sql)
-        match send.kind:
-            case "query" | "catalog":
-                rows: Awaitable[Rows] = self._connection.fetch(
-                    send.sql, *send.arguments
-                )
-                return rows
-            case "command":
-                return self._command(send.sql)
-            case "undo":
-                return self._undo(send.sql)
+        if send.kind == "command":
+            return self._command(send.sql)
+        if send.kind == "undo":
+            return self._undo(send.sql)
+        rows: Awaitable[Rows] = self._connection.fetch(send.sql, *send.arguments)
+        return rows
 
     async def _command(self, sql: str) -> Rows:
         return [(await self._connection.execute(sql),)]

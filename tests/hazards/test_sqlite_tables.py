@@ -319,6 +319,28 @@ async def test_a_view_with_triggers_is_written(conn: aiosqlite.Connection) -> No
     assert await rows_of(conn, "SELECT * FROM base") == [("a", 2)]
 
 
+async def test_a_row_of_a_view_is_left_alone(conn: aiosqlite.Connection) -> None:
+    await conn.executescript(VIEW)
+    await conn.execute("INSERT INTO base VALUES ('a', 1)")
+    result = await create_or_update(
+        conn, "t", key={"k": "a"}, defaults={"hits": 2}, where=F("hits") > 1
+    )
+    assert result.action is Action.SKIPPED
+    assert await rows_of(conn, "SELECT * FROM base") == [("a", 1)]
+
+
+async def test_a_view_that_swallows_the_row_is_an_error(
+    conn: aiosqlite.Connection,
+) -> None:
+    await conn.executescript(
+        "CREATE TABLE base (k TEXT PRIMARY KEY, hits INTEGER);"
+        " CREATE VIEW t AS SELECT * FROM base;"
+        " CREATE TRIGGER i INSTEAD OF INSERT ON t BEGIN SELECT 1; END"
+    )
+    with pytest.raises(NotAppliedError):
+        await create_or_update(conn, "t", key={"k": "a"}, defaults={"hits": 2})
+
+
 @pytest.mark.parametrize("trigger", ["", "INSERT", "UPDATE"])
 async def test_a_view_without_the_trigger_is_the_databases_error(
     conn: aiosqlite.Connection, trigger: str
