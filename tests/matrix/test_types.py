@@ -103,6 +103,14 @@ def case_id(case: Case) -> str:
     return f"{case.type}={case.one}"
 
 
+async def has_xml(pg: PostgresDatabase) -> bool:
+    """Tell whether the server was built with XML; not every one is."""
+    try:
+        return bool(await pg.query("SELECT '<a/>'::xml"))
+    except asyncpg.FeatureNotSupportedError:
+        return False
+
+
 @pytest.mark.parametrize("case", CASES, ids=case_id)
 async def test_a_value_is_stored_and_found_unchanged(
     pg: PostgresDatabase, case: Case
@@ -121,6 +129,10 @@ async def test_a_value_is_stored_and_found_unchanged(
         assert result.row is not None
         return result.action, result.row["v"]
 
+    if case.type == "xml" and not await has_xml(pg):
+        with pytest.raises(asyncpg.FeatureNotSupportedError, match="XML"):
+            await store(case.one)
+        return
     created, stored = await store(case.one)
     version = await pg.query("SELECT xmin::text FROM t")
     assert (created, await store(case.one)) == (
