@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from typing import Any, Literal, Protocol, TypeAlias
 
 
@@ -47,6 +47,3 @@ WithoutUniqueIndex: TypeAlias = Literal["warn", "error", "allow", "lock"]
 
 Strategy: TypeAlias = Literal["auto", "fast", "exact", "on_conflict"]
 """How a call runs."""
-
-DefaultFactory: TypeAlias = Callable[[], Any]
-"""A value that is called when the call is made."""
