@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -137,6 +138,8 @@ def test_an_interrupt_stores_nothing(place: Place, file: Write) -> None:
         stderr=subprocess.PIPE,
         env=environment(),
         text=True,
+        # Jobs in the background may have been started with interrupts ignored.
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509  # no threads yet
     ) as process:
         assert process.stderr is not None
         assert any("INSERT INTO" in line for line in process.stderr)

@@ -67,6 +67,10 @@ def test_the_database_converts_a_value(
     pg_place.query(f"CREATE TABLE t (id integer PRIMARY KEY, v {kind})")
     path = file(f"id,v\n1,{quoted(cell)}\n1,{quoted(cell)}\n")
     result = pg_place.load(path, "--key", "id", "--skip-unchanged")
+    if kind == "xml" and result.exit_code:
+        # Not every server was built with it.
+        assert "unsupported XML feature" in result.stderr
+        return
     assert counts(result) == fates(created=1, unchanged=1)
     assert pg_place.query(READ) == [(stored,)]
 

@@ -941,6 +941,12 @@ TYPES: dict[str, tuple[str, Any, Expression, Any]] = {
 }
 
 
+async def collated(pg: PostgresDatabase, declared: str) -> str:
+    """Leave the collation out where the server was built without ICU."""
+    there = await pg.query("SELECT 1 FROM pg_collation WHERE collname = 'und-x-icu'")
+    return declared if there else declared.removesuffix(' COLLATE "und-x-icu"')
+
+
 @pytest.mark.parametrize(
     ("declared", "stored", "value", "expected"), TYPES.values(), ids=TYPES
 )
@@ -949,6 +955,7 @@ async def test_every_type_of_postgresql(
 ) -> None:
     await pg.run("CREATE TYPE mood AS ENUM ('low', 'high')")
     await pg.run("CREATE DOMAIN score AS integer")
+    declared = await collated(pg, declared)
     await pg.run(f"CREATE TABLE d (id integer PRIMARY KEY, c {declared})")
     key = {"id": 1}
     await create_or_update(pg.handle, "d", key=key, create_defaults={"c": stored})
@@ -991,6 +998,7 @@ async def test_every_type_of_postgresql_in_where(
 ) -> None:
     await pg.run("CREATE TYPE mood AS ENUM ('low', 'high')")
     await pg.run("CREATE DOMAIN score AS integer")
+    declared = await collated(pg, declared)
     await pg.run(f"CREATE TABLE d (id integer PRIMARY KEY, c {declared}, n integer)")
     key = {"id": 1}
     await create_or_update(pg.handle, "d", key=key, create_defaults={"c": stored})
