@@ -33,7 +33,8 @@ class Result:
     Attributes:
         action: What happened.
         rows_affected: Rows written; more than one only if the key matches several.
-        rows: The rows after the call, one mapping each; empty without *returning*.
+        rows: The rows after the call, one mapping each; empty without *returning*. If
+            the key matches several and only some are written, those.
     """
 
     action: Action
