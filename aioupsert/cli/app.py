@@ -29,7 +29,7 @@ from aioupsert.cli.load import Options, Report, load, split_key
 from aioupsert.cli.reading import Source, open_source
 from aioupsert.results import Action
 
-app = typer.Typer(
+app: typer.Typer = typer.Typer(
     help="Create rows, or update them if they are there.",
     no_args_is_help=True,
     add_completion=False,
