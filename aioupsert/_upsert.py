@@ -259,7 +259,10 @@ async def _execute(
     while True:
         outcome: T | Lost | TransientError
         try:
-            program = await _program(session, name, shape, values)
+            program = _ready(session, name, shape)
+            if program is None:
+                program = await _prepare(session, name, shape)
+            _check_key(program, values)
             outcome = await attempt(session, program, values, attempts, conflicts)
         except TransientError as exc:
             outcome = exc
@@ -286,19 +289,25 @@ async def _execute(
         await _back_off(attempts)
 
 
-async def _program(
-    session: Session, name: TableName, shape: Shape, values: list[Any]
-) -> Any:
-    """Give the checked statements of a call; refuse what must not be sent."""
+def _ready(session: Session, name: TableName, shape: Shape) -> Any:
+    """Give the statements of such a call, if there has been one."""
+    known = session.state.fresh(name)
+    return None if known is None else known.programs.get(shape)
+
+
+async def _prepare(session: Session, name: TableName, shape: Shape) -> Any:
+    """Check a call against its table, and write its statements."""
     known = session.state.fresh(name) or await read_table(session, name)
-    program = known.programs.get(shape)
-    if program is None:
-        program = known.compile(shape, session.dialect)
-        _warn(session, program.plan.warning)
-        known.keep(shape, program)
+    program = known.compile(shape, session.dialect)
+    _warn(session, program.plan.warning)
+    known.keep(shape, program)
+    return program
+
+
+def _check_key(program: Any, values: list[Any]) -> None:
+    """Refuse a key that would be stored as something else."""
     for slot, check in program.plan.checks:
         check(values[slot])
-    return program
 
 
 def _warn(session: Session, warning: str | None) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections.abc import Callable, Generator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, Final, TypeVar
 
@@ -102,12 +102,17 @@ class AiosqliteSession:
         log(send.sql)
         if send.kind == "undo" and not self._connection.in_transaction:
             return ()
-        with _text_factory(self._connection, send):
-            async with self._connection.cursor() as cursor:
-                cursor.row_factory = None
-                await cursor.execute(send.sql, send.arguments)
-                rows: Rows = await cursor.fetchall()
-                return _counted(send, cursor.rowcount) or rows
+        if send.kind != "catalog":
+            return await self._fetch(send)
+        with _names_as_str(self._connection):
+            return await self._fetch(send)
+
+    async def _fetch(self, send: Send) -> Rows:
+        async with self._connection.cursor() as cursor:
+            cursor.row_factory = None
+            await cursor.execute(send.sql, send.arguments)
+            rows: Rows = await cursor.fetchall()
+            return _counted(send, cursor.rowcount) or rows
 
 
 def _job(connection: sqlite3.Connection, steps: Callable[[bool], Steps[T]]) -> T:
@@ -160,18 +165,15 @@ def _answer(connection: sqlite3.Connection, cursor: sqlite3.Cursor, send: Send) 
     # A conflict clause or a trigger may have ended the transaction already.
     if send.kind == "undo" and not connection.in_transaction:
         return ()
-    with _text_factory(connection, send):
-        rows: Rows = cursor.execute(send.sql, send.arguments).fetchall()
-        return _counted(send, cursor.rowcount) or rows
+    if send.kind != "catalog":
+        return _fetch(cursor, send)
+    with _names_as_str(connection):
+        return _fetch(cursor, send)
 
 
-def _text_factory(
-    connection: sqlite3.Connection | aiosqlite.Connection, send: Send
-) -> AbstractContextManager[None]:
-    return _names_as_str(connection) if send.kind == "catalog" else _AS_CHOSEN
-
-
-_AS_CHOSEN: Final[AbstractContextManager[None]] = nullcontext()
+def _fetch(cursor: sqlite3.Cursor, send: Send) -> Rows:
+    rows: Rows = cursor.execute(send.sql, send.arguments).fetchall()
+    return _counted(send, cursor.rowcount) or rows
 
 
 @contextmanager
