@@ -89,6 +89,36 @@ async def test_a_call_leaves_nothing_behind_in_the_session(
     assert after == before
 
 
+async def clash(conn: Any) -> None:
+    """Insert in vain, since another row has the value."""
+    with pytest.raises(asyncpg.UniqueViolationError):
+        await create_or_update(
+            conn, "t", key={"k": 3}, defaults={"hits": 5}, strategy="exact"
+        )
+
+
+@pytest.mark.parametrize("insert", [WRITES["exact"], clash], ids=["done", "undone"])
+async def test_a_call_leaves_no_savepoint_behind_in_the_transaction(
+    pg: PostgresDatabase, insert: Callable[[Any], Awaitable[Any]]
+) -> None:
+    await pg.run(f"{TABLES}; ALTER TABLE t ADD UNIQUE (hits)")
+    await pg.run("INSERT INTO t VALUES (2, 5)")
+    conn: Any = pg.handle
+    queries: list[Any] = []
+    await conn.execute("BEGIN")
+    with conn.query_logger(queries.append):
+        await insert(conn)
+    await asyncio.sleep(0)  # the loop calls the logger
+    words = [query.query.split() for query in queries]
+    savepoints = [name for command, name, *_ in words if command == "SAVEPOINT"]
+    assert savepoints
+    for savepoint in savepoints:
+        await conn.execute("SAVEPOINT mine")
+        with pytest.raises(asyncpg.InvalidSavepointSpecificationError):
+            await conn.execute(f"RELEASE SAVEPOINT {savepoint}")
+        await conn.execute("ROLLBACK TO SAVEPOINT mine")
+
+
 @inside_or_not
 @pytest.mark.parametrize("name", CALLS)
 async def test_without_a_statement_cache(
