@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from aioupsert._adapters import is_retryable
 from aioupsert._adapters.base import set_description_lifetime
+from aioupsert._bulk import create_or_update_many, iter_create_or_update
 from aioupsert._upsert import create_or_update, get_or_create, preview
 from aioupsert.errors import (
     AioupsertError,
+    BulkError,
     MissingUniqueIndexError,
     MissingUniqueIndexWarning,
     NotAppliedError,
@@ -36,19 +38,22 @@ from aioupsert.expressions import (
     now,
     upper,
 )
-from aioupsert.results import Action, Result, Statement
+from aioupsert.results import Action, BulkResult, Progress, Result, Statement
 
 __all__ = [
     "DEFAULT",
     "SQL",
     "Action",
     "AioupsertError",
+    "BulkError",
+    "BulkResult",
     "Excluded",
     "Expression",
     "F",
     "MissingUniqueIndexError",
     "MissingUniqueIndexWarning",
     "NotAppliedError",
+    "Progress",
     "Result",
     "RetriesExhaustedError",
     "SerializationConflictError",
@@ -59,10 +64,12 @@ __all__ = [
     "UsageError",
     "coalesce",
     "create_or_update",
+    "create_or_update_many",
     "func",
     "get_or_create",
     "greatest",
     "is_retryable",
+    "iter_create_or_update",
     "least",
     "length",
     "lower",

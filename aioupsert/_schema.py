@@ -33,6 +33,8 @@ class Column:
         generated: Whether the database computes it, so that nobody may write it.
         always_identity: GENERATED ALWAYS AS IDENTITY: written on update at most to
             DEFAULT, and never on insert.
+        required: Whether a new row must be given a value: NOT NULL, and no default.
+        unnests: Whether an array of such values can be taken apart again.
         hidden: Usable when named, but no part of ``returning="*"`` (SQLite's rowid).
         type_id: What tells this type from another of the same name.
     """
@@ -46,8 +48,24 @@ class Column:
     default: str | None = None
     generated: bool = False
     always_identity: bool = False
+    required: bool = False
+    unnests: bool = True
     hidden: bool = False
     type_id: str = ""
+
+    @property
+    def draws(self) -> bool:
+        """Whether the default draws a number from a sequence, which is then used up."""
+        return self.default is not None and "nextval(" in self.default
+
+    @property
+    def modified(self) -> bool:
+        """Whether storing a value may round, cut or pad it."""
+        return (
+            self.key_type != self.type
+            or self.length is not None
+            or self.storage == "bpchar"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +131,9 @@ class Table:
         upserts: Whether ``INSERT ... ON CONFLICT DO UPDATE`` can tell what it did.
         returns_rows: Whether RETURNING works.
         reads_back: Whether only a query tells what is there, before and after a write.
+        sees_inserts: Whether a trigger sees an insert before it is known to be one.
+        one_by_one: Why many rows cannot be written by one statement, or None.
+        may_copy: Whether this role may make a temporary table to copy rows to.
         refuses_updates: Whether a trigger or policy may keep an update from a row that
             is there.
         shows_indexes: Whether *unique* is the whole truth; a view's are its tables',
@@ -129,6 +150,9 @@ class Table:
     returns_rows: bool = True
     reads_back: bool = False
     refuses_updates: bool = False
+    sees_inserts: bool = False
+    one_by_one: str | None = None
+    may_copy: bool = False
     shows_indexes: bool = True
 
     @property

@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import logging
-import random
-import time
 import warnings
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from aioupsert._adapters import with_session
-from aioupsert._adapters.base import Session, TransientError, read_table, refresh
-from aioupsert._plan import Shape, read_call
-from aioupsert._schema import TableName, table_name
-from aioupsert._steps import Lost, find, refused
-from aioupsert.errors import (
-    AioupsertError,
-    MissingUniqueIndexWarning,
-    RetriesExhaustedError,
-    UnknownTableError,
+from aioupsert._adapters.base import (
+    Session,
+    TransientError,
+    is_stale,
+    known_table,
 )
+from aioupsert._plan import Shape, read_call
+from aioupsert._retrying import Deadline, back_off
+from aioupsert._schema import TableName, table_name
+from aioupsert._steps import MAX_LOST, Lost, find, hopeless
+from aioupsert.errors import MissingUniqueIndexWarning
 from aioupsert.results import Result, Statement
 
 if TYPE_CHECKING:
@@ -39,8 +37,10 @@ T = TypeVar("T")
 
 _logger: Final = logging.getLogger("aioupsert")
 
-# Seconds; about as long as a web client waits for an answer.
-_TIMEOUT: Final = 30.0
+TIMEOUT: Final = 30.0
+"""Seconds; about as long as a web client waits for an answer."""
+# Attempts.
+_USUAL: Final = 10
 
 
 async def create_or_update(
@@ -56,7 +56,7 @@ async def create_or_update(
     returning: Returning = None,
     without_unique_index: WithoutUniqueIndex = "warn",
     strategy: Strategy = "auto",
-    timeout: float | None = _TIMEOUT,
+    timeout: float | None = TIMEOUT,
 ) -> Result:
     """
     Update the row that has this key, or create it.
@@ -131,7 +131,7 @@ async def get_or_create(
     returning: Returning = "*",
     without_unique_index: WithoutUniqueIndex = "warn",
     strategy: Strategy = "auto",
-    timeout: float | None = _TIMEOUT,
+    timeout: float | None = TIMEOUT,
 ) -> Result:
     """
     Return the row that has this key, untouched, or create it.
@@ -239,7 +239,7 @@ async def preview(
         strategy=strategy,
     )
     return await with_session(
-        conn, _execute, name, shape, values, _TIMEOUT, attempt=_show
+        conn, _execute, name, shape, values, TIMEOUT, attempt=_show
     )
 
 
@@ -253,11 +253,10 @@ async def _execute(
     attempt: Callable[[Session, Any, list[Any], int, int], Awaitable[T | Lost]],
 ) -> T:
     """Make attempts until one succeeds, or nothing more can be expected of another."""
-    started = time.monotonic()
+    deadline = Deadline(timeout)
     attempts = conflicts = 0
     refreshed = False
     while True:
-        outcome: T | Lost | TransientError
         try:
             program = _ready(session, name, shape)
             if program is None:
@@ -265,28 +264,24 @@ async def _execute(
             _check_key(program, values)
             outcome = await attempt(session, program, values, attempts, conflicts)
         except TransientError as exc:
-            outcome = exc
+            deadline.check(exc)
         except Exception as exc:
             # The error may come from a table that has changed since it was read; if it
             # has, the call is made again, once.
-            if refreshed or not _may_be_stale(session, exc):
-                raise
-            if not await _changed(session, name, exc):
+            if refreshed or not await is_stale(session, name, exc):
                 raise
             refreshed = True
             continue
-        attempts += 1
-        if isinstance(outcome, TransientError):
-            _check_time(outcome, late=_is_late(started, timeout))
-        elif isinstance(outcome, Lost):
-            conflicts += outcome.error is not None
-            late = attempts >= _MAX_LOST or _is_late(started, timeout)
-            _check_hope(name, outcome, late=late)
         else:
-            if attempts > _USUAL:
-                _logger.warning("%s: %d attempts", ".".join(name), attempts)
-            return outcome
-        await _back_off(attempts)
+            if not isinstance(outcome, Lost):
+                if attempts >= _USUAL:
+                    _logger.warning("%s: %d attempts", ".".join(name), attempts + 1)
+                return outcome
+            conflicts += outcome.error is not None
+            if attempts + 1 >= MAX_LOST or deadline.is_over():
+                raise hopeless(name, outcome)
+        attempts += 1
+        await back_off(attempts)
 
 
 def _ready(session: Session, name: TableName, shape: Shape) -> Any:
@@ -297,9 +292,9 @@ def _ready(session: Session, name: TableName, shape: Shape) -> Any:
 
 async def _prepare(session: Session, name: TableName, shape: Shape) -> Any:
     """Check a call against its table, and write its statements."""
-    known = session.state.fresh(name) or await read_table(session, name)
+    known = await known_table(session, name)
     program = known.compile(shape, session.dialect)
-    _warn(session, program.plan.warning)
+    warn(session, program.plan.warning)
     known.keep(shape, program)
     return program
 
@@ -310,7 +305,8 @@ def _check_key(program: Any, values: list[Any]) -> None:
         check(values[slot])
 
 
-def _warn(session: Session, warning: str | None) -> None:
+def warn(session: Session, warning: str | None) -> None:
+    """Warn once per connection, at the line that called this library."""
     if warning is not None and warning not in session.state.warned:
         warnings.warn(warning, MissingUniqueIndexWarning, stacklevel=_caller())
         session.state.warned.add(warning)
@@ -322,25 +318,6 @@ def _caller() -> int:
     while frame is not None and frame.f_globals["__name__"].startswith("aioupsert."):
         depth, frame = depth + 1, frame.f_back
     return depth
-
-
-def _is_late(started: float, timeout: float | None) -> bool:
-    return timeout is not None and time.monotonic() - started >= timeout
-
-
-def _check_time(outcome: TransientError, *, late: bool) -> None:
-    if late:
-        error = outcome.__cause__
-        msg = f"transient errors lasted until the timeout; the last: {error}"
-        raise RetriesExhaustedError(msg) from error
-
-
-def _check_hope(name: TableName, outcome: Lost, *, late: bool) -> None:
-    if not late:
-        return
-    if outcome.error is None or outcome.visible:
-        raise refused(name) from outcome.error
-    raise outcome.error
 
 
 def _write(
@@ -362,41 +339,3 @@ async def _show(
         Statement(s.sql, tuple(s.arguments(values)), s.when)
         for s in program.statements()
     )
-
-
-def _may_be_stale(session: Session, error: Exception) -> bool:
-    if isinstance(error, UnknownTableError):
-        return False  # the catalog was asked just now
-    return isinstance(error, AioupsertError) or session.may_be_stale(error)
-
-
-async def _changed(session: Session, name: TableName, error: Exception) -> bool:
-    """Read the table afresh, or leave that to the next call; tell whether it differs."""
-    changed = unknown = False
-    if isinstance(error, AioupsertError) or session.can_repeat():
-        try:
-            changed = await refresh(session, name)
-        except Exception:  # noqa: BLE001  # the caller raises the error that led here
-            unknown = True
-    else:
-        unknown = True
-    if unknown:
-        session.state.tables.pop(name, None)
-    if changed or unknown:
-        await session.forget()
-    return changed
-
-
-# Losing this often in a row happens only while the very same row comes and goes (at most
-# 30 times were seen), or when something that cannot be seen stays in the way.
-_MAX_LOST: Final = 64
-_USUAL: Final = 10
-_AT_ONCE: Final = 3
-_MAX_PAUSE: Final = 0.015
-
-
-async def _back_off(attempts: int) -> None:
-    """Wait a random time, so that callers who collided do not collide again."""
-    if attempts > _AT_ONCE:
-        longest = min(_MAX_PAUSE, 0.001 * 2 ** (attempts - _AT_ONCE))
-        await asyncio.sleep(random.uniform(0, longest))  # noqa: S311  # no secret

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from aioupsert.results import BulkResult
+
 
 class AioupsertError(Exception):
     """Base of every error of this library."""
@@ -106,6 +108,32 @@ class SerializationConflictError(AioupsertError):
     snapshot can neither be updated nor inserted. Roll back and repeat the whole
     transaction: `is_retryable` is true.
     """
+
+
+class BulkError(AioupsertError):
+    """
+    A row of a bulk call could not be stored; ``__cause__`` is the error it caused alone.
+
+    Attributes:
+        index: The row's place in the input, counted from 0.
+        row: The row as it was given.
+        committed: What is stored all the same: nothing of an atomic call, the batches
+            before this one otherwise.
+    """
+
+    def __init__(
+        self, index: int, row: object, cause: object, committed: BulkResult
+    ) -> None:
+        """Say which row, and why."""
+        self.index: int = index
+        self.row: object = row
+        self.committed: BulkResult = committed
+        self._cause = str(cause)
+        super().__init__(f"row {index}: {cause}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Make copies and pickles from what the error was made of."""
+        return type(self), (self.index, self.row, self._cause, self.committed)
 
 
 class MissingUniqueIndexWarning(UserWarning):

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from aioupsert.errors import BulkError
+
 
 class Action(StrEnum):
     """What a call did."""
@@ -71,3 +73,51 @@ class Statement:
     sql: str
     arguments: tuple[Any, ...]
     when: str
+
+
+@dataclass(frozen=True, slots=True)
+class BulkResult:
+    """
+    The outcome of many rows: how many were created, updated, and so on.
+
+    Attributes:
+        created: Rows that were not there and have been inserted.
+        updated: Rows that were there and have been written.
+        unchanged: Rows that were there, with nothing to write.
+        skipped: Rows that were there, and for which *where* was not true.
+        rejected: With ``on_error="skip"``, the rows that could not be stored, each with
+            its index and the database's error.
+    """
+
+    created: int = 0
+    updated: int = 0
+    unchanged: int = 0
+    skipped: int = 0
+    rejected: tuple[BulkError, ...] = ()
+
+    @property
+    def rows(self) -> int:
+        """The number of rows that were given."""
+        stored = self.created + self.updated + self.unchanged + self.skipped
+        return stored + len(self.rejected)
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """
+    How far a bulk call is.
+
+    Attributes:
+        rows: Rows done.
+        seconds: Since the call began.
+        result: What happened to them; *rejected* is left empty until the end.
+    """
+
+    rows: int
+    seconds: float
+    result: BulkResult
+
+    @property
+    def rows_per_second(self) -> float:
+        """The mean rate since the call began."""
+        return self.rows / self.seconds if self.seconds else 0.0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import AsyncIterable, Awaitable, Iterable, Mapping, Sequence
 from typing import Any, Literal, Protocol, TypeAlias
 
 
@@ -47,3 +47,14 @@ WithoutUniqueIndex: TypeAlias = Literal["warn", "error", "allow", "lock"]
 
 Strategy: TypeAlias = Literal["auto", "fast", "exact", "on_conflict"]
 """How a call runs."""
+
+Rows: TypeAlias = Iterable[Any] | AsyncIterable[Any]
+"""
+Rows of a bulk call, read lazily.
+
+Mappings (and whatever has their ``keys()``, as the rows of drivers), named tuples, and
+instances of dataclasses, attrs or pydantic classes.
+"""
+
+Update: TypeAlias = Mapping[str, Any] | Sequence[str] | None
+"""Columns to expressions, or the names of columns."""

@@ -43,12 +43,27 @@ def with_session(
     Raises:
         UnsupportedConnectionError: It is nothing this library can use.
     """
-    kind = _kinds.get(type(connection))
-    if kind is None:
-        kind = _kinds[type(connection)] = _find_kind(connection)
+    kind = _kind_of(connection)
     if kind.borrow is None:
         return work(kind.session(connection), *args, **kwargs)
     return _borrowing(kind, kind.borrow(connection), work, *args, **kwargs)
+
+
+def is_pool(connection: object) -> bool:
+    """
+    Tell whether connections are borrowed from it.
+
+    Raises:
+        UnsupportedConnectionError: As for `with_session`.
+    """
+    return _kind_of(connection).borrow is not None
+
+
+def _kind_of(connection: object) -> Kind:
+    kind = _kinds.get(type(connection))
+    if kind is None:
+        kind = _kinds[type(connection)] = _find_kind(connection)
+    return kind
 
 
 async def _borrowing(

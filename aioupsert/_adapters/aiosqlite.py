@@ -25,7 +25,9 @@ from aioupsert._adapters.base import (
     log,
     state_of,
 )
+from aioupsert._sql.rendering import UPDATED
 from aioupsert._sql.sending import Rows, Send, Steps
+from aioupsert._sql.sqlite_bulk import MARK
 from aioupsert._steps import SQLITE, Dialect, Lost
 from aioupsert.results import Result
 
@@ -34,6 +36,17 @@ T = TypeVar("T")
 # SQLite, "Result and Error Codes"; an extended code has the primary one in its low byte.
 _TRANSIENT: Final = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
 _STALE: Final = frozenset({sqlite3.SQLITE_ERROR, sqlite3.SQLITE_SCHEMA})
+# What a row may cause, as RAISE in a trigger, a value out of range, or too long.
+_ROW: Final = frozenset(
+    {
+        sqlite3.SQLITE_OK,
+        sqlite3.SQLITE_ERROR,
+        sqlite3.SQLITE_CONSTRAINT,
+        sqlite3.SQLITE_MISMATCH,
+        sqlite3.SQLITE_RANGE,
+        sqlite3.SQLITE_TOOBIG,
+    }
+)
 _PRIMARY: Final = 0xFF
 
 # aiosqlite has no public way to run a function on its thread. Without this one, the
@@ -53,7 +66,7 @@ def is_retryable(error: BaseException) -> bool:
 class AiosqliteSession:
     """One aiosqlite connection, for the time of one call."""
 
-    dialect: Dialect[Any] = SQLITE
+    dialect: Dialect[Any, Any] = SQLITE
 
     def __init__(self, connection: aiosqlite.Connection) -> None:
         """Use a connection."""
@@ -67,9 +80,15 @@ class AiosqliteSession:
             task = asyncio.ensure_future(self._by_hops(steps))
             await finish(task)
             return task.result()
+        if self.state.holder is not None:
+            async with self.state.turn:
+                return await self._in_one_job(steps)
+        return await self._in_one_job(steps)
+
+    async def _in_one_job(self, steps: Callable[[bool], Steps[T]]) -> T:
         # Asked for first: it says what is wrong with a connection that is closed.
         raw: sqlite3.Connection = self._connection._conn  # noqa: SLF001  # see _HAS_JOBS
-        result: T = await self._connection._execute(_job, raw, steps)  # noqa: SLF001  # see _HAS_JOBS
+        result: T = await self._connection._execute(_job, raw, steps, self.state)  # noqa: SLF001  # see _HAS_JOBS
         return result
 
     async def attempt(
@@ -82,15 +101,25 @@ class AiosqliteSession:
         """Look at the code: no such column, a changed schema."""
         return _code(error) & _PRIMARY in _STALE
 
+    def in_transaction(self) -> bool:
+        """Ask the driver, which knows without asking the database."""
+        return bool(self._connection.in_transaction)
+
     def can_repeat(self) -> bool:
         """Say yes: an error of a statement aborts no transaction."""
         return True
+
+    def blames_row(self, error: Exception) -> bool:
+        """Look at the code; what has none comes from binding a row's values."""
+        if isinstance(error, OSError):
+            return False
+        return _code(error) & _PRIMARY in _ROW
 
     async def forget(self) -> None:
         """Do nothing: SQLite prepares statements anew by itself."""
 
     async def _by_hops(self, steps: Callable[[bool], Steps[T]]) -> T:
-        async with self.state.lock:
+        async with self.state.turn:
             inside = self._connection.in_transaction
             try:
                 return await drive(steps(inside), self._answer)
@@ -102,25 +131,56 @@ class AiosqliteSession:
         log(send.sql)
         if send.kind == "undo" and not self._connection.in_transaction:
             return ()
+        if send.kind == "repeat":
+            return await self._repeat(send)
         if send.kind != "catalog":
             return await self._fetch(send)
         with _names_as_str(self._connection):
             return await self._fetch(send)
 
+    async def _repeat(self, send: Send) -> Rows:
+        marks = self.state.marks
+        if marks is None:
+            marks, mark = marking()
+            await self._connection.create_function(MARK, 2, mark)
+            self.state.marks = marks
+        marks.clear()
+        async with self._connection.cursor() as cursor:
+            await cursor.executemany(send.sql, send.arguments)
+        return tuple(marks)
+
     async def _fetch(self, send: Send) -> Rows:
         async with self._connection.cursor() as cursor:
             cursor.row_factory = None
-            await cursor.execute(send.sql, send.arguments)
+            await cursor.execute(send.sql, tuple(send.arguments))
             rows: Rows = await cursor.fetchall()
             return _counted(send, cursor.rowcount) or rows
 
 
-def _job(connection: sqlite3.Connection, steps: Callable[[bool], Steps[T]]) -> T:
+def marking() -> tuple[list[tuple[int, int]], Callable[[int, int], bool]]:
+    """
+    Make the function that writes down what happens to rows that are there.
+
+    It stays with the connection: it cannot be taken away while the caller reads from a
+    cursor.
+    """
+    marks: list[tuple[int, int]] = []
+
+    def mark(number: int, code: int) -> bool:
+        marks.append((number, code))
+        return code == UPDATED
+
+    return marks, mark
+
+
+def _job(
+    connection: sqlite3.Connection, steps: Callable[[bool], Steps[T]], state: State
+) -> T:
     inside = connection.in_transaction
     cursor = connection.cursor()
     cursor.row_factory = None
     try:
-        return _drive(connection, cursor, steps(inside))
+        return _drive(connection, cursor, steps(inside), state)
     except Exception as exc:
         _explain(exc, connection, inside=inside)
         raise
@@ -144,13 +204,16 @@ def _explain(
 
 
 def _drive(
-    connection: sqlite3.Connection, cursor: sqlite3.Cursor, steps: Steps[T]
+    connection: sqlite3.Connection,
+    cursor: sqlite3.Cursor,
+    steps: Steps[T],
+    state: State,
 ) -> T:
     try:
         send = next(steps)
         while True:
             try:
-                rows = _answer(connection, cursor, send)
+                rows = _answer(connection, cursor, send, state)
             except Exception as exc:  # noqa: BLE001  # the steps undo what is open, and raise it again
                 send = steps.throw(exc)
             else:
@@ -160,11 +223,20 @@ def _drive(
         return value
 
 
-def _answer(connection: sqlite3.Connection, cursor: sqlite3.Cursor, send: Send) -> Rows:
+def _answer(
+    connection: sqlite3.Connection, cursor: sqlite3.Cursor, send: Send, state: State
+) -> Rows:
     log(send.sql)
     # A conflict clause or a trigger may have ended the transaction already.
     if send.kind == "undo" and not connection.in_transaction:
         return ()
+    if send.kind == "repeat":
+        if state.marks is None:
+            state.marks, mark = marking()
+            connection.create_function(MARK, 2, mark)
+        state.marks.clear()
+        cursor.executemany(send.sql, send.arguments)
+        return tuple(state.marks)
     if send.kind != "catalog":
         return _fetch(cursor, send)
     with _names_as_str(connection):
@@ -172,7 +244,7 @@ def _answer(connection: sqlite3.Connection, cursor: sqlite3.Cursor, send: Send) 
 
 
 def _fetch(cursor: sqlite3.Cursor, send: Send) -> Rows:
-    rows: Rows = cursor.execute(send.sql, send.arguments).fetchall()
+    rows: Rows = cursor.execute(send.sql, tuple(send.arguments)).fetchall()
     return _counted(send, cursor.rowcount) or rows
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import AbstractAsyncContextManager
 from functools import partial
 from typing import Any, Final, TypeVar
@@ -26,7 +26,7 @@ from aioupsert._adapters.base import (
     log,
     state_of,
 )
-from aioupsert._sql.sending import Rows, Send, Steps
+from aioupsert._sql.sending import CannotCopyError, Rows, Send, Steps
 from aioupsert._steps import POSTGRESQL, Dialect, Lost, read_result
 from aioupsert.results import Result
 
@@ -38,6 +38,11 @@ _TRANSIENT: Final = frozenset({"40001", "40P01"})
 # cached plan, a rule), object_not_in_prerequisite_state (a deferrable constraint),
 # internal_error (a type that is gone).
 _STALE: Final = ("42", "0A000", "55000", "XX000")
+# What a row may cause: feature_not_supported, cardinality_violation, data_exception,
+# integrity_constraint_violation, with_check_option_violation, syntax (a type that does
+# not fit), program_limit_exceeded, object_not_in_prerequisite_state, and what triggers
+# raise (P0, and any other class they like, which cannot be known).
+_ROW: Final = ("0A", "20", "21", "22", "23", "44", "428", "42804", "54", "55000", "P0")
 # read_only_sql_transaction
 _READ_ONLY: Final = "25006"
 # How long a ROLLBACK of ours may take before the connection is given up, in seconds.
@@ -57,7 +62,7 @@ def is_retryable(error: BaseException) -> bool:
 class AsyncpgSession:
     """One asyncpg connection, for the time of one call."""
 
-    dialect: Dialect[Any] = POSTGRESQL
+    dialect: Dialect[Any, Any] = POSTGRESQL
 
     def __init__(self, connection: Any) -> None:
         """Use a connection, plain or pooled."""
@@ -69,7 +74,7 @@ class AsyncpgSession:
 
     async def run(self, steps: Callable[[bool], Steps[T]]) -> T:
         """Await one statement after the other."""
-        async with self.state.lock:
+        async with self.state.turn:
             inside = self._connection.is_in_transaction()
             try:
                 return await drive(steps(inside), self._answer)
@@ -87,7 +92,7 @@ class AsyncpgSession:
             steps = partial(self.dialect.attempt, program, values, conflicts)
             return await self.run(steps)
         log(single.sql)
-        lock = self.state.lock
+        lock = self.state.turn
         await lock.acquire()  # by hand, since this is every call's way
         try:
             rows = await self._connection.fetch(single.sql, *single.arguments(values))
@@ -110,9 +115,23 @@ class AsyncpgSession:
             _STALE
         )
 
+    def in_transaction(self) -> bool:
+        """Ask the driver, which knows without asking the database."""
+        return bool(self._connection.is_in_transaction())
+
     def can_repeat(self) -> bool:
         """Tell whether there is no transaction that an error would have aborted."""
         return not self._connection.is_in_transaction()
+
+    def blames_row(self, error: Exception) -> bool:
+        """Look at the SQLSTATE; what has none comes from making a row's arguments."""
+        if self._connection.is_closed():
+            return False
+        if isinstance(error, asyncpg.PostgresError):
+            return sqlstate(error).startswith(_ROW)
+        if isinstance(error, asyncpg.InterfaceError):
+            return isinstance(error, asyncpg.DataError)
+        return not isinstance(error, OSError)
 
     async def forget(self) -> None:
         """Have types and statements read afresh."""
@@ -124,11 +143,24 @@ class AsyncpgSession:
             return self._command(send.sql)
         if send.kind == "undo":
             return self._undo(send.sql)
+        if send.kind == "copy":
+            return self._copy(send.sql, send.arguments)
         rows: Awaitable[Rows] = self._connection.fetch(send.sql, *send.arguments)
         return rows
 
     async def _command(self, sql: str) -> Rows:
         return [(await self._connection.execute(sql),)]
+
+    async def _copy(self, table: str, rows: Iterable[Any]) -> Rows:
+        """Copy rows to a temporary table."""
+        try:
+            await self._connection.copy_records_to_table(
+                table, records=rows, schema_name="pg_temp"
+            )
+        except asyncpg.InternalClientError as exc:
+            # A codec of the caller's that writes text, which binary COPY does not take.
+            raise CannotCopyError from exc
+        return ()
 
     async def _undo(self, sql: str) -> Rows:
         """Send a ROLLBACK to its end, however often we are cancelled meanwhile."""

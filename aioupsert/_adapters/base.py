@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple, Protocol, TypeVar
 from weakref import WeakKeyDictionary
@@ -15,7 +15,7 @@ from aioupsert._plan import Shape, make_plan
 from aioupsert._schema import Table, TableName
 from aioupsert._sql.sending import Rows, Send, Steps
 from aioupsert._steps import Dialect, Lost
-from aioupsert.errors import UsageError
+from aioupsert.errors import AioupsertError, UnknownTableError, UsageError
 from aioupsert.results import Result
 
 T = TypeVar("T")
@@ -39,7 +39,7 @@ class Session(Protocol):
     """
 
     @property
-    def dialect(self) -> Dialect[Any]:
+    def dialect(self) -> Dialect[Any, Any]:
         """The database's dialect."""
         ...
 
@@ -82,8 +82,16 @@ class Session(Protocol):
         """Tell whether an error may come from a table that has changed meanwhile."""
         ...
 
+    def in_transaction(self) -> bool:
+        """Tell whether a transaction is open on the connection."""
+        ...
+
     def can_repeat(self) -> bool:
         """Tell whether a call may be made again after an error of the database."""
+        ...
+
+    def blames_row(self, error: Exception) -> bool:
+        """Tell whether an error may come from a row, so that others may be stored."""
         ...
 
     async def forget(self) -> None:
@@ -151,26 +159,62 @@ class Known:
         table: The description.
         read_at: When it was read, on the monotonic clock.
         programs: The statements of each shape of call.
+        bulk_programs: The same for many rows; also by whether their keys are distinct.
     """
 
     table: Table
     read_at: float
     programs: dict[Shape, Any] = field(default_factory=dict[Shape, Any])
+    bulk_programs: dict[Shape, Any] = field(default_factory=dict[Shape, Any])
 
-    def compile(self, shape: Shape, dialect: Dialect[Any]) -> Any:
+    def compile(self, shape: Shape, dialect: Dialect[Any, Any]) -> Any:
         """Check a shape against the table and write its statements."""
         return dialect.compile_plan(make_plan(shape, self.table))
 
     def keep(self, shape: Shape, program: Any) -> None:
         """Remember the statements of a shape."""
-        if len(self.programs) >= _MAX_PROGRAMS:
-            self.programs.clear()
-        self.programs[shape] = program
+        _keep(self.programs, shape, program)
+
+    def compile_rows(
+        self, shape: Shape, dialect: Dialect[Any, Any], *, distinct: bool
+    ) -> Any:
+        """Do the same for many rows, and remember them."""
+        program = self.bulk_programs.get((shape, distinct))
+        if program is None:
+            plan = make_plan(shape, self.table)
+            program = dialect.compile_rows(plan, distinct=distinct)
+            _keep(self.bulk_programs, (shape, distinct), program)
+        return program
+
+
+def _keep(programs: dict[Shape, Any], shape: Shape, program: Any) -> None:
+    if len(programs) >= _MAX_PROGRAMS:
+        programs.clear()
+    programs[shape] = program
 
 
 # Shapes come from the caller's source code, so there are few; a caller who builds them
 # from data must not fill the memory.
 _MAX_PROGRAMS: Final = 1000
+
+
+class _Open:
+    """A lock for whoever holds the real one."""
+
+    async def acquire(self) -> None:
+        """Go through."""
+
+    def release(self) -> None:
+        """Do nothing."""
+
+    async def __aenter__(self) -> None:
+        """Go through."""
+
+    async def __aexit__(self, *_: object) -> None:
+        """Do nothing."""
+
+
+_OPEN: Final = _Open()
 
 
 @dataclass(slots=True)
@@ -184,11 +228,32 @@ class State:
         tables: The tables it has used.
         warned: What a warning has been given for.
         lock: Held while statements of ours are under way.
+        holder: The task that holds it for work of several steps.
+        marks: What the marking function has written down, where there is one.
     """
 
     tables: dict[TableName, Known] = field(default_factory=dict[TableName, Known])
     warned: set[str] = field(default_factory=set[str])
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    holder: asyncio.Task[Any] | None = None
+    marks: list[tuple[int, int]] | None = None
+
+    @property
+    def turn(self) -> asyncio.Lock | _Open:
+        """What a call waits for: the lock, unless its own task holds that already."""
+        if self.holder is not None and self.holder is asyncio.current_task():
+            return _OPEN
+        return self.lock
+
+    @asynccontextmanager
+    async def held(self) -> AsyncGenerator[None]:
+        """Keep other tasks' calls off the connection between steps of one work."""
+        async with self.turn:
+            before, self.holder = self.holder, asyncio.current_task()
+            try:
+                yield
+            finally:
+                self.holder = before
 
     def fresh(self, name: TableName) -> Known | None:
         """Give what is known of a table, unless it is too old."""
@@ -213,6 +278,37 @@ async def read_table(session: Session, name: TableName) -> Known:
     """Read a table from the catalog."""
     await refresh(session, name)
     return session.state.tables[name]
+
+
+async def known_table(session: Session, name: TableName) -> Known:
+    """Give what is known of a table, read from the catalog if need be."""
+    return session.state.fresh(name) or await read_table(session, name)
+
+
+async def is_stale(session: Session, name: TableName, error: Exception) -> bool:
+    """Tell whether an error comes from a table that has changed since it was read."""
+    if isinstance(error, UnknownTableError):
+        return False  # the catalog was asked just now
+    if not isinstance(error, AioupsertError) and not session.may_be_stale(error):
+        return False
+    return await _has_changed(session, name, error)
+
+
+async def _has_changed(session: Session, name: TableName, error: Exception) -> bool:
+    """Read the table afresh, or leave that to the next call; tell whether it differs."""
+    changed = unknown = False
+    if isinstance(error, AioupsertError) or session.can_repeat():
+        try:
+            changed = await refresh(session, name)
+        except Exception:  # noqa: BLE001  # the caller raises the error that led here
+            unknown = True
+    else:
+        unknown = True
+    if unknown:
+        session.state.tables.pop(name, None)
+    if changed or unknown:
+        await session.forget()
+    return changed
 
 
 async def refresh(session: Session, name: TableName) -> bool:

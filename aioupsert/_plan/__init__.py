@@ -5,18 +5,28 @@ The shape of a call (call.py) becomes a plan (plan.py), with its expressions res
 (terms.py) and its key guarded (keys.py). Nothing here knows SQL or a driver.
 """
 
+from aioupsert._plan.bulk import BulkCall, read_bulk_call
 from aioupsert._plan.call import Call, Shape, read_call
 from aioupsert._plan.plan import KeyTerm, Plan, make_plan
+from aioupsert._plan.records import Bad
+from aioupsert._plan.rows import Group, check_keys, group_rows, share_rows
 from aioupsert._plan.terms import Assignment, Comparison, Term
 
 __all__ = [
     "Assignment",
+    "Bad",
+    "BulkCall",
     "Call",
     "Comparison",
+    "Group",
     "KeyTerm",
     "Plan",
     "Shape",
     "Term",
+    "check_keys",
+    "group_rows",
     "make_plan",
+    "read_bulk_call",
     "read_call",
+    "share_rows",
 ]

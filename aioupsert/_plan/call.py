@@ -29,6 +29,8 @@ class Call(NamedTuple):
     returning: str | tuple[str, ...] | None
     without_unique_index: str
     strategy: str
+    brought: Items | None = None
+    """What a row of a bulk call brings beside its key; None where defaults are that."""
 
 
 Shape: TypeAlias = tuple[Any, ...]
@@ -56,12 +58,12 @@ def read_call(
     values: list[Any] = []
     shape = (
         _read_key(key, values),
-        _read_items("defaults", defaults, values) if defaults is not None else (),
-        _read_items("create_defaults", create_defaults, values)
+        read_items("defaults", defaults, values) if defaults is not None else (),
+        read_items("create_defaults", create_defaults, values)
         if create_defaults is not None
         else (),
-        _read_items("touch", touch, values) if touch is not None else (),
-        None if where is None else _read_where(where, values),
+        read_items("touch", touch, values) if touch is not None else (),
+        None if where is None else read_where(where, values),
         skip_unchanged,
         returning
         if returning is None or isinstance(returning, str)
@@ -78,7 +80,7 @@ def _read_key(key: Mapping[str, Any], values: list[Any]) -> tuple[tuple[str, str
         if isinstance(value, Expression):
             msg = f"key[{name!r}] must be a plain value, not {value!r}"
             raise UsageError(msg)
-        names.append((name, "null" if value is None else _plain(value)[1]))
+        names.append((name, "null" if value is None else plain_node(value)[1]))
         values.append(value)
     if not names:
         msg = "key is empty: name the columns that identify the row"
@@ -86,7 +88,7 @@ def _read_key(key: Mapping[str, Any], values: list[Any]) -> tuple[tuple[str, str
     return tuple(names)
 
 
-def _read_items(argument: str, items: Mapping[str, Any], values: list[Any]) -> Items:
+def read_items(argument: str, items: Mapping[str, Any], values: list[Any]) -> Items:
     nodes: list[tuple[str, Node]] = []
     for name, given in _pairs(argument, items):
         value = given() if callable(given) else given
@@ -94,16 +96,17 @@ def _read_items(argument: str, items: Mapping[str, Any], values: list[Any]) -> I
             nodes.append((name, value.node))
             values.extend(value.values)
         else:
-            nodes.append((name, _plain(value)))
+            nodes.append((name, plain_node(value)))
             values.append(value)
     return tuple(nodes)
 
 
-def _plain(value: Any) -> Node:
+def plain_node(value: Any) -> Node:
+    """Give the node of a plain value."""
     return _CONTAINER if isinstance(value, (dict, list)) else _VALUE
 
 
-def _read_where(where: object, values: list[Any]) -> Node:
+def read_where(where: object, values: list[Any]) -> Node:
     if not isinstance(where, Expression):
         msg = f'where takes an expression such as F("version") < 3, not {where!r}'
         raise UsageError(msg)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import decimal
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from aioupsert._schema import Column, looks_like_number
@@ -26,6 +26,23 @@ def key_check(column: Column) -> Callable[[Any], None] | None:
             raise UsageError(msg)
 
     return refuse
+
+
+def needs_check(column: Column, types: Iterable[type]) -> bool:
+    """Tell whether a key's values, of these types, must be looked at one by one."""
+    if column.storage == "varchar" and column.length is None:
+        return False
+    return not _HARMLESS.get(column.storage, frozenset()).issuperset(types)
+
+
+_HARMLESS: Final[dict[str, frozenset[type]]] = {
+    "integer": frozenset({int, bool}),
+    "numeric": frozenset({int, decimal.Decimal}),
+    "date": frozenset({dt.date}),
+    "sqlite number": frozenset({int, bool}),
+    "sqlite text": frozenset({str, bytes}),
+    "sqlite blob": frozenset({str, bytes, int}),
+}
 
 
 def _check_integer(value: Any, _: Column) -> str | None:

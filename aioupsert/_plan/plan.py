@@ -56,6 +56,9 @@ class Plan:
         exact: Why the single statement is not used, or None.
         on_conflict: Whether the caller asked for ``INSERT ... ON CONFLICT DO UPDATE``.
         lock: Whether an advisory lock replaces the missing unique index.
+        unique: Whether at most one row can have the key.
+        renames: The columns of the key that are given another value.
+        row_slots: How many values, the first ones, every row of a bulk call brings.
         warning: What to warn of, once, or None.
         checks: Checks of key values, each with the slot it reads.
     """
@@ -70,6 +73,9 @@ class Plan:
     exact: str | None
     on_conflict: bool
     lock: bool
+    unique: bool
+    renames: tuple[str, ...]
+    row_slots: int
     warning: str | None
     checks: tuple[tuple[int, Callable[[Any], None]], ...]
 
@@ -85,7 +91,7 @@ class Plan:
         )
 
 
-def make_plan(given: Shape, table: Table) -> Plan:
+def make_plan(call: Shape, table: Table) -> Plan:
     """
     Check a call, given as its shape, against the table.
 
@@ -94,7 +100,7 @@ def make_plan(given: Shape, table: Table) -> Plan:
         UnknownColumnError: Columns that the table does not have, all of them named.
         MissingUniqueIndexError: No unique index, and the call insisted on one.
     """
-    shape = Call(*given)
+    shape = Call(*call)
     _check_words(shape)
     _check_columns(shape, table)
     key = tuple(
@@ -102,6 +108,11 @@ def make_plan(given: Shape, table: Table) -> Plan:
         for slot, (name, kind) in enumerate(shape.key)
     )
     slots = itertools.count(len(key))
+    brought = None if shape.brought is None else number(shape.brought, slots)
+    row_slots = 0
+    if brought is not None:
+        row_slots = next(slots)
+        slots = itertools.count(row_slots)
     defaults = number(shape.defaults, slots)
     create_defaults = number(shape.create_defaults, slots)
     touch = number(shape.touch, slots)
@@ -109,15 +120,16 @@ def make_plan(given: Shape, table: Table) -> Plan:
 
     keys = {
         k.column.name: Numbered(
-            "literal", k.kind if k.kind == "container" else "value", slot=k.slot
+            "literal", "value" if k.is_null else k.kind, slot=k.slot
         )
         for k in key
     }
+    given = defaults if brought is None else brought
     on_update = Branch(
-        table, {**create_defaults, **keys, **touch, **defaults}, creates=False
+        table, {**create_defaults, **keys, **touch, **given}, creates=False
     )
     on_create = Branch(
-        table, {**keys, **defaults, **touch, **create_defaults}, creates=True
+        table, {**keys, **given, **touch, **create_defaults}, creates=True
     )
     guarded = shape.skip_unchanged or bool(touch)
     written = {**defaults, **touch} if defaults else {}
@@ -140,11 +152,15 @@ def make_plan(given: Shape, table: Table) -> Plan:
         exact=_why_exact(shape, table),
         on_conflict=shape.strategy == "on_conflict",
         lock=shape.without_unique_index == "lock" and not unique,
+        unique=unique,
+        renames=tuple(sorted(keys.keys() & {*defaults, *touch, *create_defaults})),
+        row_slots=row_slots,
         warning=None if unique else _missing_index(shape, table),
         checks=tuple(
             (k.slot, check)
             for k in key
-            if not k.is_null and (check := key_check(k.column)) is not None
+            if k.kind not in {"null", "text"}
+            and (check := key_check(k.column)) is not None
         ),
     )
     _check_strategy(shape, plan)
@@ -172,32 +188,40 @@ def _refuse_word(argument: str, word: str, words: Sequence[str]) -> None:
 def _check_columns(shape: Call, table: Table) -> None:
     named = {name for name, _ in shape.key}
     nodes = [] if shape.where is None else [shape.where]
-    for items in (shape.defaults, shape.create_defaults, shape.touch):
+    for items in (
+        shape.brought or (),
+        *(shape.defaults, shape.create_defaults, shape.touch),
+    ):
         named |= {name for name, _ in items}
         nodes += [node for _, node in items]
     for node in nodes:
-        named |= set(_columns_of(node))
+        named |= set(columns_of(node))
     if shape.returning is not None and shape.returning != "*":
         named |= set(_names(shape.returning))
     unknown = [name for name in named if name not in table.columns]
     if unknown:
         raise UnknownColumnError(table.label, map(str, unknown), table.visible)
-    for argument in ("defaults", "create_defaults", "touch"):
-        for name, _ in getattr(shape, argument):
+    for argument in ("brought", "defaults", "create_defaults", "touch"):
+        for name, _ in getattr(shape, argument) or ():
             if table.columns[name].generated:
+                word = _WORDS.get(argument if shape.brought is not None else "")
                 msg = (
-                    f"{argument}[{name!r}]: the database computes this column of"
+                    f"{word or argument}[{name!r}]: the database computes this column of"
                     f" {table.label}, it cannot be written"
                 )
                 raise UsageError(msg)
 
 
-def _columns_of(node: Node) -> Iterator[str]:
+# What the arguments of a bulk call are called.
+_WORDS: Final = {"brought": "row", "defaults": "update"}
+
+
+def columns_of(node: Node) -> Iterator[str]:
     kind, name, operands = node
     if kind in {"column", "excluded"}:
         yield name
     for operand in operands:
-        yield from _columns_of(operand)
+        yield from columns_of(operand)
 
 
 def _names(returning: str | tuple[str, ...]) -> tuple[str, ...]:
@@ -252,13 +276,11 @@ def _check_strategy(shape: Call, plan: Plan) -> None:
             f" of {plan.table.label}, neither partial nor deferrable"
         )
         raise MissingUniqueIndexError(msg)
-    items = (*shape.defaults, *shape.create_defaults, *shape.touch)
-    renamed = sorted({name for name, _ in items if name in key})
-    if renamed or not plan.table.upserts:
+    if plan.renames or not plan.table.upserts:
         why = (
-            f"the key's {', '.join(renamed)} is given another value, which would create"
-            " a second row"
-            if renamed
+            f"the key's {', '.join(plan.renames)} is given another value, which would"
+            " create a second row"
+            if plan.renames
             else "it cannot tell created from updated there"
         )
         msg = f'strategy="on_conflict" cannot serve {plan.table.label}: {why}'

@@ -213,7 +213,7 @@ class Branch:
 
     def _literal(self, value: Numbered, hint: Column | None) -> Term:
         kind = value.name
-        plain = kind in {"value", "container"}
+        plain = kind in {"value", "container", "text"}
         if hint and not plain:
             families = _HINTED_LITERALS.get(kind, ())
             plain = kind in _ALWAYS_HINTED or hint.family in families

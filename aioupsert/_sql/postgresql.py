@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from aioupsert._plan import Assignment, KeyTerm, Plan, Term
     from aioupsert._schema import Column, UniqueIndex
 
-_ALIAS: Final = quote("t")
+ALIAS: Final = quote("t")
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,37 +81,41 @@ def compile_plan(plan: Plan) -> Program:
     )
 
 
-class _Writer(Writer):
+class PostgresqlWriter(Writer):
     """PostgreSQL: numbered placeholders, each cast to a type."""
 
     def __init__(self) -> None:
-        super().__init__(_ALIAS)
+        super().__init__(ALIAS)
         self._places: dict[tuple[int, str], int] = {}
         self.inlines_default: bool = False
 
-    def placeholder(self, slot: int, cast: str, *, as_json: bool = False) -> str:
-        base = "pg_catalog.text" if as_json else _untyped(cast)
+    def placeholder(self, slot: int, cast: str, sent_as: str = "") -> str:
+        """
+        Write a value, cast to a type.
+
+        Args:
+            slot: Where it is.
+            cast: The type; "" for what the database makes of it.
+            sent_as: "json" for what is encoded here, "text" for what the database
+                converts, "" for what the driver knows.
+        """
+        base = TEXT if sent_as else untyped(cast)
         place = self._places.setdefault((slot, base), len(self._places) + 1)
         if place > len(self.slots):
             self.slots.append(slot)
-            if as_json:
+            if sent_as == "json":
                 self.encoders.append((place - 1, encode_json))
-        text = f"${place}::pg_catalog.text" if as_json else f"${place}"
+        text = f"${place}::{TEXT}" if sent_as else f"${place}"
         return f"{text}::{cast}" if cast else text
 
     def literal(self, term: Term) -> str:
         if term.column is not None:
-            as_json = term.column.family == "json" and term.name in {
-                "container",
-                "json",
-                "list",
-            }
-            return self.placeholder(term.slot, term.column.type, as_json=as_json)
+            sent_as = _sent_as(term.name, term.column)
+            return self.placeholder(term.slot, term.column.type, sent_as)
         if term.name == "null":
             return "NULL"
-        return self.placeholder(
-            term.slot, _LITERAL_TYPES[term.name], as_json=term.name == "json"
-        )
+        sent_as = "json" if term.name == "json" else ""
+        return self.placeholder(term.slot, _LITERAL_TYPES[term.name], sent_as)
 
     def default(self, column: Column) -> str:
         self.inlines_default = True
@@ -170,8 +174,8 @@ class _Writer(Writer):
         )
 
     def key_value(self, key: KeyTerm) -> str:
-        as_json = key.kind == "container" and key.column.family == "json"
-        return self.placeholder(key.slot, key.column.key_type, as_json=as_json)
+        sent_as = _sent_as(key.kind, key.column)
+        return self.placeholder(key.slot, key.column.key_type, sent_as)
 
     def passes(self, plan: Plan) -> str:
         return "TRUE" if plan.where is None else f"({self.term(plan.where)} IS TRUE)"
@@ -215,6 +219,16 @@ class _Writer(Writer):
         return f"{name}::pg_catalog.regclass = {plan.table.identity}::pg_catalog.oid"
 
 
+TEXT: Final = "pg_catalog.text"
+
+
+def _sent_as(kind: str, column: Column) -> str:
+    if kind == "text":
+        return "text"
+    json = column.family == "json" and kind in {"container", "json", "list"}
+    return "json" if json else ""
+
+
 _LITERAL_TYPES: Final = {
     "bool": "pg_catalog.bool",
     "int4": "pg_catalog.int4",
@@ -237,11 +251,12 @@ _LITERAL_TYPES: Final = {
 }
 
 
-def _untyped(cast: str) -> str:
+def untyped(cast: str) -> str:
+    """Give a type without its precision."""
     return cast.partition("(")[0]
 
 
-def _cte(plan: Plan, name: str) -> str:
+def name_cte(plan: Plan, name: str) -> str:
     """Name a WITH query so that it hides no table, neither this one nor one in SQL()."""
     name = f"aioupsert_{name}"
     return quote(f"{name}_" if name == plan.table.name[-1] else name)
@@ -251,15 +266,17 @@ def _row(codes: str, columns: Iterable[str]) -> str:
     return ", ".join([codes, *columns])
 
 
-def _returned(plan: Plan) -> list[str]:
-    return [f"{_ALIAS}.{quote(name)}" for name in plan.returning]
+def returned(plan: Plan) -> list[str]:
+    """List the columns asked for."""
+    return [f"{ALIAS}.{quote(name)}" for name in plan.returning]
 
 
-def _from(plan: Plan) -> str:
-    return f"{quote_path(plan.table.name)} AS {_ALIAS}"
+def name_table(plan: Plan) -> str:
+    """Write the table with the alias that columns are qualified by."""
+    return f"{quote_path(plan.table.name)} AS {ALIAS}"
 
 
-def _conditions(writer: _Writer, plan: Plan) -> str:
+def _conditions(writer: PostgresqlWriter, plan: Plan) -> str:
     conditions = [writer.key(plan)]
     if plan.where is not None:
         conditions.append(writer.passes(plan))
@@ -276,8 +293,10 @@ def _fast(plan: Plan) -> Compiled:
     no conflict target, so that no unique index of any kind can raise. No row at all
     means that a concurrent call got in between, or something permanent.
     """
-    writer = _Writer()
-    updated, inserted, found = (_cte(plan, n) for n in ("updated", "inserted", "found"))
+    writer = PostgresqlWriter()
+    updated, inserted, found = (
+        name_cte(plan, n) for n in ("updated", "inserted", "found")
+    )
     columns = [quote(f"c{n}") for n in range(1, len(plan.returning) + 1)]
     parts: list[str] = []
     answers: list[str] = []
@@ -286,12 +305,12 @@ def _fast(plan: Plan) -> Compiled:
         codes = [writer.passes(plan), writer.changes(plan) if plan.update else "FALSE"]
         names = ", ".join([quote("passes"), quote("changes"), *columns])
         parts.append(
-            f"{found} ({names}) AS (SELECT {_row(', '.join(codes), _returned(plan))}"
-            f" FROM {_from(plan)} WHERE {writer.key(plan)})"
+            f"{found} ({names}) AS (SELECT {_row(', '.join(codes), returned(plan))}"
+            f" FROM {name_table(plan)} WHERE {writer.key(plan)})"
         )
         missing.append(f"NOT EXISTS (SELECT FROM {found})")
         left_alone = (
-            f"SELECT {_row(_LEFT_ALONE, columns)} FROM {found}"
+            f"SELECT {_row(LEFT_ALONE, columns)} FROM {found}"
             ' WHERE NOT ("passes" AND "changes")'
         )
         if plan.update:
@@ -301,8 +320,8 @@ def _fast(plan: Plan) -> Compiled:
         changed = writer.assignments(plan.update)
         conditions = _conditions(writer, plan)
         parts.append(
-            f"{updated} AS (UPDATE {_from(plan)} SET {changed} WHERE {conditions}"
-            f" RETURNING {_row(str(UPDATED), _returned(plan))})"
+            f"{updated} AS (UPDATE {name_table(plan)} SET {changed} WHERE {conditions}"
+            f" RETURNING {_row(str(UPDATED), returned(plan))})"
         )
         missing.append(f"NOT EXISTS (SELECT FROM {updated})")
         answers.append(f"SELECT * FROM {updated}")
@@ -310,55 +329,55 @@ def _fast(plan: Plan) -> Compiled:
     if writer.inlines_default:
         missing.append(writer.guard(plan))
     parts.append(
-        f"{inserted} AS (INSERT INTO {_from(plan)} {names}SELECT {values}"
+        f"{inserted} AS (INSERT INTO {name_table(plan)} {names}SELECT {values}"
         f" WHERE {' AND '.join(missing)} ON CONFLICT DO NOTHING"
-        f" RETURNING {_row(str(CREATED), _returned(plan))})"
+        f" RETURNING {_row(str(CREATED), returned(plan))})"
     )
     answers.append(f"SELECT * FROM {inserted}")
     sql = f"WITH {', '.join(parts)} {' UNION ALL '.join(answers)}"
     return writer.compiled(sql, "first")
 
 
-_LEFT_ALONE: Final = f'CASE WHEN "passes" THEN {UNCHANGED} ELSE {SKIPPED} END'
+LEFT_ALONE: Final = f'CASE WHEN "passes" THEN {UNCHANGED} ELSE {SKIPPED} END'
 
 
 def _update(plan: Plan, when: str) -> Compiled:
-    writer = _Writer()
+    writer = PostgresqlWriter()
     changed = writer.assignments(plan.update)
     sql = (
-        f"UPDATE {_from(plan)} SET {changed} WHERE {_conditions(writer, plan)}"
-        f" RETURNING {_row(str(UPDATED), _returned(plan))}"
+        f"UPDATE {name_table(plan)} SET {changed} WHERE {_conditions(writer, plan)}"
+        f" RETURNING {_row(str(UPDATED), returned(plan))}"
     )
     return writer.compiled(sql, when)
 
 
 def _find(plan: Plan, when: str) -> Compiled:
     """Write a query for the row as it is; UPDATED means that an update would apply."""
-    writer = _Writer()
+    writer = PostgresqlWriter()
     changes = writer.changes(plan) if plan.update else "FALSE"
     code = (
         f"CASE WHEN NOT {writer.passes(plan)} THEN {SKIPPED}"
         f" WHEN NOT {changes} THEN {UNCHANGED} ELSE {UPDATED} END"
     )
     sql = (
-        f"SELECT {_row(code, _returned(plan))} FROM {_from(plan)}"
+        f"SELECT {_row(code, returned(plan))} FROM {name_table(plan)}"
         f" WHERE {writer.key(plan)}"
     )
     return writer.compiled(sql, f"{when}, if nothing was updated")
 
 
 def _insert(plan: Plan, when: str) -> Compiled:
-    writer = _Writer()
+    writer = PostgresqlWriter()
     names, values = writer.values(plan.insert)
     lock = source = ""
     if plan.table.needs_key_lock:
-        name = _cte(plan, "lock")
+        name = name_cte(plan, "lock")
         lock = f"WITH {name} AS MATERIALIZED (SELECT {_advisory_lock(writer, plan)}) "
         source = f" FROM {name}"
     guard = f" WHERE {writer.guard(plan)}" if writer.inlines_default else ""
     sql = (
-        f"{lock}INSERT INTO {_from(plan)} {names}SELECT {values}{source}{guard}"
-        f" RETURNING {_row(str(CREATED), _returned(plan))}"
+        f"{lock}INSERT INTO {name_table(plan)} {names}SELECT {values}{source}{guard}"
+        f" RETURNING {_row(str(CREATED), returned(plan))}"
     )
     return writer.compiled(sql, when)
 
@@ -370,7 +389,7 @@ def _on_conflict(plan: Plan) -> Compiled:
     A row that this very statement inserted has no xmax; see the documentation's "System
     Columns". No row means that *where* or *skip_unchanged* left it alone.
     """
-    writer = _Writer()
+    writer = PostgresqlWriter()
     names, values = writer.values(plan.insert)
     target = ", ".join(quote(k.column.name) for k in plan.key)
     action = "NOTHING"
@@ -378,12 +397,12 @@ def _on_conflict(plan: Plan) -> Compiled:
         action = f"UPDATE SET {writer.assignments(plan.update)}"
         if plan.where is not None or plan.compare is not None:
             action += f" WHERE {writer.passes(plan)} AND {writer.changes(plan)}"
-    code = f"CASE WHEN {_ALIAS}.xmax = 0 THEN {CREATED} ELSE {UPDATED} END"
+    code = f"CASE WHEN {ALIAS}.xmax = 0 THEN {CREATED} ELSE {UPDATED} END"
     guard = f"WHERE {writer.guard(plan)}" if writer.inlines_default else "WHERE TRUE"
     sql = (
-        f"INSERT INTO {_from(plan)} {names}SELECT {values} {guard}"
+        f"INSERT INTO {name_table(plan)} {names}SELECT {values} {guard}"
         f" ON CONFLICT ({target}) DO {action}"
-        f" RETURNING {_row(code, _returned(plan))}"
+        f" RETURNING {_row(code, returned(plan))}"
     )
     return writer.compiled(sql, "first")
 
@@ -395,10 +414,10 @@ def _probe(plan: Plan) -> Compiled:
     All in one statement, so from one snapshot: a row that is visible by another unique
     index while the key is not is a different row, and waiting will not help.
     """
-    writer = _Writer()
+    writer = PostgresqlWriter()
     given = {item.column.name: item.term for item in plan.insert}
     tests = [
-        f"EXISTS (SELECT FROM {_from(plan)} WHERE {condition})"
+        f"EXISTS (SELECT FROM {name_table(plan)} WHERE {condition})"
         for condition in [
             writer.key(plan),
             *(
@@ -418,7 +437,7 @@ def _comparable(index: UniqueIndex, given: dict[str, Term | None]) -> bool:
 
 
 def _same_row(
-    writer: _Writer, index: UniqueIndex, given: dict[str, Term | None]
+    writer: PostgresqlWriter, index: UniqueIndex, given: dict[str, Term | None]
 ) -> str:
     tests = [
         f"{writer.column(term.column)} = {writer.term(term)}"
@@ -433,7 +452,7 @@ def _same_row(
 _CANONICAL: Final = frozenset({"integer", "boolean", "uuid", "text", "varchar"})
 
 
-def _advisory_lock(writer: _Writer, plan: Plan) -> str:
+def _advisory_lock(writer: PostgresqlWriter, plan: Plan) -> str:
     parts = [
         f"coalesce({writer.placeholder(k.slot, k.column.type)}::pg_catalog.text, '')"
         for k in plan.key
@@ -445,7 +464,7 @@ def _advisory_lock(writer: _Writer, plan: Plan) -> str:
 
 def _lock(plan: Plan) -> Compiled:
     """Write the lock; it answers the isolation level, without a lock above the first."""
-    writer = _Writer()
+    writer = PostgresqlWriter()
     level = "current_setting('transaction_isolation')"
     sql = (
         f"SELECT {level}, CASE WHEN {level} = 'read committed'"

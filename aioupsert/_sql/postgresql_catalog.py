@@ -29,6 +29,7 @@ SELECT json_build_object(
   'kind', c.relkind,
   'may_insert', has_table_privilege(c.oid, 'INSERT')
     OR has_any_column_privilege(c.oid, 'INSERT'),
+  'may_copy', has_database_privilege(current_database(), 'TEMPORARY'),
   'rules', EXISTS (
     SELECT FROM pg_catalog.pg_rewrite r
     WHERE r.ev_class = c.oid AND r.ev_type IN ('2', '3') AND r.ev_enabled <> 'D'),
@@ -52,6 +53,9 @@ SELECT json_build_object(
       'deterministic', coalesce(l.collisdeterministic, true),
       'generated', a.attgenerated <> '',
       'identity', a.attidentity,
+      'not_null', a.attnotnull,
+      'category', t.typcategory,
+      'array', t.typarray <> 0,
       'default', CASE
         WHEN a.attgenerated <> '' THEN NULL
         WHEN a.attidentity <> '' THEN format('nextval(%L::regclass)',
@@ -171,6 +175,8 @@ def _table(name: TableName, found: Mapping[str, Any]) -> Table:
         needs_exact=next((why for why, applies in reasons.items() if applies), None),
         needs_key_lock=exclusive or deferrable,
         upserts=kind == "r",
+        one_by_one="it is a foreign table" if kind == "f" else None,
+        may_copy=found["may_copy"],
         refuses_updates=found["refuses"],
         shows_indexes=kind not in {"v", "f"},
     )
@@ -198,6 +204,8 @@ _STORAGE: Final = {
 _ROUNDED: Final = frozenset(
     {"numeric", "time", "timetz", "timestamp", "timestamptz", "interval"}
 )
+# unnest takes arrays apart to their last dimension, and composites into their fields.
+_TAKEN_APART: Final = frozenset({"A", "C"})
 # atttypmod of varchar counts four bytes of header.
 _HEADER: Final = 4
 
@@ -220,6 +228,10 @@ def _column(found: Mapping[str, Any]) -> Column:
         default=found["default"],
         generated=found["generated"],
         always_identity=found["identity"] == "a",
+        required=found["not_null"]
+        and found["default"] is None
+        and not found["generated"],
+        unnests=found["array"] and found["category"] not in _TAKEN_APART,
         type_id=found["type_id"],
     )
 

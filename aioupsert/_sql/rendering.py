@@ -59,8 +59,10 @@ def _picker(slots: Sequence[int]) -> Callable[[Sequence[Any]], tuple[Any, ...]]:
     return lambda values: tuple([values[slot] for slot in slots])
 
 
-def encode_json(value: Any) -> str:
-    """Write JSON as SQLite itself does: compact, letters as they are."""
+def encode_json(value: Any) -> str | None:
+    """Write JSON as SQLite itself does: compact, letters as they are; None is NULL."""
+    if value is None:
+        return None
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar
 
 T = TypeVar("T")
@@ -18,16 +18,23 @@ class Send(NamedTuple):
         kind: A query answers rows. A command (BEGIN, COMMIT, SAVEPOINT) answers one
             row with its completion status, where the database gives one. An undo is a
             command that cleans up, sent even while the call is being cancelled. A
-            catalog query answers names, as str whatever the caller's settings.
+            catalog query answers names, as str whatever the caller's settings. To copy
+            is to put rows, the arguments, into the table that the text names. To
+            repeat is to run a statement for each of the rows that are its arguments;
+            it answers what the marking function wrote down.
         counted: The code each written row counts as, where none can be returned.
     """
 
     sql: str
-    arguments: Sequence[Any] = ()
-    kind: Literal["query", "command", "undo", "catalog"] = "query"
+    arguments: Iterable[Any] = ()
+    kind: Literal["query", "command", "undo", "catalog", "copy", "repeat"] = "query"
     counted: int | None = None
 
 
 Rows: TypeAlias = Sequence[Sequence[Any]]
 Steps: TypeAlias = Generator[Send, Rows, T]
 """Yields each statement, receives its rows or its error, returns a T."""
+
+
+class CannotCopyError(Exception):
+    """The driver cannot copy these values; arrays may carry them."""

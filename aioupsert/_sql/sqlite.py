@@ -66,7 +66,7 @@ def compile_plan(plan: Plan) -> Program:
     return Program(plan, update, find, _insert(plan))
 
 
-class _Writer(Writer):
+class SqliteWriter(Writer):
     """SQLite: a placeholder for every use of a value."""
 
     def literal(self, term: Term) -> str:
@@ -187,9 +187,9 @@ class _Writer(Writer):
         return f"CASE WHEN {' AND '.join(tests)} THEN {CREATED} ELSE {UPDATED} END"
 
 
-def _writer(plan: Plan) -> _Writer:
+def _writer(plan: Plan) -> SqliteWriter:
     # RETURNING knows the table by its own name only, so no alias is used anywhere.
-    return _Writer(quote(plan.table.name[-1]))
+    return SqliteWriter(quote(plan.table.name[-1]))
 
 
 def _row(code: str, plan: Plan) -> str:

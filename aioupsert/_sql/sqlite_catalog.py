@@ -59,6 +59,8 @@ def describe(name: TableName) -> Steps[Table]:
 
 # A trigger is BEFORE if it does not say; one too many here costs a query, no more.
 _BEFORE_UPDATE: Final = re.compile(r"\bUPDATE\b.*?\bON\b", re.IGNORECASE | re.DOTALL)
+_INSERT: Final = re.compile(r"\bINSERT\b.*?\bON\b", re.IGNORECASE | re.DOTALL)
+_AFTER_INSERT: Final = re.compile(r"\bAFTER\s+INSERT\b", re.IGNORECASE)
 
 
 # Texts of the schema are concatenated with '', which takes their declared type from them
@@ -121,6 +123,10 @@ def _table(
         returns_rows=kind == "table" and not virtual,
         reads_back=kind == "view",
         refuses_updates=any(_BEFORE_UPDATE.search(row[0]) for row in triggers),
+        sees_inserts=any(
+            _INSERT.search(row[0]) and not _AFTER_INSERT.search(row[0])
+            for row in triggers
+        ),
         shows_indexes=kind == "table" and not virtual,
     )
 
@@ -142,6 +148,10 @@ def _column(row: Sequence[Any], *, strict: bool) -> Column:
         family=family,
         storage=storage,
         default=_default(default, storage),
+        # An INTEGER PRIMARY KEY gets a number by itself.
+        required=bool(not_null)
+        and default is None
+        and not (primary and declared.upper() == "INTEGER"),
         generated=hidden in _GENERATED,
         type_id=f"{declared} {primary} {not_null}",
     )

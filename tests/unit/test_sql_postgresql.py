@@ -497,12 +497,16 @@ A_COLUMN: dict[str, Any] = {
     "deterministic": True,
     "generated": False,
     "identity": "",
+    "not_null": False,
+    "category": "S",
+    "array": True,
     "default": None,
 }
 A_TABLE: dict[str, Any] = {
     "oid": "4711",
     "kind": "r",
     "may_insert": True,
+    "may_copy": True,
     "rules": False,
     "instead": False,
     "before": False,

@@ -1,0 +1,221 @@
+"""The arguments of a bulk call, read once; with a row's columns they become a call."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeAlias, cast
+
+from aioupsert._plan.call import Call, Items, Shape, read_items, read_where
+from aioupsert._plan.plan import columns_of
+from aioupsert._schema import Table
+from aioupsert.errors import UnknownColumnError, UsageError
+from aioupsert.expressions import Expression, Node
+
+
+class Assigned(NamedTuple):
+    """
+    A column and what it is set to, the same for every row.
+
+    Attributes:
+        name: The column.
+        node: The expression.
+        values: The values of its literals.
+        takes: The columns whose values it takes from the row, by `Excluded`.
+    """
+
+    name: str
+    node: Node
+    values: Sequence[Any]
+    takes: frozenset[str]
+
+
+Names: TypeAlias = tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class BulkCall:
+    """
+    The arguments of a bulk call.
+
+    Attributes:
+        key: The columns that identify a row.
+        update: What an update sets: names of the row's columns, or expressions; None
+            for every column that is no part of the key.
+        create_defaults: What is added on create.
+        touch: What is written when another value changes.
+        where: The condition of an update.
+        skip_unchanged: Whether to leave a row that already holds every value.
+        returning: The columns to return.
+        convert_text: Whether the database converts text to the types of the columns.
+        without_unique_index: What to do without a unique index.
+    """
+
+    key: Names
+    update: Names | tuple[Assigned, ...] | None
+    create_defaults: tuple[Assigned, ...]
+    touch: tuple[Assigned, ...]
+    where: Assigned | None
+    skip_unchanged: bool
+    returning: str | Names | None
+    convert_text: bool
+    without_unique_index: str
+
+    def call(
+        self, key: tuple[tuple[str, str], ...], brought: Items
+    ) -> tuple[Shape, list[Any]]:
+        """
+        Make the call for rows of one shape.
+
+        Returns:
+            Its shape, and the values that do not come from the rows.
+        """
+        there = {name for name, _ in (*key, *brought)}
+        update = self.update
+        if update is None:
+            update = tuple(name for name, _ in brought)
+        assigned = [
+            _taken(item) if isinstance(item, str) else item
+            for item in update
+            if (item in there if isinstance(item, str) else item.takes <= there)
+        ]
+        constants = [*assigned, *self.create_defaults, *self.touch]
+        if self.where is not None:
+            constants.append(self.where)
+        shape = Call(
+            key=key,
+            defaults=_items(assigned),
+            create_defaults=_items(self.create_defaults),
+            touch=_items(self.touch),
+            where=None if self.where is None else self.where.node,
+            skip_unchanged=self.skip_unchanged,
+            returning=self.returning,
+            without_unique_index=self.without_unique_index,
+            strategy="auto",
+            brought=brought,
+        )
+        return tuple(shape), [value for item in constants for value in item.values]
+
+    def check_columns(self, table: Table) -> None:
+        """
+        Check every column that the arguments name, before any row is read.
+
+        Raises:
+            UnknownColumnError: The table does not have them, all of them named.
+        """
+        named = {*self.key}
+        if self.returning is not None and self.returning != "*":
+            named |= {*self.returning}
+        for item in self._items():
+            named |= {item} if isinstance(item, str) else _named(item)
+        unknown = named.difference(table.columns)
+        if unknown:
+            raise UnknownColumnError(table.label, map(str, unknown), table.visible)
+
+    def _items(self) -> Iterator[str | Assigned]:
+        yield from self.update or ()
+        yield from self.create_defaults
+        yield from self.touch
+        if self.where is not None:
+            yield self.where._replace(name=self.key[0])
+
+
+def _taken(name: str) -> Assigned:
+    return Assigned(name, ("excluded", name, ()), (), frozenset({name}))
+
+
+def _items(assigned: Sequence[Assigned]) -> Items:
+    return tuple((item.name, item.node) for item in assigned)
+
+
+def _named(item: Assigned) -> set[str]:
+    return {item.name, *columns_of(item.node)}
+
+
+def read_bulk_call(
+    *,
+    key: str | Sequence[str],
+    update: Sequence[str] | Mapping[str, Any] | None,
+    create_defaults: Mapping[str, Any] | None,
+    where: Expression | None,
+    skip_unchanged: bool,
+    touch: Mapping[str, Any] | None,
+    returning: str | Sequence[str] | None,
+    convert_text: bool,
+    without_unique_index: str,
+) -> BulkCall:
+    """
+    Check the arguments of a bulk call by themselves.
+
+    Raises:
+        UsageError: They make no sense.
+    """
+    condition = None
+    if where is not None:
+        values: list[Any] = []
+        condition = _assigned("", read_where(where, values), values)
+    written: Names | tuple[Assigned, ...] | None = None
+    if isinstance(update, Mapping):
+        written = _read("update", update)
+    elif update is not None:
+        written = _names("update", update)
+    if returning is not None and not isinstance(returning, str):
+        returning = tuple(returning)
+    elif returning not in {None, "*"}:
+        returning = (str(returning),)
+    names = _names("key", key)
+    if not names:
+        msg = "key is empty: name the columns that identify a row"
+        raise UsageError(msg)
+    call = BulkCall(
+        key=names,
+        update=written,
+        create_defaults=_read("create_defaults", create_defaults or {}),
+        touch=_read("touch", touch or {}),
+        where=condition,
+        skip_unchanged=skip_unchanged,
+        returning=returning,
+        convert_text=convert_text,
+        without_unique_index=without_unique_index,
+    )
+    both = sorted(
+        {i if isinstance(i, str) else i.name for i in call.update or ()}
+        & {item.name for item in call.touch}
+    )
+    if both:
+        msg = f"in both update and touch: {', '.join(map(repr, both))}"
+        raise UsageError(msg)
+    return call
+
+
+def _names(argument: str, names: object) -> Names:
+    if isinstance(names, str):
+        return (names,)
+    if isinstance(names, Sequence):
+        given = cast("Sequence[object]", names)
+        texts = [name for name in given if isinstance(name, str)]
+        if len(texts) == len(given):
+            return tuple(dict.fromkeys(texts))
+    msg = f"{argument} takes the names of columns, not {names!r}"
+    raise UsageError(msg)
+
+
+def _read(argument: str, items: Mapping[str, Any]) -> tuple[Assigned, ...]:
+    read: list[Assigned] = []
+    for name, value in items.items():
+        values: list[Any] = []
+        ((_, node),) = read_items(argument, {name: value}, values)
+        read.append(_assigned(name, node, values))
+    return tuple(read)
+
+
+def _assigned(name: str, node: Node, values: Sequence[Any]) -> Assigned:
+    return Assigned(name, node, tuple(values), frozenset(_taken_by(node)))
+
+
+def _taken_by(node: Node) -> Iterator[str]:
+    kind, name, operands = node
+    if kind == "excluded":
+        yield name
+    for operand in operands:
+        yield from _taken_by(operand)

@@ -1,0 +1,205 @@
+"""Many rows on PostgreSQL: by arrays, by a temporary table, and at last one by one."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from aioupsert._sql.postgresql_bulk import Answers, Batch, BulkProgram
+from aioupsert._sql.quoting import quote
+from aioupsert._sql.rendering import CREATED, UPDATED
+from aioupsert._sql.sending import CannotCopyError, Rows, Send, Steps
+from aioupsert._steps.common import Tally, framed, read_result
+from aioupsert._steps.postgresql import frame, write_one
+
+if TYPE_CHECKING:
+    from aioupsert._plan.rows import Group
+
+T = TypeVar("T")
+
+# Up to here arrays are as quick as copying, and need no temporary table.
+_MAX_ARRAYS: Final = 5_000
+# So few are written one by one as quickly.
+_FEW: Final = 2
+
+
+def write_rows(program: BulkProgram, group: Group, tally: Tally) -> Steps[None]:
+    """Write a group of rows, in a transaction that is open."""
+    pending: Sequence[int] = range(len(group.places))
+    if program.write is not None and len(pending) > _FEW:
+        pending = yield from _write_rounds(program, group, pending, tally)
+    for row in pending:
+        result = yield from write_one(program.single, group.values(row))
+        tally.add(group.places[row], result)
+
+
+# Compiling a statement takes the server longer than running it once.
+_PLAINLY: Final = ("jit",)
+# The server may have planned a statement when the table was small, or guess that the
+# arrays are: what was right then is a disaster for many rows. An index never is.
+_BY_INDEX: Final = ("jit", "enable_seqscan", "enable_hashjoin", "enable_mergejoin")
+
+
+def _without(settings: Sequence[str], body: Steps[T]) -> Steps[T]:
+    """Run steps while the planner's settings are off; leave them as they were."""
+    now = [f"current_setting('{name}')" for name in settings]
+    off = [f"set_config('{name}', 'off', true)" for name in settings]
+    rows = yield Send(f"SELECT {', '.join(now + off)}")
+    result = yield from body
+    back = [f"set_config('{name}', ${n}, true)" for n, name in enumerate(settings, 1)]
+    yield Send(f"SELECT {', '.join(back)}", rows[0][: len(settings)])
+    return result
+
+
+def _write_rounds(
+    program: BulkProgram, group: Group, pending: Sequence[int], tally: Tally
+) -> Steps[Sequence[int]]:
+    """Write what many can; return the rows that are better written one by one."""
+    while len(pending) > _FEW:
+        left = yield from _write_round(program, group, pending, tally)
+        if len(left) > len(pending) // 2:
+            return left
+        pending = left
+    return pending
+
+
+def _write_round(
+    program: BulkProgram, group: Group, pending: Sequence[int], tally: Tally
+) -> Steps[Sequence[int]]:
+    """Write rows once; return those that were not reported, in their order."""
+    if program.create_stage and (
+        len(pending) > _MAX_ARRAYS or not program.takes_arrays
+    ):
+        copied = _copied(program, group, pending, tally)
+        try:
+            # A savepoint, since the driver may find out late that it cannot copy.
+            return (yield from framed(frame(in_transaction=True), copied))
+        except CannotCopyError:
+            pass
+    if not program.takes_arrays:
+        return pending
+    left: list[int] = []
+    for start in range(0, len(pending), _MAX_ARRAYS):
+        some = pending[start : start + _MAX_ARRAYS]
+        body = _write_some(program, group, some, tally, copied=False)
+        left += yield from _without(_BY_INDEX, body) if program.looks_up else body
+    return left
+
+
+def _copied(
+    program: BulkProgram, group: Group, some: Sequence[int], tally: Tally
+) -> Steps[list[int]]:
+    """Write rows through a temporary table, made for this."""
+    yield Send(program.create_stage, kind="command")
+    yield _copy(program, group, some)
+    body = _write_some(program, group, some, tally, copied=True)
+    left = yield from _without(_PLAINLY, body)
+    yield Send(f"DROP TABLE pg_temp.{quote(program.stage)}", kind="command")
+    return left
+
+
+def _copy(program: BulkProgram, group: Group, some: Sequence[int]) -> Send:
+    columns = _columns(program, group, some)
+    rows = zip(itertools.count(1), *columns, strict=False)
+    return Send(program.stage, rows, kind="copy")
+
+
+def _columns(
+    program: BulkProgram, group: Group, some: Sequence[int]
+) -> list[Sequence[Any]]:
+    """Give what the rows bring, column by column, the JSON encoded."""
+    columns = group.some(some)
+    return [
+        columns[slot] if encode is None else [*map(encode, columns[slot])]
+        for slot, _, encode in program.inputs
+    ]
+
+
+def _write_some(
+    program: BulkProgram,
+    group: Group,
+    some: Sequence[int],
+    tally: Tally,
+    *,
+    copied: bool,
+) -> Steps[list[int]]:
+    """Write rows by one statement; return those it did not report."""
+    assert program.write is not None  # noqa: S101  # see write_rows
+    if program.look is not None:
+        rest = yield from _look(
+            program, program.look, group, some, tally, copied=copied
+        )
+        if copied and rest and len(rest) < len(some):
+            yield Send(f"TRUNCATE pg_temp.{quote(program.stage)}", kind="command")
+            yield _copy(program, group, rest)
+        some = rest
+    if not some:
+        return []
+    write = program.write
+    counts = write.counts if tally.results is None else None
+    ask = _ask(counts or write.reports, program, group, some, copied=copied)
+    rows = yield ask
+    if counts is None:
+        return _report(program, group, some, tally, rows)
+    created, updated, left = rows[0]
+    tally.count(CREATED, created)
+    tally.count(UPDATED, updated)
+    return [some[number - 1] for number in sorted(left or ())]
+
+
+def _look(
+    program: BulkProgram,
+    look: Answers,
+    group: Group,
+    some: Sequence[int],
+    tally: Tally,
+    *,
+    copied: bool,
+) -> Steps[list[int]]:
+    """Find the rows that are left alone; return the others."""
+    counts = look.counts if tally.results is None else None
+    ask = _ask(counts or look.reports, program, group, some, copied=copied)
+    rows = yield ask
+    if counts is None:
+        return _report(program, group, some, tally, rows)
+    alone: set[int] = set()
+    for code, numbers in rows:
+        tally.count(code, len(numbers))
+        alone.update(numbers)
+    if not alone:
+        return [*some]
+    return [row for number, row in enumerate(some, 1) if number not in alone]
+
+
+def _ask(
+    batch: Batch,
+    program: BulkProgram,
+    group: Group,
+    some: Sequence[int],
+    *,
+    copied: bool,
+) -> Send:
+    width = program.single.plan.row_slots
+    constants = batch.constants.arguments([*(None,) * width, *group.constants])
+    if copied:
+        return Send(batch.staged, constants)
+    return Send(batch.arrays, [*constants, *_columns(program, group, some)])
+
+
+def _report(
+    program: BulkProgram,
+    group: Group,
+    some: Sequence[int],
+    tally: Tally,
+    rows: Rows,
+) -> list[int]:
+    """Note what happened to every row reported; return those that were not."""
+    plan = program.single.plan
+    reported: dict[int, list[Sequence[Any]]] = {}
+    for row in rows:
+        if row[1] is not None:
+            reported.setdefault(row[0], []).append(row[1:])
+    for number, its_rows in reported.items():
+        tally.add(group.places[some[number - 1]], read_result(plan, its_rows))
+    return [row for number, row in enumerate(some, 1) if number not in reported]

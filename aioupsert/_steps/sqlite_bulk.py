@@ -1,0 +1,39 @@
+"""Many rows on SQLite: one statement, run for each."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from aioupsert._sql.rendering import CREATED
+from aioupsert._sql.sending import Send, Steps
+from aioupsert._sql.sqlite_bulk import BulkProgram, row_arguments
+from aioupsert._steps.common import Tally, action_of
+from aioupsert._steps.sqlite import write_one
+from aioupsert.results import Action, Result
+
+if TYPE_CHECKING:
+    from aioupsert._plan.rows import Group
+
+
+def write_rows(program: BulkProgram, group: Group, tally: Tally) -> Steps[None]:
+    """Write a group of rows, in a transaction that is open."""
+    # One by itself is written exactly, since a batch that fails ends here at last.
+    number = len(group.places)
+    if program.upsert is None or number == 1:
+        for row, place in enumerate(group.places):
+            result = yield from write_one(program.single, group.values(row))
+            tally.add(place, result)
+        return
+    arguments = row_arguments(program, group.columns, group.constants)
+    marks = yield Send(program.upsert, arguments, kind="repeat")
+    if tally.results is None:
+        tally.count(CREATED, number - len(marks))
+        for _, code in marks:
+            tally.count(code)
+        return
+    actions = [Action.CREATED] * number
+    for row, code in marks:
+        actions[row] = action_of(code)
+    for place, action in zip(group.places, actions, strict=True):
+        written = action in {Action.CREATED, Action.UPDATED}
+        tally.add(place, Result(action, int(written)))
