@@ -228,7 +228,9 @@ async def iter_create_or_update(
         without_unique_index=without_unique_index,
     )
     load = _Load(name, call, timeout, each=True)
-    source = _Source(rows, _checked_size(batch_size or _EACH_SIZE))
+    source = _Source(
+        rows, _checked_size(_EACH_SIZE if batch_size is None else batch_size)
+    )
     await with_session(conn, load.check)
     async for batch in source.batches():
         results = await with_session(conn, load.results, batch)

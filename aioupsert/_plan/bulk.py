@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias, cast
 
-from aioupsert._plan.call import Call, Items, Shape, read_items, read_where
-from aioupsert._plan.plan import columns_of
+from aioupsert._plan.call import Call, Items, Shape, pairs, read_items, read_where
+from aioupsert._plan.plan import check_without_unique_index, columns_of
 from aioupsert._schema import Table
 from aioupsert.errors import UnknownColumnError, UsageError
 from aioupsert.expressions import Expression, Node
@@ -150,6 +150,7 @@ def read_bulk_call(
     Raises:
         UsageError: They make no sense.
     """
+    check_without_unique_index(without_unique_index)
     condition = None
     if where is not None:
         values: list[Any] = []
@@ -170,8 +171,8 @@ def read_bulk_call(
     call = BulkCall(
         key=names,
         update=written,
-        create_defaults=_read("create_defaults", create_defaults or {}),
-        touch=_read("touch", touch or {}),
+        create_defaults=_read("create_defaults", create_defaults),
+        touch=_read("touch", touch),
         where=condition,
         skip_unchanged=skip_unchanged,
         returning=returning,
@@ -200,9 +201,9 @@ def _names(argument: str, names: object) -> Names:
     raise UsageError(msg)
 
 
-def _read(argument: str, items: Mapping[str, Any]) -> tuple[Assigned, ...]:
+def _read(argument: str, items: Mapping[str, Any] | None) -> tuple[Assigned, ...]:
     read: list[Assigned] = []
-    for name, value in items.items():
+    for name, value in () if items is None else pairs(argument, items):
         values: list[Any] = []
         ((_, node),) = read_items(argument, {name: value}, values)
         read.append(_assigned(name, node, values))

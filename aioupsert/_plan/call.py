@@ -76,7 +76,7 @@ def read_call(
 
 def _read_key(key: Mapping[str, Any], values: list[Any]) -> tuple[tuple[str, str], ...]:
     names: list[tuple[str, str]] = []
-    for name, value in _pairs("key", key):
+    for name, value in pairs("key", key):
         if isinstance(value, Expression):
             msg = f"key[{name!r}] must be a plain value, not {value!r}"
             raise UsageError(msg)
@@ -90,7 +90,7 @@ def _read_key(key: Mapping[str, Any], values: list[Any]) -> tuple[tuple[str, str
 
 def read_items(argument: str, items: Mapping[str, Any], values: list[Any]) -> Items:
     nodes: list[tuple[str, Node]] = []
-    for name, given in _pairs(argument, items):
+    for name, given in pairs(argument, items):
         value = given() if callable(given) else given
         if isinstance(value, Expression):
             nodes.append((name, value.node))
@@ -114,7 +114,8 @@ def read_where(where: object, values: list[Any]) -> Node:
     return where.node
 
 
-def _pairs(argument: str, items: object) -> Iterable[tuple[str, Any]]:
+def pairs(argument: str, items: object) -> Iterable[tuple[str, Any]]:
+    """Give the items of a mapping, or refuse what is none."""
     # The first test is the quick one.
     if items.__class__ is dict or isinstance(items, Mapping):
         return cast("Mapping[str, Any]", items).items()

@@ -168,21 +168,23 @@ def make_plan(call: Shape, table: Table) -> Plan:
 
 
 def _check_words(shape: Call) -> None:
-    if shape.without_unique_index not in WITHOUT_UNIQUE_INDEX:
-        _refuse_word(
-            "without_unique_index", shape.without_unique_index, WITHOUT_UNIQUE_INDEX
-        )
-    if shape.strategy not in STRATEGIES:
-        _refuse_word("strategy", shape.strategy, STRATEGIES)
+    check_without_unique_index(shape.without_unique_index)
+    _check_word("strategy", shape.strategy, STRATEGIES)
     both = sorted(dict(shape.defaults).keys() & dict(shape.touch))
     if both:
         msg = f"in both defaults and touch: {', '.join(map(repr, both))}"
         raise UsageError(msg)
 
 
-def _refuse_word(argument: str, word: str, words: Sequence[str]) -> None:
-    msg = f"{argument} must be one of {', '.join(map(repr, words))}, not {word!r}"
-    raise UsageError(msg)
+def check_without_unique_index(word: str) -> None:
+    """Refuse what is none of the choices."""
+    _check_word("without_unique_index", word, WITHOUT_UNIQUE_INDEX)
+
+
+def _check_word(argument: str, word: str, words: Sequence[str]) -> None:
+    if word not in words:
+        msg = f"{argument} must be one of {', '.join(map(repr, words))}, not {word!r}"
+        raise UsageError(msg)
 
 
 def _check_columns(shape: Call, table: Table) -> None:

@@ -81,7 +81,10 @@ def _all_alike(rows: Sequence[Any], key: Names, *, only_key: bool) -> Records | 
     names = layout(rows[0])
     if not all(isinstance(name, str) for name in names) or not set(key) <= set(names):
         return None
-    if layout in _BY_NAME and set(map(len, rows)) != {len(names)}:
+    if layout is tuple and not hasattr(cls, "__missing__"):
+        if set(map(len, rows)) != {len(names)}:
+            return None
+    elif layout in _BY_NAME and set(map(layout, rows)) != {names}:
         return None
     order = _ordered(key, names)
     try:
