@@ -31,6 +31,7 @@ from aioupsert._plan import (
     Bad,
     BulkCall,
     Group,
+    Typing,
     check_keys,
     group_rows,
     read_bulk_call,
@@ -283,6 +284,7 @@ class _Source:
                 f"rows must be an iterable or async iterable of rows, not {rows!r:.80}"
             )
             raise UsageError(msg)
+        self._rows = given
         self._size = size
         self._next: list[Any] = []
         self._take: Callable[[int], Awaitable[list[Any]]]
@@ -293,6 +295,12 @@ class _Source:
             self._sync: Iterator[Any] = iter(given)
             self._take = self._take_sync
         self.is_empty = False
+
+    def again(self) -> _Source | None:
+        """Give the same rows from their beginning; None if they can be read only once."""
+        if isinstance(self._rows, (Iterator, AsyncIterator)):
+            return None
+        return _Source(self._rows, self._size)
 
     async def batches(self) -> AsyncGenerator[_Batch]:
         """Give batch after batch; `is_empty` tells whether one is the last."""
@@ -403,6 +411,14 @@ class _Load:
         """Give what has been done."""
         return self._done.bulk_result()
 
+    def forget(self) -> None:
+        """Start over, since all that was done has been undone."""
+        self._done = Tally(each=False)
+
+    def deadline(self) -> Deadline:
+        """Start the time after which no new attempt is made."""
+        return Deadline(self._timeout)
+
     async def check(self, session: Session) -> Known:
         """Check the columns that the arguments name, before any row is read."""
         known = await known_table(session, self._name)
@@ -436,11 +452,15 @@ class _Load:
         results = tally.results or {}
         return [results[place] for place in batch.places]
 
+    async def describe(self, session: Session) -> tuple[Described, Typing]:
+        """Check the arguments, and give what is needed to tell keys apart."""
+        known = await self.check(session)
+        return known.table, session.dialect.typing
+
     def share(
-        self, table: Described, session: Session, batch: _Batch, number: int
+        self, table: Described, typing: Typing, batch: _Batch, number: int
     ) -> list[_Batch] | None:
         """Split a batch by the rows' keys; None where nobody can tell which are equal."""
-        typing = session.dialect.typing
         shares = share_rows(batch.rows, self._call, table, typing, number)
         if shares is None:
             return None
@@ -452,15 +472,15 @@ class _Load:
     async def _store(self, session: Session, batch: _Batch) -> Tally:
         """Write a batch at once, or what can be written of it."""
         own = not session.in_transaction()
-        deadline = Deadline(self._timeout)
+        deadline = self.deadline()
         changed = False
-        for attempt in itertools.count(1):
+        for attempt in itertools.count(_ATTEMPTS_AT_ONCE):
             failed: Exception
             try:
                 return await self._write(session, batch)
             except TransientError as exc:
                 deadline.check(exc)
-                await back_off(attempt + 3)
+                await back_off(attempt)
                 continue
             except Exception as exc:
                 if not changed and await is_stale(session, self._name, exc):
@@ -563,38 +583,65 @@ async def _in_frame(
     """Do work of several steps in one transaction, or in a savepoint of the caller's."""
     frame: Frame | None = None
 
+    # What these find is what the steps before have left, which may still be under way
+    # on a connection's thread when we are cancelled.
     def begin(inside: bool) -> Steps[None]:  # noqa: FBT001  # see Session.run
         nonlocal frame
         frame = session.dialect.frame(in_transaction=inside)
         yield frame.begin
 
+    def commit(_: object) -> Steps[None]:
+        nonlocal frame
+        assert frame is not None  # noqa: S101  # see begin
+        check_committed((yield frame.commit))
+        frame = None
+
+    def undo(_: object) -> Steps[None]:
+        for send in () if frame is None else frame.undo:  # noqa: UP028  # the answers cannot be sent to a tuple
+            yield send
+
     async with session.state.held():
         try:
             await session.run(begin)
             result = await work(*args, **kwargs)
-            await session.run(lambda _: _commit(frame))
+            await session.run(commit)
         except BaseException:
-            await session.run(lambda _: _undo(frame))
+            await session.run(undo)
             raise
         return result
-
-
-def _commit(frame: Frame | None) -> Steps[None]:
-    if frame is not None:
-        check_committed((yield frame.commit))
-
-
-def _undo(frame: Frame | None) -> Steps[None]:
-    for send in () if frame is None else frame.undo:  # noqa: UP028  # the answers cannot be sent to a tuple
-        yield send
 
 
 async def _write_all(
     session: Session, load: _Load, source: _Source, *, atomic: bool
 ) -> None:
     """Write every batch, on one connection."""
-    load.commits = not atomic and not session.in_transaction()
+    own = not session.in_transaction()
+    load.commits = own and not atomic
     await load.check(session)
+    deadline = load.deadline()
+    for attempt in itertools.count(_ATTEMPTS_AT_ONCE):
+        try:
+            await _write_once(session, load, source, atomic=atomic)
+        except Exception as exc:
+            # Batches of one transaction cannot be sorted among each other, so they may
+            # have been chosen to end a deadlock.
+            again = source.again() if own and atomic and is_retryable(exc) else None
+            if again is None or deadline.is_over():
+                raise
+            source = again
+            load.forget()
+        else:
+            return
+        await back_off(attempt)
+
+
+# Each of these attempts is long, so there is a pause from the first on.
+_ATTEMPTS_AT_ONCE: Final = 4
+
+
+async def _write_once(
+    session: Session, load: _Load, source: _Source, *, atomic: bool
+) -> None:
     async with aclosing(source.batches()) as batches:
         first = await anext(batches, None)
         if first is None:
@@ -628,11 +675,13 @@ class _Spread:
         """Write every batch; the first error ends the work of all."""
         try:
             async with asyncio.TaskGroup() as group:
-                group.create_task(_awaited(with_session(pool, self._read)))
+                group.create_task(self._read(pool))
                 for queue in self._queues:
                     group.create_task(_awaited(with_session(pool, self._write, queue)))
         except BaseExceptionGroup as errors:
-            raise _first(errors) from None
+            # Every task raises one error, and the first has ended the others.
+            error = errors.exceptions[0]
+            raise error from error.__cause__
 
     async def _write(
         self, session: Session, queue: asyncio.Queue[_Batch | None]
@@ -641,13 +690,12 @@ class _Spread:
             await self._load.store(session, batch)
             queue.task_done()
 
-    async def _read(self, session: Session) -> None:
-        known = await self._load.check(session)
+    async def _read(self, pool: Connection) -> None:
+        # Not held meanwhile: the pool may have no more than the writers need.
+        table, typing = await with_session(pool, self._load.describe)
         async with aclosing(self._source.batches()) as batches:
             async for batch in batches:
-                shares = self._load.share(
-                    known.table, session, batch, len(self._queues)
-                )
+                shares = self._load.share(table, typing, batch, len(self._queues))
                 await self._hand_out(batch, shares)
         for queue in self._queues:
             await queue.put(None)
@@ -670,8 +718,3 @@ class _Spread:
 
 async def _awaited(awaitable: Awaitable[T]) -> T:
     return await awaitable
-
-
-def _first(errors: BaseExceptionGroup[BaseException]) -> BaseException:
-    # Ours are not nested: every task raises one error.
-    return errors.exceptions[0]

@@ -76,9 +76,11 @@ class AiosqliteSession:
     async def run(self, steps: Callable[[bool], Steps[T]]) -> T:
         """Run all statements as one job on the connection's thread."""
         if not _HAS_JOBS:
-            # To the end even when cancelled: the caller's next statement comes after it.
-            task = asyncio.ensure_future(self._by_hops(steps))
-            await finish(task)
+            async with self.state.turn:
+                # To the end even when cancelled: the caller's next statement comes
+                # after it.
+                task = asyncio.ensure_future(self._by_hops(steps))
+                await finish(task)
             return task.result()
         if self.state.holder is not None:
             async with self.state.turn:
@@ -119,13 +121,12 @@ class AiosqliteSession:
         """Do nothing: SQLite prepares statements anew by itself."""
 
     async def _by_hops(self, steps: Callable[[bool], Steps[T]]) -> T:
-        async with self.state.turn:
-            inside = self._connection.in_transaction
-            try:
-                return await drive(steps(inside), self._answer)
-            except Exception as exc:
-                _explain(exc, self._connection, inside=inside)
-                raise
+        inside = self._connection.in_transaction
+        try:
+            return await drive(steps(inside), self._answer)
+        except Exception as exc:
+            _explain(exc, self._connection, inside=inside)
+            raise
 
     async def _answer(self, send: Send) -> Rows:
         log(send.sql)

@@ -9,7 +9,7 @@ from aioupsert._plan.bulk import BulkCall, read_bulk_call
 from aioupsert._plan.call import Call, Shape, read_call
 from aioupsert._plan.plan import KeyTerm, Plan, make_plan
 from aioupsert._plan.records import Bad
-from aioupsert._plan.rows import Group, check_keys, group_rows, share_rows
+from aioupsert._plan.rows import Group, Typing, check_keys, group_rows, share_rows
 from aioupsert._plan.terms import Assignment, Comparison, Term
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "Plan",
     "Shape",
     "Term",
+    "Typing",
     "check_keys",
     "group_rows",
     "make_plan",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from aioupsert._sql.postgresql_bulk import Answers, Batch, BulkProgram
@@ -29,23 +29,35 @@ def write_rows(program: BulkProgram, group: Group, tally: Tally) -> Steps[None]:
     pending: Sequence[int] = range(len(group.places))
     if program.write is not None and len(pending) > _FEW:
         pending = yield from _write_rounds(program, group, pending, tally)
-    for row in pending:
+    for row in _sorted(program, group, pending):
         result = yield from write_one(program.single, group.values(row))
         tally.add(group.places[row], result)
 
 
-# Compiling a statement takes the server longer than running it once.
-_PLAINLY: Final = ("jit",)
+def _sorted(program: BulkProgram, group: Group, rows: Sequence[int]) -> Sequence[int]:
+    """Sort rows by their keys, so that two writers do not wait for each other."""
+    if not group.distinct:
+        return rows  # equal keys of the database must stay in their order
+    key = [group.columns[k.slot] for k in program.single.plan.key if not k.is_null]
+    return sorted(rows, key=lambda row: [column[row] for column in key])
+
+
+# Compiling a statement takes the server longer than running it once. (Not by "jit", which
+# asyncpg sets for the session when it meets a type, to what it finds then.)
+_PLAINLY: Final = {"jit_above_cost": "-1"}
 # The server may have planned a statement when the table was small, or guess that the
 # arrays are: what was right then is a disaster for many rows. An index never is.
-_BY_INDEX: Final = ("jit", "enable_seqscan", "enable_hashjoin", "enable_mergejoin")
+_BY_INDEX: Final = {
+    **_PLAINLY,
+    **dict.fromkeys(("enable_seqscan", "enable_hashjoin", "enable_mergejoin"), "off"),
+}
 
 
-def _without(settings: Sequence[str], body: Steps[T]) -> Steps[T]:
-    """Run steps while the planner's settings are off; leave them as they were."""
+def _planned(settings: Mapping[str, str], body: Steps[T]) -> Steps[T]:
+    """Run steps under settings of the planner; leave those as they were."""
     now = [f"current_setting('{name}')" for name in settings]
-    off = [f"set_config('{name}', 'off', true)" for name in settings]
-    rows = yield Send(f"SELECT {', '.join(now + off)}")
+    new = [f"set_config('{name}', '{s}', true)" for name, s in settings.items()]
+    rows = yield Send(f"SELECT {', '.join(now + new)}")
     result = yield from body
     back = [f"set_config('{name}', ${n}, true)" for n, name in enumerate(settings, 1)]
     yield Send(f"SELECT {', '.join(back)}", rows[0][: len(settings)])
@@ -83,7 +95,7 @@ def _write_round(
     for start in range(0, len(pending), _MAX_ARRAYS):
         some = pending[start : start + _MAX_ARRAYS]
         body = _write_some(program, group, some, tally, copied=False)
-        left += yield from _without(_BY_INDEX, body) if program.looks_up else body
+        left += yield from _planned(_BY_INDEX, body) if program.looks_up else body
     return left
 
 
@@ -94,7 +106,7 @@ def _copied(
     yield Send(program.create_stage, kind="command")
     yield _copy(program, group, some)
     body = _write_some(program, group, some, tally, copied=True)
-    left = yield from _without(_PLAINLY, body)
+    left = yield from _planned(_PLAINLY, body)
     yield Send(f"DROP TABLE pg_temp.{quote(program.stage)}", kind="command")
     return left
 

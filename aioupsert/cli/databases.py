@@ -1,40 +1,55 @@
-"""A database URL as a connection, with what a loader needs beside the library."""
+"""A database URL as a connection, with what the commands need beside the library."""
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import sqlite3
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncGenerator, Awaitable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Final, Protocol
+from typing import Any, Final, Literal, Protocol
 
 from aioupsert._schema import Column, looks_like_number
 from aioupsert.cli.errors import LoadError, words
-from aioupsert.expressions import SQL
+
+Engine = Literal["postgresql", "sqlite"]
+End = Literal["COMMIT", "ROLLBACK"]
 
 
 class Database(Protocol):
-    """A connection in a transaction, which ends with the context that gave it."""
+    """An open connection or pool."""
 
     @property
-    def connection(self) -> Any:
-        """The driver's connection."""
+    def engine(self) -> Engine:
+        """Which database it is."""
+        ...
+
+    @property
+    def handle(self) -> Any:
+        """What the library takes."""
+        ...
+
+    @property
+    def errors(self) -> tuple[type[Exception], ...]:
+        """What the driver raises."""
         ...
 
     async def execute(self, sql: str) -> None:
         """Run a statement."""
         ...
 
-    def value(self, column: Column, cell: str | None, /) -> Any:
-        """Make of a cell what the library may write; the database converts it."""
-        ...
-
-    async def key(
+    async def convert(
         self, columns: Sequence[Column], cells: Sequence[str | None], /
     ) -> list[Any]:
-        """Convert cells to what the columns hold; a key takes no expressions."""
+        """Make of texts what the columns would hold."""
+        ...
+
+    async def blame(
+        self, columns: Mapping[str, Column], row: Mapping[str, Any], error: object, /
+    ) -> str | None:
+        """Find the column that is to blame for an error, if one can be told."""
         ...
 
 
@@ -62,45 +77,55 @@ def check_url(url: str) -> str:
     return url
 
 
+def is_postgresql(url: str) -> bool:
+    """Tell which database a URL, as `check_url` has passed it, is of."""
+    return not url.startswith("sqlite:")
+
+
 def open_database(
-    url: str, *, create: bool = False
+    url: str, *, create: bool = False, end: End | None = None, connections: int = 1
 ) -> AbstractAsyncContextManager[Database]:
     """
-    Connect and begin a transaction; commit it, or roll back when the block raises.
+    Connect; in a transaction if it is said how that ends.
 
     Args:
         url: As `check_url` has passed it.
         create: Whether a SQLite file that is not there is made.
+        end: What ends the transaction; it is rolled back anyway when the block raises.
+        connections: A pool of so many, of PostgreSQL and without a transaction, if this
+            is more than one.
 
     Raises:
-        LoadError: The driver is missing, nobody answers, or the commit fails.
+        LoadError: The driver is missing, nobody answers, or the database fails.
     """
-    if url.startswith("sqlite:///"):
-        return _open_sqlite(url.removeprefix("sqlite:///"), create=create)
-    return _open_postgresql(url)
+    if is_postgresql(url):
+        return _open_postgresql(url, end, connections)
+    return _open_sqlite(url.removeprefix("sqlite:///"), create=create, end=end)
 
 
-class _SqliteDatabase:
-    def __init__(self, connection: Any) -> None:
-        self.connection = connection
+class _Sqlite:
+    engine: Engine = "sqlite"
+    errors: tuple[type[Exception], ...] = (OSError, sqlite3.Error)
+
+    def __init__(self, handle: Any) -> None:
+        self.handle = handle
 
     async def execute(self, sql: str) -> None:
-        await self.connection.execute_fetchall(sql)
+        await self.handle.execute_fetchall(sql)
 
-    def value(self, _column: Column, cell: str | None, /) -> Any:
-        return cell  # the column's affinity converts it
-
-    async def key(
+    async def convert(
         self, columns: Sequence[Column], cells: Sequence[str | None], /
     ) -> list[Any]:
-        # What affinity makes of a text, since the library refuses a key that would be
-        # stored as something else.
+        # What affinity makes of a text.
         return [
             _number(cell)
             if cell and column.storage in _NUMERIC and looks_like_number(cell)
             else cell
             for column, cell in zip(columns, cells, strict=True)
         ]
+
+    async def blame(self, *_: object) -> str | None:
+        return None  # it takes any value, and its messages name what a constraint names
 
 
 _NUMERIC: Final = frozenset({"sqlite number", "sqlite real"})
@@ -120,67 +145,115 @@ _BUSY_TIMEOUT = 5.0
 
 
 @asynccontextmanager
-async def _open_sqlite(path: str, *, create: bool) -> AsyncGenerator[Database]:
+async def _open_sqlite(
+    path: str, *, create: bool, end: End | None
+) -> AsyncGenerator[Database]:
     driver = _driver("aiosqlite")
     try:
-        _try_to_open(path, create=create)
+        path = _try_to_open(path, create=create, keep=end != "ROLLBACK")
         connection = await driver.connect(
             path, isolation_level=None, timeout=_BUSY_TIMEOUT
         )
         try:
-            await connection.execute_fetchall("BEGIN IMMEDIATE")
-            yield _SqliteDatabase(connection)
-            await connection.execute_fetchall("COMMIT")
+            if end is not None:
+                await connection.execute_fetchall("BEGIN IMMEDIATE")
+            yield _Sqlite(connection)
+            if end is not None:
+                await _finish(connection.execute_fetchall(end))
         finally:
             await connection.close()  # which rolls back what is open
-    except (OSError, sqlite3.Error) as exc:
+    except _Sqlite.errors as exc:
         msg = f"{path}: {words(exc)}"
         raise LoadError(msg) from exc
 
 
-def _try_to_open(path: str, *, create: bool) -> None:
+def _try_to_open(path: str, *, create: bool, keep: bool) -> str:
     """Fail here, where aiosqlite's thread would outlive the failure and print its own."""
-    if not create and not Path(path).exists():
-        msg = f"there is no file {path}; --create-table makes it"
-        raise LoadError(msg)
+    if not Path(path).exists():
+        if not create:
+            msg = f"there is no file {path}; load --create-table makes it"
+            raise LoadError(msg)
+        if not keep:
+            return ":memory:"  # no file is made only to be left empty
     sqlite3.connect(path).close()
+    return path
 
 
-class _PostgresqlDatabase:
-    def __init__(self, connection: Any) -> None:
-        self.connection = connection
+class _Postgresql:
+    engine: Engine = "postgresql"
+
+    def __init__(
+        self, handle: Any, errors: tuple[type[Exception], ...], *, in_transaction: bool
+    ) -> None:
+        self.handle = handle
+        self.errors = errors
+        self._in_transaction = in_transaction
 
     async def execute(self, sql: str) -> None:
-        await self.connection.execute(sql)
+        await self.handle.execute(sql)
 
-    def value(self, column: Column, cell: str | None, /) -> Any:
-        if cell is None or column.family == "text":
-            return cell
-        cast = _cast("{}", column.key_type.replace("{", "{{").replace("}", "}}"))
-        return SQL(cast, cell)
-
-    async def key(
+    async def convert(
         self, columns: Sequence[Column], cells: Sequence[str | None], /
     ) -> list[Any]:
-        if all(column.family == "text" for column in columns):
-            return list(cells)
-        casts = (_cast(f"${n}", c.key_type) for n, c in enumerate(columns, start=1))
-        return list(
-            await self.connection.fetchrow(f"SELECT {', '.join(casts)}", *cells)
-        )
+        casts = (_cast(f"${n}", column) for n, column in enumerate(columns, start=1))
+        return list(await self.handle.fetchrow(f"SELECT {', '.join(casts)}", *cells))
+
+    async def blame(
+        self, columns: Mapping[str, Column], row: Mapping[str, Any], error: object, /
+    ) -> str | None:
+        state = getattr(error, "sqlstate", "")
+        if state.startswith(_DATA_EXCEPTION):
+            for column, cell in row.items():
+                if isinstance(cell, str) and await self._refuses(columns[column], cell):
+                    return column
+        name: str | None = getattr(error, "column_name", None)
+        return name
+
+    async def _refuses(self, column: Column, cell: str) -> bool:
+        """Tell whether a text cannot be converted to a column's type."""
+        if column.length is not None:
+            return len(cell) > column.length
+        try:
+            if self._in_transaction:
+                await self.execute("SAVEPOINT aioupsert_cli")
+            await self.convert([column], [cell])
+        except self.errors:
+            return True
+        finally:
+            if self._in_transaction:
+                await self.execute("ROLLBACK TO SAVEPOINT aioupsert_cli")
+        return False
 
 
-def _cast(place: str, to: str) -> str:
+# SQLSTATE class 22: a value is none of its type, or out of its range.
+_DATA_EXCEPTION: Final = "22"
+
+
+def _cast(place: str, column: Column) -> str:
     """Convert a text as a literal would be; the type's name is the catalog's."""
-    return f"CAST({place}::pg_catalog.text AS {to})"
+    return f"CAST({place}::pg_catalog.text AS {column.key_type})"
+
+
+# How long closing may wait for the server, in seconds.
+_CLOSE_TIMEOUT: Final = 5.0
 
 
 @asynccontextmanager
-async def _open_postgresql(url: str) -> AsyncGenerator[Database]:
+async def _open_postgresql(
+    url: str, end: End | None, connections: int
+) -> AsyncGenerator[Database]:
     driver = _driver("asyncpg")
     errors = (OSError, driver.PostgresError, driver.InterfaceError)
     try:
-        connection = await driver.connect(url)
+        if connections > 1:
+            handle = await driver.create_pool(
+                # The reader needs one to itself.
+                url,
+                min_size=connections,
+                max_size=connections + 1,
+            )
+        else:
+            handle = await driver.connect(url)
     except errors as exc:
         msg = f"cannot connect: {words(exc)}"
         raise LoadError(msg) from exc
@@ -192,22 +265,29 @@ async def _open_postgresql(url: str) -> AsyncGenerator[Database]:
         )
         raise LoadError(msg) from exc
     try:
-        # A timedelta has no months; this keeps a key as it is.
-        await connection.set_type_codec(
-            "interval",
-            schema="pg_catalog",
-            encoder=tuple,
-            decoder=tuple,
-            format="tuple",
-        )
-        await connection.execute("BEGIN ISOLATION LEVEL READ COMMITTED")
-        yield _PostgresqlDatabase(connection)
-        await connection.execute("COMMIT")
+        if end is not None:
+            await handle.execute("BEGIN ISOLATION LEVEL READ COMMITTED")
+        yield _Postgresql(handle, errors, in_transaction=end is not None)
+        if end is not None:
+            await _finish(handle.execute(end))
     except errors as exc:
         msg = f"the database says: {words(exc)}"
         raise LoadError(msg) from exc
     finally:
-        await connection.close()  # which rolls back what is open
+        try:
+            # Which rolls back what is open.
+            await asyncio.wait_for(handle.close(), _CLOSE_TIMEOUT)
+        except (*errors, TimeoutError):
+            handle.terminate()
+
+
+async def _finish(commit: Awaitable[object]) -> None:
+    """Wait for a commit; once it is sent, an interrupt comes too late."""
+    task = asyncio.ensure_future(commit)
+    while not task.done():
+        with suppress(asyncio.CancelledError):
+            await asyncio.wait([task])
+    task.result()
 
 
 def _driver(name: str) -> ModuleType:

@@ -33,10 +33,10 @@ def place(request: pytest.FixtureRequest) -> Place:
 
 @pytest.fixture
 def file(tmp_path: Path) -> Write:
-    """Writes the CSV file of the test."""
+    """Writes a file of the test."""
 
-    def write(content: str | bytes) -> Path:
-        path = tmp_path / "rows.csv"
+    def write(content: str | bytes, name: str = "rows.csv") -> Path:
+        path = tmp_path / name
         path.write_bytes(content.encode() if isinstance(content, str) else content)
         return path
 

@@ -6,7 +6,7 @@ import sqlite3
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import asyncpg
 from typer.testing import CliRunner, Result
@@ -16,7 +16,11 @@ from aioupsert.cli.app import app
 EXAMPLES: Final = Path(__file__).parents[2] / "examples"
 
 Query = Callable[[str], list[tuple[Any, ...]]]
-Write = Callable[[str | bytes], Path]
+
+
+class Write(Protocol):
+    def __call__(self, content: str | bytes, name: str = ...) -> Path: ...
+
 
 # How a terminal looks must not depend on the one that runs the tests.
 PLAIN: Final = {"COLUMNS": "80", "NO_COLOR": "1", "TERM": "dumb"}

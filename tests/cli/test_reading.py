@@ -1,64 +1,140 @@
 import csv
 import errno
+import gzip
 import io
+import json
 import os
-import re
+import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aioupsert.cli.errors import LoadError
-from aioupsert.cli.reading import open_source, read_rows
-from tests.cli.places import run
+from aioupsert.cli.errors import LoadError, RowError
+from aioupsert.cli.reading import How, Row, open_input
+from aioupsert.cli.reading.delimited import read_delimited
+from aioupsert.cli.reading.json import read_json, read_json_lines
+from tests.cli.places import Write, run
+
+CSV = b"a,b\n1,x\n2,\n"
+JSONL = b'{"a": 1, "b": "x"}\n\n{"a": 2.5, "b": [null]}\n'
+JSON = b'[\n {"a": 1, "b": "x"},\n\n{"a":2.5,"b":[null]}]\n'
+TYPED = [{"a": 1, "b": "x"}, {"a": 2.5, "b": [None]}]
 
 
-def read_all(path: Path, encoding: str) -> tuple[set[int], str]:
-    """The widths of header and rows, or the error."""
-    try:
-        with open_source(path, delimiter=",", encoding=encoding) as source:
-            return {len(source.columns), *(len(row.cells) for row in source.rows)}, ""
-    except LoadError as exc:
-        return set(), str(exc)
+def read_all(*paths: Path, how: How | None = None) -> list[Row]:
+    with open_input(paths, how or How()) as source:
+        return [*source.rows]
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("any")
+def where(rows: list[Row]) -> list[tuple[str, int]]:
+    return [(Path(row.file).name, row.line) for row in rows]
 
 
-@given(
-    content=st.binary(max_size=200), encoding=st.sampled_from(["utf-8-sig", "utf-16"])
+def message(path: Path, how: How | None = None) -> str:
+    with pytest.raises(LoadError) as caught:
+        read_all(path, how=how)
+    return str(caught.value).removeprefix(f"{path}")
+
+
+# --- What is read ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["plain", "gzip"])
+@pytest.mark.parametrize(
+    ("name", "content", "rows", "lines"),
+    [
+        ("t.csv", CSV, [{"a": "1", "b": "x"}, {"a": "2", "b": None}], [2, 3]),
+        ("t.txt", CSV, [{"a": "1", "b": "x"}, {"a": "2", "b": None}], [2, 3]),
+        ("T.TSV", b'a\tb\n"1\n2"\tx,y\n3\t4\n', [{"a": "1\n2", "b": "x,y"}], [2]),
+        ("t.jsonl", JSONL, TYPED, [1, 3]),
+        ("t.ndjson", JSONL, TYPED, [1, 3]),
+        ("t.json", JSON, TYPED, [2, 4]),
+        ("t.json", b"[]", [], []),
+        ("t.json", JSONL, TYPED, [1, 3]),
+        ("t.json", b'{"a":\n1}{"a": 2}', [{"a": 1}, {"a": 2}], [1, 2]),
+        ("t.json", b" [\n\n] ", [], []),
+        ("t.jsonl", b"", [], []),
+    ],
 )
-def test_any_bytes_are_rows_of_one_width_or_a_clear_error(
-    folder: Path, content: bytes, encoding: str
+def test_the_name_of_a_file_tells_its_format(
+    file: Write,
+    name: str,
+    content: bytes,
+    rows: list[Any],
+    lines: list[int],
+    *,
+    packed: bool,
 ) -> None:
-    path = folder / "any.csv"
-    path.write_bytes(content)
-    widths, error = read_all(path, encoding)
-    assert error.startswith(str(path)) if error else len(widths) == 1
+    if packed:
+        name, content = f"{name}.gz", gzip.compress(content)
+    found = read_all(file(content, name))[: len(rows)]
+    assert found == rows
+    assert where(found) == [(name, line) for line in lines]
 
 
-# Letters that mean something to CSV, to SQL, or to the names of columns.
-TEXTS = st.text(alphabet='a1,";\n\r\0 é\ufeff.-', max_size=30)
+def test_gzip_is_known_by_its_content(file: Write) -> None:
+    assert len(read_all(file(gzip.compress(CSV), "t.csv"))) == 2
+    assert len(read_all(file(CSV, "t.csv.gz"))) == 2
 
 
-@given(text=TEXTS)
-def test_any_file_is_loaded_or_refused_without_a_traceback(
-    folder: Path, text: str
+def test_the_option_wins_over_the_name(file: Write) -> None:
+    path = file(JSONL, "t.csv")
+    assert read_all(path, how=How("jsonl")) == TYPED
+
+
+def test_several_files_are_one_input_in_their_order(file: Write) -> None:
+    first, second = file("a,b\n1,2\n", "1.csv"), file('{"b": 3}\n', "2.jsonl")
+    third = file("b,c\n\n4,5\n", "3.csv")
+    rows = read_all(first, second, third, first)
+    assert [dict(row) for row in rows] == [
+        {"a": "1", "b": "2"},
+        {"b": 3},
+        {"b": "4", "c": "5"},
+        {"a": "1", "b": "2"},
+    ]
+    assert where(rows) == [("1.csv", 2), ("2.jsonl", 1), ("3.csv", 3), ("1.csv", 2)]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "columns"),
+    [
+        ("t.csv", "a,b\n", ("a", "b")),
+        ("t.jsonl", '{"b": 1, "a": 2}\n{"c": 3}\n', ("b", "a")),
+        ("t.json", "[]", ()),
+    ],
+)
+def test_the_columns_are_known_before_the_rows(
+    file: Write, name: str, content: str, columns: tuple[str, ...]
 ) -> None:
-    path, database = folder / "text.csv", folder / "text.db"
-    path.write_bytes(("a," + text).encode())
-    database.unlink(missing_ok=True)
-    result = run(
-        "load", f"sqlite:///{database}", "t", path, "-k", "a", "--create-table"
-    )
-    assert result.exit_code in {0, 1}
-    assert result.exception is None or isinstance(result.exception, SystemExit)
-    assert result.stderr.startswith(("created table t: ", "aioupsert: "))
+    with open_input([file(content, name)], How()) as source:
+        assert source.columns == columns
+
+
+def test_peeking_loses_no_row(file: Write) -> None:
+    with open_input([file(CSV)], How()) as source:
+        assert [row["a"] for row in source.peek(1)] == ["1"]
+        assert [row["a"] for row in source.rows] == ["1", "2"]
+
+
+@pytest.mark.parametrize(
+    ("null", "expected"), [("", [None, "NULL"]), ("NULL", ["", None])]
+)
+def test_the_cell_that_means_null(
+    file: Write, null: str, expected: list[str | None]
+) -> None:
+    rows = read_all(file("a,b\n,NULL\n"), how=How(null=null))
+    assert [*rows[0].values()] == expected
+
+
+def test_numbers_and_texts_of_json_are_what_they_are(file: Write) -> None:
+    line = {"a": 10**20, "b": "é😀", "c": True, "d": None, "e": {"f": [1]}}
+    assert read_all(file(json.dumps(line), "t.jsonl")) == [line]
 
 
 CELLS = st.text(st.characters(exclude_categories=["Cs"]))
@@ -69,46 +145,248 @@ def test_what_csv_writes_is_read_back(rows: list[list[str]]) -> None:
     text = io.StringIO(newline="")
     csv.writer(text, quoting=csv.QUOTE_ALL).writerows([["a", "b"], *rows])
     text.seek(0)
-    columns, found = read_rows("test", text)
+    columns, found = read_delimited("test", text, How(null=None), ",")
     assert columns == ("a", "b")
-    assert [row.cells for row in found] == rows
+    assert [[*row.values()] for row in found] == rows
 
 
-def test_rows_are_read_as_they_are_asked_for() -> None:
-    lines = iter(["a\n", "1\n", "2\n"])
-    _, rows = read_rows("test", lines)
-    assert next(rows).cells == ["1"]
-    assert list(lines) == ["2\n"]
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | CELLS,
+    lambda inner: st.lists(inner) | st.dictionaries(CELLS, inner),
+    max_leaves=5,
+)
 
 
-def test_a_row_knows_the_line_it_starts_on() -> None:
-    _, rows = read_rows("test", ["a\n", '"x\n', 'y"\n', "\n", "z\n"])
-    assert [tuple(row) for row in rows] == [(2, ["x\ny"]), (5, ["z"])]
+@given(
+    rows=st.lists(st.dictionaries(CELLS, VALUES, max_size=4), max_size=5),
+    indent=st.sampled_from([None, 0, 3]),
+    block=st.integers(1, 70),
+)
+def test_what_json_writes_is_read_back_in_blocks_of_any_size(
+    rows: list[dict[str, Any]], indent: int | None, block: int
+) -> None:
+    text = json.dumps(rows, indent=indent, ensure_ascii=False)
+
+    class Blocks(io.BytesIO):
+        def read(self, size: int | None = -1, /) -> bytes:
+            assert size
+            return super().read(block)
+
+    found = [*read_json("test", Blocks(text.encode()), How())]
+    assert found == rows
+
+
+def test_a_row_of_json_may_be_longer_than_a_block() -> None:
+    rows = [{"a": "x" * 300_000, "b": [1] * 100_000}, {"a": ""}]
+    binary = io.BytesIO(json.dumps(rows).encode())
+    assert [*read_json("test", binary, How())] == rows
 
 
 def test_a_cell_may_be_long() -> None:
-    _, rows = read_rows("test", ["a\n", "x" * 200_000])
-    assert len(next(rows).cells[0]) == 200_000
+    _, rows = read_delimited("test", ["a\n", "x" * 200_000], How(), ",")
+    assert len(next(rows)["a"]) == 200_000
 
 
-def test_a_source_tells_how_far_it_is(tmp_path: Path) -> None:
-    path = tmp_path / "rows.csv"
-    path.write_text("a\n" + "1\n" * 10_000, encoding="utf-8")
-    with open_source(path, delimiter=",", encoding="utf-8") as source:
+# --- How it is read -------------------------------------------------------------------
+
+
+def test_rows_of_csv_are_read_as_they_are_asked_for() -> None:
+    lines = iter(["a\n", "1\n", "2\n"])
+    _, rows = read_delimited("test", lines, How(), ",")
+    assert next(rows) == {"a": "1"}
+    assert [*lines] == ["2\n"]
+
+
+def test_lines_of_json_are_read_as_they_are_asked_for() -> None:
+    lines = iter(['{"a": 1}\n', "{}\n"])
+    assert next(read_json_lines("test", lines, How())) == {"a": 1}
+    assert [*lines] == ["{}\n"]
+
+
+def test_an_array_of_json_is_read_as_it_is_asked_for() -> None:
+    binary = io.BytesIO(b"[" + b'{"a": 1},\n' * 100_000 + b"{}]")
+    rows = read_json("test", binary, How())
+    assert next(rows) == {"a": 1}
+    assert binary.tell() < 100_000
+    assert sum(1 for _ in rows) == 100_000
+
+
+@pytest.mark.parametrize("name", ["t.csv", "t.csv.gz", "t.jsonl", "t.json"])
+def test_an_input_tells_how_far_it_is(file: Write, name: str) -> None:
+    # More than one block, of the compressed file too.
+    rows = [{"a": os.urandom(50).hex()} for _ in range(10_000)]
+    text = "a\n" + "\n".join(row["a"] for row in rows)
+    if "json" in name:
+        text = json.dumps(rows)
+        text = text if name.endswith("json") else text[1:-1].replace("},", "}\n")
+    content = gzip.compress(text.encode()) if name.endswith("gz") else text.encode()
+    path = file(content, name)
+    with open_input([path, path], How()) as source:
+        size = path.stat().st_size
+        assert source.size == size * 2
         before = source.position()
-        assert sum(1 for _ in source.rows) == 10_000
-        assert 0 < before < source.position() == source.size == 20_002
+        assert sum(1 for _ in source.rows) == 20_000
+        assert before < size < source.position() == source.size
 
 
 def test_a_named_pipe_has_no_size(tmp_path: Path) -> None:
     path = tmp_path / "pipe"
     os.mkfifo(path)
-    thread = threading.Thread(target=path.write_text, args=("a\n1\n",))
+    thread = threading.Thread(target=path.write_bytes, args=(CSV,))
     thread.start()
-    with open_source(path, delimiter=",", encoding="utf-8") as source:
-        assert [row.cells for row in source.rows] == [["1"]]
+    with open_input([path], How()) as source:
+        assert len([*source.rows]) == 2
         assert (source.size, source.position()) == (None, 0)
     thread.join()
+
+
+# --- What is wrong with it ------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("", " is empty: it needs a header"),
+        ("\n\n", " is empty: it needs a header"),
+        ("id,n,id\n", ": the header names 'id' twice"),
+        ("id,,n\n", ": column 2 of the header has no name"),
+        ("id,n\0\n", ": column 2 of the header has no name"),
+        ('id,"n\n', ", line 1: this is not CSV: unexpected end of data"),
+        ("id,n\n1,2\n3\n", ", line 3, column 'n': 1 cells under a header of 2"),
+        ("id,n\n1,2,3\n", ", line 2, column 3: 3 cells under a header of 2"),
+        (
+            'id,n\n"1\n",2\n\n1,"a\n',
+            ", line 5: this is not CSV: unexpected end of data",
+        ),
+        ('id,n\n1,"a"b\n', ", line 2: this is not CSV: ',' expected after '\"'"),
+    ],
+)
+def test_broken_csv(file: Write, content: str, expected: str) -> None:
+    assert message(file(content)) == expected
+
+
+BROKEN = ": this is not JSON: "
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ('{"a": 1}\n{"a" 1}\n', f", line 2, column 6{BROKEN}Expecting ':' delimiter"),
+        ('{"a": 1\n}\n', f", line 1, column 1{BROKEN}"),
+        ("\n[1]\n", ", line 2: a row is an object, not an array"),
+        ("null\n", ", line 1: a row is an object, not null"),
+        ("true\n", ", line 1: a row is an object, not a boolean"),
+        ("1\n", ", line 1: a row is an object, not a number"),
+        ('"a"\n', ", line 1: a row is an object, not text"),
+        ("[" * 100_000, f", line 1{BROKEN}nested too deeply"),
+        ('{"a": ' + "1" * 5_000 + "}", f", line 1{BROKEN}Exceeds the limit"),
+    ],
+)
+def test_broken_lines_of_json(file: Write, content: str, expected: str) -> None:
+    said = message(file(content, "t.jsonl"))
+    # Python has a column for the end of a line of its own.
+    assert said.startswith(expected) or "Expecting" in said
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("", f", line 1, column 1{BROKEN}an array starts with ["),
+        ('\n "a"', f", line 2, column 2{BROKEN}an array starts with ["),
+        ('{"a": 1}\n2', ", line 2: a row is an object, not a number"),
+        ('{"a": 1},\n', f", line 1, column 9{BROKEN}Expecting value"),
+        ("[", f", line 1, column 2{BROKEN}Expecting value"),
+        ('[{"a": 1}', f", line 1, column 10{BROKEN}expecting ',' or ']'"),
+        ('[{"a": 1},\n  ]', f", line 2, column 3{BROKEN}Expecting value"),
+        ('[{}\n\n {"a": 1}]', f", line 3, column 2{BROKEN}expecting ',' or ']'"),
+        ("[{}]\n{}", f", line 2, column 1{BROKEN}something follows the array"),
+        ('[{},\n{"a": x}]', f", line 2, column 7{BROKEN}Expecting value"),
+        ('[\n{"a": "x}]', f", line 2, column 7{BROKEN}Unterminated string"),
+        ('[{"a" 1}' + " " * 99_999, f", line 1, column 7{BROKEN}Expecting ':'"),
+        ("[{},\n 1]", ", line 2: a row is an object, not a number"),
+        ("[" * 200_000, f", line 1{BROKEN}nested too deeply"),
+        ('[{"a": ' + "1" * 5_000 + "}]", f", line 1{BROKEN}Exceeds the limit"),
+    ],
+)
+def test_a_broken_array_of_json(file: Write, content: str, expected: str) -> None:
+    assert message(file(content, "t.json")).startswith(expected)
+
+
+def test_a_text_that_never_ends_is_not_read_to_its_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("aioupsert.cli.reading.json._LONGEST", 1 << 17)
+    binary = io.BytesIO(b'[{"a": "' + b"x" * 10_000_000)
+    with pytest.raises(LoadError, match=r"^test, line 1, column 8: .* Unterminated"):
+        next(read_json("test", binary, How()))
+    assert binary.tell() < 1_000_000
+
+
+@pytest.mark.parametrize("name", ["t.csv", "t.jsonl", "t.json"])
+@pytest.mark.parametrize(
+    ("before", "column"), [(b"", None), (b"\n", 2), (b"\n" * 100_000, 2)]
+)
+def test_a_bad_byte_has_its_line(
+    file: Write, name: str, before: bytes, column: int | None
+) -> None:
+    start, row = b'{"a": 1}' if "jsonl" in name else b'[{"a": 1}', b" "
+    if "csv" in name:
+        start, row = b"a", b"1"
+    said = message(file(start + before + row + b"\xff\n", name))
+    place = f", column {column}" if column else ""
+    assert said.startswith(
+        f", line {before.count(10) + 1}{place}: byte 0xff is not utf"
+    )
+    assert said.endswith("; see --encoding")
+
+
+def test_text_of_another_encoding_is_refused(file: Write) -> None:
+    said = message(file("a\n"), How(encoding="utf-16"))
+    assert said.startswith(", line 1: ")
+    assert "tream does not start with BOM" in said
+
+
+@pytest.mark.parametrize("name", ["t.csv.gz", "t.jsonl.gz", "t.json.gz"])
+@pytest.mark.parametrize(
+    ("harm", "expected"),
+    [
+        (lambda packed: packed[:-20], "end-of-stream marker"),
+        (lambda packed: packed[:-8] + b"\0" * 8, "CRC check failed"),
+        (lambda packed: packed[:20] + b"\xff" * 40 + packed[60:], "decompressing"),
+    ],
+    ids=["cut", "checksum", "content"],
+)
+def test_a_broken_gzip_file(
+    file: Write, name: str, harm: Callable[[bytes], bytes], expected: str
+) -> None:
+    rows = [{"a": os.urandom(9).hex()} for _ in range(100)]
+    text = "a\n" + "\n".join(row["a"] for row in rows)
+    if "json" in name:
+        text = json.dumps(rows)
+        text = text if name.endswith("json.gz") else text[1:-1].replace("},", "}\n")
+    assert expected in message(file(harm(gzip.compress(text.encode())), name))
+
+
+@pytest.mark.parametrize(
+    "name", ["no.csv", ".", "no.json", "no.parquet", "bad\0name.csv"]
+)
+def test_a_file_that_cannot_be_opened(file: Write, tmp_path: Path, name: str) -> None:
+    with ExitStack() as stack:
+        # The second is looked at before a row of the first is read.
+        files = open_input([file(CSV), tmp_path / name], How())
+        with pytest.raises(LoadError, match=r"^cannot read ") as caught:
+            stack.enter_context(files)
+    assert "Errno" not in str(caught.value)
+
+
+def test_a_file_that_is_nothing_to_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The name of a socket must be short.
+    monkeypatch.chdir(tmp_path)
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind("socket")
+        assert message(Path("socket")).startswith("cannot read ")
 
 
 def test_an_error_of_the_system_while_reading_has_its_line() -> None:
@@ -116,15 +394,81 @@ def test_an_error_of_the_system_while_reading_has_its_line() -> None:
         yield "a\n"
         raise OSError(errno.EIO, "Input/output error")
 
-    _, rows = read_rows("test", lines())
+    _, rows = read_delimited("test", lines(), How(), ",")
     with pytest.raises(LoadError, match=r"^test, line 2: Input/output error$"):
         next(rows)
 
 
-def test_the_line_of_a_bad_byte_is_not_above_it(tmp_path: Path) -> None:
-    path = tmp_path / "rows.csv"
-    path.write_bytes(b"a\n" + b"1\n" * 10_000 + b"\xff\n")
-    _, error = read_all(path, "utf-8")
-    found = re.search(r"at line (\d+) or later: 'utf-8' codec", error)
-    assert found is not None
-    assert 1000 < int(found[1]) <= 10_002
+class BrokenPipe(io.BytesIO):
+    def readinto1(self, _buffer: object, /) -> int:
+        raise OSError(errno.EIO, "Input/output error")
+
+
+def test_standard_input_that_cannot_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(BrokenPipe()))
+    with pytest.raises(LoadError, match=r"^cannot read standard input: Input/output"):
+        read_all(Path("-"))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "places"),
+    [
+        ("t.csv", 'a,b\n1,2\n3\n4,"5"6\n7,8\n', [(3, "b"), (4, None)]),
+        ("t.jsonl", '{"a": "1"}\n{"a": \n2\n{"a": "7"}\n', [(2, 7), (3, None)]),
+        ("t.json", '[{"a": "1"},\n2,{"a": "7"}]\n', [(2, None)]),
+    ],
+)
+def test_bad_rows_can_be_left_out(
+    file: Write, name: str, content: str, places: list[tuple[int, str | int | None]]
+) -> None:
+    bad: list[RowError] = []
+    rows = read_all(file(content, name), how=How(on_bad=bad.append))
+    assert [row["a"] for row in rows] == ["1", "7"]
+    assert [(error.line, error.column) for error in bad] == places
+
+
+# --- Whatever is in a file ------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("any")
+
+
+@given(
+    content=st.binary(max_size=200) | st.text('{}[]",:1.\n\\ua ').map(str.encode),
+    name=st.sampled_from(["t.csv", "t.tsv", "t.jsonl", "t.json", "t.parquet"]),
+    encoding=st.sampled_from(["utf-8-sig", "utf-16"]),
+    packed=st.booleans(),
+)
+def test_any_bytes_are_rows_or_a_clear_error(
+    folder: Path, content: bytes, name: str, encoding: str, *, packed: bool
+) -> None:
+    path = folder / name
+    path.write_bytes(gzip.compress(content) if packed else content)
+    try:
+        rows = read_all(path, how=How(encoding=encoding))
+    except LoadError as exc:
+        assert str(exc).startswith(str(path))  # noqa: PT017  # or there is none
+    else:
+        assert all(row.line >= 1 for row in rows)
+
+
+# Letters that mean something to CSV, to JSON, to SQL, or to the names of columns.
+TEXTS = st.text(alphabet='a1,";\n\r\0 é\ufeff.-{}[]:', max_size=30)
+
+
+@given(text=TEXTS, name=st.sampled_from(["t.csv", "t.jsonl", "t.json"]))
+def test_any_file_is_loaded_or_refused_without_a_traceback(
+    folder: Path, text: str, name: str
+) -> None:
+    path, database = folder / name, folder / "text.db"
+    start = {"t.csv": "a,", "t.jsonl": '{"a": 1, ', "t.json": '[{"a": 1, '}
+    path.write_bytes((start[name] + text).encode())
+    database.unlink(missing_ok=True)
+    result = run(
+        "load", f"sqlite:///{database}", "t", path, "-k", "a", "--create-table"
+    )
+    assert result.exit_code in {0, 1}
+    assert result.exception is None or isinstance(result.exception, SystemExit)
+    assert result.stderr.startswith(("created table t: ", "aioupsert: "))

@@ -45,7 +45,7 @@ def test_the_module_loads_the_time_zones(tmp_path: Path) -> None:
         start("load", url, "zones", old, *key, "--create-table"), cwd=tmp_path
     )
     assert first.returncode == 0
-    assert first.stderr.startswith("created table zones: zone, countries, ")
+    assert first.stderr.startswith("created table zones: zone TEXT, countries TEXT, ")
     second = finished(
         start("load", url, "zones", new, *key, "--skip-unchanged"), cwd=tmp_path
     )
@@ -62,14 +62,14 @@ def test_the_module_loads_the_time_zones(tmp_path: Path) -> None:
 def test_a_pipe_is_loaded(lite_place: Place) -> None:
     done = finished(start("load", lite_place.url, "t", "-", *NEW), "id,n\n1,ü\n")
     assert done.returncode == 0
-    assert lite_place.query("SELECT * FROM t") == [("1", "ü")]
+    assert lite_place.query("SELECT * FROM t") == [(1, "ü")]
 
 
 def test_a_failure_is_one_message(lite_place: Place) -> None:
     done = finished(start("load", lite_place.url, "t", "-", *NEW), "id,n\n1\n")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.splitlines() == [
-        "aioupsert: standard input, line 2: 1 cells under a header of 2",
+        "aioupsert: standard input, line 2, column 'n': 1 cells under a header of 2",
         "Nothing was stored.",
     ]
 
@@ -125,7 +125,7 @@ def test_progress_is_not_shown_elsewhere(
     # Some systems that run jobs ask for colours in their logs this way.
     monkeypatch.setenv("FORCE_COLOR", "1")
     result = lite_place.load(file("id\n1\n"), *NEW)
-    assert result.stderr == "created table t: id; primary key id\n"
+    assert result.stderr == "created table t: id INTEGER; primary key id\n"
 
 
 def test_an_interrupt_stores_nothing(place: Place, file: Write) -> None:
@@ -147,8 +147,31 @@ def test_an_interrupt_stores_nothing(place: Place, file: Write) -> None:
         stdout, stderr = process.communicate()
     assert process.returncode == 130
     assert stdout == ""
+    assert stderr.endswith("aioupsert: interrupted\nNothing was stored.\n")
     assert "Traceback" not in stderr
     assert place.query("SELECT * FROM t") == []
+
+
+def test_an_interrupt_ends_the_wait_for_standard_input(lite_place: Place) -> None:
+    command = start("load", lite_place.url, "t", *NEW, "-v")
+    with subprocess.Popen(  # noqa: S603  # our own command
+        command,
+        stdin=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment(),
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509  # no threads yet
+    ) as process:
+        assert process.stdin is not None
+        assert process.stderr is not None
+        # More than the rows that are looked at first, so that the table is made.
+        process.stdin.write(b"id\n" + b"1\n" * 50_000)
+        process.stdin.flush()
+        assert any(b"sqlite_master" in line for line in process.stderr)
+        process.send_signal(signal.SIGINT)
+        rest = process.stderr.read()
+        process.stdin.close()
+    assert process.returncode == 130
+    assert rest.endswith(b"aioupsert: interrupted\nNothing was stored.\n")
 
 
 def test_verbose_shows_the_sql_but_no_values(lite_place: Place) -> None:
@@ -174,6 +197,7 @@ def test_help_tells_the_options() -> None:
     for words in ("--key", "--create-table", "sqlite:///relative.db", "standard input"):
         assert words in result.stdout
     assert "load" in run().output
+    assert "--install-completion" in run("--help").stdout
 
 
 BLOCKED = """
@@ -201,8 +225,9 @@ def test_a_missing_extra_is_named(missing: str) -> None:
 def test_main_names_a_missing_extra(
     missing: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delitem(sys.modules, "aioupsert.cli.app", raising=False)
     for name in list(sys.modules):
+        if name.startswith("aioupsert.cli."):
+            monkeypatch.delitem(sys.modules, name)
         if name.partition(".")[0] == missing:
             monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(SystemExit, match=r"pip install 'aioupsert\[cli\]'"):

@@ -70,7 +70,9 @@ def described(sql: str, name: tuple[str, ...] = ("t",)) -> Table:
         steps = sqlite_catalog.describe(name)
         send = next(steps)
         while True:
-            send = steps.send(connection.execute(*send[:2]).fetchall())
+            send = steps.send(
+                connection.execute(send.sql, tuple(send.arguments)).fetchall()
+            )
     except StopIteration as stop:
         found: Table = stop.value
         return found

@@ -1,0 +1,168 @@
+"""A table as the library sees it, and how rows with a key are written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import rich.box
+from rich.console import Console
+from rich.table import Table as Grid
+from rich.text import Text
+
+from aioupsert._adapters import with_session
+from aioupsert._adapters.base import Session, read_table
+from aioupsert._plan import Shape, make_plan, read_bulk_call
+from aioupsert._schema import Column, Table, UniqueIndex, table_name
+from aioupsert.cli.databases import Engine, open_database
+from aioupsert.cli.errors import LoadError, words
+from aioupsert.cli.load import split_names
+from aioupsert.errors import AioupsertError, UnknownColumnError
+
+
+async def inspect(url: str, name: str, key: Sequence[str]) -> None:
+    """
+    Print what is known of a table.
+
+    Raises:
+        LoadError: There is no such table or column.
+    """
+    try:
+        async with open_database(url) as database:
+            await with_session(database.handle, _inspect, name, key, database.engine)
+    except (AioupsertError, UnicodeError) as exc:
+        raise LoadError(words(exc)) from exc
+
+
+async def _inspect(
+    session: Session, name: str, given_key: Sequence[str], engine: Engine
+) -> None:
+    table = (await read_table(session, table_name(name))).table
+    key = split_names(given_key, [*table.columns])
+    unknown = [name for name in key if name not in table.columns]
+    if unknown:
+        raise UnknownColumnError(table.label, unknown, table.visible)
+    console = Console(highlight=False)
+    console.print(_columns(table, engine))
+    for line in _indexes(table):
+        console.print(Text(line))
+    if key:
+        one = "one job on the connection's thread"
+        if engine == "postgresql":
+            one = how_one_row(table, key)
+        console.print()
+        console.print(Text(f"key {', '.join(key)}: {_uniqueness(table, key)}"))
+        console.print(Text(f"one row: {one}"))
+        console.print(Text(f"many rows: {how_many_rows(session, table, key)}"))
+
+
+def _columns(table: Table, engine: Engine) -> Grid:
+    grid = Grid(box=rich.box.SIMPLE, title=Text(f"table {table.label}"))
+    for heading in ("column", "type", "default", ""):
+        grid.add_column(heading, overflow="fold")
+    for name in table.visible:
+        column = table.columns[name]
+        grid.add_row(
+            Text(name),
+            Text(_type(column, engine)),
+            # An identity draws from a sequence that nobody names.
+            Text("" if column.always_identity else column.default or ""),
+            Text(", ".join(_properties(column))),
+        )
+    return grid
+
+
+def _type(column: Column, engine: Engine) -> str:
+    if engine == "sqlite":
+        # The declared type, and two flags.
+        return column.type_id.rsplit(" ", 2)[0]
+    name = column.key_type
+    if name.startswith("pg_catalog."):
+        name = name.removeprefix("pg_catalog.").replace('"', "")
+    if name.startswith("_"):
+        return f"{name[1:]}[]"
+    return name if column.length is None else f"{name}({column.length})"
+
+
+def _properties(column: Column) -> list[str]:
+    found = {
+        "required": column.required,
+        "generated": column.generated,
+        "generated always as identity": column.always_identity,
+    }
+    return [word for word, holds in found.items() if holds]
+
+
+def _indexes(table: Table) -> Iterator[str]:
+    shown = [index for index in table.unique if set(index.columns) - _hidden(table)]
+    if not table.shows_indexes:
+        yield "unique indexes: those of the tables behind it"
+    elif not shown:
+        yield "no unique index"
+    for index in shown:
+        yield f"unique index {index.name}: {_describe(index)}"
+
+
+def _hidden(table: Table) -> set[str]:
+    """Name the columns that are only there when they are named, as SQLite's rowid."""
+    return {column.name for column in table.columns.values() if column.hidden}
+
+
+def _describe(index: UniqueIndex) -> str:
+    words_ = [", ".join(column or "an expression" for column in index.columns)]
+    if index.predicate is not None:
+        words_.append(f"where {index.predicate}")
+    if not index.nulls_distinct:
+        words_.append("nulls not distinct")
+    if index.deferrable:
+        words_.append("deferrable")
+    return "; ".join(words_)
+
+
+def _uniqueness(table: Table, key: Sequence[str]) -> str:
+    if not table.shows_indexes:
+        return "whether it is unique is not known here"
+    if table.is_unique(dict.fromkeys(key, False)):
+        return "at most one row has it"
+    return "no unique index makes it unique; concurrent calls may create a row twice"
+
+
+def how_one_row(table: Table, key: Sequence[str]) -> str:
+    """Say how `create_or_update` writes a row of a table by a key, and why."""
+    plan = make_plan(_shape(table, key), table)
+    if plan.exact is None:
+        return "one statement"
+    return f"the classic steps, as {plan.exact}"
+
+
+def how_many_rows(session: Session, table: Table, key: Sequence[str]) -> str:
+    """Say how `create_or_update_many` writes rows with all columns by a key, and why."""
+    plan = make_plan(_shape(table, key), table)
+    how: str = session.dialect.compile_rows(plan, distinct=True).how
+    return how
+
+
+def _shape(table: Table, key: Sequence[str]) -> Shape:
+    """Make the call of a row with all columns; no database is asked."""
+    call = read_bulk_call(
+        key=key,
+        update=None,
+        create_defaults=None,
+        where=None,
+        skip_unchanged=False,
+        touch=None,
+        returning=None,
+        convert_text=False,
+        without_unique_index="allow",
+    )
+    others = [
+        name
+        for name in table.visible
+        if name not in key
+        and not table.columns[name].generated
+        and not table.columns[name].always_identity
+    ]
+    shape, _ = call.call(
+        tuple((name, "value") for name in key),
+        tuple((name, ("literal", "value", ())) for name in others),
+    )
+    return shape

@@ -1,0 +1,193 @@
+"""What an update sets, as written on the command line, as expressions."""
+
+from __future__ import annotations
+
+import ast
+import operator
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any, Final, TypeAlias
+
+from aioupsert.expressions import (
+    Excluded,
+    Expression,
+    F,
+    coalesce,
+    greatest,
+    least,
+    length,
+    lower,
+    now,
+    upper,
+)
+
+_Operator: TypeAlias = Callable[[Any, Any], Any]
+_OPERATORS: Final[dict[type[ast.operator], _Operator]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: lambda a, b: a / b,  # typeshed does not know the types of truediv
+    ast.Mod: operator.mod,
+}
+_COMPARISONS: Final[dict[type[ast.cmpop], _Operator]] = {
+    ast.Eq: operator.eq,
+    ast.NotEq: operator.ne,
+    ast.Lt: operator.lt,
+    ast.LtE: operator.le,
+    ast.Gt: operator.gt,
+    ast.GtE: operator.ge,
+}
+_FUNCTIONS: Final[dict[str, Callable[..., Expression]]] = {
+    "coalesce": coalesce,
+    "greatest": greatest,
+    "least": least,
+    "length": length,
+    "lower": lower,
+    "upper": upper,
+    "now": now,
+}
+# For columns whose names are no names of Python.
+_COLUMNS: Final[dict[str, Callable[[str], Expression]]] = {"F": F, "Excluded": Excluded}
+
+
+def read_updates(texts: Sequence[str]) -> dict[str, Expression]:
+    """
+    Read what an update sets.
+
+    Args:
+        texts: Each ``column``, which takes the row's value, or ``column=expression``.
+
+    Raises:
+        ValueError: One makes no sense; the message says why.
+    """
+    updates: dict[str, Expression] = {}
+    for text in texts:
+        name, separator, expression = text.partition("=")
+        name = name.strip()
+        if not name:
+            msg = f"{text!r} names no column"
+            raise ValueError(msg)
+        if name in updates:
+            msg = f"{name!r} is set twice"
+            raise ValueError(msg)
+        updates[name] = read_expression(expression) if separator else Excluded(name)
+    return updates
+
+
+def read_condition(text: str) -> Expression:
+    """
+    Read the condition of an update.
+
+    Raises:
+        ValueError: It is none; the message says why.
+    """
+    condition = read_expression(text)
+    if not isinstance(condition, Expression):
+        msg = f"{text!r} is no condition"
+        raise ValueError(msg)  # noqa: TRY004  # as for all that cannot be read
+    return condition
+
+
+def read_expression(text: str) -> Any:
+    """
+    Read an expression.
+
+    A name is a stored value and ``excluded.name`` the row's; ``F("odd name")`` and
+    ``Excluded("odd name")`` are the same for any name. There are numbers, texts in
+    quotes, the operators + - * / %, a few functions, and for conditions == != < <= > >=
+    and or not, is None.
+
+    Raises:
+        ValueError: It is none; the message says why.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Python's, about what no one runs
+            tree = ast.parse(text.strip(), mode="eval")
+        return _read(tree.body)
+    except SyntaxError as exc:
+        msg = f"cannot read {text!r}: {exc.msg}"
+        raise ValueError(msg) from exc
+    except (RecursionError, MemoryError) as exc:
+        msg = "nested too deeply"
+        raise ValueError(msg) from exc
+
+
+def _read(node: ast.expr) -> Any:
+    match node:
+        case ast.Constant(value=value) if type(value) in {int, float, str}:
+            return value
+        case ast.Name(id=name):
+            return F(name)
+        case ast.Attribute(value=ast.Name(id="excluded"), attr=name):
+            return Excluded(name)
+        case ast.UnaryOp(op=ast.USub(), operand=operand):
+            value = _read(operand)
+            if isinstance(value, (int, float)):
+                return -value
+            return _operate(operator.sub, 0, value)
+        case ast.BinOp(left=left, op=op, right=right) if type(op) in _OPERATORS:
+            return _operate(_OPERATORS[type(op)], _read(left), _read(right))
+        case ast.Call(
+            func=ast.Name(id=name), args=[ast.Constant(value=str(column))], keywords=[]
+        ) if name in _COLUMNS:
+            return _COLUMNS[name](column)
+        case ast.Call(func=ast.Name(id=name), args=args, keywords=[]):
+            return _call(name.lower(), [_read(arg) for arg in args])
+        case _:
+            return _read_condition(node)
+
+
+def _read_condition(node: ast.expr) -> Expression:
+    match node:
+        case ast.Compare(
+            left=left,
+            ops=[ast.Is() | ast.IsNot() as op],
+            comparators=[ast.Constant(value=None)],
+        ):
+            is_null = _expression(_read(left)).is_null()
+            return is_null if isinstance(op, ast.Is) else ~is_null
+        case ast.Compare(left=left, ops=[op], comparators=[right]) if (
+            type(op) in _COMPARISONS
+        ):
+            compare = _COMPARISONS[type(op)]
+            return _expression(compare(_expression(_read(left)), _read(right)))
+        case ast.BoolOp(op=op, values=[first, *others]):
+            both = _expression(_read(first))
+            for other in others:
+                right = _read(other)
+                both = both & right if isinstance(op, ast.And) else both | right
+            return both
+        case ast.UnaryOp(op=ast.Not(), operand=operand):
+            return ~_expression(_read(operand))
+        case _:
+            msg = (
+                f"cannot read {ast.unparse(node)!r}: there are columns, excluded.column,"
+                " numbers, 'texts', + - * / % and functions"
+            )
+            raise ValueError(msg)
+
+
+def _operate(function: _Operator, left: Any, right: Any) -> Any:
+    if isinstance(left, Expression) or isinstance(right, Expression):
+        return function(left, right)
+    if isinstance(left, str) or isinstance(right, str):
+        msg = f"cannot compute with {left!r} and {right!r}"
+        raise ValueError(msg)  # noqa: TRY004  # as for all that cannot be read
+    return function(_expression(left), right)
+
+
+def _expression(value: Any) -> Expression:
+    """Leave a plain value to the database, which computes in its own way."""
+    return value if isinstance(value, Expression) else coalesce(value)
+
+
+def _call(name: str, values: Sequence[Any]) -> Expression:
+    if name not in _FUNCTIONS:
+        msg = f"there is no function {name!r}, only {', '.join(_FUNCTIONS)}"
+        raise ValueError(msg)
+    try:
+        return _FUNCTIONS[name](*values)
+    except (TypeError, ValueError) as exc:
+        msg = f"{name}: {exc}"
+        raise ValueError(msg) from exc

@@ -1,0 +1,333 @@
+"""What the options of a load do."""
+
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cli.places import Place, Write, counts, fates, run
+
+NEW = ("--key", "id", "--create-table")
+KEY = ("--key", "id")
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+
+
+def pairs(summary: str) -> list[tuple[str, str]]:
+    words = summary.split()
+    return [*itertools.pairwise(words)]
+
+
+# --- Where from and where to ----------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", ["argument", "option", "environment", "both"])
+def test_the_database_is_an_argument_an_option_or_in_the_environment(
+    lite_place: Place, file: Write, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    path, before, options = file("id\n1\n"), [], []
+    if how in {"argument", "both"}:
+        before = [lite_place.url]
+    if how == "option":
+        options = ["--db", lite_place.url]
+    if how in {"environment", "both"}:
+        url = "sqlite:////nowhere/x.db" if how == "both" else lite_place.url
+        monkeypatch.setenv("AIOUPSERT_DB", url)
+    result = run("load", *before, "t", path, *NEW, *options)
+    assert counts(result) == fates(created=1)
+
+
+def test_no_file_is_standard_input(lite_place: Place) -> None:
+    result = run("load", lite_place.url, "t", *NEW, stdin="id\n1\n2\n")
+    assert counts(result) == fates(created=2)
+
+
+def test_several_files_are_loaded_as_one(place: Place, file: Write) -> None:
+    first, second = file("id,n\n1,a\n2,b\n", "1.csv"), file('{"id": 1}\n', "2.jsonl")
+    third = file("id,n\n1,c\n3,d\n", "3.csv")
+    result = run("load", place.url, "t", first, second, third, *NEW)
+    assert counts(result) == fates(created=3, updated=1, unchanged=1)
+    assert place.query("SELECT * FROM t ORDER BY id") == [(1, "c"), (2, "b"), (3, "d")]
+
+
+def test_a_bad_row_of_the_second_file_stores_nothing(place: Place, file: Write) -> None:
+    place.query("CREATE TABLE t (id integer PRIMARY KEY, n integer CHECK (n > 0))")
+    first, second = file("id,n\n1,1\n", "1.csv"), file("id,n\n2,1\n3,0\n", "2.csv")
+    result = run("load", place.url, "t", first, second, *KEY)
+    assert result.exit_code == 1
+    assert f"{second}, line 3" in result.stderr
+    assert place.query("SELECT * FROM t") == []
+
+
+def test_the_format_of_standard_input(lite_place: Place) -> None:
+    stdin = '[{"id": 1},\n{"id": 2}]'
+    result = lite_place.load("-", *NEW, "--format", "json", stdin=stdin)
+    assert counts(result) == fates(created=2)
+
+
+# --- All or some ----------------------------------------------------------------------
+
+
+def checked(place: Place) -> None:
+    place.query("CREATE TABLE t (id integer PRIMARY KEY, n integer CHECK (n > 0))")
+
+
+FIVE = "id,n\n1,1\n2,1\n3,0\n4,1\n5,1\n"
+
+
+def test_batches_before_a_bad_row_stay_without_atomic(
+    place: Place, file: Write
+) -> None:
+    checked(place)
+    result = place.load(file(FIVE), *KEY, "--no-atomic", "--batch-size", "2")
+    assert result.exit_code == 1
+    assert result.stderr.endswith(
+        "The batches before that are stored: 2 rows created, 0 updated, 0 unchanged.\n"
+    )
+    assert place.query("SELECT id FROM t ORDER BY id") == [(1,), (2,)]
+
+
+def test_a_bad_line_without_atomic_says_what_is_known(
+    place: Place, file: Write
+) -> None:
+    checked(place)
+    result = place.load(file("id,n\n1\n"), *KEY, "--no-atomic")
+    assert result.exit_code == 1
+    assert result.stderr.endswith("Whole batches before that are stored.\n")
+
+
+@pytest.mark.parametrize("atomic", ["--atomic", "--no-atomic"])
+def test_bad_rows_are_left_out_and_written_down(
+    place: Place, file: Write, tmp_path: Path, atomic: str
+) -> None:
+    checked(place)
+    path, rejects = file('id,n\n1,1\n2,\n3,0\n4\n5,"6"7\n8,1\n'), tmp_path / "bad.jsonl"
+    options = ("--on-error", "skip", "--rejects", str(rejects), atomic)
+    result = place.load(path, *KEY, *options)
+    assert result.exit_code == 3
+    assert place.query("SELECT * FROM t ORDER BY id") == [(1, 1), (2, None), (8, 1)]
+    third, fourth, fifth = lines(rejects)
+    assert "check constraint" in third.pop("reason").lower()
+    assert third == {"file": str(path), "line": 4, "row": {"id": "3", "n": "0"}}
+    assert fourth == {
+        "file": str(path),
+        "line": 5,
+        "reason": "1 cells under a header of 2",
+        "row": ["4"],
+    }
+    assert (fifth["line"], fifth["row"]) == (6, None)
+    assert ("rejected", "3") in pairs(result.stdout)
+
+
+def test_rows_of_json_are_written_down_as_they_were_given(
+    place: Place, file: Write, tmp_path: Path
+) -> None:
+    kind = "JSON" if place.is_sqlite else "jsonb"
+    place.query(f"CREATE TABLE t (id integer PRIMARY KEY, data {kind} NOT NULL)")
+    bad: list[Any] = [
+        {"id": 1, "data": None},
+        {"data": {"a": "é"}},
+        {"id": 2, "data": 1, "more": 2.5},
+    ]
+    text = "\n".join(map(json.dumps, bad)) + '\n5\n{"id": 3, "data": [1]}\n{"id": 4\n'
+    path, rejects = file(text, "t.jsonl"), tmp_path / "bad.jsonl"
+    options = ("--on-error", "skip", "--rejects", str(rejects))
+    result = place.load(path, *KEY, *options)
+    assert result.exit_code == 3
+    assert place.query("SELECT id FROM t") == [(3,)]
+    found = lines(rejects)
+    assert [line["row"] for line in found] == [*bad, 5, '{"id": 4']
+    assert [line["line"] for line in found] == [1, 2, 3, 4, 6]
+
+
+def test_rejected_rows_without_a_file_are_shown(place: Place, file: Write) -> None:
+    checked(place)
+    path = file("id,n\n" + "".join(f"{n},0\n" for n in range(12)) + "13,1\n")
+    result = place.load(path, *KEY, "--on-error", "skip")
+    assert result.exit_code == 3
+    shown = result.stderr.splitlines()
+    assert sum("rows.csv, line " in line for line in shown) == 10
+    assert shown[-1] == "... and 2 more; see --rejects"
+
+
+def test_without_bad_rows_the_file_of_rejects_is_empty(
+    lite_place: Place, file: Write, tmp_path: Path
+) -> None:
+    rejects = tmp_path / "bad.jsonl"
+    rejects.write_text("from before", "utf-8")
+    options = ("--on-error", "skip", "--rejects", str(rejects))
+    assert counts(lite_place.load(file("id\n1\n"), *NEW, *options)) == fates(created=1)
+    assert rejects.read_text("utf-8") == ""
+
+
+def test_a_file_of_rejects_that_cannot_be_written(
+    lite_place: Place, file: Write, tmp_path: Path
+) -> None:
+    options = ("--on-error", "skip", "--rejects", str(tmp_path))
+    result = lite_place.load(file("id\n1\n"), *NEW, *options)
+    assert result.exit_code == 1
+    assert f"cannot write {tmp_path}: " in result.stderr
+    assert not Path(lite_place.url.removeprefix("sqlite:///")).exists()
+
+
+def test_unknown_columns_are_rejected_row_by_row(place: Place, file: Write) -> None:
+    place.query("CREATE TABLE t (id integer PRIMARY KEY)")
+    path = file('{"id": 1, "n": 2}\n{"id": 2}\n', "t.jsonl")
+    result = place.load(path, *KEY, "--on-error", "skip")
+    assert result.exit_code == 3
+    assert "line 1: table t has no column 'n'" in result.stderr
+    assert place.query("SELECT * FROM t") == [(2,)]
+
+
+def test_several_connections(pg_place: Place, file: Write) -> None:
+    rows = "".join(f"{n % 700},{n}\n" for n in range(2_000))
+    options = ("--connections", "3", "--batch-size", "100")
+    result = pg_place.load(file(f"id,n\n{rows}"), *NEW, *options)
+    assert counts(result) == fates(created=700, updated=1_300)
+    assert pg_place.query("SELECT count(*), min(n), max(n) FROM t") == [
+        (700, 1_300, 1_999)
+    ]
+
+
+def test_several_connections_and_a_bad_row(pg_place: Place, file: Write) -> None:
+    checked(pg_place)
+    result = pg_place.load(file(FIVE), *KEY, "--connections", "2", "--batch-size", "1")
+    assert result.exit_code == 1
+    assert "rows.csv, line 4: " in result.stderr
+
+
+# --- Trying ---------------------------------------------------------------------------
+
+
+def test_a_dry_run_counts_and_stores_nothing(place: Place, file: Write) -> None:
+    place.query("CREATE TABLE t (id integer PRIMARY KEY, n text)")
+    place.query("INSERT INTO t VALUES (1, 'a'), (2, 'b')")
+    path = file("id,n\n1,a\n2,x\n3,y\n")
+    options = (*KEY, "--skip-unchanged", "--dry-run")
+    result = place.load(path, *options)
+    *table, last = result.stdout.splitlines(keepends=True)
+    assert last == "dry run: nothing was stored\n"
+    assert [line.split()[1] for line in table[:3]] == ["1", "1", "1"]
+    assert place.query("SELECT * FROM t ORDER BY id") == [(1, "a"), (2, "b")]
+    told = json.loads(place.load(path, *options, "--json").stdout)
+    assert told["dry_run"] is True
+    assert counts(place.load(path, *options[:-1])) == fates(1, 1, 1)
+
+
+def test_a_dry_run_makes_no_table_and_no_file(place: Place, file: Write) -> None:
+    result = place.load(file("id\n1\n"), *NEW, "--dry-run", "--no-atomic")
+    assert result.exit_code == 0
+    assert ("created", "1") in pairs(result.stdout)
+    if place.is_sqlite:
+        assert not Path(place.url.removeprefix("sqlite:///")).exists()
+    else:
+        assert place.query("SELECT * FROM pg_tables WHERE tablename = 't'") == []
+
+
+def test_a_dry_run_finds_every_bad_row(place: Place, file: Write) -> None:
+    checked(place)
+    result = place.load(file(FIVE), *KEY, "--dry-run", "--on-error", "skip")
+    assert result.exit_code == 3
+    assert "rows.csv, line 4: " in result.stderr
+    assert place.query("SELECT * FROM t") == []
+
+
+# --- What is told ---------------------------------------------------------------------
+
+
+def test_the_summary_as_json(place: Place, file: Write) -> None:
+    checked(place)
+    place.query("INSERT INTO t VALUES (1, 1), (2, 2)")
+    options = ("--skip-unchanged", "--on-error", "skip", "--json")
+    result = place.load(file("id,n\n1,1\n2,3\n3,0\n4,4\n"), *KEY, *options)
+    told = json.loads(result.stdout)
+    assert told.pop("seconds") > 0
+    assert told.pop("rows_per_second") > 0
+    assert told == {
+        "created": 1,
+        "updated": 1,
+        "unchanged": 1,
+        "skipped": 0,
+        "rejected": 1,
+        "dry_run": False,
+    }
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (("--rejects", "x"), "--rejects needs --on-error skip"),
+        (("--connections", "2"), "--connections is for PostgreSQL"),
+        (("--connections", "0"), "should be greater than or equal to 1"),
+        (("--batch-size", "0"), "should be greater than or equal to 1"),
+        (("--format", "xls"), "'xls' is not one of"),
+        (("--on-error", "stop"), "'stop' is not one of"),
+    ],
+)
+def test_options_that_make_no_sense(
+    lite_place: Place, file: Write, options: tuple[str, ...], expected: str
+) -> None:
+    result = lite_place.load(file("id\n1\n"), *KEY, *options)
+    assert result.exit_code == 2
+    assert expected in " ".join(result.stderr.replace("│", " ").split())
+
+
+@pytest.mark.parametrize("option", ["--atomic", "--dry-run"])
+def test_one_transaction_has_one_connection(option: str) -> None:
+    url = "postgresql://u:secret@127.0.0.1:1/x"
+    result = run("load", url, "t", *KEY, "--connections", "2", option)
+    assert result.exit_code == 2
+    assert "one transaction has one connection" in result.stderr
+    assert "secret" not in result.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (("load", "t", *KEY), "no database: it comes before the table"),
+        (("load", "sqlite:///x.db", *KEY), "no table: give its name after"),
+        (("inspect", "sqlite:///x.db", "t", "u"), "nothing to do with 'u'"),
+    ],
+)
+def test_arguments_that_are_missing_or_too_many(
+    arguments: tuple[str, ...], expected: str
+) -> None:
+    result = run(*arguments)
+    assert result.exit_code == 2
+    assert expected in " ".join(result.stderr.replace("│", " ").split())
+
+
+def test_a_password_in_the_environment_is_never_shown(
+    monkeypatch: pytest.MonkeyPatch, file: Write
+) -> None:
+    for url in ("postgresql://u:secret@127.0.0.1:1/x", "mysql://u:secret@h/x"):
+        monkeypatch.setenv("AIOUPSERT_DB", url)
+        for words in (("t", str(file("id\n1\n")), *KEY), ("--help",), ("t",)):
+            assert "secret" not in run("load", *words).output
+
+
+def test_a_row_that_is_too_long_for_its_column(pg_place: Place, file: Write) -> None:
+    pg_place.query(
+        "CREATE TABLE t (id integer PRIMARY KEY, a varchar(9), b varchar(2))"
+    )
+    result = pg_place.load(file("id,a,b\n1,abcdef,abc\n"), *KEY)
+    assert "line 2, column 'b': value too long for type" in result.stderr
+
+
+@pytest.mark.parametrize("options", [(), ("--no-atomic",), ("--connections", "2")])
+def test_the_column_of_a_bad_cell_is_found_whatever_is_open(
+    pg_place: Place, file: Write, options: tuple[str, ...]
+) -> None:
+    pg_place.query("CREATE TABLE t (id integer PRIMARY KEY, a integer, b date)")
+    result = pg_place.load(file("id,a,b\n1,2,2026-02-30\n"), *KEY, *options)
+    assert "line 2, column 'b': date/time field value out of range" in result.stderr
+
+
+def test_division_by_zero_names_no_column(pg_place: Place, file: Write) -> None:
+    pg_place.query("CREATE TABLE t (id integer PRIMARY KEY, a integer CHECK (1/a > 0))")
+    result = pg_place.load(file("id,a\n1,0\n"), *KEY)
+    assert "rows.csv, line 2: division by zero" in result.stderr

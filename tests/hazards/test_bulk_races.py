@@ -1,0 +1,530 @@
+"""Many writers of many rows: sums and flags are exact, and no error surfaces."""
+
+import asyncio
+import random
+from collections import Counter
+from collections.abc import Callable, Iterable
+from typing import Any, Final
+
+import asyncpg
+import pytest
+
+from aioupsert import (
+    Action,
+    BulkError,
+    BulkResult,
+    Excluded,
+    F,
+    create_or_update,
+    create_or_update_many,
+    is_retryable,
+    iter_create_or_update,
+)
+from tests.databases import PostgresDatabase, SQLiteDatabase
+from tests.hazards.sessions import clients, together, waiting
+
+ADD: Final = {"n": F("n") + Excluded("n")}
+# Each is written in another way.
+TABLES: Final = {
+    "plain": "CREATE TABLE t (k integer PRIMARY KEY, n integer)",
+    "numbered": "CREATE TABLE t (id serial, k integer PRIMARY KEY, n integer)",
+    "more columns": (
+        "CREATE TABLE t (k integer PRIMARY KEY, n integer, must text NOT NULL"
+        " DEFAULT 'x', d integer UNIQUE)"
+    ),
+    "trigger": (
+        "CREATE TABLE t (k integer PRIMARY KEY, n integer);"
+        "CREATE FUNCTION g() RETURNS trigger LANGUAGE plpgsql AS"
+        " $$ BEGIN RETURN new; END $$;"
+        " CREATE TRIGGER g BEFORE INSERT ON t FOR EACH ROW EXECUTE FUNCTION g()"
+    ),
+    "partitions": (
+        "CREATE TABLE t (k integer PRIMARY KEY, n integer) PARTITION BY HASH (k);"
+        "CREATE TABLE t0 PARTITION OF t FOR VALUES WITH (MODULUS 2, REMAINDER 0);"
+        "CREATE TABLE t1 PARTITION OF t FOR VALUES WITH (MODULUS 2, REMAINDER 1)"
+    ),
+    "deferrable": "CREATE TABLE t (k integer UNIQUE DEFERRABLE, n integer)",
+    "exclusion": (
+        "CREATE TABLE t (k integer, n integer, EXCLUDE USING btree (k WITH =))"
+    ),
+}
+SIZES: Final = (1, 2, 3, 10, 100, 1_000)
+
+
+def some_rows(choose: random.Random, size: int, keys: int) -> list[dict[str, int]]:
+    """Rows in no order, some of them with the same key."""
+    return [
+        {"k": choose.randrange(keys), "n": choose.randrange(10)} for _ in range(size)
+    ]
+
+
+class Sums:
+    """What many writers have been told."""
+
+    def __init__(self) -> None:
+        self.brought: Counter[int] = Counter()
+        self.created = self.updated = 0
+
+    def add(self, rows: list[dict[str, int]], result: BulkResult) -> None:
+        assert result.rows == len(rows)
+        self.created += result.created
+        self.updated += result.updated
+        for row in rows:
+            self.brought[row["k"]] += row["n"]
+
+    async def check(self, pg: PostgresDatabase) -> None:
+        stored = dict(await pg.query("SELECT k, n FROM t"))
+        assert stored == {**dict.fromkeys(self.brought, 0), **self.brought}
+        assert self.created == len(stored)
+
+
+@pytest.mark.parametrize("table", TABLES)
+async def test_sums_are_exact_and_each_key_has_one_creator(
+    pg: PostgresDatabase, table: str
+) -> None:
+    await pg.run(TABLES[table])
+    one_by_one = table in {"trigger", "deferrable", "exclusion"}
+    sizes = SIZES[:-1] if one_by_one else SIZES
+    sums = Sums()
+
+    async def work(conn: Any, seed: int) -> None:
+        choose = random.Random(seed)  # noqa: S311  # no secret
+        for size in choose.sample(sizes, len(sizes)):
+            rows = some_rows(choose, size, keys=300)
+            result = await create_or_update_many(conn, "t", rows, key="k", update=ADD)
+            sums.add(rows, result)
+
+    async with clients(pg, 16) as conns:
+        await together(conns, work)
+    await sums.check(pg)
+
+
+@pytest.mark.parametrize("distinct", [True, False], ids=["distinct", "repeated"])
+@pytest.mark.parametrize("table", ["plain", "numbered"])
+async def test_so_they_are_with_thousands_of_rows_each(
+    pg: PostgresDatabase, table: str, *, distinct: bool
+) -> None:
+    await pg.run(TABLES[table])
+    sums = Sums()
+
+    async def work(conn: Any, seed: int) -> None:
+        choose = random.Random(seed)  # noqa: S311  # no secret
+        for size in (5_500, 1, 1_000):
+            if distinct:
+                keys = choose.sample(range(7_000), size)
+                rows = [{"k": key, "n": choose.randrange(10)} for key in keys]
+            else:
+                rows = some_rows(choose, size, keys=7_000)
+            result = await create_or_update_many(conn, "t", rows, key="k", update=ADD)
+            sums.add(rows, result)
+
+    async with clients(pg, 16) as conns:
+        await together(conns, work)
+    await sums.check(pg)
+
+
+@pytest.mark.parametrize("table", ["plain", "numbered"])
+async def test_so_they_are_in_batches_that_are_committed_each(
+    pg: PostgresDatabase, table: str
+) -> None:
+    await pg.run(TABLES[table])
+    sums = Sums()
+
+    async def work(conn: Any, seed: int) -> None:
+        choose = random.Random(seed)  # noqa: S311  # no secret
+        for _ in range(3):
+            rows = some_rows(choose, 60, keys=100)
+            result = await create_or_update_many(
+                conn, "t", rows, key="k", update=ADD, batch_size=20, atomic=False
+            )
+            sums.add(rows, result)
+
+    async with clients(pg, 16) as conns:
+        await together(conns, work)
+    await sums.check(pg)
+
+
+async def in_several_batches(
+    pg: PostgresDatabase,
+    table: str,
+    given: Callable[[list[dict[str, int]]], Iterable[dict[str, int]]],
+) -> int:
+    """Write atomically, in batches that are not sorted among each other."""
+    await pg.run(TABLES[table])
+    sums = Sums()
+    deadlocks = 0
+
+    async def work(conn: Any, seed: int) -> None:
+        nonlocal deadlocks
+        choose = random.Random(seed)  # noqa: S311  # no secret
+        left = [some_rows(choose, 40, keys=60) for _ in range(4)]
+        while left:
+            try:
+                result = await create_or_update_many(
+                    conn, "t", given(left[0]), key="k", update=ADD, batch_size=10
+                )
+            except asyncpg.DeadlockDetectedError as error:
+                assert is_retryable(error)  # noqa: PT017  # or there is none
+                assert not conn.is_in_transaction()
+                deadlocks += 1
+            else:
+                sums.add(left.pop(0), result)
+
+    async with clients(pg, 8) as conns:
+        for conn in conns:
+            await conn.execute("SET deadlock_timeout = '10ms'")
+        await together(conns, work)
+    await sums.check(pg)
+    return deadlocks
+
+
+@pytest.mark.parametrize("table", ["plain", "numbered"])
+async def test_a_deadlock_of_several_batches_is_repeated(
+    pg: PostgresDatabase, table: str
+) -> None:
+    assert await in_several_batches(pg, table, list) == 0
+
+
+@pytest.mark.parametrize("table", ["plain", "numbered"])
+async def test_with_rows_that_can_be_read_once_the_caller_may_repeat_it(
+    pg: PostgresDatabase, table: str
+) -> None:
+    # The rows of the batches before are gone.
+    assert await in_several_batches(pg, table, iter) > 0
+
+
+@pytest.mark.parametrize("options", [{"update": []}, {"skip_unchanged": True}])
+@pytest.mark.parametrize("table", ["plain", "numbered"])
+async def test_rows_that_nobody_changes_have_one_creator(
+    pg: PostgresDatabase, table: str, options: dict[str, Any]
+) -> None:
+    await pg.run(TABLES[table])
+    rows = [{"k": n, "n": n} for n in range(400)]
+    results: list[BulkResult] = []
+
+    async def work(conn: Any, seed: int) -> None:
+        choose = random.Random(seed)  # noqa: S311  # no secret
+        ours = choose.sample(rows, len(rows))
+        results.append(await create_or_update_many(conn, "t", ours, key="k", **options))
+
+    async with clients(pg, 16) as conns:
+        await together(conns, work)
+    assert sum(result.created for result in results) == 400
+    assert sum(result.unchanged for result in results) == 15 * 400
+    assert await pg.query("SELECT k, n FROM t ORDER BY k") == [
+        (n, n) for n in range(400)
+    ]
+
+
+async def test_only_the_newest_version_wins(pg: PostgresDatabase) -> None:
+    await pg.run("CREATE TABLE t (k integer PRIMARY KEY, version integer, by integer)")
+
+    async def work(conn: Any, number: int) -> None:
+        for version in range(number, 64, 16):
+            rows = [{"k": k, "version": version, "by": number} for k in range(50)]
+            random.Random(version).shuffle(rows)  # noqa: S311  # no secret
+            await create_or_update_many(
+                conn, "t", rows, key="k", where=Excluded("version") > F("version")
+            )
+
+    async with clients(pg, 16) as conns:
+        await together(conns, work)
+    assert await pg.query("SELECT DISTINCT version, by FROM t") == [(63, 15)]
+
+
+@pytest.mark.parametrize("table", TABLES)
+async def test_beside_deleters_nothing_is_lost_or_counted_twice(
+    pg: PostgresDatabase, table: str
+) -> None:
+    await pg.run(TABLES[table])
+    brought: Counter[int] = Counter()
+    created: Counter[int] = Counter()
+    deleted: Counter[int] = Counter()
+    deletes: Counter[int] = Counter()
+
+    async def write(conn: Any, seed: int) -> None:
+        choose = random.Random(seed)  # noqa: S311  # no secret
+        for _ in range(8):
+            rows = some_rows(choose, choose.choice((1, 2, 5, 30)), keys=20)
+            results = [
+                result
+                async for result in iter_create_or_update(
+                    conn, "t", rows, key="k", update=ADD
+                )
+            ]
+            assert {result.rows_affected for result in results} == {1}
+            for row, result in zip(rows, results, strict=True):
+                brought[row["k"]] += row["n"]
+                created[row["k"]] += result.created
+
+    async def delete(conn: Any, seed: int) -> None:
+        choose = random.Random(seed)  # noqa: S311  # no secret
+        for _ in range(40):
+            key = choose.randrange(20)
+            try:
+                rows = await conn.fetch(
+                    "DELETE FROM t WHERE k = $1 RETURNING k, n", key
+                )
+            except asyncpg.DeadlockDetectedError:
+                continue  # it stood in a queue between two writers
+            for row in rows:
+                deletes[row["k"]] += 1
+                deleted[row["k"]] += row["n"]
+
+    async def work(conn: Any, number: int) -> None:
+        await (delete if number < 4 else write)(conn, number)
+
+    async with clients(pg, 16) as conns:
+        await together(conns, work)
+    stored = dict(await pg.query("SELECT k, n FROM t"))
+    for key in range(20):
+        assert deleted[key] + stored.get(key, 0) == brought[key]
+        assert deletes[key] + (key in stored) == created[key]
+
+
+async def test_beside_single_calls_nothing_is_lost(pg: PostgresDatabase) -> None:
+    await pg.run("CREATE TABLE t (k integer PRIMARY KEY, n integer DEFAULT 0)")
+    created = 0
+
+    async def work(conn: Any, number: int) -> None:
+        nonlocal created
+        for _ in range(10):
+            if number % 2:
+                rows = [{"k": k, "n": 1} for k in range(20)]
+                random.Random(number).shuffle(rows)  # noqa: S311  # no secret
+                many = await create_or_update_many(conn, "t", rows, key="k", update=ADD)
+                created += many.created
+            else:
+                for k in range(20):
+                    one = await create_or_update(
+                        conn, "t", key={"k": k}, defaults={"n": F("n") + 1}
+                    )
+                    created += one.created
+
+    async with clients(pg, 8) as conns:
+        await together(conns, work)
+    assert created == 20
+    assert await pg.query("SELECT DISTINCT n FROM t") == [(80,)]
+
+
+@pytest.mark.parametrize("table", ["plain", "numbered"])
+@pytest.mark.parametrize("number", [3, 20, 6_000])
+async def test_a_row_that_another_creates_meanwhile_is_updated(
+    pg: PostgresDatabase, table: str, number: int
+) -> None:
+    await pg.run(TABLES[table])
+    conn: Any = pg.handle
+    rows = [{"k": n, "n": 1} for n in range(number)]
+    async with pg.connect() as other:
+        transaction = other.transaction()
+        await transaction.start()
+        await other.execute("INSERT INTO t (k, n) VALUES (2, 10)")
+        ours = asyncio.create_task(
+            create_or_update_many(conn, "t", rows, key="k", update=ADD)
+        )
+        await waiting(pg, conn)
+        await transaction.commit()
+        result = await ours
+    assert result == BulkResult(created=number - 1, updated=1)
+    assert await pg.query("SELECT n FROM t WHERE k = 2") == [(11,)]
+
+
+@pytest.mark.parametrize("table", ["plain", "numbered"])
+@pytest.mark.parametrize("number", [3, 20, 6_000])
+async def test_a_row_that_another_deletes_meanwhile_is_created(
+    pg: PostgresDatabase, table: str, number: int
+) -> None:
+    await pg.run(TABLES[table] + "; INSERT INTO t (k, n) VALUES (2, 10)")
+    conn: Any = pg.handle
+    rows = [{"k": n, "n": 1} for n in range(number)]
+    async with pg.connect() as other:
+        transaction = other.transaction()
+        await transaction.start()
+        await other.execute("DELETE FROM t")
+        ours = asyncio.create_task(
+            create_or_update_many(conn, "t", rows, key="k", update=ADD)
+        )
+        await waiting(pg, conn)
+        await transaction.commit()
+        result = await ours
+    assert result == BulkResult(created=number)
+    assert await pg.query("SELECT n FROM t WHERE k = 2") == [(1,)]
+
+
+@pytest.mark.parametrize("table", ["plain", "numbered"])
+@pytest.mark.parametrize("number", [3, 20, 6_000])
+async def test_the_condition_is_true_of_what_another_has_written_meanwhile(
+    pg: PostgresDatabase, table: str, number: int
+) -> None:
+    await pg.run(TABLES[table] + "; INSERT INTO t (k, n) VALUES (2, 0)")
+    conn: Any = pg.handle
+    rows = [{"k": n, "n": 1} for n in range(number)]
+    async with pg.connect() as other:
+        transaction = other.transaction()
+        await transaction.start()
+        await other.execute("UPDATE t SET n = 10")
+        ours = asyncio.create_task(
+            create_or_update_many(
+                conn, "t", rows, key="k", where=Excluded("n") > F("n")
+            )
+        )
+        await waiting(pg, conn)
+        await transaction.commit()
+        result = await ours
+    assert result == BulkResult(created=number - 1, skipped=1)
+    assert await pg.query("SELECT n FROM t WHERE k = 2") == [(10,)]
+
+
+async def test_a_lock_replaces_the_unique_index(pg: PostgresDatabase) -> None:
+    await pg.run("CREATE TABLE t (k integer, n integer)")
+    sums = Sums()
+
+    async def work(conn: Any, seed: int) -> None:
+        choose = random.Random(seed)  # noqa: S311  # no secret
+        for _ in range(3):
+            rows = sorted(some_rows(choose, 15, keys=20), key=lambda row: row["k"])
+            result = await create_or_update_many(
+                conn, "t", rows, key="k", update=ADD, without_unique_index="lock"
+            )
+            sums.add(rows, result)
+
+    async with clients(pg, 8) as conns:
+        await together(conns, work)
+    await sums.check(pg)
+
+
+async def test_so_they_are_when_serializable_is_the_default(
+    pg: PostgresDatabase,
+) -> None:
+    await pg.run(TABLES["plain"])
+    sums = Sums()
+
+    async def work(conn: Any, seed: int) -> None:
+        choose = random.Random(seed)  # noqa: S311  # no secret
+        await conn.execute("SET default_transaction_isolation = serializable")
+        for _ in range(4):
+            rows = some_rows(choose, 10, keys=50)
+            result = await create_or_update_many(conn, "t", rows, key="k", update=ADD)
+            sums.add(rows, result)
+
+    async with clients(pg, 8) as conns:
+        await together(conns, work)
+    await sums.check(pg)
+
+
+async def test_another_row_in_the_way_names_the_row(pg: PostgresDatabase) -> None:
+    await pg.run(TABLES["more columns"] + "; INSERT INTO t (k, d) VALUES (-1, 10)")
+    for number in (3, 20, 6_000):
+        rows = [{"k": n, "d": -n} for n in range(number)]
+        rows[number // 2]["d"] = 10
+        with pytest.raises(BulkError) as caught:
+            await create_or_update_many(pg.handle, "t", rows, key="k")
+        assert caught.value.index == number // 2
+        assert isinstance(caught.value.__cause__, asyncpg.UniqueViolationError)
+        assert await pg.query("SELECT k FROM t") == [(-1,)]
+
+
+# --- One connection, several tasks ------------------------------------------------------
+
+
+@pytest.mark.parametrize("db", ["asyncpg", "pooled", "pool"], indirect=True)
+async def test_tasks_that_share_a_handle_take_turns(db: PostgresDatabase) -> None:
+    await db.run(TABLES["plain"])
+    sums = Sums()
+
+    async def work(seed: int) -> None:
+        choose = random.Random(seed)  # noqa: S311  # no secret
+        rows = some_rows(choose, 50, keys=60)
+        rows.sort(key=lambda row: row["k"])
+        result = await create_or_update_many(
+            db.handle, "t", rows, key="k", update=ADD, batch_size=7
+        )
+        sums.add(rows, result)
+
+    async with asyncio.TaskGroup() as group:
+        for seed in range(8):
+            group.create_task(work(seed))
+    await sums.check(db)
+
+
+async def test_on_sqlite_tasks_that_share_a_connection_take_turns(
+    lite: SQLiteDatabase,
+) -> None:
+    await lite.run(TABLES["plain"])
+    brought: Counter[int] = Counter()
+    results: list[BulkResult] = []
+
+    async def work(seed: int) -> None:
+        choose = random.Random(seed)  # noqa: S311  # no secret
+        rows = some_rows(choose, 50, keys=60)
+        for row in rows:
+            brought[row["k"]] += row["n"]
+        results.append(
+            await create_or_update_many(
+                lite.handle, "t", rows, key="k", update=ADD, batch_size=7
+            )
+        )
+
+    async with asyncio.TaskGroup() as group:
+        for seed in range(8):
+            group.create_task(work(seed))
+    stored = dict(await lite.query("SELECT k, n FROM t"))
+    assert stored == {**dict.fromkeys(brought, 0), **brought}
+    assert sum(result.created for result in results) == len(stored)
+
+
+async def test_on_sqlite_writers_of_several_connections_wait_for_each_other(
+    lite: SQLiteDatabase,
+) -> None:
+    await lite.run(TABLES["plain"])
+    results: list[BulkResult] = []
+
+    async def work(seed: int) -> None:
+        choose = random.Random(seed)  # noqa: S311  # no secret
+        async with lite.connect() as conn:
+            for _ in range(3):
+                rows = [{"k": k, "n": 1} for k in range(200)]
+                choose.shuffle(rows)
+                results.append(
+                    await create_or_update_many(
+                        conn, "t", rows, key="k", update=ADD, batch_size=90
+                    )
+                )
+
+    async with asyncio.TaskGroup() as group:
+        for seed in range(6):
+            group.create_task(work(seed))
+    assert sum(result.created for result in results) == 200
+    assert await lite.query("SELECT count(*), min(n), max(n) FROM t") == [(200, 18, 18)]
+
+
+async def test_single_calls_of_other_tasks_wait_for_an_atomic_call(
+    pg: PostgresDatabase,
+) -> None:
+    # They must not become part of its transaction, which may be undone.
+    await pg.run(TABLES["plain"])
+    conn: Any = pg.handle
+    await create_or_update(conn, "t", key={"k": -1})
+    begun = asyncio.Event()
+    go_on = asyncio.Event()
+
+    async def rows() -> Any:
+        for n in range(20):
+            if n == 10:
+                begun.set()
+                await go_on.wait()
+            yield {"k": n, "n": 0}
+        raise OSError
+
+    many = asyncio.create_task(
+        create_or_update_many(conn, "t", rows(), key="k", batch_size=4)
+    )
+    await begun.wait()
+    single = asyncio.create_task(create_or_update(conn, "t", key={"k": 100}))
+    await asyncio.sleep(0.05)
+    assert not single.done()
+    go_on.set()
+    with pytest.raises(OSError):  # noqa: PT011  # our own
+        await many
+    assert (await single).action is Action.CREATED
+    assert await pg.query("SELECT k FROM t ORDER BY k") == [(-1,), (100,)]
