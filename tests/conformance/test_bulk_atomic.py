@@ -137,7 +137,7 @@ class UndoneError(Exception):
 @pytest.mark.usefixtures("made")
 @pytest.mark.parametrize("atomic", [True, False])
 async def test_the_callers_rollback_undoes_it(db: Database, *, atomic: bool) -> None:
-    with pytest.raises(UndoneError):  # noqa: PT012  # raised at the block's end
+    with pytest.raises(UndoneError):  # raised at the block's end
         async with db.transaction() as conn:
             await create_or_update_many(
                 conn, "t", ROWS, key="k", batch_size=7, atomic=atomic
@@ -292,7 +292,7 @@ async def test_a_caller_who_stops_keeps_whole_batches(db: Database) -> None:
 async def test_results_in_a_callers_transaction_are_the_callers_to_commit(
     db: Database,
 ) -> None:
-    with pytest.raises(UndoneError):  # noqa: PT012  # raised at the block's end
+    with pytest.raises(UndoneError):  # raised at the block's end
         async with db.transaction() as conn:
             async for result in iter_create_or_update(
                 conn, "t", ROWS, key="k", batch_size=4

@@ -450,7 +450,7 @@ async def test_an_unknown_table_is_named(db: Database) -> None:
 
 
 @engines
-@pytest.mark.parametrize("conn", [None, "conn", object()], ids=repr)
+@pytest.mark.parametrize("conn", [None, "conn", object], ids=str)
 @pytest.mark.usefixtures("db")
 async def test_what_is_no_connection_is_refused(conn: Any) -> None:
     with pytest.raises(UnsupportedConnectionError):

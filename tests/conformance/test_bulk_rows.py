@@ -348,11 +348,11 @@ async def test_no_rows_are_no_work(db: Database, rows: Any) -> None:
     assert await load(db, rows) == BulkResult()
 
 
-NO_ROWS: Final = [None, 5, "rows", b"rows", {"k": 1}, object()]
+NO_ROWS: Final = [None, 5, "rows", b"rows", {"k": 1}, object]
 
 
 @engines
-@pytest.mark.parametrize("rows", NO_ROWS, ids=repr)
+@pytest.mark.parametrize("rows", NO_ROWS, ids=str)
 async def test_what_is_no_iterable_of_rows_is_refused(db: Database, rows: Any) -> None:
     with pytest.raises(UsageError, match="rows must be an iterable"):
         await load(db, rows)
