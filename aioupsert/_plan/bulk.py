@@ -7,7 +7,11 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias, cast
 
 from aioupsert._plan.call import Call, Items, Shape, pairs, read_items, read_where
-from aioupsert._plan.plan import check_without_unique_index, columns_of
+from aioupsert._plan.plan import (
+    check_without_unique_index,
+    columns_of,
+    missing_index,
+)
 from aioupsert._schema import Table
 from aioupsert.errors import UnknownColumnError, UsageError
 from aioupsert.expressions import Expression, Node
@@ -96,12 +100,13 @@ class BulkCall:
         )
         return tuple(shape), [value for item in constants for value in item.values]
 
-    def check_columns(self, table: Table) -> None:
+    def check(self, table: Table) -> None:
         """
-        Check every column that the arguments name, before any row is read.
+        Check the arguments against the table, before any row is read.
 
         Raises:
-            UnknownColumnError: The table does not have them, all of them named.
+            UnknownColumnError: Columns that it does not have, all of them named.
+            MissingUniqueIndexError: No unique index, and the call insisted on one.
         """
         named = {*self.key}
         if self.returning is not None and self.returning != "*":
@@ -111,6 +116,8 @@ class BulkCall:
         unknown = named.difference(table.columns)
         if unknown:
             raise UnknownColumnError(table.label, map(str, unknown), table.visible)
+        if not table.is_unique(dict.fromkeys(self.key, False)):
+            missing_index(self.key, self.without_unique_index, table)
 
     def _items(self) -> Iterator[str | Assigned]:
         yield from self.update or ()

@@ -155,7 +155,11 @@ def make_plan(call: Shape, table: Table) -> Plan:
         unique=unique,
         renames=tuple(sorted(keys.keys() & {*defaults, *touch, *create_defaults})),
         row_slots=row_slots,
-        warning=None if unique else _missing_index(shape, table),
+        warning=None
+        if unique
+        else missing_index(
+            [name for name, _ in shape.key], shape.without_unique_index, table
+        ),
         checks=tuple(
             (k.slot, check)
             for k in key
@@ -241,17 +245,21 @@ def _returning(shape: Call, table: Table) -> tuple[str, ...]:
     return names
 
 
-def _missing_index(shape: Call, table: Table) -> str | None:
-    key = ", ".join(name for name, _ in shape.key)
+def missing_index(key: Sequence[str], word: str, table: Table) -> str | None:
+    """
+    Give the warning for a key that no unique index makes unique, if one is due.
+
+    Raises:
+        MissingUniqueIndexError: *word*, the caller's, is "error".
+    """
     text = (
-        f"no unique index makes ({key}) of {table.label} unique, so concurrent calls"
-        " may create the row twice; add one, or pass without_unique_index="
+        f"no unique index makes ({', '.join(key)}) of {table.label} unique, so concurrent"
+        " calls may create the row twice; add one, or pass without_unique_index="
         '"lock" or "allow"'
     )
-    if shape.without_unique_index == "error":
+    if word == "error":
         raise MissingUniqueIndexError(text)
-    warn = shape.without_unique_index == "warn" and table.shows_indexes
-    return text if warn else None
+    return text if word == "warn" and table.shows_indexes else None
 
 
 def _why_exact(shape: Call, table: Table) -> str | None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple, cast
 
 from aioupsert._plan.bulk import Names
-from aioupsert.errors import UsageError
+from aioupsert.errors import AioupsertError, UsageError
 
 
 class Records(NamedTuple):
@@ -30,7 +30,7 @@ class Bad(NamedTuple):
     """A row that cannot even be sent."""
 
     place: int
-    error: UsageError
+    error: AioupsertError
 
 
 def read_records(

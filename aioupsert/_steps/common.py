@@ -13,8 +13,8 @@ from aioupsert._sql.rendering import (
     Compiled,
 )
 from aioupsert._sql.sending import Rows, Send, Steps
-from aioupsert.errors import BulkError, NotAppliedError
-from aioupsert.results import Action, BulkResult, Result
+from aioupsert.errors import NotAppliedError
+from aioupsert.results import Action, Result
 
 if TYPE_CHECKING:
     from aioupsert._plan import Plan
@@ -154,6 +154,14 @@ def check_committed(answer: Rows) -> None:
         raise NotAppliedError(msg)
 
 
+class Unstored(NamedTuple):
+    """A row that could not be stored, by its place in the input."""
+
+    place: int
+    row: object
+    error: Exception
+
+
 class Tally:
     """
     What happened to the rows of a batch.
@@ -161,14 +169,14 @@ class Tally:
     Attributes:
         counts: How many rows have each action.
         results: What happened to each, by its place; None when nobody asks.
-        rejected: The rows that were left out, each with its error.
+        unstored: The rows that were left out.
     """
 
     def __init__(self, *, each: bool) -> None:
         """Start with nothing; *each* is whether every row's result is asked for."""
         self.counts: dict[Action, int] = dict.fromkeys(Action, 0)
         self.results: dict[int, Result] | None = {} if each else None
-        self.rejected: list[BulkError] = []
+        self.unstored: list[Unstored] = []
 
     def count(self, code: int, number: int = 1) -> None:
         """Count rows of which nothing else is known."""
@@ -191,10 +199,4 @@ class Tally:
             self.counts[action] += number
         if self.results is not None:
             self.results.update(other.results or {})
-        self.rejected += other.rejected
-
-    def bulk_result(self) -> BulkResult:
-        """Give the counts, and the rows that were left out."""
-        rejected = sorted(self.rejected, key=lambda error: error.index)
-        counts = {str(action): number for action, number in self.counts.items()}
-        return BulkResult(rejected=tuple(rejected), **counts)
+        self.unstored += other.unstored

@@ -11,7 +11,6 @@ from aioupsert import (
     BulkError,
     BulkResult,
     Progress,
-    _bulk,
     create_or_update_many,
 )
 from tests.databases import Database
@@ -30,7 +29,7 @@ async def made(db: Database) -> None:
 @pytest.fixture
 def always(monkeypatch: pytest.MonkeyPatch) -> None:
     # Otherwise what is seen depends on how fast the machine is.
-    monkeypatch.setattr(_bulk, "_SHOWN_EVERY", 0)
+    monkeypatch.setattr(loading, "_SHOWN_EVERY", 0)
 
 
 async def load(db: Database, rows: Any, **options: Any) -> BulkResult:
