@@ -13,6 +13,7 @@ from aioupsert import (
     Progress,
     create_or_update_many,
 )
+from aioupsert._bulk import load as loading
 from tests.databases import Database
 
 TABLE: Final = "CREATE TABLE t (k integer PRIMARY KEY, a integer CHECK (a >= 0))"
