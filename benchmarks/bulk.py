@@ -37,8 +37,8 @@ from aioupsert import create_or_update_many  # the checkout's, see above
 from tests.servers import NoServerError, session_server, stop_session_server  # as above
 
 Row = tuple[str, int, str]
-Write = Callable[[Sequence[Row]], Awaitable[object]]
-Rows = Callable[[int], Sequence[Row]]
+Write = Callable[[Sequence[Any]], Awaitable[object]]
+Rows = Callable[[int], Sequence[Row]]  # those of a turn
 
 COLUMNS = ("path", "hits", "note")
 SCHEMA = """
@@ -54,10 +54,18 @@ ON CONFLICT (path) DO UPDATE SET hits = excluded.hits, note = excluded.note
 
 
 class Way(NamedTuple):
-    """A way to write rows."""
+    """
+    A way to write rows.
+
+    Attributes:
+        name: What it is called.
+        write: Writes them.
+        form: Gives the rows in the form that it takes, before the clock runs.
+    """
 
     name: str
     write: Write
+    form: Callable[[Sequence[Row]], Sequence[Any]] = list
 
 
 class Job(NamedTuple):
@@ -99,13 +107,12 @@ def as_dicts(rows: Sequence[Row]) -> list[dict[str, Any]]:
     return [dict(zip(COLUMNS, row, strict=True)) for row in rows]
 
 
-def ours(conn: Any, table: str, **options: Any) -> Write:
-    async def write(rows: Sequence[Row]) -> None:
-        given = as_dicts(rows)
-        result = await create_or_update_many(conn, table, given, key="path", **options)
+def ours(name: str, conn: Any, table: str, **options: Any) -> Way:
+    async def write(rows: Sequence[dict[str, Any]]) -> None:
+        result = await create_or_update_many(conn, table, rows, key="path", **options)
         assert result.rows == len(rows)
 
-    return write
+    return Way(name, write, as_dicts)
 
 
 # --- PostgreSQL -----------------------------------------------------------------------
@@ -148,12 +155,11 @@ def by_sqlalchemy(engine: AsyncEngine) -> Write:
         sa.Column("note", sa.Text),
     )
 
-    async def write(rows: Sequence[Row]) -> None:
-        given = as_dicts(rows)
+    async def write(rows: Sequence[dict[str, Any]]) -> None:
         async with engine.begin() as conn:
             # A statement takes 32,767 parameters at most.
-            for start in range(0, len(given), 10_000):
-                statement = insert(views).values(given[start : start + 10_000])
+            for start in range(0, len(rows), 10_000):
+                statement = insert(views).values(rows[start : start + 10_000])
                 new = statement.excluded
                 await conn.execute(
                     statement.on_conflict_do_update(
@@ -168,8 +174,10 @@ def by_sqlalchemy(engine: AsyncEngine) -> Write:
 @asynccontextmanager
 async def postgresql(dsn: str, number: int) -> AsyncIterator[Database]:
     conn: Any = await asyncpg.connect(dsn)
-    address = "postgresql+asyncpg://" + dsn.partition("://")[2]
-    engine = create_async_engine(address)
+    # Any DSN that asyncpg takes.
+    engine = create_async_engine(
+        "postgresql+asyncpg://", async_creator=lambda: asyncpg.connect(dsn)
+    )
     for table, schema in (("views", SCHEMA), ("numbered", NUMBERED)):
         await conn.execute(f"DROP TABLE IF EXISTS {table}; {schema}")
 
@@ -192,11 +200,14 @@ async def postgresql(dsn: str, number: int) -> AsyncIterator[Database]:
     peers = [
         (copy, 1.1),
         (Way("asyncpg executemany", by_executemany(conn)), 1.0),
-        (Way("SQLAlchemy multi-row VALUES", by_sqlalchemy(engine)), 1 / 6),
+        (
+            Way("SQLAlchemy multi-row VALUES", by_sqlalchemy(engine), as_dicts),
+            1 / 6,
+        ),
     ]
-    plain = Way("ours", ours(conn, "views"))
-    reload = Way("ours, skip_unchanged", ours(conn, "views", skip_unchanged=True))
-    numbered = Way("ours, no number used up", ours(conn, "numbered"))
+    plain = ours("ours", conn, "views")
+    reload = ours("ours, skip_unchanged", conn, "views", skip_unchanged=True)
+    numbered = ours("ours, no number used up", conn, "numbered")
     by_hand = Way("COPY and ON CONFLICT, all used up", by_copy(conn, "numbered"))
     jobs = [
         Job("created", None, new(number), plain, peers),
@@ -255,17 +266,17 @@ async def sqlite(path: Path, number: int) -> AsyncIterator[Database]:
             await conn.executemany(statement, rows)
             await conn.execute("COMMIT")
 
-        async def by_sqlite_utils(rows: Sequence[Row]) -> None:
+        async def by_sqlite_utils(rows: Sequence[dict[str, Any]]) -> None:
             database: Any = sqlite_utils.Database(str(path))
-            database["views"].upsert_all(as_dicts(rows), pk="path")
+            database["views"].upsert_all(rows, pk="path")
             database.conn.close()
 
         peers = [
             (Way("aiosqlite executemany", by_hand), 1.5),
-            (Way("sqlite-utils upsert_all", by_sqlite_utils), 1.0),
+            (Way("sqlite-utils upsert_all", by_sqlite_utils, as_dicts), 1.0),
         ]
-        plain = Way("ours", ours(conn, "views"))
-        reload = Way("ours, skip_unchanged", ours(conn, "views", skip_unchanged=True))
+        plain = ours("ours", conn, "views")
+        reload = ours("ours, skip_unchanged", conn, "views", skip_unchanged=True)
         yield Database(
             [
                 Job("created", None, new(number), plain, peers),
@@ -289,8 +300,9 @@ async def measure(database: Database, job: Job, turns: int) -> list[list[float]]
         # Another one begins each turn.
         for at in sorted(range(len(ways)), key=lambda n: (n + turn) % len(ways)):
             await database.reset(job.before(turn) if job.before else [])
+            given = ways[at].form(rows)
             started = time.perf_counter()
-            await ways[at].write(rows)
+            await ways[at].write(given)
             seconds = time.perf_counter() - started
             assert set(rows) <= set(await database.stored()), ways[at].name
             if turn:  # the first one prepares statements and reads the catalog

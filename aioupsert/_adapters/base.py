@@ -229,14 +229,14 @@ class State:
         warned: What a warning has been given for.
         lock: Held while statements of ours are under way.
         holder: The task that holds it for work of several steps.
-        marks: What the marking function has written down, where there is one.
+        marks: What the marking functions have written down, where there are any.
     """
 
     tables: dict[TableName, Known] = field(default_factory=dict[TableName, Known])
     warned: set[str] = field(default_factory=set[str])
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     holder: asyncio.Task[Any] | None = None
-    marks: list[tuple[int, int]] | None = None
+    marks: list[Any] | None = None
 
     @property
     def turn(self) -> asyncio.Lock | _Open:

@@ -21,7 +21,7 @@ class Send(NamedTuple):
             catalog query answers names, as str whatever the caller's settings. To copy
             is to put rows, the arguments, into the table that the text names. To
             repeat is to run a statement for each of the rows that are its arguments;
-            it answers what the marking function wrote down.
+            it answers what the marking functions wrote down.
         counted: The code each written row counts as, where none can be returned.
     """
 

@@ -23,8 +23,10 @@ if TYPE_CHECKING:
     from aioupsert._plan import Plan
     from aioupsert._schema import UniqueIndex
 
+NOTE: Final = "aioupsert_note"
+"""The function where all rows are updated: writes down a row's number, gives NULL."""
 MARK: Final = "aioupsert_mark"
-"""The function: takes a row's number and code, and tells whether to update it."""
+"""The one for the others: a row's number and code; tells whether to update it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +38,14 @@ class BulkProgram:
         single: Those of one row alone.
         upsert: The statement to run for every row: it binds the row's values, the
             row's number, and the constants, in this order; or None.
+        conditional: Whether a row that is there may be left alone.
         encoders: The row's values that are encoded first.
         how: How many rows are written, or why one by one.
     """
 
     single: Program
     upsert: str | None
+    conditional: bool
     encoders: tuple[tuple[int, Callable[[Any], Any]], ...]
     how: str
 
@@ -51,11 +55,12 @@ def compile_rows(plan: Plan, *, distinct: bool) -> BulkProgram:  # noqa: ARG001 
     single = compile_plan(plan)
     why = _why_one_by_one(plan)
     if why is not None:
-        return BulkProgram(single, None, (), f"one by one: {why}")
+        return BulkProgram(single, None, plan.conditional, (), f"one by one: {why}")
     writer = _RowWriter(plan)
     sql = _upsert(plan, writer)
     encoders = tuple((slot, encode_json) for slot in sorted(writer.encoded))
-    return BulkProgram(single, sql, encoders, "INSERT ... ON CONFLICT DO UPDATE")
+    how = "INSERT ... ON CONFLICT DO UPDATE"
+    return BulkProgram(single, sql, plan.conditional, encoders, how)
 
 
 def _why_one_by_one(plan: Plan) -> str | None:
@@ -108,20 +113,20 @@ class _RowWriter(SqliteWriter):
 
 def _upsert(plan: Plan, writer: _RowWriter) -> str:
     target = ", ".join(quote(k.column.name) for k in plan.key)
-    changes = writer.changes(plan) if plan.update else "0"
-    code = str(UPDATED)
-    if plan.where is not None or changes != "1":
+    condition = f"{NOTE}({writer.number()}) IS NULL"
+    if plan.conditional:
+        changes = writer.changes(plan) if plan.update else "0"
         code = (
             f"CASE WHEN NOT {writer.passes(plan)} THEN {SKIPPED}"
             f" WHEN NOT {changes} THEN {UNCHANGED} ELSE {UPDATED} END"
         )
+        condition = f"{MARK}({writer.number()}, {code})"
     # With nothing to update the function says no, and this is not done.
     key = quote(plan.key[0].column.name)
     assigned = writer.assignments(plan.update) or f"{key} = {key}"
     return (
         f"INSERT INTO {quote_path(plan.table.name)} {writer.inserted(plan)}"
-        f" ON CONFLICT ({target}) DO UPDATE SET {assigned}"
-        f" WHERE {MARK}({writer.number()}, {code})"
+        f" ON CONFLICT ({target}) DO UPDATE SET {assigned} WHERE {condition}"
     )
 
 

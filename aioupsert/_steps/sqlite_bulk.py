@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from itertools import repeat
+from typing import TYPE_CHECKING, Any
 
-from aioupsert._sql.rendering import CREATED
+from aioupsert._sql.rendering import CREATED, UPDATED
 from aioupsert._sql.sending import Send, Steps
 from aioupsert._sql.sqlite_bulk import BulkProgram, row_arguments
 from aioupsert._steps.common import Tally, action_of
@@ -28,11 +29,15 @@ def write_rows(program: BulkProgram, group: Group, tally: Tally) -> Steps[None]:
     marks = yield Send(program.upsert, arguments, kind="repeat")
     if tally.results is None:
         tally.count(CREATED, number - len(marks))
+        if not program.conditional:
+            tally.count(UPDATED, len(marks))
+            return
         for _, code in marks:
             tally.count(code)
         return
     actions = [Action.CREATED] * number
-    for row, code in marks:
+    codes: Any = marks if program.conditional else zip(marks, repeat(UPDATED))
+    for row, code in codes:
         actions[row] = action_of(code)
     for place, action in zip(group.places, actions, strict=True):
         written = action in {Action.CREATED, Action.UPDATED}
