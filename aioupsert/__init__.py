@@ -9,10 +9,12 @@ from __future__ import annotations
 from aioupsert._adapters import is_retryable
 from aioupsert._adapters.base import set_description_lifetime
 from aioupsert._bulk import create_or_update_many, iter_create_or_update
+from aioupsert._coalescer import Coalescer
 from aioupsert._upsert import create_or_update, get_or_create, preview
 from aioupsert.errors import (
     AioupsertError,
     BulkError,
+    CoalescerClosedError,
     MissingUniqueIndexError,
     MissingUniqueIndexWarning,
     NotAppliedError,
@@ -38,7 +40,14 @@ from aioupsert.expressions import (
     now,
     upper,
 )
-from aioupsert.results import Action, BulkResult, Progress, Result, Statement
+from aioupsert.results import (
+    Action,
+    BulkResult,
+    CoalescerStats,
+    Progress,
+    Result,
+    Statement,
+)
 
 __all__ = [
     "DEFAULT",
@@ -47,6 +56,9 @@ __all__ = [
     "AioupsertError",
     "BulkError",
     "BulkResult",
+    "Coalescer",
+    "CoalescerClosedError",
+    "CoalescerStats",
     "Excluded",
     "Expression",
     "F",

@@ -147,6 +147,8 @@ class Writer:
         def write(tally: Tally) -> Steps[Tally]:
             for program, group in groups:
                 yield from session.dialect.write_rows(program, group, tally)
+                tally.follow(group.folded)
+                tally.sent += len(group.places)
             return tally
 
         def steps(inside: bool) -> Steps[Tally]:  # noqa: FBT001  # see Session.run
@@ -172,7 +174,7 @@ class Writer:
                     group.shape, dialect, distinct=group.distinct
                 )
             except AioupsertError as exc:
-                bad += [Bad(place, exc) for place in group.places]
+                bad += [Bad(place, exc) for place in group.calls]
                 continue
             plan = program.single.plan
             warn(session, plan.warning)

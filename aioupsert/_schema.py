@@ -35,6 +35,7 @@ class Column:
             DEFAULT, and never on insert.
         required: Whether a new row must be given a value: NOT NULL, and no default.
         unnests: Whether an array of such values can be taken apart again.
+        unchecked: Whether no constraint, index or domain looks at its values.
         hidden: Usable when named, but no part of ``returning="*"`` (SQLite's rowid).
         type_id: What tells this type from another of the same name.
     """
@@ -50,6 +51,7 @@ class Column:
     always_identity: bool = False
     required: bool = False
     unnests: bool = True
+    unchecked: bool = False
     hidden: bool = False
     type_id: str = ""
 
@@ -136,6 +138,7 @@ class Table:
         may_copy: Whether this role may make a temporary table to copy rows to.
         refuses_updates: Whether a trigger or policy may keep an update from a row that
             is there.
+        foldable: Whether nothing but the columns sees each of several updates of a row.
         shows_indexes: Whether *unique* is the whole truth; a view's are its tables',
             and a foreign table's are elsewhere.
     """
@@ -153,6 +156,7 @@ class Table:
     sees_inserts: bool = False
     one_by_one: str | None = None
     may_copy: bool = False
+    foldable: bool = False
     shows_indexes: bool = True
 
     @property

@@ -117,9 +117,7 @@ async def create_or_update(
         without_unique_index=without_unique_index,
         strategy=strategy,
     )
-    return await with_session(
-        conn, _execute, name, shape, values, timeout, attempt=_write
-    )
+    return await with_session(conn, write_call, name, shape, values, timeout)
 
 
 async def get_or_create(
@@ -183,7 +181,7 @@ async def get_or_create(
             if found is not None:
                 return found
         shape, values = read(defaults)
-        return await _execute(session, name, shape, values, timeout, attempt=_write)
+        return await write_call(session, name, shape, values, timeout)
 
     return await with_session(conn, get)
 
@@ -241,6 +239,17 @@ async def preview(
     return await with_session(
         conn, _execute, name, shape, values, TIMEOUT, attempt=_show
     )
+
+
+def write_call(
+    session: Session,
+    name: TableName,
+    shape: Shape,
+    values: list[Any],
+    timeout: float | None,
+) -> Awaitable[Result]:
+    """Create or update one row."""
+    return _execute(session, name, shape, values, timeout, attempt=_write)
 
 
 async def _execute(

@@ -136,6 +136,14 @@ class BulkError(AioupsertError):
         return type(self), (self.index, self.row, self._cause, self.committed)
 
 
+class CoalescerClosedError(AioupsertError):
+    """
+    The coalescer is closed, or was never entered.
+
+    The call was not sent, unless the message says that its outcome is unknown.
+    """
+
+
 class MissingUniqueIndexWarning(UserWarning):
     """No unique index makes the key unique: concurrent calls may create it twice."""
 

@@ -121,3 +121,29 @@ class Progress:
     def rows_per_second(self) -> float:
         """The mean rate since the call began."""
         return self.rows / self.seconds if self.seconds else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class CoalescerStats:
+    """
+    What a coalescer has done since it was made.
+
+    Attributes:
+        calls: Calls made, those under way among them.
+        batches: Batches sent; a call that went alone is one.
+        rows: Rows sent in them; fewer than calls where some were one write.
+        largest_batch: Calls in the largest batch.
+        waits: Calls that had to wait since *max_pending* others were pending.
+        retries: Attempts that a transient error ended, and that were made again.
+        failures: Calls that ended in an error, a cancellation not counted.
+        seconds: Time spent in the database, batches side by side added up.
+    """
+
+    calls: int = 0
+    batches: int = 0
+    rows: int = 0
+    largest_batch: int = 0
+    waits: int = 0
+    retries: int = 0
+    failures: int = 0
+    seconds: float = 0.0

@@ -5,8 +5,9 @@ The shape of a call (call.py) becomes a plan (plan.py), with its expressions res
 (terms.py) and its key guarded (keys.py). Nothing here knows SQL or a driver.
 """
 
-from aioupsert._plan.bulk import BulkCall, read_bulk_call
-from aioupsert._plan.call import Call, Shape, read_call
+from aioupsert._plan.bulk import BulkCall, read_bulk_call, read_key_names
+from aioupsert._plan.call import Call, Shape, pairs, read_call
+from aioupsert._plan.calls import Calls, OneCall
 from aioupsert._plan.plan import KeyTerm, Plan, make_plan
 from aioupsert._plan.records import Bad
 from aioupsert._plan.rows import Group, Typing, check_keys, group_rows, share_rows
@@ -17,9 +18,11 @@ __all__ = [
     "Bad",
     "BulkCall",
     "Call",
+    "Calls",
     "Comparison",
     "Group",
     "KeyTerm",
+    "OneCall",
     "Plan",
     "Shape",
     "Term",
@@ -27,7 +30,9 @@ __all__ = [
     "check_keys",
     "group_rows",
     "make_plan",
+    "pairs",
     "read_bulk_call",
     "read_call",
+    "read_key_names",
     "share_rows",
 ]

@@ -171,12 +171,8 @@ def read_bulk_call(
         returning = tuple(returning)
     elif returning not in {None, "*"}:
         returning = (str(returning),)
-    names = _names("key", key)
-    if not names:
-        msg = "key is empty: name the columns that identify a row"
-        raise UsageError(msg)
     call = BulkCall(
-        key=names,
+        key=read_key_names(key),
         update=written,
         create_defaults=_read("create_defaults", create_defaults),
         touch=_read("touch", touch),
@@ -194,6 +190,20 @@ def read_bulk_call(
         msg = f"in both update and touch: {', '.join(map(repr, both))}"
         raise UsageError(msg)
     return call
+
+
+def read_key_names(key: str | Sequence[str]) -> Names:
+    """
+    Read the names of a key's columns.
+
+    Raises:
+        UsageError: They are none.
+    """
+    names = _names("key", key)
+    if not names:
+        msg = "key is empty: name the columns that identify a row"
+        raise UsageError(msg)
+    return names
 
 
 def _names(argument: str, names: object) -> Names:

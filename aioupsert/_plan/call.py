@@ -31,6 +31,8 @@ class Call(NamedTuple):
     strategy: str
     brought: Items | None = None
     """What a row of a bulk call brings beside its key; None where defaults are that."""
+    coalesced: bool = False
+    """Whether it is one of several calls, whose values are rows of one statement."""
 
 
 Shape: TypeAlias = tuple[Any, ...]

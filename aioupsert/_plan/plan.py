@@ -58,7 +58,8 @@ class Plan:
         lock: Whether an advisory lock replaces the missing unique index.
         unique: Whether at most one row can have the key.
         renames: The columns of the key that are given another value.
-        row_slots: How many values, the first ones, every row of a bulk call brings.
+        row_slots: How many values, the first ones, every row brings when many are
+            written.
         warning: What to warn of, once, or None.
         checks: Checks of key values, each with the slot it reads.
     """
@@ -117,6 +118,8 @@ def make_plan(call: Shape, table: Table) -> Plan:
     create_defaults = number(shape.create_defaults, slots)
     touch = number(shape.touch, slots)
     where = None if shape.where is None else number_node(shape.where, slots)
+    if shape.coalesced:
+        row_slots = next(slots)
 
     keys = {
         k.column.name: Numbered(

@@ -7,9 +7,11 @@ since that is what makes a hundred thousand rows quick.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, NamedTuple, TypeAlias
 
 from aioupsert._plan.bulk import BulkCall, Names
@@ -35,6 +37,7 @@ class Group(NamedTuple):
         places: Where in the batch they stand.
         columns: What they bring, column by column, the key's first.
         distinct: Whether no two of them are known to have the same key.
+        folded: Places of calls that were folded into others, by the place of those.
     """
 
     shape: Shape
@@ -42,6 +45,12 @@ class Group(NamedTuple):
     places: Sequence[int]
     columns: Sequence[Sequence[Any]]
     distinct: bool
+    folded: Mapping[int, Sequence[int]] = MappingProxyType({})
+
+    @property
+    def calls(self) -> list[int]:
+        """The places of all calls in it."""
+        return [*self.places, *itertools.chain.from_iterable(self.folded.values())]
 
     def values(self, row: int) -> list[Any]:
         """Give the values of the call that a row is."""
@@ -84,7 +93,8 @@ def group_rows(
     parts = [
         part for some in records for part in _split(some, call, table, typing, bad)
     ]
-    return _in_order(parts, call, table, typing), bad
+    shapes = [_shape(part, call) for part in parts]
+    return in_order(parts, shapes, call.key, table, typing), bad
 
 
 def check_keys(plan: Plan, group: Group) -> tuple[Group, list[Bad]]:
@@ -102,7 +112,14 @@ def check_keys(plan: Plan, group: Group) -> tuple[Group, list[Bad]]:
         return group, []
     kept = [row for row in range(len(group.places)) if row not in bad]
     places = [group.places[row] for row in kept]
-    return group._replace(places=places, columns=group.some(kept)), [*bad.values()]
+    folded = {place: group.folded[place] for place in places if place in group.folded}
+    wrong = [
+        Bad(place, error)
+        for first, error in bad.values()
+        for place in (first, *group.folded.get(first, ()))
+    ]
+    kept_group = group._replace(places=places, columns=group.some(kept), folded=folded)
+    return kept_group, wrong
 
 
 def share_rows(
@@ -118,7 +135,7 @@ def share_rows(
     records, bad = read_records(rows, call.key, only_key=True)
     columns = [some.columns for some in records]
     is_identity = typing.is_identity
-    if is_identity is None or not _identified(columns, call, table, is_identity):
+    if is_identity is None or not identified(columns, call.key, table, is_identity):
         return None
     shares: list[list[int]] = [[] for _ in range(number)]
     for some in records:
@@ -135,26 +152,26 @@ def share_rows(
 # --- What the cells are ---------------------------------------------------------------
 
 
-class _Part(NamedTuple):
+class Part(NamedTuple):
     """
     Rows of one shape, before their keys are looked at.
 
     Attributes:
-        names: Their columns, the key's first.
-        kinds: What each cell is.
         places: Where in the batch they stand.
-        columns: What they bring, column by column.
+        columns: What they bring, column by column, the key's first.
+        names: Their columns, in the same order.
+        kinds: What each cell is.
     """
 
-    names: Names
-    kinds: Kinds
     places: Sequence[int]
     columns: Sequence[Sequence[Any]]
+    names: Names = ()
+    kinds: Kinds = ()
 
 
 def _split(
     records: Records, call: BulkCall, table: Table, typing: Typing, bad: list[Bad]
-) -> list[_Part]:
+) -> list[Part]:
     """Sort rows with the same columns by what their cells are."""
     names, places, columns = records
     width = len(call.key)
@@ -175,7 +192,7 @@ def _split(
         kinds.append(_kind(types, text=slot in texts, is_key=slot < width))
     same = tuple(kind for kind in kinds if kind is not None)
     if len(same) == len(kinds):
-        return [_Part(names, same, places, columns)]
+        return [Part(places, columns, names, same)]
     return _split_mixed(records, kinds, texts, width=width, bad=bad)
 
 
@@ -209,7 +226,7 @@ def _split_mixed(
     *,
     width: int,
     bad: list[Bad],
-) -> list[_Part]:
+) -> list[Part]:
     """Look at every cell of the columns whose cells differ: they have no kind."""
     names, places, columns = records
     mixed = [slot for slot, kind in enumerate(kinds) if kind is None]
@@ -244,7 +261,7 @@ def _split_mixed(
         its_places.append(place)
         its_values.append(flat)
     return [
-        _Part(names, own, its_places, [*map(list, zip(*its_values, strict=True))])
+        Part(its_places, [*map(list, zip(*its_values, strict=True))], names, own)
         for own, (its_places, its_values) in found.items()
     ]
 
@@ -252,23 +269,27 @@ def _split_mixed(
 # --- Which rows may be written together -----------------------------------------------
 
 
-def _in_order(
-    parts: Sequence[_Part], call: BulkCall, table: Table, typing: Typing
+def in_order(
+    parts: Sequence[Part],
+    shapes: Sequence[tuple[Shape, Sequence[Any]]],
+    key: Names,
+    table: Table,
+    typing: Typing,
 ) -> list[Group]:
+    """Give the groups in which parts, each with its shape, may be written together."""
     if not parts:
         return []
-    shapes = [_shape(part, call) for part in parts]
     columns = [part.columns for part in parts]
     is_identity = typing.is_identity
-    if is_identity is not None and _identified(columns, call, table, is_identity):
-        return _in_turns(parts, shapes, len(call.key))
+    if is_identity is not None and identified(columns, key, table, is_identity):
+        return _in_turns(parts, shapes, len(key))
     if len(parts) == 1:
         part = parts[0]
         return [Group(*shapes[0], part.places, part.columns, distinct=False)]
     return _in_segments(parts, shapes)
 
 
-def _shape(part: _Part, call: BulkCall) -> tuple[Shape, list[Any]]:
+def _shape(part: Part, call: BulkCall) -> tuple[Shape, list[Any]]:
     width = len(call.key)
     key = tuple(zip(part.names[:width], map(str, part.kinds[:width]), strict=True))
     brought: Items = tuple(
@@ -278,14 +299,14 @@ def _shape(part: _Part, call: BulkCall) -> tuple[Shape, list[Any]]:
     return call.call(key, brought)
 
 
-def _identified(
+def identified(
     keys: Sequence[Sequence[Sequence[Any]]],
-    call: BulkCall,
+    key: Names,
     table: Table,
     is_identity: Callable[[Column, Iterable[type]], bool],
 ) -> bool:
     """Tell whether keys, given by their columns, are the same if they are equal."""
-    for slot, name in enumerate(call.key):
+    for slot, name in enumerate(key):
         types = {cls for columns in keys for cls in set(map(type, columns[slot]))}
         if not is_identity(table.columns[name], types):
             return False
@@ -293,7 +314,7 @@ def _identified(
 
 
 def _in_turns(
-    parts: Sequence[_Part], shapes: Sequence[tuple[Shape, list[Any]]], width: int
+    parts: Sequence[Part], shapes: Sequence[tuple[Shape, Sequence[Any]]], width: int
 ) -> list[Group]:
     """First every key's first row, then the second ones, and so on."""
     keys = [
@@ -324,7 +345,7 @@ def _in_turns(
 
 
 def _in_segments(
-    parts: Sequence[_Part], shapes: Sequence[tuple[Shape, list[Any]]]
+    parts: Sequence[Part], shapes: Sequence[tuple[Shape, Sequence[Any]]]
 ) -> list[Group]:
     """Row after row; neighbours of one shape together."""
     rows = sorted(
@@ -344,8 +365,8 @@ def _in_segments(
 
 
 def _group(
-    part: _Part,
-    shape: tuple[Shape, list[Any]],
+    part: Part,
+    shape: tuple[Shape, Sequence[Any]],
     members: Sequence[tuple[int, int]],
     *,
     distinct: bool,

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 # Domains are followed to their base type. A generated column's expression is kept in
 # pg_attrdef too, but is no default. Trigger types are bits: 1 row, 2 before, 4 insert,
 # 16 update, 64 instead of. Rules of type 2 and 3 rewrite UPDATE and INSERT. indnullsnotdistinct
-# exists from version 15 on, so it is read by name.
+# exists from version 15 on, so it is read by name. From version 18 on NOT NULL is a
+# constraint too, of type n.
 _DESCRIBE: Final = """
 SELECT json_build_object(
   'oid', c.oid::text,
@@ -40,6 +41,15 @@ SELECT json_build_object(
   'statement', EXISTS (
     SELECT FROM pg_catalog.pg_trigger g
     WHERE g.tgrelid = c.oid AND g.tgtype & 5 = 4 AND g.tgenabled <> 'D'),
+  'foldable', c.relkind = 'r' AND NOT c.relispartition AND NOT c.relrowsecurity
+    AND NOT EXISTS (
+      SELECT FROM pg_catalog.pg_trigger g
+      WHERE g.tgrelid = c.oid AND NOT g.tgisinternal)
+    AND NOT EXISTS (
+      SELECT FROM pg_catalog.pg_inherits h WHERE h.inhparent = c.oid)
+    AND NOT EXISTS (
+      SELECT FROM pg_catalog.pg_index i
+      WHERE i.indrelid = c.oid AND (i.indexprs IS NOT NULL OR i.indpred IS NOT NULL)),
   'refuses', c.relrowsecurity OR b.on_update,
   'columns', (
     SELECT json_agg(json_build_object(
@@ -56,6 +66,13 @@ SELECT json_build_object(
       'not_null', a.attnotnull,
       'category', t.typcategory,
       'array', t.typarray <> 0,
+      'unchecked', a.atttypid = b.oid
+        AND NOT EXISTS (
+          SELECT FROM pg_catalog.pg_constraint x
+          WHERE x.conrelid = c.oid AND x.contype <> 'n' AND a.attnum = ANY (x.conkey))
+        AND NOT EXISTS (
+          SELECT FROM pg_catalog.pg_index i
+          WHERE i.indrelid = c.oid AND a.attnum = ANY (i.indkey)),
       'default', CASE
         WHEN a.attgenerated <> '' THEN NULL
         WHEN a.attidentity <> '' THEN format('nextval(%L::regclass)',
@@ -177,6 +194,9 @@ def _table(name: TableName, found: Mapping[str, Any]) -> Table:
         upserts=kind == "r",
         one_by_one="it is a foreign table" if kind == "f" else None,
         may_copy=found["may_copy"],
+        foldable=found["foldable"]
+        and not found["rules"]
+        and not any(c["generated"] for c in found["columns"] or ()),
         refuses_updates=found["refuses"],
         shows_indexes=kind not in {"v", "f"},
     )
@@ -231,6 +251,7 @@ def _column(found: Mapping[str, Any]) -> Column:
         required=found["not_null"]
         and found["default"] is None
         and not found["generated"],
+        unchecked=found["unchecked"],
         unnests=found["array"] and found["category"] not in _TAKEN_APART,
         type_id=found["type_id"],
     )

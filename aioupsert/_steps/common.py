@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias, TypeVar
 
 from aioupsert._sql.rendering import (
@@ -154,6 +154,9 @@ def check_committed(answer: Rows) -> None:
         raise NotAppliedError(msg)
 
 
+_FOLLOWED: Final = Result(Action.UPDATED, 1)
+
+
 class Unstored(NamedTuple):
     """A row that could not be stored, by its place in the input."""
 
@@ -170,6 +173,7 @@ class Tally:
         counts: How many rows have each action.
         results: What happened to each, by its place; None when nobody asks.
         unstored: The rows that were left out.
+        sent: How many rows were sent, fewer than calls where some were folded.
     """
 
     def __init__(self, *, each: bool) -> None:
@@ -177,6 +181,7 @@ class Tally:
         self.counts: dict[Action, int] = dict.fromkeys(Action, 0)
         self.results: dict[int, Result] | None = {} if each else None
         self.unstored: list[Unstored] = []
+        self.sent = 0
 
     def count(self, code: int, number: int = 1) -> None:
         """Count rows of which nothing else is known."""
@@ -187,6 +192,12 @@ class Tally:
         self.counts[result.action] += 1
         if self.results is not None:
             self.results[place] = result
+
+    def follow(self, folded: Mapping[int, Sequence[int]]) -> None:
+        """Count calls that were folded into others: they found the row there."""
+        for places in folded.values():
+            for place in places:
+                self.add(place, _FOLLOWED)
 
     def name_places(self, places: Sequence[int]) -> None:
         """Take places in a batch for places in the input."""
@@ -200,3 +211,4 @@ class Tally:
         if self.results is not None:
             self.results.update(other.results or {})
         self.unstored += other.unstored
+        self.sent += other.sent

@@ -500,6 +500,7 @@ A_COLUMN: dict[str, Any] = {
     "not_null": False,
     "category": "S",
     "array": True,
+    "unchecked": False,
     "default": None,
 }
 A_TABLE: dict[str, Any] = {
@@ -507,6 +508,7 @@ A_TABLE: dict[str, Any] = {
     "kind": "r",
     "may_insert": True,
     "may_copy": True,
+    "foldable": True,
     "rules": False,
     "instead": False,
     "before": False,

@@ -1,0 +1,489 @@
+"""`Coalescer`: calls of many tasks, executed together."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import time
+from collections import deque
+from collections.abc import Hashable, Mapping, Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
+
+from aioupsert._adapters import is_pool, with_session
+from aioupsert._adapters.base import Session
+from aioupsert._batches import Batch, Writer
+from aioupsert._plan import Calls, Shape, pairs, read_call, read_key_names
+from aioupsert._schema import table_name
+from aioupsert._upsert import TIMEOUT, write_call
+from aioupsert.errors import CoalescerClosedError, UsageError
+from aioupsert.results import CoalescerStats, Result
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from aioupsert.expressions import Expression
+    from aioupsert.typing import (
+        Connection,
+        Returning,
+        Table,
+        Values,
+        WithoutUniqueIndex,
+    )
+
+T = TypeVar("T", bound=BaseException)
+
+_CONCURRENCY: Final = 2
+# While a batch is under way, so many calls are worth a second connection; or any after
+# this time, in seconds, since the batch may be waiting for somebody's lock.
+_ENOUGH: Final = 300
+_PATIENCE: Final = 0.01
+
+
+class Coalescer:
+    """
+    Executes together what is pending together, with the same answers.
+
+    For web handlers and workers, of which hundreds await an upsert of the same table at
+    the same moment: every caller gets the `Result` that `create_or_update` would have
+    given it alone, for some serial order of the calls, and calls for one row are
+    applied in the order in which they were made. A call is sent at once if nothing is
+    under way; the calls made meanwhile make the next batch.
+
+    A batch is one transaction of its own, committed before its callers are answered; or
+    a savepoint, if the connection is in a transaction of the caller's. A call that fails
+    does so alone, with the database's own error. A lost connection fails the calls of
+    its batch, whose outcome is unknown, and which are never sent again. A caller that is
+    cancelled before its call is sent withdraws it; one that was sent is left to finish.
+
+    An async context manager: leaving it waits for what is pending.
+    """
+
+    def __init__(
+        self,
+        conn_or_pool: Connection,
+        table: Table,
+        *,
+        key: str | Sequence[str],
+        max_batch: int = 1_000,
+        max_delay: float = 0.0,
+        max_pending: int = 10_000,
+        concurrency: int = _CONCURRENCY,
+        without_unique_index: WithoutUniqueIndex = "warn",
+        timeout: float | None = TIMEOUT,
+    ) -> None:
+        """
+        Coalesce calls for one table and key; connects nowhere yet.
+
+        Args:
+            conn_or_pool: As for `create_or_update`; a pool lends a connection for each
+                batch.
+            table: The table's name.
+            key: The columns that identify a row.
+            max_batch: How many calls make a batch at most.
+            max_delay: Seconds that a call may wait for others to join it; by default no
+                call waits while a connection is free.
+            max_pending: How many calls may be pending; further callers wait, in order.
+            concurrency: How many batches may be under way at once, over connections of
+                a pool; never two with the same row.
+            without_unique_index: As for `create_or_update`.
+            timeout: As for `create_or_update`, for each batch.
+
+        Raises:
+            UsageError: The arguments are wrong.
+            UnsupportedConnectionError: The connection is nothing this library can use.
+        """
+        self._name = table_name(table)
+        self._key = read_key_names(key)
+        for argument, value in (
+            ("max_batch", max_batch),
+            ("max_pending", max_pending),
+            ("concurrency", concurrency),
+        ):
+            if value < 1:
+                msg = f"{argument} must be 1 or more, not {value!r}"
+                raise UsageError(msg)
+        if max_delay < 0:
+            msg = f"max_delay is zero or more seconds, not {max_delay!r}"
+            raise UsageError(msg)
+        self._handle = conn_or_pool
+        self._without_unique_index = without_unique_index
+        self._timeout = timeout
+        self._max_batch = max_batch
+        self._max_delay = max_delay
+        self._enough = max_batch if max_delay else min(_ENOUGH, max_batch)
+        self._concurrency = concurrency if is_pool(conn_or_pool) else 1
+        self._free = self._concurrency
+        self._writer = Writer(
+            self._name, Calls(self._key).group, timeout, skip=True, each=True
+        )
+        self._max_pending = max_pending
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._closed = "it was not entered: use it in an async with"
+        # Calls that may be sent, oldest first; and rows that are under way, with the
+        # calls that wait for them.
+        self._ready: deque[_Call] = deque()
+        self._held: dict[Hashable, deque[_Call] | None] = {}
+        self._batches: set[asyncio.Task[None]] = set()
+        self._timer: asyncio.Handle | None = None  # for the next batch
+        self._pending = 0
+        self._waiters: deque[asyncio.Future[None]] = deque()
+        self._given_up: CoalescerClosedError | None = None
+        self._calls = self._sent = self._rows = self._largest = 0
+        self._waits = self._failures = 0
+        self._seconds = 0.0
+
+    @property
+    def stats(self) -> CoalescerStats:
+        """What it has done so far."""
+        return CoalescerStats(
+            calls=self._calls,
+            batches=self._sent,
+            rows=self._rows,
+            largest_batch=self._largest,
+            waits=self._waits,
+            retries=self._writer.retries,
+            failures=self._failures,
+            seconds=self._seconds,
+        )
+
+    async def __aenter__(self) -> Self:
+        """Begin to take calls."""
+        if self._loop is not None:
+            msg = "a coalescer is entered once; make another one"
+            raise UsageError(msg)
+        self._loop = asyncio.get_running_loop()
+        self._closed = ""
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Send what is pending, and wait for it."""
+        await self.aclose()
+
+    async def aclose(self, *, cancel: bool = False) -> None:
+        """
+        Take no more calls; return when none is pending and none of ours is left.
+
+        Args:
+            cancel: Whether calls that were not sent fail, with `CoalescerClosedError`,
+                instead of being sent.
+        """
+        self._closed = self._closed or "it is closed"
+        if cancel:
+            self._give_up()
+        try:
+            await self._emptied()
+        except asyncio.CancelledError:
+            # Nobody waits for it any more, so it must not go on.
+            self._give_up()
+            for task in self._batches:
+                task.cancel()
+            await self._emptied()
+            raise
+
+    async def create_or_update(
+        self,
+        *,
+        key: Values,
+        defaults: Values | None = None,
+        create_defaults: Values | None = None,
+        where: Expression | None = None,
+        skip_unchanged: bool = False,
+        touch: Values | None = None,
+        returning: Returning = None,
+    ) -> Result:
+        """
+        Update the row that has this key, or create it, together with other calls.
+
+        Args:
+            key: A value for each column of the coalescer's key.
+            defaults: As for `aioupsert.create_or_update`, and so on for the others.
+            create_defaults: What is added on create.
+            where: The condition of an update.
+            skip_unchanged: Whether to leave a row that already holds every value.
+            touch: What is written when another value changes.
+            returning: The columns of `Result.row`: the row as this call left it.
+
+        Returns:
+            What the call would have given alone.
+
+        Raises:
+            CoalescerClosedError: It is closed.
+            AioupsertError: As for `aioupsert.create_or_update`.
+        """
+        loop = self._check_open()
+        shape, values = read_call(
+            key=self._ordered(key),
+            defaults=defaults,
+            create_defaults=create_defaults,
+            where=where,
+            skip_unchanged=skip_unchanged,
+            touch=touch,
+            returning=returning,
+            without_unique_index=self._without_unique_index,
+            strategy="auto",
+        )
+        self._calls += 1
+        try:
+            if self._pending >= self._max_pending or self._waiters:
+                await self._room()
+            self._pending += 1
+            try:
+                future: asyncio.Future[Result] = loop.create_future()
+                self._ready.append(_Call(shape, values, self._identity(values), future))
+                self._schedule(loop)
+                return await future
+            finally:
+                self._pending -= 1
+                self._let_in()
+        except Exception:
+            self._failures += 1
+            raise
+
+    async def _room(self) -> None:
+        """Wait, behind others, until fewer calls are pending."""
+        self._waits += 1
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiters.append(waiter)
+        try:
+            await waiter
+        finally:
+            self._waiters.remove(waiter)
+            self._let_in()
+        if self._given_up is not None:
+            raise _copied(self._given_up)
+
+    def _let_in(self) -> None:
+        """Let in the caller that has waited longest, if there is room."""
+        if self._waiters and self._pending < self._max_pending:
+            waiter = self._waiters[0]
+            if not waiter.done():
+                waiter.set_result(None)
+
+    def _check_open(self) -> asyncio.AbstractEventLoop:
+        if self._closed:
+            raise CoalescerClosedError(self._closed)
+        loop = asyncio.get_running_loop()
+        if loop is not self._loop:
+            msg = "it was entered in another event loop"
+            raise CoalescerClosedError(msg)
+        return loop
+
+    def _ordered(self, key: object) -> Mapping[str, Any]:
+        """Give a call's key in the order of the coalescer's."""
+        given = dict(pairs("key", key))
+        if tuple(given) == self._key:
+            return given
+        if len(given) != len(self._key) or any(name not in given for name in self._key):
+            msg = (
+                f"key must have {', '.join(map(repr, self._key))}, as the coalescer's,"
+                f" not {', '.join(map(repr, given))}"
+            )
+            raise UsageError(msg)
+        return {name: given[name] for name in self._key}
+
+    def _identity(self, values: Sequence[Any]) -> Hashable:
+        """Give what tells a row from others, or may take some others for it."""
+        width = len(self._key)
+        key = values[0] if width == 1 else tuple(values[:width])
+        return key if _is_hashable(key) else None
+
+    # --- Sending ----------------------------------------------------------------------
+
+    def _schedule(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Send soon: after the other calls of this turn of the loop, or of the delay."""
+        are_enough = len(self._ready) >= self._enough
+        if self._timer is None:
+            if self._max_delay and not are_enough:
+                self._timer = loop.call_later(self._max_delay, self._send, True)  # noqa: FBT003  # an argument of call_later
+            else:
+                self._timer = loop.call_soon(self._send)
+        elif are_enough and isinstance(self._timer, asyncio.TimerHandle):
+            self._timer.cancel()
+            self._timer = loop.call_soon(self._send)
+
+    def _send(self, impatient: bool = False) -> None:  # noqa: FBT001, FBT002  # as above
+        """Send as many batches as there may be."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        loop = asyncio.get_running_loop()
+        while self._free and self._ready:
+            is_busy = self._free < self._concurrency
+            if is_busy and not impatient and len(self._ready) < self._enough:
+                wait = max(_PATIENCE, self._max_delay)
+                self._timer = loop.call_later(wait, self._send, True)  # noqa: FBT003  # as above
+                return
+            # Shared out over what is free, so that the database works on one part while
+            # another is made ready; but a small batch costs nearly as much as a large.
+            share = max(-(-len(self._ready) // self._free), self._enough)
+            batch: list[_Call] = []
+            try:
+                self._take(batch, min(share, self._max_batch))
+            except Exception as exc:  # noqa: BLE001  # a key's own __eq__; nobody may hang
+                _fail([*batch, *self._ready], exc)
+                self._ready.clear()
+                return
+            if not batch:
+                return
+            self._free -= 1
+            task = loop.create_task(self._carry(batch))
+            self._batches.add(task)
+            task.add_done_callback(self._batches.discard)
+
+    def _take(self, batch: list[_Call], size: int) -> None:
+        """Take the oldest calls; those for a row that is under way are put aside."""
+        while self._ready and len(batch) < size:
+            call = self._ready.popleft()
+            if call.future.done():
+                continue  # its caller has been cancelled
+            if call.identity not in self._held:
+                batch.append(call)
+                continue
+            held = self._held[call.identity]
+            if held is None:
+                held = self._held[call.identity] = deque()
+            held.append(call)
+        for call in batch:
+            self._held[call.identity] = None
+
+    async def _carry(self, batch: list[_Call]) -> None:
+        """Send a batch, and answer its callers, whatever happens."""
+        started = time.perf_counter()
+        try:
+            await with_session(self._handle, self._write, batch)
+            # None is left; if one is, it must not hang.
+            _fail(batch, RuntimeError(_LOST))
+        except asyncio.CancelledError:
+            # The loop ends, or whoever closes us has given up: no more is sent.
+            self._closed = self._closed or "its event loop has ended"
+            _fail(batch, CoalescerClosedError(_UNKNOWN))
+            self._give_up()
+            raise
+        except BaseException as exc:
+            _fail(batch, exc)
+            if not isinstance(exc, Exception):
+                raise
+        finally:
+            self._seconds += time.perf_counter() - started
+            self._free += 1
+            self._sent += 1
+            self._largest = max(self._largest, len(batch))
+            self._release(batch)
+
+    async def _write(self, session: Session, batch: list[_Call]) -> None:
+        if len(batch) == 1:
+            (call,) = batch
+            self._rows += 1
+            answer = write_call(
+                session, self._name, call.shape, call.values, self._timeout
+            )
+            _answer(call, await answer)
+            return
+        tally = await self._writer.store(session, Batch(range(len(batch)), batch))
+        self._rows += tally.sent
+        results = tally.results or {}
+        for place, result in results.items():
+            _answer(batch[place], result)
+        for place, _, error in tally.unstored:
+            _fail([batch[place]], error)
+
+    def _release(self, batch: list[_Call]) -> None:
+        """Let calls for the rows of a batch go on, before those that came later."""
+        for call in reversed(batch):
+            self._ready.extendleft(reversed(self._held.pop(call.identity, None) or ()))
+        if self._timer is None or not self._max_delay:
+            self._send()
+
+    def _give_up(self) -> None:
+        """Fail what was not sent, now and when it gets room."""
+        self._given_up = CoalescerClosedError(_NOT_SENT)
+        unsent = [*self._ready]
+        self._ready.clear()
+        for held in filter(None, self._held.values()):
+            unsent += held
+            held.clear()
+        _fail(unsent, self._given_up)
+
+    async def _emptied(self) -> None:
+        """Wait until no call is pending, and no task of ours is left."""
+        while self._batches or self._ready or self._waiters:
+            if self._batches:
+                await asyncio.wait(self._batches)
+            else:
+                self._send()
+                # Callers that have just got room come next.
+                await asyncio.sleep(0)
+        if self._timer is not None:
+            self._timer.cancel()
+
+
+_NOT_SENT: Final = "it was closed before this call was sent"
+_UNKNOWN: Final = (
+    "it was closed while this call was under way: it has been stored or not"
+)
+
+
+_LOST: Final = "aioupsert has lost this call; please report it"
+
+
+class _Call:
+    """
+    A call that waits for its result.
+
+    Attributes:
+        shape: Its shape.
+        values: Its values.
+        identity: What tells its row from others.
+        future: What its caller waits for.
+    """
+
+    __slots__ = ("future", "identity", "shape", "values")
+
+    def __init__(
+        self,
+        shape: Shape,
+        values: list[Any],
+        identity: Hashable,
+        future: asyncio.Future[Result],
+    ) -> None:
+        self.shape = shape
+        self.values = values
+        self.identity = identity
+        self.future = future
+
+
+def _is_hashable(key: object) -> bool:
+    try:
+        hash(key)
+    except TypeError:
+        return False
+    return True
+
+
+def _answer(call: _Call, result: Result) -> None:
+    if not call.future.done():
+        call.future.set_result(result)
+
+
+def _fail(calls: Sequence[_Call], error: BaseException) -> None:
+    """Give every caller an error of its own, since raising one changes it."""
+    for call in calls:
+        if not call.future.done():
+            call.future.set_exception(error if len(calls) == 1 else _copied(error))
+            # Its caller may have been cancelled just now, and never ask.
+            call.future.exception()
+
+
+def _copied(error: T) -> T:
+    copied = error
+    # Some errors cannot be made again from their arguments.
+    with suppress(Exception):
+        copied = copy.copy(error)
+        copied.__cause__ = error.__cause__ or error
+    return copied

@@ -1,0 +1,275 @@
+"""
+Calls of a coalescer, sorted into groups, and folded where nobody could tell.
+
+Several calls for one row are one write if they would leave the row as one write does,
+and every call's result is known all the same: sums of integers, and plain values of
+which the last stays. That is so only where no value in between could have failed, and
+nothing in the database sees it. All other calls for one row are applied in turn.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import uuid
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Final, NamedTuple, Protocol
+
+from aioupsert._plan.bulk import Names
+from aioupsert._plan.call import Call, Shape
+from aioupsert._plan.plan import Plan, make_plan
+from aioupsert._plan.records import Bad
+from aioupsert._plan.rows import Group, Part, Typing, identified, in_order
+from aioupsert._plan.terms import Assignment, Term
+from aioupsert._schema import Column, Table
+from aioupsert.errors import AioupsertError
+
+
+class OneCall(Protocol):
+    """A call: its shape, and its values, the key's first."""
+
+    @property
+    def shape(self) -> Shape:
+        """Its shape."""
+        ...
+
+    @property
+    def values(self) -> Sequence[Any]:
+        """Its values."""
+        ...
+
+
+class Calls:
+    """Reads the calls of one coalescer; remembers which shapes can be folded."""
+
+    def __init__(self, key: Names) -> None:
+        """Read calls whose shapes have these columns for their key, in this order."""
+        self._key = key
+        self._table: Table | None = None
+        self._folds: dict[Shape, _Fold | None] = {}
+
+    def group(
+        self, calls: Sequence[OneCall], table: Table, typing: Typing
+    ) -> tuple[list[Group], list[Bad]]:
+        """Sort calls into groups, in the order in which they must be written."""
+        if table is not self._table:
+            self._table = table
+            self._folds.clear()
+        runs = [
+            _Run([place], call.shape, call.values) for place, call in enumerate(calls)
+        ]
+        if self._can_fold(calls, table, typing):
+            runs = self._folded(runs, table)
+        found: dict[Shape, list[_Run]] = {}
+        for run in runs:
+            found.setdefault(run.shape, []).append(run)
+        parts = [
+            Part(
+                [run.places[0] for run in some],
+                [*zip(*(run.values for run in some), strict=True)],
+            )
+            for some in found.values()
+        ]
+        shapes = [(_coalesced(shape), ()) for shape in found]
+        groups = in_order(parts, shapes, self._key, table, typing)
+        folded = {run.places[0]: run.places[1:] for run in runs if len(run.places) > 1}
+        if folded:
+            groups = [
+                group._replace(
+                    folded={p: folded[p] for p in group.places if p in folded}
+                )
+                for group in groups
+            ]
+        return groups, []
+
+    def _can_fold(self, calls: Sequence[OneCall], table: Table, typing: Typing) -> bool:
+        """Tell whether some calls are known to have the same key, and may be folded."""
+        width = len(self._key)
+        if not table.foldable or typing.is_identity is None:
+            return False
+        keys = [[*zip(*(call.values[:width] for call in calls), strict=True)]]
+        return identified(keys, self._key, table, typing.is_identity)
+
+    def _folded(self, runs: Sequence[_Run], table: Table) -> list[_Run]:
+        """Fold calls for one row that follow each other."""
+        width = len(self._key)
+        last: dict[tuple[Any, ...], _Run] = {}
+        kept: list[_Run] = []
+        for run in runs:
+            key = tuple(run.values[:width])
+            before = last.get(key)
+            if before is not None and before.shape == run.shape:
+                fold = self._fold_of(run.shape, table)
+                values = None if fold is None else fold.join(before.values, run.values)
+                if values is not None:
+                    before.places.append(run.places[0])
+                    before.values = values
+                    continue
+            last[key] = run
+            kept.append(run)
+        return kept
+
+    def _fold_of(self, shape: Shape, table: Table) -> _Fold | None:
+        if shape not in self._folds:
+            if len(self._folds) >= _MAX_FOLDS:
+                self._folds.clear()
+            self._folds[shape] = _find_fold(shape, table)
+        return self._folds[shape]
+
+
+# As many shapes as a program has calls in its source code, and more.
+_MAX_FOLDS: Final = 256
+
+
+class _Run:
+    """Calls for one row that are one write, by their places; the first may create it."""
+
+    __slots__ = ("places", "shape", "values")
+
+    def __init__(self, places: list[int], shape: Shape, values: Sequence[Any]) -> None:
+        self.places = places
+        self.shape = shape
+        self.values = values
+
+
+def _coalesced(shape: Shape) -> Shape:
+    return tuple(Call(*shape)._replace(coalesced=True))
+
+
+# --- Folding --------------------------------------------------------------------------
+
+
+class _Fold(NamedTuple):
+    """
+    How calls of a shape become one.
+
+    Attributes:
+        last: Slots of plain values, each with what tells that one can be stored.
+        sums: Slots of what is added to integers.
+    """
+
+    last: Sequence[tuple[int, Callable[[Any], bool]]]
+    sums: Sequence[int]
+
+    def join(
+        self, before: Sequence[Any], values: Sequence[Any]
+    ) -> Sequence[Any] | None:
+        """Give the values of two calls as one; None if that would be another thing."""
+        joined = [*before]
+        for slot, is_storable in self.last:
+            # The one that is lost must not be one that would have failed.
+            if not is_storable(before[slot]):
+                return None
+            joined[slot] = values[slot]
+        for slot in self.sums:
+            one, other = before[slot], values[slot]
+            # With one sign nothing in between is further away than the sum.
+            if type(one) is not int or type(other) is not int or one * other < 0:
+                return None
+            joined[slot] = one + other
+            if abs(joined[slot]) > _MAX_SUM:
+                return None
+        return joined
+
+
+# A literal this large is sent as int4 still.
+_MAX_SUM: Final = 2**31 - 1
+
+
+def _find_fold(shape: Shape, table: Table) -> _Fold | None:
+    call = Call(*shape)
+    if call.where is not None or call.skip_unchanged or call.touch or call.returning:
+        return None
+    try:
+        plan = make_plan(_coalesced(shape), table)
+    except AioupsertError:
+        return None  # said again, and to whom it belongs, when it is to be written
+    if plan.exact or plan.lock or not plan.unique or not plan.update or plan.renames:
+        return None
+    inserted = {item.column.name: item.term for item in plan.insert}
+    last: list[tuple[int, Callable[[Any], bool]]] = []
+    sums: list[int] = []
+    for item in plan.update:
+        term, created = item.term, inserted[item.column.name]
+        if term is None or created is None or not item.column.unchecked:
+            return None
+        slot = _added(term, created, item.column)
+        is_storable = _storable(item.column)
+        if slot is not None:
+            sums.append(slot)
+        elif term.kind == created.kind == "value" and term.slot == created.slot:
+            slot = term.slot
+            if is_storable is None:
+                return None
+            last.append((slot, is_storable))
+        else:
+            return None
+        if _is_used_elsewhere(slot, item.column, plan):
+            return None
+    return _Fold(last, sums)
+
+
+def _added(term: Term, created: Term, column: Column) -> int | None:
+    """Find the slot of what is added to a column, whether that is there or created."""
+    if column.family != "integer" or term.name not in {"+", "-"}:
+        return None
+    slots = [
+        arg.slot for arg in term.args if arg.kind == "literal" and arg.name == "int4"
+    ]
+    if len(slots) != 1 or created.name != term.name:
+        return None
+    places = [0, 1] if term.name == "+" else [0]
+    stored = [term.args[place] for place in places]
+    fresh = [created.args[place] for place in places]
+    is_sum = any(
+        one.kind == "column" and one.column == column for one in stored
+    ) and any(one.kind == "default" and one.column == column for one in fresh)
+    return slots[0] if is_sum else None
+
+
+def _is_used_elsewhere(slot: int, column: Column, plan: Plan) -> bool:
+    items: Iterable[Assignment] = (*plan.update, *plan.insert)
+    return any(
+        slot in _slots(item.term)
+        for item in items
+        if item.term and item.column != column
+    )
+
+
+def _slots(term: Term) -> set[int]:
+    return {term.slot}.union(*map(_slots, term.args))
+
+
+_RANGES: Final = {"int2": 2**15, "int4": 2**31, "int8": 2**63}
+_TYPES: Final[dict[str, frozenset[type]]] = {
+    "boolean": frozenset({bool}),
+    "date": frozenset({dt.date}),
+    "uuid": frozenset({uuid.UUID}),
+}
+
+
+def _storable(column: Column) -> Callable[[Any], bool] | None:
+    """Give what tells that a column can store a value; None where nobody can tell."""
+    kind = column.type.rpartition(".")[2]
+    if column.storage == "text":
+        return _is_plain_text
+    if column.storage == "integer" and kind in _RANGES:
+        limit = _RANGES[kind]
+        return lambda value: type(value) is int and -limit <= value < limit
+    if column.storage == "timestamptz":
+        return _is_moment
+    types = _TYPES.get(column.storage)
+    return None if types is None else lambda value: type(value) in types
+
+
+def _is_plain_text(value: Any) -> bool:
+    # Another character may be none of the database's encoding.
+    return type(value) is str and value.isascii() and "\0" not in value
+
+
+def _is_moment(value: Any) -> bool:
+    # In the first and last year of Python a time zone may lead out of its range.
+    return (
+        type(value) is dt.datetime
+        and value.tzinfo is not None
+        and dt.MINYEAR < value.year < dt.MAXYEAR
+    )
