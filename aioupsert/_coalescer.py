@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import sys
 import time
 from collections import deque
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
-from aioupsert._adapters import is_pool, with_session
-from aioupsert._adapters.base import Session
+from aioupsert._adapters import is_pool, is_retryable, with_session
+from aioupsert._adapters.base import Session, finish, is_stale
 from aioupsert._batches import Batch, Writer
 from aioupsert._plan import Calls, Shape, pairs, read_call, read_key_names
+from aioupsert._plan.plan import check_without_unique_index
 from aioupsert._schema import table_name
 from aioupsert._upsert import TIMEOUT, write_call
-from aioupsert.errors import CoalescerClosedError, UsageError
+from aioupsert.errors import AioupsertError, CoalescerClosedError, UsageError
 from aioupsert.results import CoalescerStats, Result
 
 if TYPE_CHECKING:
@@ -38,6 +40,10 @@ _CONCURRENCY: Final = 2
 # this time, in seconds, since the batch may be waiting for somebody's lock.
 _ENOUGH: Final = 300
 _PATIENCE: Final = 0.01
+# Where Python can, a batch is on its way before the loop turns.
+_EAGERLY: Final[dict[str, Any]] = (
+    {"eager_start": True} if sys.version_info >= (3, 12) else {}
+)
 
 
 class Coalescer:
@@ -106,6 +112,7 @@ class Coalescer:
         if max_delay < 0:
             msg = f"max_delay is zero or more seconds, not {max_delay!r}"
             raise UsageError(msg)
+        check_without_unique_index(without_unique_index)
         self._handle = conn_or_pool
         self._without_unique_index = without_unique_index
         self._timeout = timeout
@@ -123,11 +130,14 @@ class Coalescer:
         # Calls that may be sent, oldest first; and rows that are under way, with the
         # calls that wait for them.
         self._ready: deque[_Call] = deque()
-        self._held: dict[Hashable, deque[_Call] | None] = {}
+        self._held: dict[int | None, deque[_Call] | None] = {}
         self._batches: set[asyncio.Task[None]] = set()
         self._timer: asyncio.Handle | None = None  # for the next batch
         self._pending = 0
+        self._withdrawn = 0  # calls that may still be in the queues
+        # Callers that wait for room, and how many have been let in and come next.
         self._waiters: deque[asyncio.Future[None]] = deque()
+        self._entering = 0
         self._given_up: CoalescerClosedError | None = None
         self._calls = self._sent = self._rows = self._largest = 0
         self._waits = self._failures = 0
@@ -183,7 +193,7 @@ class Coalescer:
             self._give_up()
             for task in self._batches:
                 task.cancel()
-            await self._emptied()
+            await finish(asyncio.ensure_future(self._emptied()))
             raise
 
     async def create_or_update(
@@ -230,7 +240,8 @@ class Coalescer:
         )
         self._calls += 1
         try:
-            if self._pending >= self._max_pending or self._waiters:
+            is_full = self._pending >= self._max_pending
+            if is_full or self._waiters or self._entering:
                 await self._room()
             self._pending += 1
             try:
@@ -238,6 +249,9 @@ class Coalescer:
                 self._ready.append(_Call(shape, values, self._identity(values), future))
                 self._schedule(loop)
                 return await future
+            except asyncio.CancelledError:
+                self._withdraw()
+                raise
             finally:
                 self._pending -= 1
                 self._let_in()
@@ -252,18 +266,38 @@ class Coalescer:
         self._waiters.append(waiter)
         try:
             await waiter
-        finally:
-            self._waiters.remove(waiter)
-            self._let_in()
+        except asyncio.CancelledError:
+            if waiter.cancelled():
+                # Unless it has been passed over already.
+                with suppress(ValueError):
+                    self._waiters.remove(waiter)
+            else:
+                self._entering -= 1
+                self._let_in()
+            raise
+        self._entering -= 1
         if self._given_up is not None:
             raise _copied(self._given_up)
 
     def _let_in(self) -> None:
-        """Let in the caller that has waited longest, if there is room."""
-        if self._waiters and self._pending < self._max_pending:
-            waiter = self._waiters[0]
-            if not waiter.done():
-                waiter.set_result(None)
+        """Let in the callers that have waited longest, as many as there is room for."""
+        while self._waiters and self._pending + self._entering < self._max_pending:
+            self._enter(self._waiters.popleft())
+
+    def _enter(self, waiter: asyncio.Future[None]) -> None:
+        if not waiter.done():
+            waiter.set_result(None)
+            self._entering += 1
+
+    def _withdraw(self) -> None:
+        """Drop the calls of cancelled callers, once they are more than the others."""
+        self._withdrawn += 1
+        if self._withdrawn > max(self._pending, self._max_batch):
+            self._withdrawn = 0
+            for queue in (self._ready, *filter(None, self._held.values())):
+                wanted = [call for call in queue if not call.future.done()]
+                queue.clear()
+                queue.extend(wanted)
 
     def _check_open(self) -> asyncio.AbstractEventLoop:
         if self._closed:
@@ -287,16 +321,21 @@ class Coalescer:
             raise UsageError(msg)
         return {name: given[name] for name in self._key}
 
-    def _identity(self, values: Sequence[Any]) -> Hashable:
+    def _identity(self, values: Sequence[Any]) -> int | None:
         """Give what tells a row from others, or may take some others for it."""
-        width = len(self._key)
-        key = values[0] if width == 1 else tuple(values[:width])
-        return key if _is_hashable(key) else None
+        # Never the key itself, which may be of a type that compares as it likes.
+        try:
+            return hash(tuple(values[: len(self._key)]))
+        except TypeError:
+            return None  # a list, say
 
     # --- Sending ----------------------------------------------------------------------
 
     def _schedule(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Send soon: after the other calls of this turn of the loop, or of the delay."""
+        """Send at once if nothing is under way, and otherwise soon."""
+        if self._free == self._concurrency and not self._max_delay:
+            self._send()
+            return
         are_enough = len(self._ready) >= self._enough
         if self._timer is None:
             if self._max_delay and not are_enough:
@@ -322,22 +361,17 @@ class Coalescer:
             # Shared out over what is free, so that the database works on one part while
             # another is made ready; but a small batch costs nearly as much as a large.
             share = max(-(-len(self._ready) // self._free), self._enough)
-            batch: list[_Call] = []
-            try:
-                self._take(batch, min(share, self._max_batch))
-            except Exception as exc:  # noqa: BLE001  # a key's own __eq__; nobody may hang
-                _fail([*batch, *self._ready], exc)
-                self._ready.clear()
-                return
+            batch = self._take(min(share, self._max_batch))
             if not batch:
                 return
             self._free -= 1
-            task = loop.create_task(self._carry(batch))
+            task = asyncio.Task(self._carry(batch), loop=loop, **_EAGERLY)
             self._batches.add(task)
             task.add_done_callback(self._batches.discard)
 
-    def _take(self, batch: list[_Call], size: int) -> None:
+    def _take(self, size: int) -> list[_Call]:
         """Take the oldest calls; those for a row that is under way are put aside."""
+        batch: list[_Call] = []
         while self._ready and len(batch) < size:
             call = self._ready.popleft()
             if call.future.done():
@@ -351,6 +385,7 @@ class Coalescer:
             held.append(call)
         for call in batch:
             self._held[call.identity] = None
+        return batch
 
     async def _carry(self, batch: list[_Call]) -> None:
         """Send a batch, and answer its callers, whatever happens."""
@@ -377,28 +412,57 @@ class Coalescer:
             self._release(batch)
 
     async def _write(self, session: Session, batch: list[_Call]) -> None:
-        if len(batch) == 1:
-            (call,) = batch
+        """Store the calls that are still wanted, now that there is a connection."""
+        parts = [[call for call in batch if not call.future.done()]]
+        while parts:
+            calls = parts.pop()
+            try:
+                again = await self._store(session, calls) if calls else []
+            except Exception as exc:
+                if len(calls) == 1:
+                    _fail(calls, exc)
+                elif _is_found_late(session, exc):
+                    middle = len(calls) // 2
+                    parts += [calls[middle:], calls[:middle]]
+                else:
+                    raise
+            else:
+                parts += [again] if again else []
+
+    async def _store(self, session: Session, calls: list[_Call]) -> list[_Call]:
+        """Store calls, and answer them; return those that should be tried again."""
+        # In a transaction of the caller's it needs a savepoint, so as to fail alone.
+        if len(calls) == 1 and not session.in_transaction():
+            (call,) = calls
             self._rows += 1
             answer = write_call(
                 session, self._name, call.shape, call.values, self._timeout
             )
             _answer(call, await answer)
-            return
-        tally = await self._writer.store(session, Batch(range(len(batch)), batch))
+            return []
+        tally = await self._writer.store(session, Batch(range(len(calls)), calls))
         self._rows += tally.sent
         results = tally.results or {}
         for place, result in results.items():
-            _answer(batch[place], result)
+            _answer(calls[place], result)
+        refused = [u for u in tally.unstored if isinstance(u.error, AioupsertError)]
+        if refused and await is_stale(session, self._name, refused[0].error):
+            # By what the table was like before it changed.
+            again = {item.place for item in refused}
+        else:
+            again = set[int]()
         for place, _, error in tally.unstored:
-            _fail([batch[place]], error)
+            if place not in again:
+                _fail([calls[place]], error)
+        return [calls[place] for place in sorted(again)]
 
     def _release(self, batch: list[_Call]) -> None:
         """Let calls for the rows of a batch go on, before those that came later."""
         for call in reversed(batch):
             self._ready.extendleft(reversed(self._held.pop(call.identity, None) or ()))
         if self._timer is None or not self._max_delay:
-            self._send()
+            # Without a timer, what is ready has waited for the delay already.
+            self._send(impatient=self._max_delay > 0)
 
     def _give_up(self) -> None:
         """Fail what was not sent, now and when it gets room."""
@@ -409,10 +473,12 @@ class Coalescer:
             unsent += held
             held.clear()
         _fail(unsent, self._given_up)
+        while self._waiters:
+            self._enter(self._waiters.popleft())
 
     async def _emptied(self) -> None:
         """Wait until no call is pending, and no task of ours is left."""
-        while self._batches or self._ready or self._waiters:
+        while self._batches or self._ready or self._waiters or self._entering:
             if self._batches:
                 await asyncio.wait(self._batches)
             else:
@@ -449,7 +515,7 @@ class _Call:
         self,
         shape: Shape,
         values: list[Any],
-        identity: Hashable,
+        identity: int | None,
         future: asyncio.Future[Result],
     ) -> None:
         self.shape = shape
@@ -458,12 +524,11 @@ class _Call:
         self.future = future
 
 
-def _is_hashable(key: object) -> bool:
-    try:
-        hash(key)
-    except TypeError:
-        return False
-    return True
+def _is_found_late(session: Session, error: Exception) -> bool:
+    """Tell whether an error may come from a deferred constraint, checked at COMMIT."""
+    return not (
+        isinstance(error, AioupsertError) or is_retryable(error)
+    ) and session.blames_row(error)
 
 
 def _answer(call: _Call, result: Result) -> None:

@@ -33,6 +33,7 @@ class Column:
         generated: Whether the database computes it, so that nobody may write it.
         always_identity: GENERATED ALWAYS AS IDENTITY: written on update at most to
             DEFAULT, and never on insert.
+        draws: Whether a new row draws a number from a sequence, which is then used up.
         required: Whether a new row must be given a value: NOT NULL, and no default.
         unnests: Whether an array of such values can be taken apart again.
         unchecked: Whether no constraint, index or domain looks at its values.
@@ -49,16 +50,12 @@ class Column:
     default: str | None = None
     generated: bool = False
     always_identity: bool = False
+    draws: bool = False
     required: bool = False
     unnests: bool = True
     unchecked: bool = False
     hidden: bool = False
     type_id: str = ""
-
-    @property
-    def draws(self) -> bool:
-        """Whether the default draws a number from a sequence, which is then used up."""
-        return self.default is not None and "nextval(" in self.default
 
     @property
     def modified(self) -> bool:

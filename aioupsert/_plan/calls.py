@@ -12,6 +12,7 @@ from __future__ import annotations
 import datetime as dt
 import uuid
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Any, Final, NamedTuple, Protocol
 
 from aioupsert._plan.bulk import Names
@@ -54,24 +55,28 @@ class Calls:
         if table is not self._table:
             self._table = table
             self._folds.clear()
-        runs = [
-            _Run([place], call.shape, call.values) for place, call in enumerate(calls)
-        ]
+        if not all(name in table.columns for name in self._key):
+            # Said to every call, when it is to be written.
+            typing = replace(typing, is_identity=None)
+        folded: dict[int, Sequence[int]] = {}
+        rows: Iterable[tuple[int, Shape, Sequence[Any]]]
         if self._can_fold(calls, table, typing):
-            runs = self._folded(runs, table)
-        found: dict[Shape, list[_Run]] = {}
-        for run in runs:
-            found.setdefault(run.shape, []).append(run)
+            runs = self._folded(calls, table)
+            rows = [(run.places[0], run.shape, run.values) for run in runs]
+            folded = {r.places[0]: r.places[1:] for r in runs if len(r.places) > 1}
+        else:
+            rows = [(n, call.shape, call.values) for n, call in enumerate(calls)]
+        found: dict[Shape, tuple[list[int], list[Sequence[Any]]]] = {}
+        for place, shape, values in rows:
+            its_places, its_values = found.setdefault(shape, ([], []))
+            its_places.append(place)
+            its_values.append(values)
         parts = [
-            Part(
-                [run.places[0] for run in some],
-                [*zip(*(run.values for run in some), strict=True)],
-            )
-            for some in found.values()
+            Part(places, [*zip(*values, strict=True)])
+            for places, values in found.values()
         ]
         shapes = [(_coalesced(shape), ()) for shape in found]
         groups = in_order(parts, shapes, self._key, table, typing)
-        folded = {run.places[0]: run.places[1:] for run in runs if len(run.places) > 1}
         if folded:
             groups = [
                 group._replace(
@@ -89,24 +94,24 @@ class Calls:
         keys = [[*zip(*(call.values[:width] for call in calls), strict=True)]]
         return identified(keys, self._key, table, typing.is_identity)
 
-    def _folded(self, runs: Sequence[_Run], table: Table) -> list[_Run]:
+    def _folded(self, calls: Sequence[OneCall], table: Table) -> list[_Run]:
         """Fold calls for one row that follow each other."""
         width = len(self._key)
         last: dict[tuple[Any, ...], _Run] = {}
-        kept: list[_Run] = []
-        for run in runs:
-            key = tuple(run.values[:width])
+        runs: list[_Run] = []
+        for place, call in enumerate(calls):
+            key = tuple(call.values[:width])
             before = last.get(key)
-            if before is not None and before.shape == run.shape:
-                fold = self._fold_of(run.shape, table)
-                values = None if fold is None else fold.join(before.values, run.values)
+            if before is not None and before.shape == call.shape:
+                fold = self._fold_of(call.shape, table)
+                values = None if fold is None else fold.join(before.values, call.values)
                 if values is not None:
-                    before.places.append(run.places[0])
+                    before.places.append(place)
                     before.values = values
                     continue
-            last[key] = run
-            kept.append(run)
-        return kept
+            last[key] = _Run([place], call.shape, call.values)
+            runs.append(last[key])
+        return runs
 
     def _fold_of(self, shape: Shape, table: Table) -> _Fold | None:
         if shape not in self._folds:
@@ -145,16 +150,25 @@ class _Fold(NamedTuple):
     Attributes:
         last: Slots of plain values, each with what tells that one can be stored.
         sums: Slots of what is added to integers.
+        rest: Slots of what only creates, each with what tells that it could be sent, or
+            None where nobody can tell.
     """
 
     last: Sequence[tuple[int, Callable[[Any], bool]]]
     sums: Sequence[int]
+    rest: Sequence[tuple[int, Callable[[Any], bool] | None]]
 
     def join(
         self, before: Sequence[Any], values: Sequence[Any]
     ) -> Sequence[Any] | None:
         """Give the values of two calls as one; None if that would be another thing."""
         joined = [*before]
+        for slot, is_storable in self.rest:
+            # It is lost as well, and the call would have failed by it all the same.
+            if values[slot] is not before[slot] and not (
+                is_storable is not None and is_storable(values[slot])
+            ):
+                return None
         for slot, is_storable in self.last:
             # The one that is lost must not be one that would have failed.
             if not is_storable(before[slot]):
@@ -205,7 +219,14 @@ def _find_fold(shape: Shape, table: Table) -> _Fold | None:
             return None
         if _is_used_elsewhere(slot, item.column, plan):
             return None
-    return _Fold(last, sums)
+    written = {*sums, *(slot for slot, _ in last), *range(len(plan.key))}
+    rest: list[tuple[int, Callable[[Any], bool] | None]] = []
+    for item in plan.insert:
+        slots = set[int]() if item.term is None else _slots(item.term) - {-1}
+        is_plain = item.term is not None and item.term.kind == "value"
+        is_sendable = _storable(item.column) if is_plain else None
+        rest += [(slot, is_sendable) for slot in slots - written]
+    return _Fold(last, sums, rest)
 
 
 def _added(term: Term, created: Term, column: Column) -> int | None:

@@ -248,6 +248,7 @@ def _column(found: Mapping[str, Any]) -> Column:
         default=found["default"],
         generated=found["generated"],
         always_identity=found["identity"] == "a",
+        draws="nextval(" in (found["default"] or ""),
         required=found["not_null"]
         and found["default"] is None
         and not found["generated"],

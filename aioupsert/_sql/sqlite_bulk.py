@@ -78,6 +78,9 @@ def _why_one_by_one(plan: Plan) -> str | None:
         ),
         "a trigger sees every insert": table.sees_inserts,
         "a trigger may refuse an update": table.refuses_updates,
+        "it would use up numbers of AUTOINCREMENT": any(
+            c.draws and c.name not in given for c in table.columns.values()
+        ),
         "rows lack columns that are NOT NULL": any(
             c.required and c.name not in given for c in table.columns.values()
         ),

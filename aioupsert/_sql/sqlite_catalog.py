@@ -91,9 +91,12 @@ def _table(
         " AND tbl_name = ? COLLATE NOCASE",
         (name[-1],),
     )
+    draws = bool(re.search(r"\bAUTOINCREMENT\b", sql, re.IGNORECASE))
     strict = bool(re.search(r"\)[^)]*\bSTRICT\b[^)]*$", sql, re.IGNORECASE))
     described = {
-        row[0]: _column(row, strict=strict) for row in columns if row[4] != _HIDDEN
+        row[0]: _column(row, strict=strict, draws=draws)
+        for row in columns
+        if row[4] != _HIDDEN
     }
     unique = _unique_indexes(indexed, dict(map(tuple, partial)))
     virtual = bool(re.match(r"\s*CREATE\s+VIRTUAL\b", sql, re.IGNORECASE))
@@ -136,7 +139,7 @@ _HIDDEN: Final = 1
 _GENERATED: Final = (2, 3)
 
 
-def _column(row: Sequence[Any], *, strict: bool) -> Column:
+def _column(row: Sequence[Any], *, strict: bool, draws: bool) -> Column:
     name, declared, default, primary, hidden, not_null = row
     family, storage = _affinity(
         "" if strict and declared == "ANY" else declared.upper()
@@ -148,6 +151,7 @@ def _column(row: Sequence[Any], *, strict: bool) -> Column:
         family=family,
         storage=storage,
         default=_default(default, storage),
+        draws=draws and bool(primary),
         # An INTEGER PRIMARY KEY gets a number by itself.
         required=bool(not_null)
         and default is None
