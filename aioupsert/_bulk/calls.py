@@ -110,7 +110,6 @@ async def create_or_update_many(
         where=where,
         skip_unchanged=skip_unchanged,
         touch=touch,
-        returning=None,
         convert_text=convert_text,
         without_unique_index=without_unique_index,
     )

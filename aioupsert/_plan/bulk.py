@@ -142,14 +142,14 @@ def _named(item: Assigned) -> set[str]:
 def read_bulk_call(
     *,
     key: str | Sequence[str],
-    update: Sequence[str] | Mapping[str, Any] | None,
-    create_defaults: Mapping[str, Any] | None,
-    where: Expression | None,
-    skip_unchanged: bool,
-    touch: Mapping[str, Any] | None,
-    returning: str | Sequence[str] | None,
-    convert_text: bool,
-    without_unique_index: str,
+    update: Sequence[str] | Mapping[str, Any] | None = None,
+    create_defaults: Mapping[str, Any] | None = None,
+    where: Expression | None = None,
+    skip_unchanged: bool = False,
+    touch: Mapping[str, Any] | None = None,
+    returning: str | Sequence[str] | None = None,
+    convert_text: bool = False,
+    without_unique_index: str = "warn",
 ) -> BulkCall:
     """
     Check the arguments of a bulk call by themselves.

@@ -11,7 +11,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Final, Literal, Protocol
 
-from aioupsert._schema import Column, looks_like_number
+from aioupsert._schema import Column
+from aioupsert._sql.sqlite_bulk import text_converter
 from aioupsert.cli.errors import LoadError, words
 
 Engine = Literal["postgresql", "sqlite"]
@@ -116,28 +117,13 @@ class _Sqlite:
     async def convert(
         self, columns: Sequence[Column], cells: Sequence[str | None], /
     ) -> list[Any]:
-        # What affinity makes of a text.
         return [
-            _number(cell)
-            if cell and column.storage in _NUMERIC and looks_like_number(cell)
-            else cell
+            cell if not cell else text_converter(column)(cell)
             for column, cell in zip(columns, cells, strict=True)
         ]
 
     async def blame(self, *_: object) -> str | None:
         return None  # it takes any value, and its messages name what a constraint names
-
-
-_NUMERIC: Final = frozenset({"sqlite number", "sqlite real"})
-_INT64: Final = 2**63
-
-
-def _number(text: str) -> int | float:
-    try:
-        number = int(text)
-    except ValueError:
-        return float(text)
-    return number if -_INT64 <= number < _INT64 else float(text)
 
 
 # How long another writer may keep us waiting, in seconds.

@@ -145,13 +145,6 @@ def _shape(table: Table, key: Sequence[str]) -> Shape:
     """Make the call of a row with all columns; no database is asked."""
     call = read_bulk_call(
         key=key,
-        update=None,
-        create_defaults=None,
-        where=None,
-        skip_unchanged=False,
-        touch=None,
-        returning=None,
-        convert_text=False,
         without_unique_index="allow",
     )
     others = [

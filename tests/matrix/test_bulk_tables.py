@@ -145,13 +145,6 @@ async def how_of(conn: Any, names: list[str], *, distinct: bool = True) -> str:
         known = await read_table(session, ("t",))
         call = read_bulk_call(
             key=key,
-            update=None,
-            create_defaults=None,
-            where=None,
-            skip_unchanged=False,
-            touch=None,
-            returning=None,
-            convert_text=False,
             without_unique_index="allow",
         )
         literal: Any = ("literal", "value", ())
