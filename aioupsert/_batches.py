@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, NamedTuple, ParamSpec, TypeAlias, TypeVar
 
@@ -29,8 +28,8 @@ ReadRows: TypeAlias = Callable[
 ]
 """Sorts rows into groups that are written together, and those that cannot be sent."""
 
-AT_ONCE: Final = 4
-"""Attempts are counted from here, as each is long: there is a pause from the first on."""
+AFTER_A_BATCH: Final = 6
+"""How long to pause, as after so many attempts of a single row."""
 
 
 class Batch(NamedTuple):
@@ -93,13 +92,13 @@ class Writer:
         own = not session.in_transaction()
         deadline = Deadline(self._timeout)
         changed = False
-        for attempt in itertools.count(AT_ONCE):
+        while True:
             failed: Exception
             try:
                 return await self._write(session, batch)
             except TransientError as exc:
                 deadline.check(exc)
-                await self._pause(attempt)
+                await self._pause()
                 continue
             except Exception as exc:
                 if not changed and await is_stale(session, self._name, exc):
@@ -113,12 +112,11 @@ class Writer:
             except Exception as exc:
                 if not own or not is_retryable(exc) or deadline.is_over():
                     raise
-            await self._pause(attempt)
-        raise AssertionError
+            await self._pause()
 
-    async def _pause(self, attempt: int) -> None:
+    async def _pause(self) -> None:
         self.retries += 1
-        await back_off(attempt)
+        await back_off(AFTER_A_BATCH)
 
     async def _sift(self, session: Session, batch: Batch, failed: Exception) -> Tally:
         """Write the rows that can be written; find those that cannot by halving."""

@@ -44,8 +44,6 @@ SETTINGS: Final = {
     "full_page_writes": "off",
     "max_connections": "200",
     "max_prepared_transactions": "10",
-    # Whoever provokes deadlocks need not wait a second for each.
-    "deadlock_timeout": "100ms",
 }
 
 # A superuser, no password: it listens on this machine alone, and not for long.

@@ -113,8 +113,6 @@ class AiosqliteSession:
 
     def blames_row(self, error: Exception) -> bool:
         """Look at the code; what has none comes from binding a row's values."""
-        if isinstance(error, OSError):
-            return False
         return _code(error) & _PRIMARY in _ROW
 
     async def forget(self) -> None:

@@ -170,12 +170,19 @@ class AsyncpgSession:
         try:
             await finish(task)
         finally:
-            failed = task.cancelled() or task.exception() is not None
-            if failed and sql == "ROLLBACK":
+            if sql == "ROLLBACK" and self._may_be_open(task):
                 # Better no connection than one with our transaction open in it.
                 with contextlib.suppress(Exception):
                     self._connection.terminate()
         return ()
+
+    def _may_be_open(self, rollback: asyncio.Task[Any]) -> bool:
+        """Tell whether a transaction of ours may have survived its ROLLBACK."""
+        error = None if rollback.cancelled() else rollback.exception()
+        if isinstance(error, asyncpg.InterfaceError):
+            # It was not sent, as somebody else is using the connection.
+            return bool(self._connection.is_in_transaction())
+        return rollback.cancelled() or error is not None
 
 
 def _borrow(pool: Any) -> AbstractAsyncContextManager[Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
@@ -11,7 +10,7 @@ from typing import Final
 
 from aioupsert._adapters import is_retryable
 from aioupsert._adapters.base import Known, Session, known_table
-from aioupsert._batches import AT_ONCE, Batch, UnstoredError, Writer, in_frame
+from aioupsert._batches import AFTER_A_BATCH, Batch, UnstoredError, Writer, in_frame
 from aioupsert._bulk.source import Source
 from aioupsert._plan import BulkCall, Typing, group_rows, share_rows
 from aioupsert._retrying import Deadline, back_off
@@ -142,7 +141,7 @@ async def write_all(
     load.commits = own and not atomic
     await load.check(session)
     deadline = load.deadline()
-    for attempt in itertools.count(AT_ONCE):
+    while True:
         try:
             await _write_once(session, load, source, atomic=atomic)
         except Exception as exc:
@@ -153,9 +152,9 @@ async def write_all(
                 raise
             source = again
             load.forget()
+            await back_off(AFTER_A_BATCH)
         else:
             return
-        await back_off(attempt)
 
 
 async def _write_once(

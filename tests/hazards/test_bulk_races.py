@@ -3,7 +3,8 @@
 import asyncio
 import random
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
 from typing import Any, Final
 
 import asyncpg
@@ -58,6 +59,15 @@ def some_rows(choose: random.Random, size: int, keys: int) -> list[dict[str, int
     ]
 
 
+@asynccontextmanager
+async def writers(pg: PostgresDatabase, number: int) -> AsyncIterator[list[Any]]:
+    """Connections that need not wait long for a deadlock to be found."""
+    async with clients(pg, number) as conns:
+        for conn in conns:
+            await conn.execute("SET deadlock_timeout = '20ms'")
+        yield [*conns]
+
+
 class Sums:
     """What many writers have been told."""
 
@@ -94,7 +104,7 @@ async def test_sums_are_exact_and_each_key_has_one_creator(
             result = await create_or_update_many(conn, "t", rows, key="k", update=ADD)
             sums.add(rows, result)
 
-    async with clients(pg, 16) as conns:
+    async with writers(pg, 16) as conns:
         await together(conns, work)
     await sums.check(pg)
 
@@ -109,7 +119,7 @@ async def test_so_they_are_with_thousands_of_rows_each(
 
     async def work(conn: Any, seed: int) -> None:
         choose = random.Random(seed)  # noqa: S311  # no secret
-        for size in (5_500, 1, 1_000):
+        for size in (choose.randrange(1, 5_001), 1):
             if distinct:
                 keys = choose.sample(range(7_000), size)
                 rows = [{"k": key, "n": choose.randrange(10)} for key in keys]
@@ -118,7 +128,7 @@ async def test_so_they_are_with_thousands_of_rows_each(
             result = await create_or_update_many(conn, "t", rows, key="k", update=ADD)
             sums.add(rows, result)
 
-    async with clients(pg, 16) as conns:
+    async with writers(pg, 16) as conns:
         await together(conns, work)
     await sums.check(pg)
 
@@ -139,7 +149,7 @@ async def test_so_they_are_in_batches_that_are_committed_each(
             )
             sums.add(rows, result)
 
-    async with clients(pg, 16) as conns:
+    async with writers(pg, 16) as conns:
         await together(conns, work)
     await sums.check(pg)
 
@@ -157,7 +167,7 @@ async def in_several_batches(
     async def work(conn: Any, seed: int) -> None:
         nonlocal deadlocks
         choose = random.Random(seed)  # noqa: S311  # no secret
-        left = [some_rows(choose, 40, keys=60) for _ in range(4)]
+        left = [some_rows(choose, 40, keys=60) for _ in range(2)]
         while left:
             try:
                 result = await create_or_update_many(
@@ -170,9 +180,7 @@ async def in_several_batches(
             else:
                 sums.add(left.pop(0), result)
 
-    async with clients(pg, 8) as conns:
-        for conn in conns:
-            await conn.execute("SET deadlock_timeout = '10ms'")
+    async with writers(pg, 8) as conns:
         await together(conns, work)
     await sums.check(pg)
     return deadlocks
@@ -207,7 +215,7 @@ async def test_rows_that_nobody_changes_have_one_creator(
         ours = choose.sample(rows, len(rows))
         results.append(await create_or_update_many(conn, "t", ours, key="k", **options))
 
-    async with clients(pg, 16) as conns:
+    async with writers(pg, 16) as conns:
         await together(conns, work)
     assert sum(result.created for result in results) == 400
     assert sum(result.unchanged for result in results) == 15 * 400
@@ -227,7 +235,7 @@ async def test_only_the_newest_version_wins(pg: PostgresDatabase) -> None:
                 conn, "t", rows, key="k", where=Excluded("version") > F("version")
             )
 
-    async with clients(pg, 16) as conns:
+    async with writers(pg, 16) as conns:
         await together(conns, work)
     assert await pg.query("SELECT DISTINCT version, by FROM t") == [(63, 15)]
 
@@ -274,7 +282,7 @@ async def test_beside_deleters_nothing_is_lost_or_counted_twice(
     async def work(conn: Any, number: int) -> None:
         await (delete if number < 4 else write)(conn, number)
 
-    async with clients(pg, 16) as conns:
+    async with writers(pg, 16) as conns:
         await together(conns, work)
     stored = dict(await pg.query("SELECT k, n FROM t"))
     for key in range(20):
@@ -301,7 +309,7 @@ async def test_beside_single_calls_nothing_is_lost(pg: PostgresDatabase) -> None
                     )
                     created += one.created
 
-    async with clients(pg, 8) as conns:
+    async with writers(pg, 8) as conns:
         await together(conns, work)
     assert created == 20
     assert await pg.query("SELECT DISTINCT n FROM t") == [(80,)]
@@ -388,7 +396,7 @@ async def test_a_lock_replaces_the_unique_index(pg: PostgresDatabase) -> None:
             )
             sums.add(rows, result)
 
-    async with clients(pg, 8) as conns:
+    async with writers(pg, 8) as conns:
         await together(conns, work)
     await sums.check(pg)
 
@@ -407,7 +415,7 @@ async def test_so_they_are_when_serializable_is_the_default(
             result = await create_or_update_many(conn, "t", rows, key="k", update=ADD)
             sums.add(rows, result)
 
-    async with clients(pg, 8) as conns:
+    async with writers(pg, 8) as conns:
         await together(conns, work)
     await sums.check(pg)
 

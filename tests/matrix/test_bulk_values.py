@@ -1,0 +1,102 @@
+"""Values of every kind in many rows, on the way that suits them."""
+
+import json
+from typing import Any
+
+import asyncpg
+import pytest
+
+from aioupsert import (
+    BulkResult,
+    Excluded,
+    F,
+    coalesce,
+    create_or_update_many,
+    func,
+)
+from tests.databases import Database, PostgresDatabase, SQLiteDatabase
+from tests.servers import Server
+
+engines = pytest.mark.parametrize("db", ["asyncpg", "aiosqlite"], indirect=True)
+
+
+@engines
+@pytest.mark.parametrize("number", [2, 40, 5_200])
+async def test_json_is_written_as_json(db: Database, number: int) -> None:
+    kind = "TEXT" if isinstance(db, SQLiteDatabase) else "jsonb"
+    await db.run(f"CREATE TABLE t (k integer PRIMARY KEY, a {kind})")
+    values: list[Any] = [{"x": 1}, [1, "y"], None, {"z": None}]
+    rows = [{"k": k, "a": values[k % 4]} for k in range(number)]
+    for expected in (BulkResult(created=number), BulkResult(unchanged=number)):
+        result = await create_or_update_many(
+            db.handle, "t", rows, key="k", skip_unchanged=True
+        )
+        assert result == expected
+    stored = await db.query("SELECT k, a FROM t WHERE k < 4 ORDER BY k")
+    assert [text if text is None else json.loads(text) for _, text in stored] == values[
+        :number
+    ]
+
+
+@engines
+async def test_a_key_of_any_text_type_is_found_again(db: Database) -> None:
+    await db.run("CREATE TABLE t (k varchar PRIMARY KEY, n integer)")
+    rows = [{"k": f"k{n}", "n": n} for n in range(40)]
+    for expected in (BulkResult(created=40), BulkResult(updated=40)):
+        assert await create_or_update_many(db.handle, "t", rows, key="k") == expected
+
+
+@engines
+async def test_a_null_may_stand_in_an_expression(db: Database) -> None:
+    await db.run("CREATE TABLE t (k integer PRIMARY KEY, n integer)")
+    rows = [{"k": k, "n": k} for k in range(5)]
+    update = {"n": coalesce(None, F("n") + Excluded("n"))}
+    for _ in range(2):
+        await create_or_update_many(db.handle, "t", rows, key="k", update=update)
+    assert await db.query("SELECT n FROM t ORDER BY k") == [(2 * k,) for k in range(5)]
+
+
+@engines
+async def test_a_cell_may_be_any_function_of_the_database(db: Database) -> None:
+    await db.run("CREATE TABLE t (k integer PRIMARY KEY, n integer)")
+    rows = [{"k": k, "n": func("abs", -k)} for k in range(5)]
+    for expected in (BulkResult(created=5), BulkResult(updated=5)):
+        assert await create_or_update_many(db.handle, "t", rows, key="k") == expected
+    assert await db.query("SELECT n FROM t ORDER BY k") == [(k,) for k in range(5)]
+
+
+async def test_a_codec_that_writes_text_is_no_hindrance(pg: PostgresDatabase) -> None:
+    # Binary COPY cannot take it, which shows when the rows are copied.
+    conn: Any = pg.handle
+    await conn.set_type_codec(
+        "numeric", schema="pg_catalog", encoder=str, decoder=float, format="text"
+    )
+    await pg.run("CREATE TABLE t (k integer PRIMARY KEY, n numeric)")
+    rows = [{"k": k, "n": k / 2} for k in range(5_200)]
+    for expected in (BulkResult(created=5_200), BulkResult(updated=5_200)):
+        assert await create_or_update_many(conn, "t", rows, key="k") == expected
+    assert await pg.query("SELECT sum(n) FROM t") == [
+        (sum(k / 2 for k in range(5_200)),)
+    ]
+
+
+async def test_arrays_are_written_without_a_temporary_table_too(
+    pg: PostgresDatabase, pg_server: Server
+) -> None:
+    name = f"poor_{pg.schema}"
+    await pg.run(f"CREATE ROLE {name}")
+    await pg.run(f"CREATE DATABASE {name}")
+    try:
+        conn = await asyncpg.connect(pg_server.dsn, database=name)
+        await conn.execute(
+            "CREATE TABLE t (k integer PRIMARY KEY, a integer[]);"
+            f" GRANT SELECT, INSERT, UPDATE ON t TO {name};"
+            f" REVOKE TEMPORARY ON DATABASE {name} FROM PUBLIC; SET ROLE {name}"
+        )
+        rows = [{"k": k, "a": [k]} for k in range(9)]
+        for expected in (BulkResult(created=9), BulkResult(updated=9)):
+            assert await create_or_update_many(conn, "t", rows, key="k") == expected
+        await conn.close()
+    finally:
+        await pg.run(f"DROP DATABASE {name} WITH (FORCE)")
+        await pg.run(f"DROP ROLE {name}")
