@@ -8,6 +8,7 @@ import asyncio
 import os
 import pathlib
 import signal
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -105,6 +106,8 @@ def call_when_told_to_stop(callback: Callable[[], None]) -> None:
     The server ends the lifespan only when no response is open any more, and an event
     stream is open until it is told to end.
     """
+    if threading.current_thread() is not threading.main_thread():
+        return  # As in a TestClient; no signal is heard there.
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         of_server = signal.getsignal(number)

@@ -1,0 +1,23 @@
+from pathlib import Path
+
+import pytest
+
+from tests.databases import PostgresDatabase
+from tests.examples.sites import Store
+from tests.servers import Server
+
+
+@pytest.fixture
+def pg_url(pg: PostgresDatabase, pg_server: Server) -> str:
+    """The schema of the test, for a program of its own."""
+    separator = "&" if "?" in pg_server.dsn else "?"
+    return f"{pg_server.dsn}{separator}options=-csearch_path%3D{pg.schema}"
+
+
+@pytest.fixture
+def store(request: pytest.FixtureRequest, lite_path: Path) -> Store:
+    """A database of each engine in turn."""
+    if request.param == "sqlite":
+        return Store(str(lite_path), request.getfixturevalue("lite").query)
+    url = request.getfixturevalue("pg_url")
+    return Store(url, request.getfixturevalue("pg").query)
