@@ -9,6 +9,7 @@ import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
 from aioupsert._adapters import is_pool, is_retryable, with_session
@@ -367,7 +368,7 @@ class Coalescer:
             self._free -= 1
             task = asyncio.Task(self._carry(batch), loop=loop, **_EAGERLY)
             self._batches.add(task)
-            task.add_done_callback(self._batches.discard)
+            task.add_done_callback(partial(self._end, batch))
 
     def _take(self, size: int) -> list[_Call]:
         """Take the oldest calls; those for a row that is under way are put aside."""
@@ -395,10 +396,7 @@ class Coalescer:
             # None is left; if one is, it must not hang.
             _fail(batch, RuntimeError(_LOST))
         except asyncio.CancelledError:
-            # The loop ends, or whoever closes us has given up: no more is sent.
-            self._closed = self._closed or "its event loop has ended"
-            _fail(batch, CoalescerClosedError(_UNKNOWN))
-            self._give_up()
+            self._abandon(batch, _UNKNOWN)
             raise
         except BaseException as exc:
             _fail(batch, exc)
@@ -446,15 +444,32 @@ class Coalescer:
         for place, result in results.items():
             _answer(calls[place], result)
         refused = [u for u in tally.unstored if isinstance(u.error, AioupsertError)]
+        again = set[int]()
         if refused and await is_stale(session, self._name, refused[0].error):
             # By what the table was like before it changed.
             again = {item.place for item in refused}
-        else:
-            again = set[int]()
+        failed: dict[int, tuple[Exception, list[_Call]]] = {}
         for place, _, error in tally.unstored:
             if place not in again:
-                _fail([calls[place]], error)
+                # Calls that were refused together have one error.
+                failed.setdefault(id(error), (error, []))[1].append(calls[place])
+        for error, those in failed.values():
+            _fail(those, error)
         return [calls[place] for place in sorted(again)]
+
+    def _end(self, batch: list[_Call], task: asyncio.Task[None]) -> None:
+        self._batches.discard(task)
+        if task.cancelled():
+            # Perhaps before it had begun.
+            self._abandon(batch, _NOT_SENT)
+        else:
+            task.exception()  # which its callers have been given
+
+    def _abandon(self, batch: list[_Call], why: str) -> None:
+        """Send no more: the loop ends, or whoever closes us has given up."""
+        self._closed = self._closed or "its event loop has ended"
+        _fail(batch, CoalescerClosedError(why))
+        self._give_up()
 
     def _release(self, batch: list[_Call]) -> None:
         """Let calls for the rows of a batch go on, before those that came later."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 import datetime as dt
 import uuid
 from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import replace
 from typing import Any, Final, NamedTuple, Protocol
 
@@ -164,7 +165,7 @@ class _Fold(NamedTuple):
         """Give the values of two calls as one; None if that would be another thing."""
         joined = [*before]
         for slot, is_storable in self.rest:
-            # It is lost as well, and the call would have failed by it all the same.
+            # One that cannot be sent fails its call, even if it is not needed.
             if values[slot] is not before[slot] and not (
                 is_storable is not None and is_storable(values[slot])
             ):
@@ -219,14 +220,20 @@ def _find_fold(shape: Shape, table: Table) -> _Fold | None:
             return None
         if _is_used_elsewhere(slot, item.column, plan):
             return None
-    written = {*sums, *(slot for slot, _ in last), *range(len(plan.key))}
-    rest: list[tuple[int, Callable[[Any], bool] | None]] = []
-    for item in plan.insert:
-        slots = set[int]() if item.term is None else _slots(item.term) - {-1}
-        is_plain = item.term is not None and item.term.kind == "value"
-        is_sendable = _storable(item.column) if is_plain else None
-        rest += [(slot, is_sendable) for slot in slots - written]
-    return _Fold(last, sums, rest)
+    return _Fold(last, sums, _only_creating({*sums, *(n for n, _ in last)}, plan))
+
+
+def _only_creating(
+    written: AbstractSet[int], plan: Plan
+) -> list[tuple[int, Callable[[Any], bool] | None]]:
+    """Find the slots that matter only to the call that creates the row."""
+    found: list[tuple[int, Callable[[Any], bool] | None]] = []
+    for column, term in plan.insert:
+        if term is not None:
+            is_sendable = _storable(column) if term.kind == "value" else None
+            slots = _slots(term) - {-1, *range(len(plan.key))} - written
+            found += [(slot, is_sendable) for slot in slots]
+    return found
 
 
 def _added(term: Term, created: Term, column: Column) -> int | None:
@@ -236,7 +243,11 @@ def _added(term: Term, created: Term, column: Column) -> int | None:
     slots = [
         arg.slot for arg in term.args if arg.kind == "literal" and arg.name == "int4"
     ]
-    if len(slots) != 1 or created.name != term.name:
+    # What is added on create may be another thing, by create_defaults.
+    is_same = created.name == term.name and slots == [
+        arg.slot for arg in created.args if arg.kind == "literal"
+    ]
+    if len(slots) != 1 or not is_same:
         return None
     places = [0, 1] if term.name == "+" else [0]
     stored = [term.args[place] for place in places]
