@@ -89,7 +89,6 @@ class Writer:
         Raises:
             UnstoredError: A row could not be stored, and so the batch is not.
         """
-        own = not session.in_transaction()
         deadline = Deadline(self._timeout)
         changed = False
         while True:
@@ -110,9 +109,24 @@ class Writer:
             try:
                 return await in_frame(session, self._sift, session, batch, failed)
             except Exception as exc:
-                if not own or not is_retryable(exc) or deadline.is_over():
+                if session.in_transaction():
+                    raise
+                if not is_retryable(exc):
+                    return await self._store_apart(session, batch, exc)
+                if deadline.is_over():
                     raise
             await self._pause()
+
+    async def _store_apart(
+        self, session: Session, batch: Batch, failed: Exception
+    ) -> Tally:
+        """Store halves, each committed by itself: the error may be one of COMMIT."""
+        if not self._skip or not _blames_row(session, failed):
+            raise failed
+        tally = Tally(each=self._each)
+        for half in _halves(batch):
+            tally.merge(await self.store(session, half))
+        return tally
 
     async def _pause(self) -> None:
         self.retries += 1
@@ -127,9 +141,7 @@ class Writer:
                 raise UnstoredError(unstored)
             tally.unstored.append(unstored)
             return tally
-        middle = len(batch.rows) // 2
-        for part in (slice(None, middle), slice(middle, None)):
-            half = Batch(batch.places[part], batch.rows[part])
+        for half in _halves(batch):
             try:
                 tally.merge(await self._write(session, half))
             except Exception as exc:
@@ -187,6 +199,14 @@ class Writer:
         if unstored and not self._skip:
             raise UnstoredError(unstored[0])
         return ready, unstored
+
+
+def _halves(batch: Batch) -> tuple[Batch, Batch]:
+    middle = len(batch.rows) // 2
+    return (
+        Batch(batch.places[:middle], batch.rows[:middle]),
+        Batch(batch.places[middle:], batch.rows[middle:]),
+    )
 
 
 def _blames_row(session: Session, error: Exception) -> bool:

@@ -12,7 +12,7 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
-from aioupsert._adapters import is_pool, is_retryable, with_session
+from aioupsert._adapters import is_pool, with_session
 from aioupsert._adapters.base import Session, finish, is_stale
 from aioupsert._batches import Batch, Writer
 from aioupsert._plan import Calls, Shape, pairs, read_call, read_key_names
@@ -411,21 +411,9 @@ class Coalescer:
 
     async def _write(self, session: Session, batch: list[_Call]) -> None:
         """Store the calls that are still wanted, now that there is a connection."""
-        parts = [[call for call in batch if not call.future.done()]]
-        while parts:
-            calls = parts.pop()
-            try:
-                again = await self._store(session, calls) if calls else []
-            except Exception as exc:
-                if len(calls) == 1:
-                    _fail(calls, exc)
-                elif _is_found_late(session, exc):
-                    middle = len(calls) // 2
-                    parts += [calls[middle:], calls[:middle]]
-                else:
-                    raise
-            else:
-                parts += [again] if again else []
+        calls = [call for call in batch if not call.future.done()]
+        while calls:
+            calls = await self._store(session, calls)
 
     async def _store(self, session: Session, calls: list[_Call]) -> list[_Call]:
         """Store calls, and answer them; return those that should be tried again."""
@@ -537,13 +525,6 @@ class _Call:
         self.values = values
         self.identity = identity
         self.future = future
-
-
-def _is_found_late(session: Session, error: Exception) -> bool:
-    """Tell whether an error may come from a deferred constraint, checked at COMMIT."""
-    return not (
-        isinstance(error, AioupsertError) or is_retryable(error)
-    ) and session.blames_row(error)
 
 
 def _answer(call: _Call, result: Result) -> None:

@@ -75,7 +75,7 @@ class AsyncpgSession:
     async def run(self, steps: Callable[[bool], Steps[T]]) -> T:
         """Await one statement after the other."""
         async with self.state.turn:
-            inside = self._connection.is_in_transaction()
+            inside = self.in_transaction()
             try:
                 return await drive(steps(inside), self._answer)
             except asyncpg.PostgresError as exc:
@@ -97,7 +97,7 @@ class AsyncpgSession:
         try:
             rows = await self._connection.fetch(single.sql, *single.arguments(values))
         except asyncpg.PostgresError as exc:
-            if not self._connection.is_in_transaction():
+            if not self.in_transaction():
                 if is_retryable(exc):
                     raise TransientError from exc
                 if sqlstate(exc) == _READ_ONLY:
@@ -117,11 +117,14 @@ class AsyncpgSession:
 
     def in_transaction(self) -> bool:
         """Ask the driver, which knows without asking the database."""
-        return bool(self._connection.is_in_transaction())
+        # One that was terminated does not answer.
+        return not self._connection.is_closed() and bool(
+            self._connection.is_in_transaction()
+        )
 
     def can_repeat(self) -> bool:
         """Tell whether there is no transaction that an error would have aborted."""
-        return not self._connection.is_in_transaction()
+        return not self.in_transaction()
 
     def blames_row(self, error: Exception) -> bool:
         """Look at the SQLSTATE; what has none comes from making a row's arguments."""
@@ -181,7 +184,7 @@ class AsyncpgSession:
         error = None if rollback.cancelled() else rollback.exception()
         if isinstance(error, asyncpg.InterfaceError):
             # It was not sent, as somebody else is using the connection.
-            return bool(self._connection.is_in_transaction())
+            return self.in_transaction()
         return rollback.cancelled() or error is not None
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 # pg_attrdef too, but is no default. Trigger types are bits: 1 row, 2 before, 4 insert,
 # 16 update, 64 instead of. Rules of type 2 and 3 rewrite UPDATE and INSERT. indnullsnotdistinct
 # exists from version 15 on, so it is read by name. From version 18 on NOT NULL is a
-# constraint too, of type n.
+# constraint too, of type n. A check of the whole row has the column number 0.
 _DESCRIBE: Final = """
 SELECT json_build_object(
   'oid', c.oid::text,
@@ -47,6 +47,10 @@ SELECT json_build_object(
       WHERE g.tgrelid = c.oid AND NOT g.tgisinternal)
     AND NOT EXISTS (
       SELECT FROM pg_catalog.pg_inherits h WHERE h.inhparent = c.oid)
+    AND NOT EXISTS (
+      SELECT FROM pg_catalog.pg_constraint x
+      WHERE x.conrelid = c.oid AND x.contype = 'c'
+        AND coalesce(0 = ANY (x.conkey), true))
     AND NOT EXISTS (
       SELECT FROM pg_catalog.pg_index i
       WHERE i.indrelid = c.oid AND (i.indexprs IS NOT NULL OR i.indpred IS NOT NULL)),

@@ -564,6 +564,20 @@ async def test_a_value_in_between_that_violates_a_check_fails_its_call_alone(
     assert await db.query("SELECT n FROM t") == [(2,)]
 
 
+async def test_so_it_is_with_a_check_of_the_whole_row(pg: PostgresDatabase) -> None:
+    await pg.run(
+        "CREATE TABLE t (k text PRIMARY KEY, n integer);"
+        "CREATE FUNCTION is_small(t) RETURNS boolean LANGUAGE sql"
+        " AS 'SELECT $1.n < 3';"
+        "ALTER TABLE t ADD CHECK (is_small(t))"
+    )
+    calls = [{"key": {"k": "a"}, "defaults": {"n": n}} for n in (1, 5, 2)]
+    async with Coalescer(pg.handle, "t", key="k", max_delay=0.01) as coalescer:
+        results = await together(coalescer, calls)
+    assert [isinstance(result, CHECKED) for result in results] == [0, 1, 0]
+    assert await pg.query("SELECT n FROM t") == [(2,)]
+
+
 async def test_a_sum_that_overflows_fails_only_the_calls_that_are_too_many(
     db: Database,
 ) -> None:

@@ -142,3 +142,32 @@ async def test_only_the_rows_that_differ_are_written(db: Database, number: int) 
         (1, half),
         (2, number - half + 5),
     ]
+
+
+@engines
+async def test_a_constraint_that_is_checked_at_commit_leaves_out_its_rows_only(
+    db: Database,
+) -> None:
+    await db.run("CREATE TABLE parent (id integer PRIMARY KEY)")
+    await db.run("INSERT INTO parent VALUES (1)")
+    await db.run(
+        "CREATE TABLE t (k integer PRIMARY KEY,"
+        " n integer REFERENCES parent (id) DEFERRABLE INITIALLY DEFERRED)"
+    )
+    if isinstance(db, SQLiteDatabase):
+        await db.handle.execute("PRAGMA foreign_keys = ON")
+    given = rows(20)
+    given[13]["n"] = given[17]["n"] = 9
+    result = await create_or_update_many(db.handle, "t", given, key="k", **SKIP)
+    assert (result.created, [e.index for e in result.rejected]) == (18, [13, 17])
+    assert await db.query("SELECT count(*), max(n) FROM t") == [(18, 1)]
+
+
+@pytest.mark.parametrize("db", ["asyncpg"], indirect=True)
+async def test_a_connection_that_was_terminated_says_so(db: PostgresDatabase) -> None:
+    await db.run("CREATE TABLE t (k integer PRIMARY KEY, n integer)")
+    async with db.connect() as conn:
+        await create_or_update_many(conn, "t", rows(3), key="k")
+        conn.terminate()
+        with pytest.raises(asyncpg.InterfaceError, match="closed"):
+            await create_or_update_many(conn, "t", rows(3), key="k")
