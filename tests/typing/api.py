@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Mapping
-from typing import Any, assert_type
+from collections.abc import AsyncIterator, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple, assert_type
 
 import aiosqlite
 import asyncpg
@@ -15,17 +16,24 @@ from aioupsert import (
     DEFAULT,
     SQL,
     Action,
+    BulkError,
+    BulkResult,
+    Coalescer,
+    CoalescerStats,
     Excluded,
     Expression,
     F,
+    Progress,
     Result,
     Statement,
     coalesce,
     create_or_update,
+    create_or_update_many,
     func,
     get_or_create,
     greatest,
     is_retryable,
+    iter_create_or_update,
     now,
     preview,
     set_description_lifetime,
@@ -65,6 +73,86 @@ async def takes_every_argument(conn: aiosqlite.Connection) -> None:
     assert_type(result.row, Mapping[str, Any] | None)
     assert_type(result.rows, tuple[Mapping[str, Any], ...])
     _row, _created = result
+
+
+@dataclass
+class Record:
+    path: str
+
+
+class Named(NamedTuple):
+    path: str
+
+
+def generated() -> Iterator[dict[str, int]]:
+    yield {"path": 1}
+
+
+async def streamed() -> AsyncIterator[Record]:
+    yield Record("/")
+
+
+async def takes_rows_of_every_kind(pool: asyncpg.Pool[Any]) -> None:
+    for rows in ([{"path": "/"}], [Record("/")], [Named("/")], generated(), streamed()):
+        result = await create_or_update_many(pool, "t", rows, key="path")
+        assert_type(result, BulkResult)
+    result = await create_or_update_many(
+        pool,
+        ("analytics", "page_views"),
+        [{"path": "/", "hits": F("hits") + 1}],
+        key=["path"],
+        update={"hits": F("hits") + Excluded("hits")},
+        create_defaults={"first": now()},
+        where=Excluded("seen") > F("seen"),
+        skip_unchanged=True,
+        touch={"updated_at": now()},
+        convert_text=True,
+        without_unique_index="allow",
+        batch_size=1_000,
+        progress=shows,
+        atomic=False,
+        on_error="skip",
+        connections=4,
+        timeout=None,
+    )
+    assert_type(result.created + result.updated + result.unchanged, int)
+    assert_type(result.rejected, tuple[BulkError, ...])
+    async for one in iter_create_or_update(
+        pool, "t", [], key="path", update=["hits"], returning="*"
+    ):
+        assert_type(one, Result)
+
+
+def shows(progress: Progress) -> None:
+    assert_type(progress.rows_per_second, float)
+    assert_type(progress.result, BulkResult)
+
+
+async def coalesces(pool: asyncpg.Pool[Any], sqlite: aiosqlite.Connection) -> None:
+    async with Coalescer(sqlite, "t", key="path") as few:
+        assert_type(await few.create_or_update(key={"path": "/"}), Result)
+    async with Coalescer(
+        pool,
+        "t",
+        key=("path", "day"),
+        max_batch=100,
+        max_delay=0.01,
+        max_pending=1_000,
+        concurrency=4,
+        without_unique_index="error",
+        timeout=None,
+    ) as coalescer:
+        await coalescer.create_or_update(
+            key={"path": "/", "day": dt.date.min},
+            defaults={"hits": F("hits") + 1},
+            create_defaults={"first": now()},
+            where=F("hits") < 10,
+            skip_unchanged=True,
+            touch={"updated_at": now()},
+            returning=["hits"],
+        )
+        assert_type(coalescer.stats, CoalescerStats)
+        await coalescer.aclose(cancel=True)
 
 
 def builds_expressions() -> None:
