@@ -73,6 +73,7 @@ def page(browser: Chrome, site: Site) -> Iterator[Chrome]:
     yield browser
     browser.get("about:blank")
     browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
     console(browser)
 
 
