@@ -96,7 +96,7 @@ class Writer:
             try:
                 return await self._write(session, batch)
             except TransientError as exc:
-                deadline.check(exc)
+                deadline.check(exc.__cause__)
                 await self._pause()
                 continue
             except Exception as exc:
@@ -113,8 +113,7 @@ class Writer:
                     raise
                 if not is_retryable(exc):
                     return await self._store_apart(session, batch, exc)
-                if deadline.is_over():
-                    raise
+                deadline.check(exc)
             await self._pause()
 
     async def _store_apart(

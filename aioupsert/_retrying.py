@@ -5,12 +5,9 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from aioupsert.errors import RetriesExhaustedError
-
-if TYPE_CHECKING:
-    from aioupsert._adapters.base import TransientError
 
 
 class Deadline:
@@ -26,15 +23,14 @@ class Deadline:
         """Tell whether it is too late for another attempt."""
         return self._end is not None and time.monotonic() >= self._end
 
-    def check(self, error: TransientError) -> None:
+    def check(self, cause: BaseException | None) -> None:
         """
-        Allow another attempt, or not.
+        Allow another attempt after a transient error of the driver, or not.
 
         Raises:
             RetriesExhaustedError: It is too late.
         """
         if self.is_over():
-            cause = error.__cause__
             msg = f"transient errors lasted until the timeout; the last: {cause}"
             raise RetriesExhaustedError(msg) from cause
 

@@ -273,7 +273,7 @@ async def _execute(
             _check_key(program, values)
             outcome = await attempt(session, program, values, attempts, conflicts)
         except TransientError as exc:
-            deadline.check(exc)
+            deadline.check(exc.__cause__)
         except Exception as exc:
             # The error may come from a table that has changed since it was read; if it
             # has, the call is made again, once.

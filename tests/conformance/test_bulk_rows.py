@@ -5,7 +5,7 @@ import sqlite3
 from collections import ChainMap, Counter, OrderedDict, UserDict, defaultdict, deque
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, make_dataclass
 from types import MappingProxyType
 from typing import Any, ClassVar, Final, NamedTuple
 
@@ -554,3 +554,9 @@ async def test_a_producer_may_call_this_library_on_the_connection(
         await load(db, rows(), batch_size=2)
     assert await db.query("SELECT count(*) FROM log") == [(6,)]
     assert await db.query("SELECT count(*) FROM t") == [(6,)]
+
+
+@pytest.mark.parametrize("db", ["aiosqlite"], indirect=True)
+async def test_classes_that_a_program_makes_as_it_runs_are_rows(db: Database) -> None:
+    rows = [make_dataclass(f"Row{n}", ["k", "a"])(n, n) for n in range(300)]
+    assert await load(db, rows) == BulkResult(created=300)

@@ -10,6 +10,7 @@ from aioupsert import (
     BulkError,
     BulkResult,
     NotAppliedError,
+    RetriesExhaustedError,
     UsageError,
     create_or_update_many,
 )
@@ -46,6 +47,14 @@ async def test_a_transient_error_while_a_bad_row_is_looked_for_is_retried(
     result = await create_or_update_many(pg.handle, "t", rows(40), key="k")
     assert result == BulkResult(created=40)
     assert await pg.query("SELECT count(*) FROM t") == [(40,)]
+
+
+async def test_it_is_until_the_timeout(pg: PostgresDatabase) -> None:
+    await pg.run(TWICE)
+    with pytest.raises(RetriesExhaustedError) as caught:
+        await create_or_update_many(pg.handle, "t", rows(40), key="k", timeout=0)
+    assert isinstance(caught.value.__cause__, asyncpg.SerializationError)
+    assert await pg.query("SELECT count(*) FROM t") == [(0,)]
 
 
 async def test_in_a_callers_transaction_it_is_raised(pg: PostgresDatabase) -> None:
@@ -92,6 +101,24 @@ async def test_a_row_that_is_refused_silently_is_named(db: Database) -> None:
     assert isinstance(caught.value.__cause__, NotAppliedError)
     result = await create_or_update_many(db.handle, "t", rows(20), key="k", **SKIP)
     assert (result.created, [e.index for e in result.rejected]) == (19, [13])
+
+
+@pytest.mark.parametrize("number", [1, 8])
+async def test_so_is_one_whose_update_is_refused(
+    pg: PostgresDatabase, number: int
+) -> None:
+    await pg.run(
+        "CREATE TABLE t (k integer PRIMARY KEY, n integer); INSERT INTO t VALUES (0, 0);"
+        "CREATE FUNCTION g() RETURNS trigger LANGUAGE plpgsql AS"
+        " $$ BEGIN RETURN NULL; END $$;"
+        "CREATE TRIGGER g BEFORE UPDATE ON t FOR EACH ROW EXECUTE FUNCTION g()"
+    )
+    async with asyncio.timeout(20):
+        with pytest.raises(BulkError) as caught:
+            await create_or_update_many(pg.handle, "t", rows(number), key="k")
+    assert caught.value.index == 0
+    assert isinstance(caught.value.__cause__, NotAppliedError)
+    assert await pg.query("SELECT k, n FROM t") == [(0, 0)]
 
 
 @engines
