@@ -21,7 +21,7 @@ from aioupsert.cli.reading.rows import How, Row
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
-FORMATS: Final = {
+FORMATS: Final[dict[str, tuple[str, ...]]] = {
     "csv": (".csv",),
     "tsv": (".tsv", ".tab"),
     "jsonl": (".jsonl", ".ndjson"),
@@ -46,21 +46,23 @@ class Input:
 
     def __init__(self, files: Sequence[Path], how: How, stack: ExitStack) -> None:
         """Read what tells the columns."""
-        self.name = _name(files[0]) if len(files) == 1 else f"{len(files)} files"
-        self.waits = False
+        self.name: str = _name(files[0]) if len(files) == 1 else f"{len(files)} files"
+        self.waits: bool = False
         self._files = [*files]
         self._how = how
         self._stack = stack
         self._sizes = {file: _size(file) for file in files}
         sizes = [self._sizes[file] for file in files]
-        self.size = None if None in sizes else sum(filter(None, sizes))
+        self.size: int | None = None if None in sizes else sum(filter(None, sizes))
         self._done = 0
         self._raw: BinaryIO | None = None
         self._share: float | None = None
         header, rows = self._open(files[0])
         others = itertools.chain.from_iterable(map(self._read_other, files[1:]))
         self._rows = itertools.chain(rows, others)
-        self.columns = header or tuple(dict.fromkeys(itertools.chain(*self.peek(1))))
+        self.columns: tuple[str, ...] = header or tuple(
+            dict.fromkeys(itertools.chain(*self.peek(1)))
+        )
 
     @property
     def rows(self) -> Iterator[Row]:
