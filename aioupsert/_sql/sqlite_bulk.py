@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 from aioupsert._plan import Term
 from aioupsert._schema import Column, looks_like_number
 from aioupsert._sql.quoting import quote, quote_path
-from aioupsert._sql.rendering import SKIPPED, UNCHANGED, UPDATED, encode_json
+from aioupsert._sql.rendering import SKIPPED, UNCHANGED, UPDATED
 from aioupsert._sql.sqlite import Program, SqliteWriter, compile_plan
 
 if TYPE_CHECKING:
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 NOTE: Final = "aioupsert_note"
 """The function where all rows are updated: writes down a row's number, gives NULL."""
+NUMBER: Final = -1
+"""Stands among slots for the row's number."""
 MARK: Final = "aioupsert_mark"
 """The one for the others: a row's number and code; tells whether to update it."""
 
@@ -36,15 +38,16 @@ class BulkProgram:
 
     Attributes:
         single: Those of one row alone.
-        upsert: The statement to run for every row: it binds the row's values, the
-            row's number, and the constants, in this order; or None.
+        upsert: The statement to run for every row, or None.
+        order: What its placeholders bind, in their order: slots, and NUMBER.
         conditional: Whether a row that is there may be left alone.
-        encoders: The row's values that are encoded first.
+        encoders: Placeholders whose value is encoded first.
         how: How many rows are written, or why one by one.
     """
 
     single: Program
     upsert: str | None
+    order: tuple[int, ...]
     conditional: bool
     encoders: tuple[tuple[int, Callable[[Any], Any]], ...]
     how: str
@@ -55,12 +58,16 @@ def compile_rows(plan: Plan, *, distinct: bool) -> BulkProgram:  # noqa: ARG001 
     single = compile_plan(plan)
     why = _why_one_by_one(plan)
     if why is not None:
-        return BulkProgram(single, None, plan.conditional, (), f"one by one: {why}")
-    writer = _RowWriter(plan)
-    sql = _upsert(plan, writer)
-    encoders = tuple((slot, encode_json) for slot in sorted(writer.encoded))
-    how = "INSERT ... ON CONFLICT DO UPDATE"
-    return BulkProgram(single, sql, plan.conditional, encoders, how)
+        return BulkProgram(single, None, (), plan.conditional, (), f"one by one: {why}")
+    writer = _RowWriter(quote(plan.table.name[-1]))
+    return BulkProgram(
+        single,
+        _upsert(plan, writer),
+        tuple(writer.slots),
+        plan.conditional,
+        tuple(writer.encoders),
+        "INSERT ... ON CONFLICT DO UPDATE",
+    )
 
 
 def _why_one_by_one(plan: Plan) -> str | None:
@@ -94,41 +101,49 @@ def _is_touched(index: UniqueIndex, given: set[str], key: set[str]) -> bool:
 
 
 class _RowWriter(SqliteWriter):
-    """Numbers the placeholders by slot, so that a row's values are bound as they are."""
+    """Writes what was proposed for a column as EXCLUDED, so that it is bound once."""
 
-    def __init__(self, plan: Plan) -> None:
-        super().__init__(quote(plan.table.name[-1]))
-        self._row_slots = plan.row_slots
-        self.encoded: set[int] = set()
+    def __init__(self, table: str) -> None:
+        super().__init__(table)
+        self.proposed: dict[int, Column] = {}
 
     def literal(self, term: Term) -> str:
-        """Write a placeholder: the row's number stands between rows and constants."""
-        if term.name == "null":
-            return "NULL"
-        if term.name in {"container", "json", "list"}:
-            self.encoded.add(term.slot)
-        return f"?{term.slot + 1 + (term.slot >= self._row_slots)}"
+        """Write what was proposed for the same column, or a placeholder."""
+        column = self.proposed.get(term.slot)
+        if column is not None and column == term.column:
+            return f"excluded.{quote(column.name)}"
+        return super().literal(term)
 
     def number(self) -> str:
-        """Write the place of the row's number."""
-        return f"?{self._row_slots + 1}"
+        """Write a placeholder for the row's number."""
+        self.slots.append(NUMBER)
+        return "?"
 
 
 def _upsert(plan: Plan, writer: _RowWriter) -> str:
-    target = ", ".join(quote(k.column.name) for k in plan.key)
-    condition = f"{NOTE}({writer.number()}) IS NULL"
-    if plan.conditional:
-        changes = writer.changes(plan) if plan.update else "0"
-        code = (
-            f"CASE WHEN NOT {writer.passes(plan)} THEN {SKIPPED}"
-            f" WHEN NOT {changes} THEN {UNCHANGED} ELSE {UPDATED} END"
-        )
-        condition = f"{MARK}({writer.number()}, {code})"
+    # In the order of the text, which is that of the placeholders.
+    inserted = writer.inserted(plan)
+    if plan.table.name[-1].lower() != "excluded":  # whose columns it would name
+        writer.proposed = {
+            item.term.slot: item.column
+            for item in plan.insert
+            if item.term is not None and item.term.kind == "value"
+        }
     # With nothing to update the function says no, and this is not done.
     key = quote(plan.key[0].column.name)
     assigned = writer.assignments(plan.update) or f"{key} = {key}"
+    number = writer.number()
+    condition = f"{NOTE}({number}) IS NULL"
+    if plan.conditional:
+        passes = writer.passes(plan)
+        changes = writer.changes(plan) if plan.update else "0"
+        condition = (
+            f"{MARK}({number}, CASE WHEN NOT {passes} THEN {SKIPPED}"
+            f" WHEN NOT {changes} THEN {UNCHANGED} ELSE {UPDATED} END)"
+        )
+    target = ", ".join(quote(k.column.name) for k in plan.key)
     return (
-        f"INSERT INTO {quote_path(plan.table.name)} {writer.inserted(plan)}"
+        f"INSERT INTO {quote_path(plan.table.name)} {inserted}"
         f" ON CONFLICT ({target}) DO UPDATE SET {assigned} WHERE {condition}"
     )
 
@@ -167,7 +182,8 @@ def row_arguments(
 ) -> Iterable[tuple[Any, ...]]:
     """Put what rows bring in the order of the placeholders, numbered from 0."""
     values: list[Iterable[Any]] = [*columns, *map(itertools.repeat, constants)]
-    for slot, encode in program.encoders:
-        values[slot] = map(encode, values[slot])
-    width = len(columns)
-    return zip(*values[:width], itertools.count(), *values[width:], strict=False)
+    numbers = itertools.count()
+    bound = [numbers if slot == NUMBER else values[slot] for slot in program.order]
+    for place, encode in program.encoders:
+        bound[place] = map(encode, bound[place])
+    return zip(*bound, strict=False)

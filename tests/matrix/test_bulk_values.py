@@ -1,6 +1,7 @@
 """Values of every kind in many rows, on the way that suits them."""
 
 import json
+import re
 from typing import Any
 
 import asyncpg
@@ -100,3 +101,33 @@ async def test_arrays_are_written_without_a_temporary_table_too(
     finally:
         await pg.run(f"DROP DATABASE {name} WITH (FORCE)")
         await pg.run(f"DROP ROLE {name}")
+
+
+async def test_no_placeholder_of_sqlite_is_numbered(
+    lite: SQLiteDatabase, caplog: pytest.LogCaptureFixture
+) -> None:
+    # Python 3.12 warns of each that is.
+    await lite.run("CREATE TABLE t (k integer PRIMARY KEY, n integer)")
+    rows = [{"k": k, "n": k} for k in range(9)]
+    for options in ({}, {"skip_unchanged": True}, {"update": {"n": F("n") + 1}}):
+        with caplog.at_level("DEBUG", logger="aioupsert"):
+            await create_or_update_many(lite.handle, "t", rows, key="k", **options)
+    assert "INSERT INTO" in caplog.text
+    assert not re.search(r"\?\d", caplog.text)
+
+
+@engines
+@pytest.mark.parametrize("table", ["excluded", "EXCLUDED", "t"])
+async def test_a_table_may_be_called_excluded(db: Database, table: str) -> None:
+    await db.run(
+        f'CREATE TABLE "{table}" (k integer PRIMARY KEY, excluded integer, n text)'
+    )
+    for turn in range(2):
+        rows = [{"k": k, "excluded": k + turn, "n": f"{turn}"} for k in range(5)]
+        result = await create_or_update_many(
+            db.handle, (table,), rows, key="k", skip_unchanged=True
+        )
+        assert result == (BulkResult(updated=5) if turn else BulkResult(created=5))
+    assert await db.query(f'SELECT k, excluded, n FROM "{table}" ORDER BY k') == [
+        (k, k + 1, "1") for k in range(5)
+    ]
