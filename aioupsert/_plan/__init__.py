@@ -7,7 +7,7 @@ The shape of a call (call.py) becomes a plan (plan.py), with its expressions res
 
 from aioupsert._plan.bulk import BulkCall, read_bulk_call, read_key_names
 from aioupsert._plan.call import Call, Shape, pairs, read_call
-from aioupsert._plan.calls import Calls, OneCall
+from aioupsert._plan.calls import Calls
 from aioupsert._plan.plan import KeyTerm, Plan, make_plan
 from aioupsert._plan.records import Bad
 from aioupsert._plan.rows import Group, Typing, check_keys, group_rows, share_rows
@@ -22,7 +22,6 @@ __all__ = [
     "Comparison",
     "Group",
     "KeyTerm",
-    "OneCall",
     "Plan",
     "Shape",
     "Term",

@@ -17,6 +17,7 @@ from aioupsert._adapters.base import read_table
 from aioupsert._plan import make_plan, read_bulk_call
 from tests.databases import Database, PostgresDatabase, SQLiteDatabase
 from tests.matrix.test_table_kinds import trigger
+from tests.matrix.tools import without_temporary_tables
 from tests.servers import Server
 
 NATIVE: Final = "INSERT ... ON CONFLICT DO UPDATE"
@@ -310,24 +311,11 @@ async def test_a_foreign_table_takes_rows_one_by_one(pg: PostgresDatabase) -> No
 async def test_who_may_not_make_temporary_tables_sends_arrays(
     pg: PostgresDatabase, pg_server: Server
 ) -> None:
-    # In a database of its own, as the right belongs to everybody in a database.
-    name = f"poor_{pg.schema}"
-    await pg.run(f"CREATE ROLE {name}")
-    await pg.run(f"CREATE DATABASE {name}")
-    try:
-        conn = await asyncpg.connect(pg_server.dsn, database=name)
-        await conn.execute(
-            "CREATE TABLE t (k integer PRIMARY KEY, n integer);"
-            f" GRANT SELECT, INSERT, UPDATE ON t TO {name};"
-            f" REVOKE TEMPORARY ON DATABASE {name} FROM PUBLIC; SET ROLE {name}"
-        )
+    table = "CREATE TABLE t (k integer PRIMARY KEY, n integer)"
+    async with without_temporary_tables(pg, pg_server, table) as conn:
         rows = [{"k": k, "n": 1} for k in range(6_000)]
         for expected in (BulkResult(created=6_000), BulkResult(updated=6_000)):
             assert await create_or_update_many(conn, "t", rows, key="k") == expected
-        await conn.close()
-    finally:
-        await pg.run(f"DROP DATABASE {name} WITH (FORCE)")
-        await pg.run(f"DROP ROLE {name}")
 
 
 @engines

@@ -4,7 +4,6 @@ import json
 import re
 from typing import Any
 
-import asyncpg
 import pytest
 
 from aioupsert import (
@@ -16,6 +15,7 @@ from aioupsert import (
     func,
 )
 from tests.databases import Database, PostgresDatabase, SQLiteDatabase
+from tests.matrix.tools import without_temporary_tables
 from tests.servers import Server
 
 engines = pytest.mark.parametrize("db", ["asyncpg", "aiosqlite"], indirect=True)
@@ -84,23 +84,11 @@ async def test_a_codec_that_writes_text_is_no_hindrance(pg: PostgresDatabase) ->
 async def test_arrays_are_written_without_a_temporary_table_too(
     pg: PostgresDatabase, pg_server: Server
 ) -> None:
-    name = f"poor_{pg.schema}"
-    await pg.run(f"CREATE ROLE {name}")
-    await pg.run(f"CREATE DATABASE {name}")
-    try:
-        conn = await asyncpg.connect(pg_server.dsn, database=name)
-        await conn.execute(
-            "CREATE TABLE t (k integer PRIMARY KEY, a integer[]);"
-            f" GRANT SELECT, INSERT, UPDATE ON t TO {name};"
-            f" REVOKE TEMPORARY ON DATABASE {name} FROM PUBLIC; SET ROLE {name}"
-        )
+    table = "CREATE TABLE t (k integer PRIMARY KEY, a integer[])"
+    async with without_temporary_tables(pg, pg_server, table) as conn:
         rows = [{"k": k, "a": [k]} for k in range(9)]
         for expected in (BulkResult(created=9), BulkResult(updated=9)):
             assert await create_or_update_many(conn, "t", rows, key="k") == expected
-        await conn.close()
-    finally:
-        await pg.run(f"DROP DATABASE {name} WITH (FORCE)")
-        await pg.run(f"DROP ROLE {name}")
 
 
 async def test_no_placeholder_of_sqlite_is_numbered(

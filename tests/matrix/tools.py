@@ -1,5 +1,7 @@
 """What several of these tests do."""
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import asyncpg
@@ -7,6 +9,8 @@ import asyncpg
 from aioupsert._adapters import with_session
 from aioupsert._adapters.base import Session, read_table
 from aioupsert._schema import Table, table_name
+from tests.databases import PostgresDatabase
+from tests.servers import Server
 
 
 async def describe(conn: Any, name: object = "t") -> Table:
@@ -30,3 +34,25 @@ async def make_collation(conn: Any) -> bool:
         assert "ICU is not supported in this build" in str(error)  # noqa: PT017  # the one reason that counts
         return False
     return True
+
+
+@asynccontextmanager
+async def without_temporary_tables(
+    pg: PostgresDatabase, server: Server, table: str
+) -> AsyncIterator[Any]:
+    """A connection whose role may write to a table, and make no temporary one."""
+    # In a database of its own, as the right belongs to everybody in a database.
+    name = f"poor_{pg.schema}"
+    await pg.run(f"CREATE ROLE {name}")
+    await pg.run(f"CREATE DATABASE {name}")
+    try:
+        conn = await asyncpg.connect(server.dsn, database=name)
+        await conn.execute(
+            f"{table}; GRANT SELECT, INSERT, UPDATE ON t TO {name};"
+            f" REVOKE TEMPORARY ON DATABASE {name} FROM PUBLIC; SET ROLE {name}"
+        )
+        yield conn
+        await conn.close()
+    finally:
+        await pg.run(f"DROP DATABASE {name} WITH (FORCE)")
+        await pg.run(f"DROP ROLE {name}")
