@@ -45,6 +45,13 @@ _STALE: Final = ("42", "0A000", "55000", "XX000")
 _ROW: Final = ("0A", "20", "21", "22", "23", "44", "428", "42804", "54", "55000", "P0")
 # read_only_sql_transaction
 _READ_ONLY: Final = "25006"
+# invalid_sql_statement_name, duplicate_prepared_statement
+_MISPLACED: Final = frozenset({"26000", "42P05"})
+_POOLER: Final = (
+    "prepared statements stay with a session, and a pooler seems to lend this connection"
+    " one after the other: connect with statement_cache_size=0, or use PgBouncer 1.21 or"
+    " later with max_prepared_statements"
+)
 # How long a ROLLBACK of ours may take before the connection is given up, in seconds.
 _UNDO_TIMEOUT: Final = 10.0
 
@@ -81,6 +88,7 @@ class AsyncpgSession:
             except asyncpg.PostgresError as exc:
                 if not inside and is_retryable(exc):
                     raise TransientError from exc
+                _explain(exc)
                 raise
 
     async def attempt(
@@ -102,6 +110,7 @@ class AsyncpgSession:
                     raise TransientError from exc
                 if sqlstate(exc) == _READ_ONLY:
                     return Lost()  # the steps may find that there is nothing to write
+            _explain(exc)
             raise
         finally:
             lock.release()
@@ -186,6 +195,12 @@ class AsyncpgSession:
             # It was not sent, as somebody else is using the connection.
             return self.in_transaction()
         return rollback.cancelled() or error is not None
+
+
+def _explain(error: asyncpg.PostgresError) -> None:
+    """Say what to set, where the driver alone cannot know."""
+    if sqlstate(error) in _MISPLACED:
+        error.add_note(_POOLER)
 
 
 def _borrow(pool: Any) -> AbstractAsyncContextManager[Any]:
