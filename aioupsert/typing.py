@@ -30,7 +30,25 @@ class SqliteConnection(Protocol):
         ...
 
 
-Connection: TypeAlias = PostgresqlConnection | SqliteConnection
+class PsycopgConnection(Protocol):
+    """A psycopg `AsyncConnection`."""
+
+    def set_autocommit(self, value: bool, /) -> Awaitable[None]:  # noqa: FBT001  # its name for it
+        """Say whether statements begin a transaction."""
+        ...
+
+
+class PsycopgPool(Protocol):
+    """A psycopg_pool `AsyncConnectionPool`."""
+
+    def getconn(self, timeout: float | None = None) -> Awaitable[Any]:
+        """Lend a connection."""
+        ...
+
+
+Connection: TypeAlias = (
+    PostgresqlConnection | SqliteConnection | PsycopgConnection | PsycopgPool
+)
 """Whatever a call may be given as its connection."""
 
 Table: TypeAlias = str | Sequence[str]

@@ -21,15 +21,22 @@ from uuid import uuid4
 
 import aiosqlite
 import asyncpg
+import psycopg
+import psycopg_pool
 from asyncpg.pool import PoolConnectionProxy
 
-Kind = Literal["asyncpg", "pooled", "pool", "aiosqlite"]
+Kind = Literal["asyncpg", "pooled", "pool", "psycopg", "psycopg_pool", "aiosqlite"]
 Engine = Literal["postgresql", "sqlite"]
 
 # Opens one more connection to the file of the test, in the mode of the options.
 LiteFactory = Callable[..., Awaitable[aiosqlite.Connection]]
 
-KINDS: Final[tuple[Kind, ...]] = ("asyncpg", "pooled", "pool", "aiosqlite")
+KINDS: Final[tuple[Kind, ...]] = (
+    "asyncpg",
+    "pooled",
+    "pool",
+    "aiosqlite",
+)
 
 # How a caller may have opened an aiosqlite connection: options of `sqlite3.connect`.
 LITE_MODES: Final[dict[str, dict[str, Any]]] = {
@@ -105,8 +112,9 @@ class PostgresDatabase(Database):
     async def query(self, sql: str) -> list[tuple[Any, ...]]:
         return [tuple(record) for record in await self._second.fetch(sql)]
 
-    def connect(self) -> AbstractAsyncContextManager[asyncpg.Connection[Any]]:
-        return connected(self._dsn, self.schema)
+    def connect(self) -> AbstractAsyncContextManager[Any]:
+        one_of = psycopg_connected if self.kind in PSYCOPG else connected
+        return one_of(self._dsn, self.schema)
 
     @asynccontextmanager
     async def transaction(self, conn: Any = None) -> AsyncIterator[Any]:
@@ -114,6 +122,8 @@ class PostgresDatabase(Database):
         async with contextlib.AsyncExitStack() as stack:
             if isinstance(conn, asyncpg.Pool):
                 conn = await stack.enter_async_context(conn.acquire())
+            if isinstance(conn, psycopg_pool.AsyncConnectionPool):
+                conn = await stack.enter_async_context(conn.connection())
             await stack.enter_async_context(conn.transaction())
             yield conn
 
@@ -209,6 +219,31 @@ async def pooled(dsn: str, schema: str) -> AsyncIterator[PoolConnectionProxy[Any
 
 
 @asynccontextmanager
+async def psycopg_connected(
+    dsn: str, schema: str, *, autocommit: bool = True
+) -> AsyncIterator[psycopg.AsyncConnection[Any]]:
+    """The same of psycopg."""
+    connection = await psycopg.AsyncConnection.connect(
+        dsn, autocommit=autocommit, **psycopg_settings(schema)
+    )
+    try:
+        yield connection
+    finally:
+        await connection.close()
+
+
+@asynccontextmanager
+async def psycopg_pooling(
+    dsn: str, schema: str
+) -> AsyncIterator[psycopg_pool.AsyncConnectionPool[Any]]:
+    """A pool of such connections, each as psycopg opens it unless told otherwise."""
+    async with psycopg_pool.AsyncConnectionPool(
+        dsn, kwargs=psycopg_settings(schema), min_size=1, max_size=10
+    ) as pool:
+        yield pool
+
+
+@asynccontextmanager
 async def opened(path: Path, **options: Any) -> AsyncIterator[aiosqlite.Connection]:
     """A connection to the file, with the options of `sqlite3.connect`."""
     connection = await aiosqlite.connect(path, **{"isolation_level": None, **options})
@@ -227,12 +262,23 @@ HANDLES: Final[dict[str, Callable[[str, str], AbstractAsyncContextManager[Any]]]
     "asyncpg": connected,
     "pooled": pooled,
     "pool": pooling,
+    "psycopg": psycopg_connected,
+    "psycopg_pool": psycopg_pooling,
 }
+PSYCOPG: Final = frozenset({"psycopg", "psycopg_pool"})
 
 
 def settings(schema: str) -> dict[str, str]:
     """Unqualified names are the schema's; its name tells our sessions from others."""
     return {"search_path": f"{schema}, public", "application_name": schema}
+
+
+def psycopg_settings(schema: str) -> dict[str, Any]:
+    """The same for psycopg."""
+    return {
+        "options": f"-c search_path={schema},public",
+        "application_name": schema,
+    }
 
 
 async def close(resource: asyncpg.Connection[Any] | asyncpg.Pool[Any]) -> None:

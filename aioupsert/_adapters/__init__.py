@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from aioupsert._adapters.base import Kind, Session
 
-_DRIVERS: Final = ("asyncpg", "aiosqlite")
+_DRIVERS: Final = ("asyncpg", "aiosqlite", "psycopg", "psycopg_pool")
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -112,14 +112,14 @@ def _find_kind(connection: object) -> Kind:
 
 
 _HINT: Final = (
-    "pass an asyncpg Connection or Pool, or an aiosqlite Connection (opened: awaited, or"
-    " inside its async with)"
+    "pass a Connection or Pool of asyncpg, an AsyncConnection or AsyncConnectionPool of"
+    " psycopg, or an aiosqlite Connection (opened: awaited, or inside its async with)"
 )
 _HINTS: Final = {
     "sqlite3.": "this is a synchronous sqlite3 connection; open it with aiosqlite",
-    "psycopg2.": "this is a psycopg2 connection, which cannot be awaited; use asyncpg",
-    "psycopg.": "this is a psycopg connection; this version uses asyncpg for PostgreSQL",
-    "psycopg_pool.": "this is a psycopg pool; this version uses asyncpg for PostgreSQL",
+    "psycopg2.": "this is a psycopg2 connection, which cannot be awaited; use psycopg 3",
+    "psycopg.": "this is not awaited; open it with psycopg.AsyncConnection.connect(...)",
+    "psycopg_pool.": "this is not awaited; open a psycopg_pool.AsyncConnectionPool",
     "sqlalchemy.": (
         "this is a SQLAlchemy object; pass the driver's own connection, which"
         " (await connection.get_raw_connection()).driver_connection gives"

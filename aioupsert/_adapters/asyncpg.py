@@ -27,24 +27,12 @@ from aioupsert._adapters.base import (
     state_of,
 )
 from aioupsert._sql.sending import CannotCopyError, Rows, Send, Steps
+from aioupsert._sql.sqlstates import READ_ONLY, ROW, STALE, TRANSIENT
 from aioupsert._steps import POSTGRESQL, Dialect, Lost, read_result
 from aioupsert.results import Result
 
 T = TypeVar("T")
 
-# PostgreSQL, "Error Codes": serialization_failure, deadlock_detected.
-_TRANSIENT: Final = frozenset({"40001", "40P01"})
-# syntax and access errors (an unknown column, another type), feature_not_supported (a
-# cached plan, a rule), object_not_in_prerequisite_state (a deferrable constraint),
-# internal_error (a type that is gone).
-_STALE: Final = ("42", "0A000", "55000", "XX000")
-# What a row may cause: feature_not_supported, cardinality_violation, data_exception,
-# integrity_constraint_violation, with_check_option_violation, syntax (a type that does
-# not fit), program_limit_exceeded, object_not_in_prerequisite_state, and what triggers
-# raise (P0, and any other class they like, which cannot be known).
-_ROW: Final = ("0A", "20", "21", "22", "23", "44", "428", "42804", "54", "55000", "P0")
-# read_only_sql_transaction
-_READ_ONLY: Final = "25006"
 # invalid_sql_statement_name, duplicate_prepared_statement
 _MISPLACED: Final = frozenset({"26000", "42P05"})
 _POOLER: Final = (
@@ -63,7 +51,7 @@ def sqlstate(error: BaseException) -> str:
 
 def is_retryable(error: BaseException) -> bool:
     """Tell whether repeating the whole transaction is right."""
-    return sqlstate(error) in _TRANSIENT
+    return sqlstate(error) in TRANSIENT
 
 
 class AsyncpgSession:
@@ -77,6 +65,7 @@ class AsyncpgSession:
         # released it has none, and says so itself when asked for anything.
         behind = getattr(connection, "_con", connection) or connection.get_server_pid()
         self._connection: Any = connection
+        self._behind: Any = behind
         self.state: State = state_of(behind)
 
     async def run(self, steps: Callable[[bool], Steps[T]]) -> T:
@@ -108,7 +97,7 @@ class AsyncpgSession:
             if not self.in_transaction():
                 if is_retryable(exc):
                     raise TransientError from exc
-                if sqlstate(exc) == _READ_ONLY:
+                if sqlstate(exc) == READ_ONLY:
                     return Lost()  # the steps may find that there is nothing to write
             _explain(exc)
             raise
@@ -118,18 +107,14 @@ class AsyncpgSession:
 
     def may_be_stale(self, error: Exception) -> bool:
         """Look at the SQLSTATE; asyncpg's own errors come from types it remembers."""
-        if self._connection.is_closed():
+        if self._is_closed():
             return False
-        return isinstance(error, asyncpg.DataError) or sqlstate(error).startswith(
-            _STALE
-        )
+        return isinstance(error, asyncpg.DataError) or sqlstate(error).startswith(STALE)
 
     def in_transaction(self) -> bool:
         """Ask the driver, which knows without asking the database."""
         # One that was terminated does not answer.
-        return not self._connection.is_closed() and bool(
-            self._connection.is_in_transaction()
-        )
+        return not self._is_closed() and bool(self._connection.is_in_transaction())
 
     def can_repeat(self) -> bool:
         """Tell whether there is no transaction that an error would have aborted."""
@@ -137,13 +122,17 @@ class AsyncpgSession:
 
     def blames_row(self, error: Exception) -> bool:
         """Look at the SQLSTATE; what has none comes from making a row's arguments."""
-        if self._connection.is_closed():
+        if self._is_closed():
             return False
         if isinstance(error, asyncpg.PostgresError):
-            return sqlstate(error).startswith(_ROW)
+            return sqlstate(error).startswith(ROW)
         if isinstance(error, asyncpg.InterfaceError):
             return isinstance(error, asyncpg.DataError)
         return not isinstance(error, OSError)
+
+    def _is_closed(self) -> bool:
+        """Ask the real connection: a pool takes a lost one back, and then there is none."""
+        return bool(self._behind.is_closed())
 
     async def forget(self) -> None:
         """Have types and statements read afresh."""
@@ -176,6 +165,8 @@ class AsyncpgSession:
 
     async def _undo(self, sql: str) -> Rows:
         """Send a ROLLBACK to its end, however often we are cancelled meanwhile."""
+        if self._is_closed():
+            return ()  # which has undone it
         task: asyncio.Task[Any] = asyncio.ensure_future(
             self._connection.execute(sql, timeout=_UNDO_TIMEOUT)
         )

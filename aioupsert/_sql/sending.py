@@ -36,5 +36,9 @@ Steps: TypeAlias = Generator[Send, Rows, T]
 """Yields each statement, receives its rows or its error, returns a T."""
 
 
+class Column(list[Any]):
+    """An array of which the statement says the type, an element for each row."""
+
+
 class CannotCopyError(Exception):
     """The driver cannot copy these values; arrays may carry them."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from aioupsert._sql.postgresql_bulk import Answers, Batch, BulkProgram
 from aioupsert._sql.quoting import quote
 from aioupsert._sql.rendering import CREATED, UPDATED
-from aioupsert._sql.sending import CannotCopyError, Rows, Send, Steps
+from aioupsert._sql.sending import CannotCopyError, Column, Rows, Send, Steps
 from aioupsert._steps.common import Tally, framed, read_result
 from aioupsert._steps.postgresql import frame, write_one
 
@@ -196,7 +196,8 @@ def _ask(
     constants = batch.constants.arguments([*(None,) * width, *group.constants])
     if copied:
         return Send(batch.staged, constants)
-    return Send(batch.arrays, [*constants, *_columns(program, group, some)])
+    arrays = map(Column, _columns(program, group, some))
+    return Send(batch.arrays, [*constants, *arrays])
 
 
 def _report(
