@@ -1,6 +1,7 @@
 """A lost connection is the driver's error, and never tried again: nobody knows more."""
 
 import asyncio
+import gc
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, Final
@@ -132,6 +133,30 @@ async def test_the_pool_goes_on_with_another_connection(db: PostgresDatabase) ->
     # At most one of them has met the dead connection, on which nothing can happen.
     assert unknown <= 1
     assert await total(db) == 1 + acknowledged
+
+
+@pytest.mark.parametrize("inside", [False, True], ids=["own", "caller's"])
+@pytest.mark.parametrize("name", CALLS)
+@pytest.mark.parametrize("db", ["pooled"], indirect=True)
+async def test_a_pool_that_takes_it_back_hides_nothing(
+    db: PostgresDatabase, name: str, *, inside: bool
+) -> None:
+    complaints: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, c: complaints.append(c))
+    await db.run(TABLES)
+    async with db.connect() as other, other.transaction():
+        await CALLS[name](other)
+        if inside:
+            await db.handle.execute("BEGIN")
+        call = asyncio.create_task(CALLS[name](db.handle))
+        await waiting(db, db.handle)
+        # Without a word of the server's.
+        db.handle._con._transport.abort()
+        with pytest.raises(asyncpg.ConnectionDoesNotExistError):
+            await call
+    del call
+    gc.collect()
+    assert complaints == []
 
 
 @pytest.mark.parametrize("at", range(0, 60, 4))
