@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import asyncpg
+import psycopg
+import psycopg_pool
 import pytest
 
 from tests.databases import close
@@ -125,10 +127,13 @@ class Driver(NamedTuple):
     Attributes:
         connect: Opens a connection; its `transaction()` is a caller's.
         pool: Opens a pool.
+        patient: Whether a connection survives to be cancelled again while the driver
+            has the server end what was cancelled.
     """
 
     connect: Callable[[str, str], AbstractAsyncContextManager[Any]]
     pool: Callable[[str, str], AbstractAsyncContextManager[Any]]
+    patient: bool
 
 
 # PgBouncer takes no other setting of a session, so there is no search_path.
@@ -156,4 +161,29 @@ async def asyncpg_pooling(dsn: str, name: str) -> AsyncIterator[Any]:
         await close(pool)
 
 
-DRIVERS: Final = {"asyncpg": Driver(asyncpg_connected, asyncpg_pooling)}
+def psycopg_options(name: str) -> dict[str, Any]:
+    return {"prepare_threshold": None, "application_name": name}
+
+
+@asynccontextmanager
+async def psycopg_connected(dsn: str, name: str) -> AsyncIterator[Any]:
+    options = psycopg_options(name)
+    connection: Any = await psycopg.AsyncConnection.connect(
+        dsn, autocommit=True, **options
+    )
+    async with connection:
+        yield connection
+
+
+@asynccontextmanager
+async def psycopg_pooling(dsn: str, name: str) -> AsyncIterator[Any]:
+    async with psycopg_pool.AsyncConnectionPool(
+        dsn, kwargs=psycopg_options(name), min_size=1, max_size=10
+    ) as pool:
+        yield pool
+
+
+DRIVERS: Final = {
+    "asyncpg": Driver(asyncpg_connected, asyncpg_pooling, patient=True),
+    "psycopg": Driver(psycopg_connected, psycopg_pooling, patient=False),
+}
