@@ -46,8 +46,37 @@ class PsycopgPool(Protocol):
         ...
 
 
+class SqlalchemyConnection(Protocol):
+    """A SQLAlchemy `AsyncConnection` or `AsyncSession`."""
+
+    def in_transaction(self) -> bool:
+        """Tell whether a transaction has begun."""
+        ...
+
+    def begin_nested(self) -> Any:
+        """Begin a savepoint."""
+        ...
+
+
+class SqlalchemyEngine(Protocol):
+    """A SQLAlchemy `AsyncEngine`."""
+
+    def connect(self) -> Any:
+        """Lend a connection."""
+        ...
+
+    def begin(self) -> Any:
+        """Lend a connection in a transaction."""
+        ...
+
+
 Connection: TypeAlias = (
-    PostgresqlConnection | SqliteConnection | PsycopgConnection | PsycopgPool
+    PostgresqlConnection
+    | SqliteConnection
+    | PsycopgConnection
+    | PsycopgPool
+    | SqlalchemyConnection
+    | SqlalchemyEngine
 )
 """Whatever a call may be given as its connection."""
 

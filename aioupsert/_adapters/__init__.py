@@ -23,7 +23,10 @@ if TYPE_CHECKING:
 
     from aioupsert._adapters.base import Kind, Session
 
-_DRIVERS: Final = ("asyncpg", "aiosqlite", "psycopg", "psycopg_pool")
+_DRIVERS: Final = ("asyncpg", "aiosqlite", "psycopg", "psycopg_pool", "sqlalchemy")
+
+# Not at once when SQLAlchemy is: many use it without asyncio.
+_IMPORTED: Final = {"sqlalchemy": "sqlalchemy.ext.asyncio"}
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -56,7 +59,7 @@ def is_pool(connection: object) -> bool:
     Raises:
         UnsupportedConnectionError: As for `with_session`.
     """
-    return _kind_of(connection).borrow is not None
+    return _kind_of(connection).is_pool
 
 
 def _kind_of(connection: object) -> Kind:
@@ -94,7 +97,7 @@ def _adapters() -> list[ModuleType]:
     return [
         importlib.import_module(f"aioupsert._adapters.{driver}")
         for driver in _DRIVERS
-        if driver in sys.modules
+        if _IMPORTED.get(driver, driver) in sys.modules
     ]
 
 
@@ -113,7 +116,8 @@ def _find_kind(connection: object) -> Kind:
 
 _HINT: Final = (
     "pass a Connection or Pool of asyncpg, an AsyncConnection or AsyncConnectionPool of"
-    " psycopg, or an aiosqlite Connection (opened: awaited, or inside its async with)"
+    " psycopg, an aiosqlite Connection (opened: awaited, or inside its async with), or"
+    " an AsyncConnection, AsyncSession or AsyncEngine of SQLAlchemy"
 )
 _HINTS: Final = {
     "sqlite3.": "this is a synchronous sqlite3 connection; open it with aiosqlite",
@@ -121,10 +125,10 @@ _HINTS: Final = {
     "psycopg.": "this is not awaited; open it with psycopg.AsyncConnection.connect(...)",
     "psycopg_pool.": "this is not awaited; open a psycopg_pool.AsyncConnectionPool",
     "sqlalchemy.": (
-        "this is a SQLAlchemy object; pass the driver's own connection, which"
-        " (await connection.get_raw_connection()).driver_connection gives"
+        "this is no AsyncConnection, AsyncSession or AsyncEngine of SQLAlchemy, and"
+        " what is synchronous cannot be awaited"
     ),
-    "sqlmodel.": "this is a SQLModel session; pass the driver's own connection",
+    "sqlmodel.": "this is synchronous; use sqlmodel.ext.asyncio.session.AsyncSession",
     "asyncpg.transaction.": "this is a transaction; pass its connection",
     "asyncpg.pool.PoolAcquireContext": (
         "this is pool.acquire() before it was awaited; use"

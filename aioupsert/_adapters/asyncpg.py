@@ -202,5 +202,5 @@ def _borrow(pool: Any) -> AbstractAsyncContextManager[Any]:
 KINDS: Final = (
     Kind(asyncpg.Connection, AsyncpgSession),
     Kind(PoolConnectionProxy, AsyncpgSession),
-    Kind(asyncpg.Pool, AsyncpgSession, _borrow),
+    Kind(asyncpg.Pool, AsyncpgSession, _borrow, is_pool=True),
 )

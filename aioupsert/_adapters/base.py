@@ -106,12 +106,14 @@ class Kind(NamedTuple):
     Attributes:
         type: Its class.
         session: Makes a session on a connection.
-        borrow: Lends a connection, for a pool; None for a connection itself.
+        borrow: Lends a connection of the driver; None for such a connection itself.
+        is_pool: Whether it lends several at once.
     """
 
     type: type
     session: Callable[[Any], Session]
     borrow: Callable[[Any], AbstractAsyncContextManager[Any]] | None = None
+    is_pool: bool = False
 
 
 async def drive(steps: Steps[T], answer: Callable[[Send], Awaitable[Rows]]) -> T:

@@ -195,7 +195,8 @@ class PsycopgSession:
         """Copy rows to a temporary table."""
         await self._send_waiting()
         cursor = psycopg.AsyncRawCursor(self._connection)
-        async with cursor.copy(f"COPY pg_temp.{quote(table)} FROM STDIN") as copy:
+        sql = f"COPY pg_temp.{quote(table)} FROM STDIN".encode()
+        async with cursor.copy(sql) as copy:
             for row in rows:
                 await copy.write_row(row)
         return ()
@@ -243,18 +244,24 @@ class _ColumnDumper(Dumper):
 
 
 @asynccontextmanager
+async def in_autocommit(connection: Any) -> AsyncGenerator[None]:
+    """Have a connection begin no transaction by itself, for a time."""
+    if connection.autocommit:
+        yield
+        return
+    await connection.set_autocommit(True)
+    try:
+        yield
+    finally:
+        if not connection.closed:
+            await connection.set_autocommit(False)
+
+
+@asynccontextmanager
 async def borrow(pool: Any) -> AsyncGenerator[Any]:
-    """Lend a connection of a pool that begins no transaction by itself."""
-    async with pool.connection() as connection:
-        if connection.autocommit:
-            yield connection
-            return
-        await connection.set_autocommit(True)
-        try:
-            yield connection
-        finally:
-            if not connection.closed:
-                await connection.set_autocommit(False)
+    """Lend a connection of a pool."""
+    async with pool.connection() as connection, in_autocommit(connection):
+        yield connection
 
 
 KINDS: Final = (Kind(psycopg.AsyncConnection, PsycopgSession),)
