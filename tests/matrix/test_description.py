@@ -15,6 +15,7 @@ from aioupsert import (
 from aioupsert._adapters.base import state_of
 from tests.databases import PostgresDatabase
 from tests.matrix.tools import describe, make_collation
+from tests.versions import created
 
 
 @pytest.fixture
@@ -53,7 +54,6 @@ COLUMNS: Final = [
     Type("oid", "oid", "integer", "integer"),
     Type("numeric", "numeric", "number", "numeric"),
     Type("numeric(5,2)", "numeric", "number", "numeric", "numeric(5,2)"),
-    Type("numeric(5,-2)", "numeric", "number", "numeric", "numeric(5,-2)"),
     Type("price", "numeric", "number", "numeric", "numeric(5,2)"),
     Type("nested", "numeric", "number", "numeric", "numeric(5,2)"),
     Type("real", "real", "number"),
@@ -135,6 +135,14 @@ async def test_the_type_under_a_domain_is_the_one_named(
     names = [kind.base.format(schema=pg.schema) for kind in COLUMNS]
     sql = "SELECT array_agg(n::regtype::oid) FROM unnest($1::pg_catalog.text[]) n"
     assert await conn.fetchval(sql, described) == await conn.fetchval(sql, names)
+
+
+async def test_a_scale_below_zero_is_part_of_the_type_of_a_key(conn: Any) -> None:
+    if not await created(conn, "CREATE TABLE t (a numeric(5,-2), b numeric)"):
+        return
+    a, b = (await describe(conn)).columns.values()
+    assert (a.key_type, b.key_type) == ("numeric(5,-2)", b.type)
+    assert (a.type, a.family, a.storage) == (b.type, "number", "numeric")
 
 
 async def test_a_collation_that_ignores_differences_is_noticed(conn: Any) -> None:
@@ -300,9 +308,11 @@ INDEXES: Final[dict[str, tuple[str, dict[str, bool], bool]]] = {
 async def test_an_index_makes_a_key_unique_or_not(
     conn: Any, ddl: str, key: dict[str, bool], *, unique: bool
 ) -> None:
-    await conn.execute(
-        f'CREATE TABLE t (k text, n int, d date, r int4range, "odd "" x" int); {ddl}'
-    )
+    if not await created(
+        conn,
+        f'CREATE TABLE t (k text, n int, d date, r int4range, "odd "" x" int); {ddl}',
+    ):
+        return
     if "INSERT" in ddl:
         with pytest.raises(asyncpg.UniqueViolationError):
             await conn.execute("CREATE UNIQUE INDEX CONCURRENTLY i ON t (k)")

@@ -12,6 +12,7 @@ import pytest
 
 from aioupsert import Action, F, UsageError, create_or_update
 from tests.databases import PostgresDatabase
+from tests.versions import refusal
 
 DAY: Final = dt.date(2020, 1, 2)
 MOMENT: Final = dt.datetime(2020, 1, 2, 3, 4, 5, 678901)  # noqa: DTZ001  # for columns without a zone
@@ -133,6 +134,11 @@ async def test_a_value_is_stored_and_found_unchanged(
         with pytest.raises(asyncpg.FeatureNotSupportedError, match="XML"):
             await store(case.one)
         return
+    if error := refusal(pg.handle, case.type, case.one):
+        with pytest.raises(error):
+            await store(case.one)
+        assert await pg.query("SELECT * FROM t") == []
+        return
     created, stored = await store(case.one)
     version = await pg.query("SELECT xmin::text FROM t")
     assert (created, await store(case.one)) == (
@@ -154,20 +160,25 @@ async def test_a_key_finds_the_row_it_created(
     pg: PostgresDatabase, case: Case, strategy: Any
 ) -> None:
     await pg.run(f"{TYPES}; CREATE TABLE t (k {case.type}, n integer DEFAULT 0)")
+
+    async def call(value: Any) -> Action:
+        result = await create_or_update(
+            pg.handle,
+            "t",
+            key={"k": value},
+            defaults={"n": F("n") + 1},
+            without_unique_index="allow",
+            strategy=strategy,
+        )
+        return result.action
+
+    if error := refusal(pg.handle, case.type, case.one):
+        with pytest.raises(error):
+            await call(case.one)
+        assert await pg.query("SELECT * FROM t") == []
+        return
     for value in (case.one, case.other):
-        actions = [
-            (
-                await create_or_update(
-                    pg.handle,
-                    "t",
-                    key={"k": value},
-                    defaults={"n": F("n") + 1},
-                    without_unique_index="allow",
-                    strategy=strategy,
-                )
-            ).action
-            for _ in range(2)
-        ]
+        actions = [await call(value) for _ in range(2)]
         assert actions == [Action.CREATED, Action.UPDATED]
     assert await pg.query("SELECT n FROM t") == [(2,), (2,)]
 

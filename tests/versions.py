@@ -1,0 +1,52 @@
+"""What only newer versions of PostgreSQL have, and how the older ones refuse it."""
+
+import math
+from decimal import Decimal
+from typing import Any, Final, NamedTuple
+
+import asyncpg
+import pytest
+
+
+class Newer(NamedTuple):
+    """The first major version to have something, and the error of those before."""
+
+    since: int
+    error: type[asyncpg.PostgresError]
+
+
+# By what stands in the SQL.
+NEWER: Final = {
+    "NULLS NOT DISTINCT": Newer(15, asyncpg.PostgresSyntaxError),
+    "numeric(5,-": Newer(15, asyncpg.InvalidParameterValueError),
+    "int4multirange": Newer(14, asyncpg.UndefinedObjectError),
+}
+
+
+def major(conn: Any) -> int:
+    """The major version of the server."""
+    return int(conn.get_server_version().major)
+
+
+async def created(conn: Any, sql: str) -> bool:
+    """Run the SQL, or see it refused where the server is too old for it."""
+    for words, newer in NEWER.items():
+        if words in sql and major(conn) < newer.since:
+            with pytest.raises(newer.error):
+                await conn.execute(sql)
+            return False
+    await conn.execute(sql)
+    return True
+
+
+def refusal(conn: Any, kind: str, value: Any) -> type[asyncpg.PostgresError] | None:
+    """The error for a value that the server is too old to take in such a column."""
+    if major(conn) >= 14:
+        return None
+    # asyncpg says what type the elements have beneath the domain, as ever.
+    if kind in {"word[]", "score[]"}:
+        return asyncpg.DatatypeMismatchError
+    number = isinstance(value, float | Decimal)
+    if kind == "numeric" and number and math.isinf(value):
+        return asyncpg.InvalidBinaryRepresentationError
+    return None
