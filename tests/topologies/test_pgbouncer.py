@@ -55,6 +55,12 @@ def narrow(pg_server: Server) -> Iterator[str]:
         yield dsn
 
 
+@pytest.fixture(scope="module")
+def per_session(pg_server: Server) -> Iterator[str]:
+    with bouncing(pg_server.dsn, size=CLIENTS, mode="session") as dsn:
+        yield dsn
+
+
 @pytest.fixture(params=DRIVERS)
 def driver(request: pytest.FixtureRequest) -> Driver:
     return DRIVERS[request.param]
@@ -261,6 +267,23 @@ async def test_a_cancelled_call_leaves_nothing_in_the_session_that_others_get(
 
 async def whole(awaitable: Any) -> Any:
     return await awaitable
+
+
+async def test_it_takes_no_search_path(bouncer: str) -> None:
+    with pytest.raises(asyncpg.ProtocolViolationError, match="search_path"):
+        await asyncpg.connect(bouncer, server_settings={"search_path": "public"})
+
+
+async def test_in_session_mode_there_is_nothing_to_set(
+    plain: PostgresDatabase, per_session: str
+) -> None:
+    table = (plain.schema, "t")
+    async with caching(per_session, CLIENTS) as conns:
+        for call in CALLED:
+            await asyncio.gather(*(call(conn, table) for conn in conns))
+        before = await sums(plain)
+        await asyncio.gather(*(call_one(conn, table) for conn in conns))
+    assert await sums(plain) == before | {1: before[1] + CLIENTS}
 
 
 # --- Without what PgBouncer needs -----------------------------------------------------
