@@ -15,10 +15,9 @@ from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 from aioupsert._adapters import is_pool, with_session
 from aioupsert._adapters.base import Session, finish, is_stale
 from aioupsert._batches import Batch, Writer
-from aioupsert._plan import Calls, Shape, pairs, read_call, read_key_names
+from aioupsert._plan import Calls, Shape, pairs, read_key_names
 from aioupsert._plan.plan import check_without_unique_index
-from aioupsert._schema import table_name
-from aioupsert._upsert import TIMEOUT, write_call
+from aioupsert._upsert import TIMEOUT, Target, write_call
 from aioupsert.errors import AioupsertError, CoalescerClosedError, UsageError
 from aioupsert.results import CoalescerStats, Result
 
@@ -100,8 +99,11 @@ class Coalescer:
             UsageError: The arguments are wrong.
             UnsupportedConnectionError: The connection is nothing this library can use.
         """
-        self._name = table_name(table)
+        self._target = target = Target(conn_or_pool, table)
+        self._name = target.name
         self._key = read_key_names(key)
+        model = target.model
+        names = self._key if model is None else tuple(model.names(self._key))
         for argument, value in (
             ("max_batch", max_batch),
             ("max_pending", max_pending),
@@ -123,7 +125,7 @@ class Coalescer:
         self._concurrency = concurrency if is_pool(conn_or_pool) else 1
         self._free = self._concurrency
         self._writer = Writer(
-            self._name, Calls(self._key).group, timeout, skip=True, each=True
+            self._name, Calls(names).group, timeout, skip=True, each=True
         )
         self._max_pending = max_pending
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -228,7 +230,7 @@ class Coalescer:
             AioupsertError: As for `aioupsert.create_or_update`.
         """
         loop = self._check_open()
-        shape, values = read_call(
+        shape, values = self._target.read(
             key=self._ordered(key),
             defaults=defaults,
             create_defaults=create_defaults,
@@ -249,7 +251,7 @@ class Coalescer:
                 future: asyncio.Future[Result] = loop.create_future()
                 self._ready.append(_Call(shape, values, self._identity(values), future))
                 self._schedule(loop)
-                return await future
+                result = await future
             except asyncio.CancelledError:
                 self._withdraw()
                 raise
@@ -259,6 +261,9 @@ class Coalescer:
         except Exception:
             self._failures += 1
             raise
+        if self._target.model is None:
+            return result
+        return await self._target.give(result, returning)
 
     async def _room(self) -> None:
         """Wait, behind others, until fewer calls are pending."""

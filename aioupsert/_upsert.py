@@ -8,14 +8,14 @@ import warnings
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from aioupsert._adapters import with_session
+from aioupsert._adapters import model_of, with_session
 from aioupsert._adapters.base import (
     Session,
     TransientError,
     is_stale,
     known_table,
 )
-from aioupsert._plan import Shape, read_call
+from aioupsert._plan import BulkCall, Shape, read_bulk_call, read_call
 from aioupsert._retrying import Deadline, back_off
 from aioupsert._schema import TableName, table_name
 from aioupsert._steps import MAX_LOST, Lost, find, hopeless
@@ -23,6 +23,7 @@ from aioupsert.errors import MissingUniqueIndexWarning
 from aioupsert.results import Result, Statement
 
 if TYPE_CHECKING:
+    from aioupsert._adapters.models import Model
     from aioupsert.expressions import Expression
     from aioupsert.typing import (
         Connection,
@@ -69,7 +70,8 @@ async def create_or_update(
     Args:
         conn: An asyncpg connection, pooled connection or pool, or an aiosqlite
             connection.
-        table: The table's name; see `aioupsert.typing.Table`.
+        table: The table's name, or with the extra ``sqlalchemy`` a `Table`, a mapped
+            class or a SQLModel class; see `aioupsert.typing.Table`.
         key: The columns that identify the row; None means IS NULL.
         defaults: What is written either way; plain values, expressions, or callables,
             which are called now.
@@ -105,8 +107,8 @@ async def create_or_update(
     References:
         PostgreSQL, "INSERT" and "Transaction Isolation"; SQLite, "Transaction".
     """
-    name = table_name(table)
-    shape, values = read_call(
+    target = Target(conn, table)
+    shape, values = target.read(
         key=key,
         defaults=defaults,
         create_defaults=create_defaults,
@@ -117,7 +119,8 @@ async def create_or_update(
         without_unique_index=without_unique_index,
         strategy=strategy,
     )
-    return await with_session(conn, write_call, name, shape, values, timeout)
+    result = await with_session(conn, write_call, target.name, shape, values, timeout)
+    return result if target.model is None else await target.give(result, returning)
 
 
 async def get_or_create(
@@ -156,10 +159,11 @@ async def get_or_create(
     Raises:
         AioupsertError: As for `create_or_update`.
     """
-    name = table_name(table)
+    target = Target(conn, table)
+    name = target.name
 
     def read(values: Values | None) -> tuple[Shape, list[Any]]:
-        return read_call(
+        return target.read(
             key=key,
             defaults=None,
             create_defaults=values,
@@ -183,7 +187,8 @@ async def get_or_create(
         shape, values = read(defaults)
         return await write_call(session, name, shape, values, timeout)
 
-    return await with_session(conn, get)
+    result = await with_session(conn, get)
+    return result if target.model is None else await target.give(result, returning)
 
 
 async def preview(
@@ -224,8 +229,8 @@ async def preview(
     Raises:
         AioupsertError: As for `create_or_update`.
     """
-    name = table_name(table)
-    shape, values = read_call(
+    target = Target(conn, table)
+    shape, values = target.read(
         key=key,
         defaults=defaults,
         create_defaults=create_defaults,
@@ -237,8 +242,56 @@ async def preview(
         strategy=strategy,
     )
     return await with_session(
-        conn, _execute, name, shape, values, TIMEOUT, attempt=_show
+        conn, _execute, target.name, shape, values, TIMEOUT, attempt=_show
     )
+
+
+class Target:
+    """
+    The table of a call, by its name or as SQLAlchemy describes it.
+
+    Attributes:
+        name: Its name.
+        model: What SQLAlchemy says of it, or None.
+        read: Splits the arguments of a call into its shape and its values.
+    """
+
+    __slots__ = ("_conn", "model", "name", "read")
+
+    def __init__(self, conn: object, table: object) -> None:
+        """
+        Look at what the caller gave.
+
+        Raises:
+            UsageError: It is no table.
+        """
+        self._conn = conn
+        self.model: Model | None = model_of(conn, table)
+        self.name: TableName = (
+            table_name(table) if self.model is None else self.model.name
+        )
+        self.read: Callable[..., tuple[Shape, list[Any]]] = (
+            read_call if self.model is None else self._read_in_its_terms
+        )
+
+    def _read_in_its_terms(self, **call: Any) -> tuple[Shape, list[Any]]:
+        assert self.model is not None  # noqa: S101  # see read
+        self.model.wants_objects(self._conn, call["returning"])
+        return read_call(**self.model.call(**call))
+
+    def read_bulk(self, **call: Any) -> BulkCall:
+        """Check the arguments of a bulk call by themselves."""
+        if self.model is not None:
+            call = self.model.bulk_call(**call)
+        return read_bulk_call(**call)
+
+    async def give(self, result: Result, returning: object) -> Result:
+        """Give a result in the terms of the model, if there is one."""
+        if self.model is None:
+            return result
+        if self.model.wants_objects(self._conn, returning):
+            return await self.model.objects(self._conn, result)
+        return self.model.result(result)
 
 
 def write_call(

@@ -36,6 +36,9 @@ Operand: TypeAlias = "Expression | Any"
 _INT32: Final = 2**31
 _INT64: Final = 2**63
 
+COMPARISONS: Final = ("=", "<>", "<", "<=", ">", ">=", "in")
+"""The operators whose sides are of one type."""
+
 # A literal's Python type decides its SQL type where no column does. The order matters
 # for subclasses only (an IntEnum, a str subclass): datetime is a date.
 _KINDS: Final[dict[type, str]] = {
@@ -56,7 +59,7 @@ _KINDS: Final[dict[type, str]] = {
 }
 
 
-def _literal_kind(value: Any) -> str:
+def literal_kind(value: Any) -> str:
     """Name the Python type of a literal; part of the expression's shape."""
     kind = _KINDS.get(value.__class__) or next(
         (kind for cls, kind in _KINDS.items() if isinstance(value, cls)), "other"
@@ -355,7 +358,7 @@ def _build(kind: str, name: str, *operands: Operand) -> Expression:
             nodes.append(operand.node)
             values += operand.values
         else:
-            nodes.append(("literal", _literal_kind(operand), ()))
+            nodes.append(("literal", literal_kind(operand), ()))
             values.append(operand)
     return Expression((kind, name, tuple(nodes)), tuple(values))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
@@ -37,11 +37,14 @@ class Result:
         rows_affected: Rows written; more than one only if the key matches several.
         rows: The rows after the call, one mapping each; empty without *returning*. If
             the key matches several and only some are written, those.
+        objects: The same as mapped objects of SQLAlchemy, where *returning* names
+            their class.
     """
 
     action: Action
     rows_affected: int
     rows: tuple[Mapping[str, Any], ...] = ()
+    objects: tuple[Any, ...] = field(default=(), repr=False)
 
     @property
     def created(self) -> bool:
@@ -53,9 +56,14 @@ class Result:
         """The first row, or None without *returning*."""
         return self.rows[0] if self.rows else None
 
+    @property
+    def object(self) -> Any:
+        """The first mapped object, or None unless *returning* names its class."""
+        return self.objects[0] if self.objects else None
+
     def __iter__(self) -> Iterator[Any]:
-        """Yield `row` and `created`."""
-        yield self.row
+        """Yield `row`, or the mapped object, and `created`."""
+        yield self.object if self.objects else self.row
         yield self.created
 
 

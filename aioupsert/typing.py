@@ -80,14 +80,35 @@ Connection: TypeAlias = (
 )
 """Whatever a call may be given as its connection."""
 
-Table: TypeAlias = str | Sequence[str]
-"""``"table"``, ``"schema.table"``, or a tuple of one or two names."""
+
+class SqlalchemyTable(Protocol):
+    """A SQLAlchemy `Table`."""
+
+    @property
+    def columns(self) -> Any:
+        """Its columns."""
+        ...
+
+    @property
+    def schema(self) -> str | None:
+        """Its schema."""
+        ...
+
+
+Table: TypeAlias = str | Sequence[str] | SqlalchemyTable | type[Any]
+"""
+``"table"``, ``"schema.table"``, a tuple of one or two names, or, with the extra
+``sqlalchemy``, a `Table`, a mapped class, or a SQLModel class.
+"""
 
 Values: TypeAlias = Mapping[str, Any]
 """Column names to plain values, expressions, or callables that give one."""
 
-Returning: TypeAlias = str | Sequence[str] | None
-"""``"*"``, one column name, or several."""
+Returning: TypeAlias = str | Sequence[str] | type[Any] | None
+"""
+``"*"``, one column name, or several; or the mapped class that is the table, for
+`Result.object`.
+"""
 
 WithoutUniqueIndex: TypeAlias = Literal["warn", "error", "allow", "lock"]
 """What to do when no unique index makes the key unique."""

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from types import ModuleType
 
     from aioupsert._adapters.base import Kind, Session
+    from aioupsert._adapters.models import Model
 
 _DRIVERS: Final = ("asyncpg", "aiosqlite", "psycopg", "psycopg_pool", "sqlalchemy")
 
@@ -60,6 +61,20 @@ def is_pool(connection: object) -> bool:
         UnsupportedConnectionError: As for `with_session`.
     """
     return _kind_of(connection).is_pool
+
+
+def model_of(connection: object, table: object) -> Model | None:
+    """
+    Give what SQLAlchemy knows of a table; None for a table's name.
+
+    Raises:
+        UsageError: It cannot be written as one table.
+    """
+    if isinstance(table, (str, tuple)) or "sqlalchemy" not in sys.modules:
+        return None
+    models = importlib.import_module("aioupsert._adapters.models")
+    model: Model | None = models.model_of(connection, table)
+    return model
 
 
 def _kind_of(connection: object) -> Kind:
@@ -115,9 +130,9 @@ def _find_kind(connection: object) -> Kind:
 
 
 _HINT: Final = (
-    "pass a Connection or Pool of asyncpg, an AsyncConnection or AsyncConnectionPool of"
-    " psycopg, an aiosqlite Connection (opened: awaited, or inside its async with), or"
-    " an AsyncConnection, AsyncSession or AsyncEngine of SQLAlchemy"
+    "pass an asyncpg Connection or Pool, an AsyncConnection or AsyncConnectionPool of"
+    " psycopg, an AsyncConnection, AsyncSession or AsyncEngine of SQLAlchemy, or an"
+    " aiosqlite Connection (opened: awaited, or inside its async with)"
 )
 _HINTS: Final = {
     "sqlite3.": "this is a synchronous sqlite3 connection; open it with aiosqlite",

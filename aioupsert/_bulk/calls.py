@@ -9,9 +9,7 @@ from aioupsert._adapters import is_pool, with_session
 from aioupsert._bulk.load import Load, write_all
 from aioupsert._bulk.source import Source, checked_size
 from aioupsert._bulk.spread import Spread
-from aioupsert._plan import read_bulk_call
-from aioupsert._schema import table_name
-from aioupsert._upsert import TIMEOUT
+from aioupsert._upsert import TIMEOUT, Target
 from aioupsert.errors import UsageError
 from aioupsert.results import BulkResult, Progress, Result
 
@@ -102,8 +100,8 @@ async def create_or_update_many(
     References:
         PostgreSQL, "INSERT" (ON CONFLICT) and "COPY"; SQLite, "UPSERT".
     """
-    name = table_name(table)
-    call = read_bulk_call(
+    target = Target(conn, table)
+    call = target.read_bulk(
         key=key,
         update=update,
         create_defaults=create_defaults,
@@ -127,7 +125,7 @@ async def create_or_update_many(
             else (f"connections must be 1 or more, not {connections!r}")
         )
         raise UsageError(msg)
-    load = Load(name, call, timeout, skip=on_error == "skip", progress=progress)
+    load = Load(target.name, call, timeout, skip=on_error == "skip", progress=progress)
     source = Source(rows, size)
     if connections > 1:
         await Spread(load, source, connections).run(conn)
@@ -184,8 +182,8 @@ async def iter_create_or_update(
     Raises:
         AioupsertError: As for `create_or_update_many`.
     """
-    name = table_name(table)
-    call = read_bulk_call(
+    target = Target(conn, table)
+    call = target.read_bulk(
         key=key,
         update=update,
         create_defaults=create_defaults,
@@ -196,7 +194,7 @@ async def iter_create_or_update(
         convert_text=convert_text,
         without_unique_index=without_unique_index,
     )
-    load = Load(name, call, timeout, each=True)
+    load = Load(target.name, call, timeout, each=True)
     source = Source(
         rows, checked_size(_EACH_SIZE if batch_size is None else batch_size)
     )
@@ -204,4 +202,4 @@ async def iter_create_or_update(
     async for batch in source.batches():
         results = await with_session(conn, load.results, batch)
         for result in results:
-            yield result
+            yield result if target.model is None else target.model.result(result)

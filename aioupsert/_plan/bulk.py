@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, cast
 
 from aioupsert._plan.call import Call, Items, Shape, pairs, read_items, read_where
 from aioupsert._plan.plan import (
@@ -15,6 +16,9 @@ from aioupsert._plan.plan import (
 from aioupsert._schema import Table
 from aioupsert.errors import UnknownColumnError, UsageError
 from aioupsert.expressions import Expression, Node
+
+if TYPE_CHECKING:
+    from aioupsert._plan.records import Records
 
 
 class Assigned(NamedTuple):
@@ -37,6 +41,19 @@ class Assigned(NamedTuple):
 Names: TypeAlias = tuple[str, ...]
 
 
+class Reads(NamedTuple):
+    """
+    How rows are read whose columns have other names.
+
+    Attributes:
+        key: The key's columns as the rows name them.
+        records: Translates rows with the same columns.
+    """
+
+    key: Names
+    records: Callable[[Records], Records]
+
+
 @dataclass(frozen=True, slots=True)
 class BulkCall:
     """
@@ -53,6 +70,8 @@ class BulkCall:
         returning: The columns to return.
         convert_text: Whether the database converts text to the types of the columns.
         without_unique_index: What to do without a unique index.
+        on_update: What an update sets beside that, where the row does not bring it.
+        reads: How the rows are read, if not as they are.
     """
 
     key: Names
@@ -64,33 +83,51 @@ class BulkCall:
     returning: str | Names | None
     convert_text: bool
     without_unique_index: str
+    on_update: tuple[Assigned, ...] = ()
+    reads: Reads | None = None
 
     def call(
-        self, key: tuple[tuple[str, str], ...], brought: Items
+        self,
+        key: tuple[tuple[str, str], ...],
+        brought: Items,
+        generated: AbstractSet[str] = frozenset(),
     ) -> tuple[Shape, list[Any]]:
         """
         Make the call for rows of one shape.
 
+        Args:
+            key: The key's columns.
+            brought: What else the rows bring.
+            generated: Which of that only a row that is created takes.
+
         Returns:
             Its shape, and the values that do not come from the rows.
         """
-        there = {name for name, _ in (*key, *brought)}
+        there = {name for name, _ in (*key, *brought)} - generated
         update = self.update
         if update is None:
-            update = tuple(name for name, _ in brought)
+            update = tuple(name for name, _ in brought if name in there)
         assigned = [
             _taken(item) if isinstance(item, str) else item
             for item in update
             if (item in there if isinstance(item, str) else item.takes <= there)
         ]
-        constants = [*assigned, *self.create_defaults, *self.touch]
+        touch = self.touch
+        if assigned or touch:
+            done = {*there, *(item.name for item in (*assigned, *touch))}
+            also = [item for item in self.on_update if item.name not in done]
+            if self.skip_unchanged or touch:
+                touch = (*touch, *also)
+            else:
+                assigned += also
+        constants = [*assigned, *self.create_defaults, *touch]
         if self.where is not None:
             constants.append(self.where)
         shape = Call(
             key=key,
             defaults=_items(assigned),
             create_defaults=_items(self.create_defaults),
-            touch=_items(self.touch),
+            touch=_items(touch),
             where=None if self.where is None else self.where.node,
             skip_unchanged=self.skip_unchanged,
             returning=self.returning,
@@ -150,6 +187,8 @@ def read_bulk_call(
     returning: str | Sequence[str] | None = None,
     convert_text: bool = False,
     without_unique_index: str = "warn",
+    on_update: Mapping[str, Any] | None = None,
+    reads: Reads | None = None,
 ) -> BulkCall:
     """
     Check the arguments of a bulk call by themselves.
@@ -181,6 +220,8 @@ def read_bulk_call(
         returning=returning,
         convert_text=convert_text,
         without_unique_index=without_unique_index,
+        on_update=_read("on_update", on_update),
+        reads=reads,
     )
     both = sorted(
         {i if isinstance(i, str) else i.name for i in call.update or ()}

@@ -19,11 +19,13 @@ class Records(NamedTuple):
         names: The columns that were read.
         places: Where in the batch the rows stand.
         columns: What they bring, column by column.
+        generated: Which columns were made for them, for rows that are created.
     """
 
     names: Names
     places: Sequence[int]
     columns: list[list[Any]]
+    generated: frozenset[str] = frozenset()
 
 
 class Bad(NamedTuple):

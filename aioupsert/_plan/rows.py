@@ -89,7 +89,7 @@ def group_rows(
     Groups come in the order in which they must be written, so that rows with the same
     key follow each other as in the batch.
     """
-    records, bad = read_records(rows, call.key)
+    records, bad = _read(rows, call)
     parts = [
         part for some in records for part in _split(some, call, table, typing, bad)
     ]
@@ -132,7 +132,7 @@ def share_rows(
         The places in each share, in their order; None where nobody can tell which keys
         are the same.
     """
-    records, bad = read_records(rows, call.key, only_key=True)
+    records, bad = _read(rows, call, only_key=True)
     columns = [some.columns for some in records]
     is_identity = typing.is_identity
     if is_identity is None or not identified(columns, call.key, table, is_identity):
@@ -149,6 +149,19 @@ def share_rows(
     return shares
 
 
+def _read(
+    rows: Sequence[Any], call: BulkCall, *, only_key: bool = False
+) -> tuple[list[Records], list[Bad]]:
+    if call.reads is None:
+        return read_records(rows, call.key, only_key=only_key)
+    records, bad = read_records(rows, call.reads.key, only_key=only_key)
+    records = [*map(call.reads.records, records)]
+    if only_key:
+        width = len(call.key)
+        records = [some._replace(columns=some.columns[:width]) for some in records]
+    return records, bad
+
+
 # --- What the cells are ---------------------------------------------------------------
 
 
@@ -161,19 +174,21 @@ class Part(NamedTuple):
         columns: What they bring, column by column, the key's first.
         names: Their columns, in the same order.
         kinds: What each cell is.
+        generated: As of the records.
     """
 
     places: Sequence[int]
     columns: Sequence[Sequence[Any]]
     names: Names = ()
     kinds: Kinds = ()
+    generated: frozenset[str] = frozenset()
 
 
 def _split(
     records: Records, call: BulkCall, table: Table, typing: Typing, bad: list[Bad]
 ) -> list[Part]:
     """Sort rows with the same columns by what their cells are."""
-    names, places, columns = records
+    names, places, columns, generated = records
     width = len(call.key)
     kinds: list[str | None] = []
     texts: set[int] = set()
@@ -192,7 +207,7 @@ def _split(
         kinds.append(_kind(types, text=slot in texts, is_key=slot < width))
     same = tuple(kind for kind in kinds if kind is not None)
     if len(same) == len(kinds):
-        return [Part(places, columns, names, same)]
+        return [Part(places, columns, names, same, generated)]
     return _split_mixed(records, kinds, texts, width=width, bad=bad)
 
 
@@ -228,7 +243,7 @@ def _split_mixed(
     bad: list[Bad],
 ) -> list[Part]:
     """Look at every cell of the columns whose cells differ: they have no kind."""
-    names, places, columns = records
+    names, places, columns, generated = records
     mixed = [slot for slot, kind in enumerate(kinds) if kind is None]
     found: dict[Kinds, tuple[list[int], list[Sequence[Any]]]] = {}
     for place, row in zip(places, zip(*columns, strict=True), strict=True):
@@ -261,7 +276,13 @@ def _split_mixed(
         its_places.append(place)
         its_values.append(flat)
     return [
-        Part(its_places, [*map(list, zip(*its_values, strict=True))], names, own)
+        Part(
+            its_places,
+            [*map(list, zip(*its_values, strict=True))],
+            names,
+            own,
+            generated,
+        )
         for own, (its_places, its_values) in found.items()
     ]
 
@@ -296,7 +317,7 @@ def _shape(part: Part, call: BulkCall) -> tuple[Shape, list[Any]]:
         (name, ("literal", kind, ()) if isinstance(kind, str) else kind)
         for name, kind in zip(part.names[width:], part.kinds[width:], strict=True)
     )
-    return call.call(key, brought)
+    return call.call(key, brought, part.generated)
 
 
 def identified(

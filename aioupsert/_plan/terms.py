@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 from aioupsert._plan.call import Items
 from aioupsert._schema import Column, Table
 from aioupsert.errors import UsageError
-from aioupsert.expressions import Node
+from aioupsert.expressions import COMPARISONS, Node
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,13 +98,12 @@ _HINTED_LITERALS: Final[dict[str, frozenset[str]]] = {
 _ALWAYS_HINTED: Final = frozenset({"null", "other"})
 _NUMBERS: Final = frozenset({"integer", "number"})
 _DATES: Final = frozenset({"date", "other"})
-_COMPARISONS: Final = ("=", "<>", "<", "<=", ">", ">=", "in")
 _SAME_FAMILY: Final = ("coalesce", "greatest", "least")
-_ALIKE: Final = frozenset({*_COMPARISONS, *_SAME_FAMILY})
+_ALIKE: Final = frozenset({*COMPARISONS, *_SAME_FAMILY})
 _ARITHMETIC: Final = frozenset({"+", "-", "*", "/"})
 _NULL_OF_NULLS: Final = frozenset({*_ARITHMETIC, "%", *_SAME_FAMILY})
 _RESULT_FAMILIES: Final = {
-    **dict.fromkeys((*_COMPARISONS, "AND", "OR", "NOT", "is_null"), "boolean"),
+    **dict.fromkeys((*COMPARISONS, "AND", "OR", "NOT", "is_null"), "boolean"),
     **dict.fromkeys(("concat", "lower", "upper"), "text"),
     "length": "integer",
     "merge": "json",
@@ -121,7 +120,7 @@ _OPERANDS: Final[dict[str, tuple[frozenset[str], str]]] = {
         ),
     ),
     **dict.fromkeys(
-        (*_COMPARISONS, "greatest", "least"),
+        (*COMPARISONS, "greatest", "least"),
         (
             frozenset({"integer", "number", "text", "boolean", "bytes", *_DATES}),
             "the engines compare JSON differently",

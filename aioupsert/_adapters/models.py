@@ -1,0 +1,458 @@
+"""
+SQLAlchemy's tables, mapped classes and SQLModel classes: what they say of a call.
+
+Here the caller's attribute names become names of columns, and values pass through the
+types of the columns, both ways. What SQLAlchemy would do in Python when it writes a row,
+the defaults of columns and their onupdate, is done here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, cast
+from weakref import WeakKeyDictionary
+
+import sqlalchemy as sa
+from sqlalchemy.engine import make_url
+from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session
+from sqlalchemy.orm import Mapper
+
+from aioupsert._plan import pairs
+from aioupsert._plan.bulk import Reads
+from aioupsert.errors import UsageError
+from aioupsert.expressions import (
+    COMPARISONS,
+    DEFAULT,
+    SQL,
+    Expression,
+    Node,
+    literal_kind,
+)
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine.interfaces import Dialect
+
+    from aioupsert._plan.records import Records
+    from aioupsert._schema import TableName
+    from aioupsert.results import Result
+
+# Where both sides are of one type, so that a column says what its neighbour is.
+_ALIKE: Final = frozenset({*COMPARISONS, "coalesce", "greatest", "least"})
+
+
+@dataclass(frozen=True, slots=True)
+class _Column:
+    """
+    A column.
+
+    Attributes:
+        name: In the database.
+        key: In Python.
+        write: Makes what the driver takes; None for nothing to do.
+        read: Makes of what the driver gives what the type promises.
+        default: Gives the Python-side default from the values of the row.
+        onupdate: The same for an update.
+    """
+
+    name: str
+    key: str
+    write: Callable[[Any], Any] | None
+    read: Callable[[Any], Any] | None
+    default: Callable[[Mapping[str, Any]], Any] | None
+    onupdate: Callable[[Mapping[str, Any]], Any] | None
+
+
+class _Context:
+    """What a default of SQLAlchemy may ask for while it is made."""
+
+    def __init__(self, parameters: Mapping[str, Any]) -> None:
+        self.current_parameters = parameters
+
+    def get_current_parameters(self, *, isolate_multiinsert_groups: bool = True) -> Any:
+        """Give the values of the row."""
+        del isolate_multiinsert_groups  # a row is one here
+        return self.current_parameters
+
+
+class Model:
+    """
+    A table as SQLAlchemy describes it, for one kind of database.
+
+    Attributes:
+        name: The table's name.
+    """
+
+    def __init__(self, table: Any, mapper: Any, dialect: Dialect) -> None:
+        """Read what SQLAlchemy knows."""
+        self.name: TableName = (
+            (table.name,) if table.schema is None else (table.schema, table.name)
+        )
+        self._class: Any = None if mapper is None else mapper.class_
+        self._dialect = dialect
+        keys: dict[Any, str] = {column: column.key for column in table.columns}
+        if mapper is not None:
+            keys = {
+                attribute.columns[0]: attribute.key
+                for attribute in mapper.column_attrs
+                if attribute.columns[0] in keys
+            }
+        columns = [_read_column(column, key, dialect) for column, key in keys.items()]
+        self._by_key = {column.key: column for column in columns}
+        self._by_name = {column.name: column for column in columns}
+        self._identity = [keys[c] for c in table.primary_key if c in keys]
+
+    def names(self, keys: Any) -> Any:
+        """Give the names of columns for those of attributes."""
+        if isinstance(keys, str):
+            return self._name(keys)
+        return [self._name(key) for key in keys]
+
+    def call(
+        self,
+        *,
+        key: Mapping[str, Any],
+        defaults: Mapping[str, Any] | None,
+        create_defaults: Mapping[str, Any] | None,
+        where: Expression | None,
+        touch: Mapping[str, Any] | None,
+        returning: Any,
+        **others: Any,
+    ) -> dict[str, Any]:
+        """Translate the arguments of a call."""
+        written = self._items("defaults", defaults)
+        touched = self._items("touch", touch)
+        created = self._items("create_defaults", create_defaults)
+        found = self._items("key", key) or {}
+        given = {**found, **(touched or {}), **(written or {}), **(created or {})}
+        skips = touched is not None or bool(others.get("skip_unchanged"))
+        created = {**self._made(given), **(created or {})}
+        if written or touched:
+            for column, value in self._on_update({*found, *(written or ())}, given):
+                if skips:
+                    touched = {column.name: value, **(touched or {})}
+                else:
+                    written = {**(written or {}), column.name: value}
+                created.setdefault(column.name, DEFAULT)
+        return {
+            "key": found,
+            "defaults": written,
+            "create_defaults": created or None,
+            "where": self._condition(where),
+            "touch": touched,
+            "returning": self._asked(returning),
+            **others,
+        }
+
+    def bulk_call(
+        self,
+        *,
+        key: str | Sequence[str],
+        update: Any,
+        create_defaults: Mapping[str, Any] | None,
+        where: Expression | None,
+        touch: Mapping[str, Any] | None,
+        returning: Any = None,
+        **others: Any,
+    ) -> dict[str, Any]:
+        """Translate the arguments of a call for many rows."""
+        keys = (key,) if isinstance(key, str) else tuple(key)
+        if isinstance(update, Mapping):
+            update = self._items("update", cast("Mapping[str, Any]", update))
+        elif update is not None:
+            update = self.names((update,) if isinstance(update, str) else update)
+        return {
+            "key": self.names(keys),
+            "update": update,
+            "create_defaults": self._items("create_defaults", create_defaults),
+            "where": self._condition(where),
+            "touch": self._items("touch", touch),
+            "returning": self._asked(returning),
+            "on_update": {c.name: value for c, value in self._on_update((), {})},
+            "reads": Reads(keys, self._records),
+            **others,
+        }
+
+    def _records(self, records: Records) -> Records:
+        """Translate rows, column by column, and make the defaults of what they lack."""
+        names = [self._name(name) for name in records.names]
+        columns: list[list[Any]] = []
+        for name, cells in zip(names, records.columns, strict=True):
+            column = self._by_name.get(name)
+            translate = self._translate_or_none(column)
+            columns.append(cells if translate is None else [*map(translate, cells)])
+        lacking = [
+            (column, column.default)
+            for column in self._by_key.values()
+            if column.default is not None and column.name not in names
+        ]
+        for column, make in lacking:
+            columns.append([])
+            for row in zip(*columns[: len(names)], strict=True):
+                given = self._keyed(dict(zip(names, row, strict=True)))
+                columns[-1].append(self._value(column, make(given)))
+        added = [column.name for column, _ in lacking]
+        return records._replace(
+            names=(*names, *added), columns=columns, generated=frozenset(added)
+        )
+
+    def result(self, result: Result) -> Result:
+        """Give the rows of a result their attribute names, and values of their types."""
+        rows = tuple(
+            {
+                column.key if column else name: (
+                    column.read(value) if column and column.read else value
+                )
+                for name, value in row.items()
+                for column in (self._by_name.get(name),)
+            }
+            for row in result.rows
+        )
+        return dataclasses.replace(result, rows=rows)
+
+    async def objects(self, handle: Any, result: Result) -> Result:
+        """Load the mapped objects of a result's rows afresh, into the session."""
+        session = _session_of(handle)
+        loaded: list[Any] = [
+            await session.get(
+                self._class,
+                tuple(row[key] for key in self._identity),
+                populate_existing=True,
+            )
+            for row in self.result(result).rows
+        ]
+        return dataclasses.replace(result, rows=(), objects=tuple(loaded))
+
+    def wants_objects(self, handle: Any, returning: Any) -> bool:
+        """
+        Tell whether mapped objects are asked for.
+
+        Raises:
+            UsageError: They cannot be given.
+        """
+        if not isinstance(returning, type):
+            return False
+        if returning is not self._class:
+            msg = f"returning={returning.__name__} is not the class given as the table"
+            raise UsageError(msg)
+        if _session_of(handle) is None:
+            msg = (
+                f"returning={returning.__name__} needs an AsyncSession to load it into"
+            )
+            raise UsageError(msg)
+        return True
+
+    def _name(self, key: Any) -> Any:
+        """Give the name of a column; what is unknown is left for the database."""
+        # A mapped attribute says its own key.
+        key = key if isinstance(key, str) else getattr(key, "key", key)
+        column = self._by_key.get(key)
+        return key if column is None else column.name
+
+    def _asked(self, returning: Any) -> Any:
+        if returning is None or returning == "*":
+            return returning
+        return self.names(self._identity if isinstance(returning, type) else returning)
+
+    def _items(
+        self, argument: str, items: Mapping[str, Any] | None
+    ) -> dict[str, Any] | None:
+        if items is None:
+            return None
+        written: dict[str, Any] = {}
+        for key, value in pairs(argument, items):
+            name = self._name(key)
+            written[name] = self._translated(self._by_name.get(name), value)
+        return written
+
+    def _translated(self, column: _Column | None, value: Any) -> Any:
+        """Make what the driver takes of a value, or of what will give it."""
+        if isinstance(value, Expression):
+            return self._expression(value)
+        if callable(value):
+            return lambda: self._translated(column, value())
+        return self._value(column, value)
+
+    def _translate_or_none(self, column: _Column | None) -> Callable[[Any], Any] | None:
+        """Give what translates the cells of a column; None where nothing does."""
+        if column is None or column.write is None:
+            return None
+        return lambda value: self._translated(column, value)
+
+    def _value(self, column: _Column | None, value: Any) -> Any:
+        if isinstance(value, Expression):
+            return value
+        if isinstance(value, sa.ClauseElement) or hasattr(value, "__clause_element__"):
+            msg = (
+                f"{value} is an expression of SQLAlchemy, which has no value on create;"
+                ' write it with F("column"), Excluded("column") or SQL("...")'
+            )
+            raise UsageError(msg)
+        return value if column is None or column.write is None else column.write(value)
+
+    def _condition(self, where: Any) -> Any:
+        return self._expression(where) if isinstance(where, Expression) else where
+
+    def _expression(self, expression: Expression) -> Expression:
+        """Name the columns of an expression, and translate what stands beside them."""
+        values: list[Any] = []
+        node = self._node(expression.node, iter(expression.values), values, None)
+        return Expression(node, tuple(values))
+
+    def _node(
+        self,
+        node: Node,
+        given: Iterator[Any],
+        values: list[Any],
+        beside: _Column | None,
+    ) -> Node:
+        kind, name, operands = node
+        if kind in {"column", "excluded"}:
+            return kind, self._name(name), operands
+        if kind == "literal":
+            value = self._value(beside, next(given))
+            values.append(value)
+            return node if beside is None else (kind, literal_kind(value), ())
+        beside = self._column_in(operands) if name in _ALIKE else None
+        done = (self._node(operand, given, values, beside) for operand in operands)
+        return kind, name, tuple(done)
+
+    def _column_in(self, operands: Sequence[Node]) -> _Column | None:
+        for kind, name, _ in operands:
+            if kind in {"column", "excluded"}:
+                return self._by_name.get(self._name(name))
+        return None
+
+    def _made(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Make the defaults of the columns that a call does not write."""
+        return {
+            column.name: self._value(column, column.default(self._keyed(given)))
+            for column in self._by_key.values()
+            if column.default is not None and column.name not in given
+        }
+
+    def _on_update(
+        self, taken: Iterable[str], given: Mapping[str, Any]
+    ) -> Iterator[tuple[_Column, Any]]:
+        """Make what an update sets beside what it is told to."""
+        taken = {*taken}
+        for column in self._by_key.values():
+            if column.onupdate is not None and column.name not in taken:
+                value = column.onupdate(self._keyed(given))
+                yield column, self._value(column, value)
+
+    def _keyed(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Give values as the row's attributes."""
+        return {
+            self._by_name[name].key if name in self._by_name else name: value
+            for name, value in given.items()
+        }
+
+
+def _read_column(column: sa.Column[Any], key: str, dialect: Dialect) -> _Column:
+    kind = column.type.dialect_impl(dialect)
+    if getattr(column.type, "_has_bind_expression", False):
+        msg = (
+            f"the type of {column} writes SQL around its values (bind_expression), which"
+            " cannot be used here; pass the table's name instead"
+        )
+        raise UsageError(msg)
+    return _Column(
+        column.name,
+        key,
+        kind.bind_processor(dialect),
+        kind.result_processor(dialect, _oid_of(kind)),
+        _maker(column.default, dialect),
+        _maker(column.onupdate, dialect),
+    )
+
+
+# PostgreSQL, "pg_type": SQLAlchemy asks for the type that the server announced.
+_FLOAT8, _NUMERIC = 701, 1700
+
+
+def _oid_of(kind: Any) -> int:
+    kind = kind.impl if isinstance(kind, sa.TypeDecorator) else kind
+    return _FLOAT8 if isinstance(kind, sa.Float) else _NUMERIC
+
+
+def _maker(default: Any, dialect: Dialect) -> Callable[[Mapping[str, Any]], Any] | None:
+    """Give what makes a default: a value, or an expression for the database."""
+    if default is None:
+        return None
+    if default.is_callable:
+        make: Any = default.arg
+        return lambda given: make(_Context(given))
+    if default.is_scalar:
+        value: Any = default.arg
+        return lambda _: value
+    if default.is_sequence:
+        if not dialect.supports_sequences:
+            return None
+        default = default.next_value()
+    else:
+        default = default.arg
+    text = str(default.compile(dialect=dialect, compile_kwargs={"literal_binds": True}))
+    expression = SQL(text.replace("{", "{{").replace("}", "}}"))
+    return lambda _: expression
+
+
+_SCOPED: Final[Any] = async_scoped_session
+_models: Final[WeakKeyDictionary[Any, dict[tuple[type, str], Model]]] = (
+    WeakKeyDictionary()
+)
+
+
+def model_of(handle: Any, table: Any) -> Model | None:
+    """
+    Give what SQLAlchemy knows of a table; None if it is no table of SQLAlchemy's.
+
+    Raises:
+        UsageError: It is one that cannot be written as one table.
+    """
+    described: Any = sa.inspect(table, raiseerr=False)
+    is_mapped = isinstance(described, cast("type", Mapper))
+    mapper = described if is_mapped else None
+    if mapper is None and not isinstance(table, sa.Table):
+        return None
+    dialect = _dialect_of(handle, mapper)
+    known = _models.setdefault(table, {})
+    kind = (type(dialect), dialect.driver)
+    model = known.get(kind)
+    if model is None:
+        model = known[kind] = Model(_table_of(table, mapper), mapper, dialect)
+    return model
+
+
+def _table_of(table: Any, mapper: Any) -> Any:
+    if mapper is None:
+        return table
+    if len(mapper.tables) > 1 or not isinstance(
+        mapper.local_table, cast("type", sa.Table)
+    ):
+        msg = (
+            f"{mapper.class_.__name__} is mapped to more than one table; pass the Table"
+            " to write"
+        )
+        raise UsageError(msg)
+    return mapper.local_table
+
+
+def _session_of(handle: Any) -> Any:
+    """Give the session that a handle is or stands for, or None."""
+    given: Any = handle() if isinstance(handle, _SCOPED) else handle
+    return given if isinstance(given, AsyncSession) else None
+
+
+def _dialect_of(handle: Any, mapper: Any) -> Dialect:
+    session = _session_of(handle)
+    if session is not None:
+        handle = session.get_bind(mapper)
+    dialect: Dialect | None = getattr(handle, "dialect", None)
+    if dialect is not None:
+        return dialect
+    driver = type(handle).__module__.partition(".")[0]
+    driver = "psycopg" if driver == "psycopg_pool" else driver
+    engine = "sqlite" if driver == "aiosqlite" else "postgresql"
+    return make_url(f"{engine}+{driver}://").get_dialect(_is_async=True)()
