@@ -42,6 +42,9 @@ if TYPE_CHECKING:
 _ALIKE: Final = frozenset({*COMPARISONS, "coalesce", "greatest", "least"})
 
 
+_ARITHMETIC: Final = frozenset({"+", "-", "*", "/"})
+
+
 @dataclass(frozen=True, slots=True)
 class _Column:
     """
@@ -314,7 +317,9 @@ class Model:
             value = self._value(beside, next(given))
             values.append(value)
             return node if beside is None else (kind, literal_kind(value), ())
-        beside = self._column_in(operands) if name in _ALIKE else None
+        # What is added to a date is none, but an amount is written as amounts are.
+        is_sum = name in _ARITHMETIC and _has_decimal(operands)
+        beside = self._column_in(operands) if is_sum or name in _ALIKE else None
         done = (self._node(operand, given, values, beside) for operand in operands)
         return kind, name, tuple(done)
 
@@ -348,6 +353,10 @@ class Model:
             self._by_name[name].key if name in self._by_name else name: value
             for name, value in given.items()
         }
+
+
+def _has_decimal(operands: Sequence[Node]) -> bool:
+    return ("literal", "decimal", ()) in operands
 
 
 def _read_column(column: sa.Column[Any], key: str, dialect: Dialect) -> _Column:
