@@ -39,7 +39,8 @@ async def _begin_aiosqlite(adapted: Any) -> None:
     # None is SQLAlchemy's AUTOCOMMIT. Otherwise sqlite3 begins by itself, but only
     # before what it takes for a statement that writes.
     if connection.isolation_level is not None and not connection.in_transaction:
-        await connection.execute("BEGIN")
+        # At once for writing: a transaction that has only read may come too late.
+        await connection.execute("BEGIN IMMEDIATE")
 
 
 async def _begin_psycopg(_: Any) -> None:
