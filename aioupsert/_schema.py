@@ -128,6 +128,7 @@ class Table:
         needs_exact: Why the single statement cannot serve here, or None.
         needs_key_lock: Whether concurrent inserts of one key must queue up first.
         upserts: Whether ``INSERT ... ON CONFLICT DO UPDATE`` can tell what it did.
+        returns_old: Whether RETURNING gives the row as it was before, too.
         returns_rows: Whether RETURNING works.
         reads_back: Whether only a query tells what is there, before and after a write.
         sees_inserts: Whether a trigger sees an insert before it is known to be one.
@@ -147,6 +148,7 @@ class Table:
     needs_exact: str | None = None
     needs_key_lock: bool = False
     upserts: bool = True
+    returns_old: bool = False
     returns_rows: bool = True
     reads_back: bool = False
     refuses_updates: bool = False

@@ -382,12 +382,26 @@ def _insert(plan: Plan, when: str) -> Compiled:
     return writer.compiled(sql, when)
 
 
+def native_code(plan: Plan) -> str:
+    """
+    Tell created from updated in the RETURNING of a native upsert.
+
+    From version 18 on the row before is there to ask, which a row just inserted has not;
+    see the documentation's "RETURNING". Before, a row that this very statement inserted
+    has no xmax; see "System Columns", which partitioned tables do not have.
+    """
+    if plan.table.returns_old:
+        created = f"old.{quote(plan.key[0].column.name)} IS NULL"
+    else:
+        created = f"{ALIAS}.xmax = 0"
+    return f"CASE WHEN {created} THEN {CREATED} ELSE {UPDATED} END"
+
+
 def _on_conflict(plan: Plan) -> Compiled:
     """
     Write the native upsert.
 
-    A row that this very statement inserted has no xmax; see the documentation's "System
-    Columns". No row means that *where* or *skip_unchanged* left it alone.
+    No row means that *where* or *skip_unchanged* left it alone.
     """
     writer = PostgresqlWriter()
     names, values = writer.values(plan.insert)
@@ -397,7 +411,7 @@ def _on_conflict(plan: Plan) -> Compiled:
         action = f"UPDATE SET {writer.assignments(plan.update)}"
         if plan.where is not None or plan.compare is not None:
             action += f" WHERE {writer.passes(plan)} AND {writer.changes(plan)}"
-    code = f"CASE WHEN {ALIAS}.xmax = 0 THEN {CREATED} ELSE {UPDATED} END"
+    code = native_code(plan)
     guard = f"WHERE {writer.guard(plan)}" if writer.inlines_default else "WHERE TRUE"
     sql = (
         f"INSERT INTO {name_table(plan)} {names}SELECT {values} {guard}"

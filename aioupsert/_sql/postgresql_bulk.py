@@ -32,6 +32,7 @@ from aioupsert._sql.postgresql import (
     compile_plan,
     name_cte,
     name_table,
+    native_code,
     returned,
     untyped,
 )
@@ -392,7 +393,7 @@ def _native(plan: Plan, inputs: list[Input], *, counts: bool) -> Batch:
     same = writer.same_key(plan, written)
     guard = f" WHERE {writer.guard(plan)}" if writer.inlines_default else ""
     target = ", ".join(quote(k.column.name) for k in plan.key)
-    code = f"CASE WHEN {ALIAS}.xmax = 0 THEN {CREATED} ELSE {UPDATED} END"
+    code = native_code(plan)
     writer.proposed = _proposed(plan)
     action = f"UPDATE SET {writer.assignments(plan.update)}"
     conditional = plan.where is not None or plan.compare is not None

@@ -28,6 +28,7 @@ _DESCRIBE: Final = """
 SELECT json_build_object(
   'oid', c.oid::text,
   'kind', c.relkind,
+  'returns_old', current_setting('server_version_num')::int >= 180000,
   'may_insert', has_table_privilege(c.oid, 'INSERT')
     OR has_any_column_privilege(c.oid, 'INSERT'),
   'may_copy', has_database_privilege(current_database(), 'TEMPORARY'),
@@ -195,7 +196,8 @@ def _table(name: TableName, found: Mapping[str, Any]) -> Table:
         unique=unique,
         needs_exact=next((why for why, applies in reasons.items() if applies), None),
         needs_key_lock=exclusive or deferrable,
-        upserts=kind == "r",
+        upserts=kind == "r" or (kind == "p" and found["returns_old"]),
+        returns_old=found["returns_old"],
         one_by_one="it is a foreign table" if kind == "f" else None,
         may_copy=found["may_copy"],
         foldable=found["foldable"]

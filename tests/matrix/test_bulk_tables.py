@@ -19,6 +19,7 @@ from tests.databases import Database, PostgresDatabase, SQLiteDatabase
 from tests.matrix.test_table_kinds import trigger
 from tests.matrix.tools import without_temporary_tables
 from tests.servers import Server
+from tests.versions import major
 
 NATIVE: Final = "INSERT ... ON CONFLICT DO UPDATE"
 ADD: Final = {"n": F("n") + Excluded("n")}
@@ -167,7 +168,9 @@ async def test_rows_are_created_and_updated(
     await conn.execute(case.sql)
     name, value = case.column or ("n", 0)
     how = await how_of(conn, ["k", "n", *({name} - {"n"})])
-    assert how == case.how
+    # From 18 on the row before tells the flags of partitioned tables too.
+    told = case.sql == PARTS and major(conn) >= 18
+    assert how == (NATIVE if told else case.how)
     if how.startswith("one by one"):
         number = min(number, ONE_BY_ONE)
     half = number // 2

@@ -441,7 +441,12 @@ async def test_a_relation_is_described_by_what_it_can_do(
         f" AS 'BEGIN RETURN new; END'; {ddl.format('EXECUTE FUNCTION g()')}"
     )
     table = await describe(conn)
-    assert {name: getattr(table, name) for name in PLAIN} == PLAIN | flags
+    said = {name: getattr(table, name) for name in PLAIN}
+    if "PARTITION BY" in ddl and table.returns_old:
+        # The row before tells what a system column of the row does not.
+        flags = {**flags, "upserts": True}
+    assert said == PLAIN | flags
+    assert table.returns_old is (conn.get_server_version().major >= 18)
 
 
 # --- Names and search paths ------------------------------------------------------------

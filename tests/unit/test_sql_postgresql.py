@@ -1,5 +1,6 @@
 """Plans and catalogs of PostgreSQL as text; no server takes part."""
 
+import dataclasses
 import json
 import re
 from typing import Any
@@ -131,6 +132,13 @@ def test_the_native_upsert() -> None:
         RETURNING CASE WHEN "t".xmax = 0 THEN 1 ELSE 2 END
         """
     )
+
+
+def test_the_native_upsert_asks_for_the_row_before_where_it_can() -> None:
+    newer = dataclasses.replace(HITS, returns_old=True)
+    made = plan(newer, defaults={"name": "x"}, strategy="on_conflict")
+    returning = 'RETURNING CASE WHEN old."id" IS NULL THEN 1 ELSE 2 END'
+    assert single(made).sql.endswith(returning)
 
 
 def test_the_native_upsert_without_a_condition_updates_what_is_there() -> None:
@@ -506,6 +514,7 @@ A_COLUMN: dict[str, Any] = {
 A_TABLE: dict[str, Any] = {
     "oid": "4711",
     "kind": "r",
+    "returns_old": False,
     "may_insert": True,
     "may_copy": True,
     "foldable": True,
