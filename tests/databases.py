@@ -24,6 +24,7 @@ import asyncpg
 import psycopg
 import psycopg_pool
 from asyncpg.pool import PoolConnectionProxy
+from psycopg.pq import TransactionStatus
 
 Kind = Literal["asyncpg", "pooled", "pool", "psycopg", "psycopg_pool", "aiosqlite"]
 Engine = Literal["postgresql", "sqlite"]
@@ -35,6 +36,8 @@ KINDS: Final[tuple[Kind, ...]] = (
     "asyncpg",
     "pooled",
     "pool",
+    "psycopg",
+    "psycopg_pool",
     "aiosqlite",
 )
 
@@ -240,6 +243,7 @@ async def psycopg_pooling(
     async with psycopg_pool.AsyncConnectionPool(
         dsn, kwargs=psycopg_settings(schema), min_size=1, max_size=10
     ) as pool:
+        await pool.wait()  # else it opens a second one meanwhile
         yield pool
 
 
@@ -266,6 +270,19 @@ HANDLES: Final[dict[str, Callable[[str, str], AbstractAsyncContextManager[Any]]]
     "psycopg_pool": psycopg_pooling,
 }
 PSYCOPG: Final = frozenset({"psycopg", "psycopg_pool"})
+
+
+def is_open(db: Database) -> bool:
+    """Whether the handle has a transaction open; a pool has none."""
+    match db.kind:
+        case "aiosqlite":
+            return bool(db.handle.in_transaction)
+        case "pool" | "psycopg_pool":
+            return False
+        case "psycopg":
+            return bool(db.handle.info.transaction_status != TransactionStatus.IDLE)
+        case _:
+            return bool(db.handle.is_in_transaction())
 
 
 def settings(schema: str) -> dict[str, str]:

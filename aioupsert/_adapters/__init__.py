@@ -137,8 +137,8 @@ _HINT: Final = (
 _HINTS: Final = {
     "sqlite3.": "this is a synchronous sqlite3 connection; open it with aiosqlite",
     "psycopg2.": "this is a psycopg2 connection, which cannot be awaited; use psycopg 3",
-    "psycopg.": "this is not awaited; open it with psycopg.AsyncConnection.connect(...)",
-    "psycopg_pool.": "this is not awaited; open a psycopg_pool.AsyncConnectionPool",
+    "psycopg.": "this cannot be awaited; use a psycopg.AsyncConnection",
+    "psycopg_pool.": "this cannot be awaited; use an AsyncConnectionPool",
     "sqlalchemy.": (
         "this is no AsyncConnection, AsyncSession or AsyncEngine of SQLAlchemy, and"
         " what is synchronous cannot be awaited"

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import sqlite3
 from collections import defaultdict
 from collections.abc import Awaitable, Iterable
 from typing import Any, Final, NamedTuple
 
-import asyncpg
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -30,10 +28,9 @@ from aioupsert import (
     create_or_update,
 )
 from tests.databases import Database, PostgresDatabase
+from tests.violations import CHECK, FOREIGN_KEY
 
 Row = dict[str, Any]
-CHECKED: Final = (asyncpg.CheckViolationError, sqlite3.IntegrityError)
-REFERS: Final = (asyncpg.ForeignKeyViolationError, sqlite3.IntegrityError)
 COLUMNS: Final = "n integer DEFAULT 7, v text, u text"
 ADD: Final = {"n": F("n") + 1}
 
@@ -253,7 +250,7 @@ async def check(db: Database, table: str, schedule: Schedule) -> None:
             # The call is made before anything else runs.
             action, row = model.apply(call)
             if action == "error":
-                with pytest.raises(CHECKED):
+                with pytest.raises(CHECK):
                     await coalescer.create_or_update(**call.arguments)
                 continue
             result = await coalescer.create_or_update(**call.arguments)
@@ -542,7 +539,7 @@ async def test_a_bad_call_fails_alone_with_the_driver_s_error(db: Database) -> N
         results = await together(coalescer, calls)
         again = await together(coalescer, calls)
     for some, action in ((results, "created"), (again, "updated")):
-        errors = [n for n, result in enumerate(some) if isinstance(result, CHECKED)]
+        errors = [n for n, result in enumerate(some) if isinstance(result, CHECK)]
         assert errors == [3, 17]
         assert actions(some).count(action) == 18
     assert await db.query("SELECT count(*) FROM t") == [(18,)]
@@ -560,7 +557,7 @@ async def test_a_value_in_between_that_violates_a_check_fails_its_call_alone(
     ]
     async with Coalescer(db.handle, "t", key="k", max_delay=0.01) as coalescer:
         results = await together(coalescer, calls)
-    assert [isinstance(result, CHECKED) for result in results] == [0, 0, 1, 0, 0]
+    assert [isinstance(result, CHECK) for result in results] == [0, 0, 1, 0, 0]
     assert await db.query("SELECT n FROM t") == [(2,)]
 
 
@@ -574,7 +571,7 @@ async def test_so_it_is_with_a_check_of_the_whole_row(pg: PostgresDatabase) -> N
     calls = [{"key": {"k": "a"}, "defaults": {"n": n}} for n in (1, 5, 2)]
     async with Coalescer(pg.handle, "t", key="k", max_delay=0.01) as coalescer:
         results = await together(coalescer, calls)
-    assert [isinstance(result, CHECKED) for result in results] == [0, 1, 0]
+    assert [isinstance(result, CHECK) for result in results] == [0, 1, 0]
     assert await pg.query("SELECT n FROM t") == [(2,)]
 
 
@@ -592,7 +589,9 @@ async def test_a_sum_that_overflows_fails_only_the_calls_that_are_too_many(
     async with Coalescer(db.handle, "t", key="k") as coalescer:
         results = await together(coalescer, calls)
     if db.engine == "postgresql":
-        assert actions(results) == ["updated"] * 3 + ["NumericValueOutOfRangeError"] * 3
+        (error,) = set(actions(results)[3:])
+        assert error in {"NumericValueOutOfRangeError", "NumericValueOutOfRange"}
+        assert actions(results) == ["updated"] * 3 + [error] * 3
         assert await db.query("SELECT n FROM t") == [(2147483647,)]
     else:
         assert set(actions(results)) == {"updated"}
@@ -728,7 +727,7 @@ async def test_a_constraint_that_is_checked_at_commit_fails_its_call_alone(
     ]
     async with Coalescer(db.handle, "t", key="k", max_delay=0.01) as coalescer:
         results = await together(coalescer, calls)
-    failed = [n for n, result in enumerate(results) if isinstance(result, REFERS)]
+    failed = [n for n, result in enumerate(results) if isinstance(result, FOREIGN_KEY)]
     assert failed == [4, 9]
     assert await db.query("SELECT count(*), min(p), max(p) FROM t") == [(10, 1, 1)]
 
@@ -754,7 +753,7 @@ async def test_there_too_a_bad_call_fails_alone(db: Database, number: int) -> No
         bad = await together(
             coalescer, [{"key": {"k": k}, "defaults": {"n": 3}} for k in range(number)]
         )
-        assert all(isinstance(result, CHECKED) for result in bad)
+        assert all(isinstance(result, CHECK) for result in bad)
         good = await coalescer.create_or_update(key={"k": 9}, defaults={"n": 1})
         assert good.created
     assert await db.query("SELECT * FROM t") == [(9, 1)]
@@ -868,7 +867,7 @@ async def test_the_statistics_tell_what_was_done(db: Database) -> None:
         assert coalescer.stats == CoalescerStats()
         calls = [{"key": {"k": str(n)}, "defaults": {"n": n}} for n in range(5)]
         await together(coalescer, calls)
-        with pytest.raises(CHECKED):
+        with pytest.raises(CHECK):
             await coalescer.create_or_update(key={"k": "a"}, defaults={"n": 3})
     stats = coalescer.stats
     assert stats == CoalescerStats(

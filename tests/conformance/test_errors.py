@@ -5,6 +5,7 @@ import sqlite3
 from typing import Any
 
 import asyncpg
+import psycopg
 import pytest
 
 from aioupsert import (
@@ -23,6 +24,7 @@ from aioupsert import (
     preview,
 )
 from tests.databases import Database
+from tests.violations import check_kind
 
 KEY = {"path": "/"}
 
@@ -202,18 +204,21 @@ STRANGERS: dict[str, tuple[Any, str]] = {
         instance("psycopg2.extensions", "connection"),
         "cannot use this psycopg2.extensions.connection: .* cannot be awaited",
     ),
-    "psycopg": (instance("psycopg", "AsyncConnection"), "psycopg connection"),
-    "psycopg_pool": (instance("psycopg_pool", "AsyncConnectionPool"), "psycopg pool"),
+    "psycopg": (instance("psycopg", "Connection"), "this cannot be awaited"),
+    "psycopg_pool": (
+        instance("psycopg_pool", "ConnectionPool"),
+        "this cannot be awaited",
+    ),
     "SQLAlchemy": (
-        instance("sqlalchemy.ext.asyncio.session", "AsyncSession"),
-        r"SQLAlchemy object; .*get_raw_connection",
+        instance("sqlalchemy.orm.session", "Session"),
+        r"no AsyncConnection, AsyncSession or AsyncEngine of SQLAlchemy",
     ),
     "SQLModel": (
-        instance("sqlmodel.ext.asyncio.session", "AsyncSession"),
-        "SQLModel session",
+        instance("sqlmodel.orm.session", "Session"),
+        "use sqlmodel.ext.asyncio.session.AsyncSession",
     ),
     "text": ("postgresql://localhost/db", "a text; open a connection first"),
-    "None": (None, "pass an asyncpg Connection or Pool, or an aiosqlite Connection"),
+    "None": (None, "pass an asyncpg Connection or Pool, an AsyncConnection"),
     "object": (object(), "cannot use this builtins.object: pass an asyncpg"),
 }
 
@@ -305,17 +310,9 @@ async def strict(db: Database) -> Database:
 
 
 async def violate(conn: Any, values: dict[str, Any], key: int) -> Exception:
-    with pytest.raises((asyncpg.PostgresError, sqlite3.Error)) as caught:
+    with pytest.raises((asyncpg.PostgresError, psycopg.Error, sqlite3.Error)) as caught:
         await create_or_update(conn, "strict", key={"id": key}, defaults=values)
     return caught.value
-
-
-def check_kind(error: Exception, postgresql: type[Exception], sqlite: int) -> None:
-    if isinstance(error, sqlite3.Error):
-        assert type(error) is sqlite3.IntegrityError
-        assert error.sqlite_errorcode == sqlite
-    else:
-        assert type(error) is postgresql
 
 
 violations = pytest.mark.parametrize(
@@ -358,7 +355,9 @@ async def test_get_or_create_lets_violations_through_on_create_only(
     if key == 2:
         assert not (await call).created
     else:
-        with pytest.raises((asyncpg.PostgresError, sqlite3.Error)) as caught:
+        with pytest.raises(
+            (asyncpg.PostgresError, psycopg.Error, sqlite3.Error)
+        ) as caught:
             await call
         check_kind(caught.value, postgresql, sqlite)
 
@@ -375,7 +374,10 @@ async def test_a_violation_leaves_the_callers_transaction_as_the_engine_does(
             await create_or_update(conn, "strict", key={"id": 7})
             check_kind(await violate(conn, values, 3), postgresql, sqlite)
             await create_or_update(conn, "strict", key={"id": 8})
-    except asyncpg.InFailedSQLTransactionError:
+    except (
+        asyncpg.InFailedSQLTransactionError,
+        psycopg.errors.InFailedSqlTransaction,
+    ):
         assert aborts
     rows = await strict.query("SELECT id FROM strict WHERE id > 2 ORDER BY id")
     assert rows == ([] if aborts else [(7,), (8,)])
@@ -396,7 +398,7 @@ async def test_another_row_under_the_new_key_is_a_violation_soon(
 async def test_a_value_of_another_type_is_the_drivers_own_error(
     strict: Database,
 ) -> None:
-    with pytest.raises((asyncpg.DataError, sqlite3.Error)):
+    with pytest.raises((asyncpg.DataError, psycopg.ProgrammingError, sqlite3.Error)):
         await create_or_update(
             strict.handle, "strict", key={"id": 1}, defaults={"age": object()}
         )

@@ -24,7 +24,8 @@ from aioupsert import (
     create_or_update,
     get_or_create,
 )
-from tests.databases import Database, PostgresDatabase, SQLiteDatabase
+from tests.databases import PSYCOPG, Database, PostgresDatabase, SQLiteDatabase
+from tests.violations import INTEGRITY, check_kind
 
 Call = Callable[..., Awaitable[Result]]
 
@@ -80,14 +81,7 @@ def assert_violated(error: BaseException, constraint: str) -> None:
             sqlite3.SQLITE_CONSTRAINT_FOREIGNKEY,
         ),
     }
-    cls, code = words[constraint]
-    if isinstance(error, sqlite3.IntegrityError):
-        assert error.sqlite_errorcode == code
-    else:
-        assert type(error) is cls
-
-
-VIOLATION = (asyncpg.IntegrityConstraintViolationError, sqlite3.IntegrityError)
+    check_kind(error, *words[constraint])
 
 
 # --- get ---
@@ -367,7 +361,7 @@ async def test_a_child_whose_unique_text_another_parent_has_is_a_violation(
         "CREATE TABLE tags (thing INTEGER, text TEXT UNIQUE, UNIQUE (thing, text));"
         "INSERT INTO tags VALUES (1, 'red')"
     )
-    with pytest.raises(VIOLATION) as caught:
+    with pytest.raises(INTEGRITY) as caught:
         await call(db.handle, "tags", key={"thing": 2, "text": "red"})
     assert_violated(caught.value, "unique")
     assert await db.query("SELECT * FROM tags") == [(1, "red")]
@@ -385,7 +379,7 @@ async def test_a_missing_required_column_is_a_violation_at_once(
 ) -> None:
     with (
         caplog.at_level(logging.DEBUG, "aioupsert"),
-        pytest.raises(VIOLATION) as caught,
+        pytest.raises(INTEGRITY) as caught,
     ):
         await call(people.handle, "people", key=GEORGE)
     assert_violated(caught.value, "not null")
@@ -399,7 +393,7 @@ async def test_an_id_that_another_key_has_is_a_violation(
     people: Database, call: Call
 ) -> None:
     ((taken,),) = await people.query("SELECT id FROM people")
-    with pytest.raises(VIOLATION) as caught:
+    with pytest.raises(INTEGRITY) as caught:
         await call(people.handle, "people", key=GEORGE, defaults={**BORN, "id": taken})
     assert_violated(caught.value, "primary key")
     assert await stored(people) == [LENNON]
@@ -412,7 +406,7 @@ async def test_another_key_for_an_id_that_is_taken_is_a_violation(
     ((taken,),) = await people.query("SELECT id FROM people")
     with (
         caplog.at_level(logging.DEBUG, "aioupsert"),
-        pytest.raises(VIOLATION) as caught,
+        pytest.raises(INTEGRITY) as caught,
     ):
         await call(people.handle, "people", key={"id": taken, **GEORGE}, defaults=BORN)
     assert_violated(caught.value, "primary key")
@@ -426,7 +420,7 @@ async def test_after_a_violation_of_another_unique_column_all_goes_on(
 ) -> None:
     async with people.transaction() as conn:
         await create_or_update(conn, "people", key=JOHN, defaults={"notes": "before"})
-        with pytest.raises(VIOLATION) as caught:
+        with pytest.raises(INTEGRITY) as caught:
             await call(conn, "people", key=GEORGE, defaults={**BORN, "tag": "rhythm"})
         assert_violated(caught.value, "unique")
         created = await call(conn, "people", key=GEORGE, defaults=BORN)
@@ -453,7 +447,7 @@ async def test_a_missing_parent_is_a_violation(
     )
     if isinstance(db, SQLiteDatabase):
         await db.handle.execute("PRAGMA foreign_keys = ON")
-    with pytest.raises(VIOLATION) as caught:
+    with pytest.raises(INTEGRITY) as caught:
         await call(db.handle, "children", key={"id": 1}, defaults={"parent": 9})
     assert_violated(caught.value, "foreign key")
     assert await db.query("SELECT * FROM children") == []
@@ -466,7 +460,7 @@ async def test_a_missing_parent_is_a_violation(
 async def test_the_traceback_of_a_violation_leads_into_the_driver(
     people: Database, call: Call
 ) -> None:
-    with pytest.raises(VIOLATION) as caught:
+    with pytest.raises(INTEGRITY) as caught:
         await call(
             people.handle, "people", key=GEORGE, defaults={**BORN, "tag": "rhythm"}
         )
@@ -474,7 +468,10 @@ async def test_the_traceback_of_a_violation_leads_into_the_driver(
     files = [frame.filename for frame in frames]
     assert files[0] == __file__
     assert any("/aioupsert/_upsert.py" in file for file in files)
-    driver = people.sql(postgresql="asyncpg/", sqlite="aioupsert/_adapters/aiosqlite")
+    of_postgresql = "psycopg/" if people.kind in PSYCOPG else "asyncpg/"
+    driver = people.sql(
+        postgresql=of_postgresql, sqlite="aioupsert/_adapters/aiosqlite"
+    )
     assert driver in files[-1]
 
 

@@ -4,6 +4,8 @@ import logging
 import re
 from typing import Any, get_args
 
+import psycopg
+import psycopg_pool
 import pytest
 
 from aioupsert import (
@@ -100,6 +102,13 @@ async def run_by_hand(conn: Any, shown: tuple[Statement, ...]) -> list[Any]:
     for statement in shown:
         if hasattr(conn, "fetch"):
             rows = await conn.fetch(statement.sql, *statement.arguments)
+        elif isinstance(conn, psycopg_pool.AsyncConnectionPool):
+            async with conn.connection() as lent:
+                return await run_by_hand(lent, shown)
+        elif isinstance(conn, psycopg.AsyncConnection):
+            cursor = psycopg.AsyncRawCursor(conn)
+            await cursor.execute(statement.sql.encode(), statement.arguments)
+            rows = await cursor.fetchall()
         else:
             rows = await conn.execute_fetchall(statement.sql, statement.arguments)
         # A query that finds a row to be written (2) does not write it.

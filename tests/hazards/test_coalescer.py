@@ -27,6 +27,7 @@ from aioupsert import (
 from tests.databases import Database, PostgresDatabase, SQLiteDatabase, pooling
 from tests.hazards.test_cancellation import CancelledAt, idle
 from tests.hazards.test_lost_connections import LOST
+from tests.violations import CHECK
 
 TABLE: Final = "CREATE TABLE t (k integer PRIMARY KEY, n integer DEFAULT 0)"
 # What the driver raises depends on how far the thread has come.
@@ -229,7 +230,7 @@ class Crowd:
             result = await self._coalescer.create_or_update(
                 key={"k": key}, defaults={"n": added}
             )
-        except (asyncpg.CheckViolationError, sqlite3.IntegrityError):
+        except CHECK:
             assert is_wrong
             self.wrong += 1
         except asyncio.CancelledError:

@@ -3,6 +3,8 @@ from typing import Any
 
 import aiosqlite
 import asyncpg
+import psycopg
+import psycopg_pool
 import pytest
 from asyncpg.pool import PoolConnectionProxy
 
@@ -18,6 +20,8 @@ HANDLE_TYPES: dict[str, type[Any]] = {
     "asyncpg": asyncpg.Connection,
     "pooled": PoolConnectionProxy,
     "pool": asyncpg.Pool,
+    "psycopg": psycopg.AsyncConnection,
+    "psycopg_pool": psycopg_pool.AsyncConnectionPool,
     "aiosqlite": aiosqlite.Connection,
 }
 

@@ -1,0 +1,34 @@
+"""What every driver calls the same error of its database."""
+
+import sqlite3
+from typing import Any, Final
+
+import asyncpg
+import psycopg
+
+CHECK: Final = (
+    asyncpg.CheckViolationError,
+    psycopg.errors.CheckViolation,
+    sqlite3.IntegrityError,
+)
+FOREIGN_KEY: Final = (
+    asyncpg.ForeignKeyViolationError,
+    psycopg.errors.ForeignKeyViolation,
+    sqlite3.IntegrityError,
+)
+INTEGRITY: Final = (
+    asyncpg.IntegrityConstraintViolationError,
+    psycopg.IntegrityError,
+    sqlite3.IntegrityError,
+)
+
+
+def check_kind(error: Any, postgresql: Any, sqlite: int) -> None:
+    """See that it is the driver's own error of the kind that asyncpg names."""
+    if isinstance(error, sqlite3.Error):
+        assert type(error) is sqlite3.IntegrityError
+        assert error.sqlite_errorcode == sqlite
+    elif isinstance(error, psycopg.Error):
+        assert type(error) is psycopg.errors.lookup(postgresql.sqlstate)
+    else:
+        assert type(error) is postgresql
