@@ -47,10 +47,10 @@ class PsycopgPool(Protocol):
 
 
 class SqlalchemyConnection(Protocol):
-    """A SQLAlchemy `AsyncConnection` or `AsyncSession`."""
+    """A SQLAlchemy `AsyncConnection`, `AsyncSession` or `async_scoped_session`."""
 
-    def in_transaction(self) -> bool:
-        """Tell whether a transaction has begun."""
+    def commit(self) -> Awaitable[None]:
+        """Commit."""
         ...
 
     def begin_nested(self) -> Any:

@@ -128,7 +128,11 @@ class Model:
         touched = self._items("touch", touch)
         created = self._items("create_defaults", create_defaults)
         found = self._items("key", key) or {}
-        given = {**found, **(touched or {}), **(written or {}), **(created or {})}
+        given = {
+            self._name(key): value
+            for items in (key, touch, defaults, create_defaults)
+            for key, value in (items or {}).items()
+        }
         skips = touched is not None or bool(others.get("skip_unchanged"))
         created = {**self._made(given), **(created or {})}
         if written or touched:
@@ -192,7 +196,7 @@ class Model:
         ]
         for column, make in lacking:
             columns.append([])
-            for row in zip(*columns[: len(names)], strict=True):
+            for row in zip(*records.columns, strict=True):
                 given = self._keyed(dict(zip(names, row, strict=True)))
                 columns[-1].append(self._value(column, make(given)))
         added = [column.name for column, _ in lacking]
@@ -348,11 +352,9 @@ class Model:
                 yield column, self._value(column, value)
 
     def _keyed(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """Give values as the row's attributes."""
-        return {
-            self._by_name[name].key if name in self._by_name else name: value
-            for name, value in given.items()
-        }
+        """Give values by the names of columns, and by those of attributes."""
+        keys = {n: c.key for n, c in self._by_name.items() if n in given}
+        return {**given, **{key: given[name] for name, key in keys.items()}}
 
 
 def _has_decimal(operands: Sequence[Node]) -> bool:
