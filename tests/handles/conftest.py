@@ -15,13 +15,13 @@ def made(driver: str, place: str, schema: str = "", **options: Any) -> AsyncEngi
     """An engine on the file, or on the schema of the server."""
     if driver == "aiosqlite":
         return create_async_engine(f"sqlite+aiosqlite:///{place}", **options)
-    args: dict[str, Any] = {
+    settings: dict[str, Any] = {
         "asyncpg": {"server_settings": {"search_path": schema}},
         "psycopg": {"options": f"-csearch_path={schema}"},
-    }[driver]
+    }
     server = place.partition("?")[0].partition("://")[2]
     url = f"postgresql+{driver}://{server}"
-    return create_async_engine(url, connect_args=args, **options)
+    return create_async_engine(url, connect_args=settings[driver], **options)
 
 
 @pytest.fixture(params=["aiosqlite", "asyncpg", "psycopg"])

@@ -180,9 +180,9 @@ async def test_names_and_types_both_ways(session: AsyncSession) -> None:
     assert {k: with_zone(vars(thing))[k] for k in EVERY} == EVERY
     stored = await session.execute(sa.text("SELECT the_name FROM things"))
     assert stored.scalar_one() == "X"
-    row = (await get_or_create(session, Thing, key={"name": "x"})).row
-    assert row is not None
-    assert row["mood"] is Mood.BAD
+    found = (await get_or_create(session, Thing, key={"name": "x"})).row
+    assert found is not None
+    assert found["mood"] is Mood.BAD
 
 
 async def test_python_side_defaults(session: AsyncSession) -> None:

@@ -277,3 +277,30 @@ async def test_thousands_of_rows_are_copied(conn: Any, pg: PostgresDatabase) -> 
         created=6000
     )
     assert ("7\t\\", 7) in await stored(pg)
+
+
+async def test_a_changed_table_in_the_caller_s_transaction(
+    conn: Any, pg: PostgresDatabase
+) -> None:
+    await create_or_update(conn, "t", **ADD)
+    await pg.run("ALTER TABLE t RENAME n TO m")
+    with pytest.raises(psycopg.errors.UndefinedColumn):
+        async with conn.transaction():
+            await create_or_update(conn, "t", **ADD)
+    # The next call reads it afresh.
+    result = await create_or_update(conn, "t", key={"k": "a"}, defaults={"m": 5})
+    assert not result.created
+
+
+async def test_a_pool_s_connection_that_is_lost_is_replaced(
+    pool: Any, pg: PostgresDatabase
+) -> None:
+    await create_or_update(pool, "t", **ADD)
+    await pg.run(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+        " WHERE application_name = current_schema() AND pid <> pg_backend_pid()"
+    )
+    with pytest.raises(psycopg.OperationalError):
+        await create_or_update(pool, "t", **ADD)
+    assert not (await create_or_update(pool, "t", **ADD)).created
+    assert await stored(pg) == [("a", 2)]
