@@ -6,6 +6,7 @@ import inspect
 import logging
 import warnings
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from aioupsert._adapters import model_of, with_session
@@ -162,8 +163,10 @@ async def get_or_create(
     target = Target(conn, table)
     name = target.name
 
-    def read(values: Values | None) -> tuple[Shape, list[Any]]:
-        return target.read(
+    def read(
+        reads: Callable[..., tuple[Shape, list[Any]]], values: Values | None
+    ) -> tuple[Shape, list[Any]]:
+        return reads(
             key=key,
             defaults=None,
             create_defaults=values,
@@ -180,11 +183,11 @@ async def get_or_create(
         # A transaction may be read-only, and a statement with an INSERT would abort it.
         if late or not session.can_repeat():
             # Names are checked as if every value were there.
-            shape, values = read(dict.fromkeys(defaults or ()))
+            shape, values = read(target.look, dict.fromkeys(defaults or ()))
             found = await _execute(session, name, shape, values, timeout, attempt=_look)
             if found is not None:
                 return found
-        shape, values = read(defaults)
+        shape, values = read(target.read, defaults)
         return await write_call(session, name, shape, values, timeout)
 
     result = await with_session(conn, get)
@@ -254,9 +257,10 @@ class Target:
         name: Its name.
         model: What SQLAlchemy says of it, or None.
         read: Splits the arguments of a call into its shape and its values.
+        look: The same for a call that does not write: no default is made for it.
     """
 
-    __slots__ = ("_conn", "model", "name", "read")
+    __slots__ = ("_conn", "look", "model", "name", "read")
 
     def __init__(self, conn: object, table: object) -> None:
         """
@@ -271,13 +275,21 @@ class Target:
             table_name(table) if self.model is None else self.model.name
         )
         self.read: Callable[..., tuple[Shape, list[Any]]] = (
-            read_call if self.model is None else self._read_in_its_terms
+            read_call
+            if self.model is None
+            else partial(self._read, self.model, self.model.call)
+        )
+        self.look: Callable[..., tuple[Shape, list[Any]]] = (
+            read_call
+            if self.model is None
+            else partial(self._read, self.model, self.model.look)
         )
 
-    def _read_in_its_terms(self, **call: Any) -> tuple[Shape, list[Any]]:
-        assert self.model is not None  # noqa: S101  # see read
-        self.model.wants_objects(self._conn, call["returning"])
-        return read_call(**self.model.call(**call))
+    def _read(
+        self, model: Model, translate: Callable[..., dict[str, Any]], **call: Any
+    ) -> tuple[Shape, list[Any]]:
+        model.wants_objects(self._conn, call["returning"])
+        return read_call(**translate(**call))
 
     def read_bulk(self, **call: Any) -> BulkCall:
         """Check the arguments of a bulk call by themselves."""

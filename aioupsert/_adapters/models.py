@@ -9,9 +9,9 @@ the defaults of columns and their onupdate, is done here.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 from weakref import WeakKeyDictionary
 
 import sqlalchemy as sa
@@ -39,10 +39,11 @@ if TYPE_CHECKING:
     from aioupsert.results import Result
 
 # Where both sides are of one type, so that a column says what its neighbour is.
-_ALIKE: Final = frozenset({*COMPARISONS, "coalesce", "greatest", "least"})
-
-
+_SAME: Final = frozenset({"coalesce", "greatest", "least"})
+_ALIKE: Final = frozenset({*COMPARISONS, *_SAME})
 _ARITHMETIC: Final = frozenset({"+", "-", "*", "/"})
+
+_Maker: TypeAlias = Callable[["Mapping[str, Any] | None"], Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,22 +57,34 @@ class _Column:
         write: Makes what the driver takes; None for nothing to do.
         read: Makes of what the driver gives what the type promises.
         default: Gives the Python-side default from the values of the row.
-        onupdate: The same for an update.
+        onupdate: The same for an update, from None where the rows are not known.
     """
 
     name: str
     key: str
     write: Callable[[Any], Any] | None
     read: Callable[[Any], Any] | None
-    default: Callable[[Mapping[str, Any]], Any] | None
-    onupdate: Callable[[Mapping[str, Any]], Any] | None
+    default: _Maker | None
+    onupdate: _Maker | None
 
 
 class _Context:
     """What a default of SQLAlchemy may ask for while it is made."""
 
-    def __init__(self, parameters: Mapping[str, Any]) -> None:
-        self.current_parameters = parameters
+    def __init__(self, label: str, parameters: Mapping[str, Any] | None) -> None:
+        self._label = label
+        self._parameters = parameters
+
+    @property
+    def current_parameters(self) -> Mapping[str, Any]:
+        """The values of the row."""
+        if self._parameters is None:
+            msg = (
+                f"{self._label} asks for the other values, which differ from row to row"
+                " here; let the rows bring it"
+            )
+            raise UsageError(msg)
+        return self._parameters
 
     def get_current_parameters(self, *, isolate_multiinsert_groups: bool = True) -> Any:
         """Give the values of the row."""
@@ -101,10 +114,21 @@ class Model:
                 for attribute in mapper.column_attrs
                 if attribute.columns[0] in keys
             }
-        columns = [_read_column(column, key, dialect) for column, key in keys.items()]
+        columns = [
+            _read_column(column, keys[column], dialect)
+            for column in table.columns
+            if column in keys
+        ]
         self._by_key = {column.key: column for column in columns}
         self._by_name = {column.name: column for column in columns}
-        self._identity = [keys[c] for c in table.primary_key if c in keys]
+        self._defaults = {
+            column.name: (column, column.default)
+            for column in columns
+            if column.default is not None
+        }
+        self._identity = [
+            keys[c] for c in (() if mapper is None else mapper.primary_key)
+        ]
 
     def names(self, keys: Any) -> Any:
         """Give the names of columns for those of attributes."""
@@ -124,30 +148,43 @@ class Model:
         **others: Any,
     ) -> dict[str, Any]:
         """Translate the arguments of a call."""
-        written = self._items("defaults", defaults)
-        touched = self._items("touch", touch)
-        created = self._items("create_defaults", create_defaults)
-        found = self._items("key", key) or {}
-        given = {
-            self._name(key): value
-            for items in (key, touch, defaults, create_defaults)
-            for key, value in (items or {}).items()
-        }
-        skips = touched is not None or bool(others.get("skip_unchanged"))
-        created = {**self._made(given), **(created or {})}
+        found = self._given("key", key)
+        written = _called(self._given("defaults", defaults))
+        created = _called(self._given("create_defaults", create_defaults))
+        touched = _called(self._given("touch", touch))
+        updated = {**found, **touched, **written}
+        made = self._made({**updated, **created})
+        more: dict[str, Any] = {}
         if written or touched:
-            for column, value in self._on_update({*found, *(written or ())}, given):
-                if skips:
-                    touched = {column.name: value, **(touched or {})}
-                else:
-                    written = {**(written or {}), column.name: value}
-                created.setdefault(column.name, DEFAULT)
+            more = self._on_update(updated)
+        written, touched, created = map(self._written, (written, touched, created))
+        if touched or others.get("skip_unchanged"):
+            touched |= more
+        else:
+            written |= more
         return {
-            "key": found,
+            "key": self._written(found),
             "defaults": written,
-            "create_defaults": created or None,
+            # What an update sets, a row that is created does not take.
+            "create_defaults": {**dict.fromkeys(more, DEFAULT), **made, **created},
             "where": self._condition(where),
             "touch": touched,
+            "returning": self._asked(returning),
+            **others,
+        }
+
+    def look(
+        self,
+        *,
+        key: Mapping[str, Any],
+        create_defaults: Mapping[str, Any] | None,
+        returning: Any,
+        **others: Any,
+    ) -> dict[str, Any]:
+        """Translate the arguments of a call that makes nothing."""
+        return {
+            "key": self._written(self._given("key", key)),
+            "create_defaults": dict.fromkeys(self.names(create_defaults or ())),
             "returning": self._asked(returning),
             **others,
         }
@@ -163,7 +200,17 @@ class Model:
         returning: Any = None,
         **others: Any,
     ) -> dict[str, Any]:
-        """Translate the arguments of a call for many rows."""
+        """
+        Translate the arguments of a call for many rows.
+
+        Raises:
+            UsageError: Mapped objects are asked for.
+        """
+        if isinstance(returning, type):
+            msg = (
+                f"returning={returning.__name__} is for a single row; name columns here"
+            )
+            raise UsageError(msg)
         keys = (key,) if isinstance(key, str) else tuple(key)
         if isinstance(update, Mapping):
             update = self._items("update", cast("Mapping[str, Any]", update))
@@ -176,33 +223,48 @@ class Model:
             "where": self._condition(where),
             "touch": self._items("touch", touch),
             "returning": self._asked(returning),
-            "on_update": {c.name: value for c, value in self._on_update((), {})},
-            "reads": Reads(keys, self._records),
+            "on_update": self._on_update(None),
+            "reads": Reads(keys, self._records, self._rows),
             **others,
         }
 
     def _records(self, records: Records) -> Records:
-        """Translate rows, column by column, and make the defaults of what they lack."""
-        names = [self._name(name) for name in records.names]
-        columns: list[list[Any]] = []
-        for name, cells in zip(names, records.columns, strict=True):
-            column = self._by_name.get(name)
-            translate = self._translate_or_none(column)
-            columns.append(cells if translate is None else [*map(translate, cells)])
-        lacking = [
-            (column, column.default)
-            for column in self._by_key.values()
-            if column.default is not None and column.name not in names
+        """Give rows the names and values of the database."""
+        names = tuple(self._name(name) for name in records.names)
+        columns = [
+            self._cells(self._by_name.get(name), cells)
+            for name, cells in zip(names, records.columns, strict=True)
         ]
-        for column, make in lacking:
-            columns.append([])
-            for row in zip(*records.columns, strict=True):
-                given = self._keyed(dict(zip(names, row, strict=True)))
-                columns[-1].append(self._value(column, make(given)))
-        added = [column.name for column, _ in lacking]
-        return records._replace(
-            names=(*names, *added), columns=columns, generated=frozenset(added)
+        return records._replace(names=names, columns=columns)
+
+    def _rows(self, records: Records) -> Records:
+        """Do the same, and make the defaults of what rows lack."""
+        columns = [
+            [cell() if callable(cell) else cell for cell in cells]
+            for cells in records.columns
+        ]
+        written = self._records(records._replace(columns=columns))
+        names = written.names
+        lacking = [name for name in self._defaults if name not in names]
+        if not lacking:
+            return written
+        made = [
+            [*self._made(dict(zip(names, row, strict=True))).values()]
+            for row in zip(*columns, strict=True)
+        ]
+        return written._replace(
+            names=(*names, *lacking),
+            columns=[*written.columns, *map(list, zip(*made, strict=True))],
+            generated=frozenset(lacking),
         )
+
+    def _cells(self, column: _Column | None, cells: list[Any]) -> list[Any]:
+        """Translate the cells of a column."""
+        if column is None or column.write is None:
+            kinds: set[type[Any]] = set(map(type, cells))
+            if not any(issubclass(kind, Expression) or _is_sql(kind) for kind in kinds):
+                return cells
+        return [self._translated(column, cell) for cell in cells]
 
     def result(self, result: Result) -> Result:
         """Give the rows of a result their attribute names, and values of their types."""
@@ -262,35 +324,30 @@ class Model:
             return returning
         return self.names(self._identity if isinstance(returning, type) else returning)
 
-    def _items(
-        self, argument: str, items: Mapping[str, Any] | None
-    ) -> dict[str, Any] | None:
-        if items is None:
-            return None
-        written: dict[str, Any] = {}
-        for key, value in pairs(argument, items):
-            name = self._name(key)
-            written[name] = self._translated(self._by_name.get(name), value)
-        return written
+    def _given(self, argument: str, items: Mapping[str, Any] | None) -> dict[str, Any]:
+        """Give values by the names of their columns."""
+        pairs_given = () if items is None else pairs(argument, items)
+        return {self._name(key): value for key, value in pairs_given}
+
+    def _written(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Make what the driver takes."""
+        return {
+            name: self._translated(self._by_name.get(name), value)
+            for name, value in given.items()
+        }
+
+    def _items(self, argument: str, items: Mapping[str, Any] | None) -> dict[str, Any]:
+        return self._written(_called(self._given(argument, items)))
 
     def _translated(self, column: _Column | None, value: Any) -> Any:
         """Make what the driver takes of a value, or of what will give it."""
         if isinstance(value, Expression):
             return self._expression(value)
-        if callable(value):
-            return lambda: self._translated(column, value())
         return self._value(column, value)
 
-    def _translate_or_none(self, column: _Column | None) -> Callable[[Any], Any] | None:
-        """Give what translates the cells of a column; None where nothing does."""
-        if column is None or column.write is None:
-            return None
-        return lambda value: self._translated(column, value)
-
     def _value(self, column: _Column | None, value: Any) -> Any:
-        if isinstance(value, Expression):
-            return value
-        if isinstance(value, sa.ClauseElement) or hasattr(value, "__clause_element__"):
+        cls: type[Any] = type(value)
+        if _is_sql(cls):
             msg = (
                 f"{value} is an expression of SQLAlchemy, which has no value on create;"
                 ' write it with F("column"), Excluded("column") or SQL("...")'
@@ -328,33 +385,46 @@ class Model:
         return kind, name, tuple(done)
 
     def _column_in(self, operands: Sequence[Node]) -> _Column | None:
-        for kind, name, _ in operands:
+        for kind, name, inner in operands:
             if kind in {"column", "excluded"}:
                 return self._by_name.get(self._name(name))
+            if name in _SAME and (found := self._column_in(inner)):
+                return found
         return None
 
     def _made(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """Make the defaults of the columns that a call does not write."""
-        return {
-            column.name: self._value(column, column.default(self._keyed(given)))
-            for column in self._by_key.values()
-            if column.default is not None and column.name not in given
-        }
+        """Make the defaults of columns that are not given; each sees those before it."""
+        seen = self._keyed(given)
+        made: dict[str, Any] = {}
+        for name, (column, make) in self._defaults.items():
+            if name not in given:
+                value = seen[name] = seen[column.key] = make(seen)
+                made[name] = self._translated(column, value)
+        return made
 
-    def _on_update(
-        self, taken: Iterable[str], given: Mapping[str, Any]
-    ) -> Iterator[tuple[_Column, Any]]:
+    def _on_update(self, given: Mapping[str, Any] | None) -> dict[str, Any]:
         """Make what an update sets beside what it is told to."""
-        taken = {*taken}
-        for column in self._by_key.values():
-            if column.onupdate is not None and column.name not in taken:
-                value = column.onupdate(self._keyed(given))
-                yield column, self._value(column, value)
+        seen = None if given is None else self._keyed(given)
+        return {
+            name: self._translated(column, column.onupdate(seen))
+            for name, column in self._by_name.items()
+            if column.onupdate is not None and name not in (given or ())
+        }
 
     def _keyed(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Give values by the names of columns, and by those of attributes."""
         keys = {n: c.key for n, c in self._by_name.items() if n in given}
         return {**given, **{key: given[name] for name, key in keys.items()}}
+
+
+def _called(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Call what gives a value."""
+    return {k: value() if callable(value) else value for k, value in given.items()}
+
+
+def _is_sql(cls: type[Any]) -> bool:
+    """Tell whether such values are expressions of SQLAlchemy."""
+    return issubclass(cls, sa.ClauseElement) or hasattr(cls, "__clause_element__")
 
 
 def _has_decimal(operands: Sequence[Node]) -> bool:
@@ -374,8 +444,8 @@ def _read_column(column: sa.Column[Any], key: str, dialect: Dialect) -> _Column:
         key,
         kind.bind_processor(dialect),
         kind.result_processor(dialect, _oid_of(kind)),
-        _maker(column.default, dialect),
-        _maker(column.onupdate, dialect),
+        _maker(f"default of {column}", column.default, dialect),
+        _maker(f"onupdate of {column}", column.onupdate, dialect),
     )
 
 
@@ -388,13 +458,13 @@ def _oid_of(kind: Any) -> int:
     return _FLOAT8 if isinstance(kind, sa.Float) else _NUMERIC
 
 
-def _maker(default: Any, dialect: Dialect) -> Callable[[Mapping[str, Any]], Any] | None:
+def _maker(label: str, default: Any, dialect: Dialect) -> _Maker | None:
     """Give what makes a default: a value, or an expression for the database."""
     if default is None:
         return None
     if default.is_callable:
         make: Any = default.arg
-        return lambda given: make(_Context(given))
+        return lambda given: make(_Context(label, given))
     if default.is_scalar:
         value: Any = default.arg
         return lambda _: value
@@ -405,6 +475,8 @@ def _maker(default: Any, dialect: Dialect) -> Callable[[Mapping[str, Any]], Any]
     else:
         default = default.arg
     text = str(default.compile(dialect=dialect, compile_kwargs={"literal_binds": True}))
+    if dialect.paramstyle in {"format", "pyformat"}:
+        text = text.replace("%%", "%")  # written for what would halve them
     expression = SQL(text.replace("{", "{{").replace("}", "}}"))
     return lambda _: expression
 

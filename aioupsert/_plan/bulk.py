@@ -15,7 +15,7 @@ from aioupsert._plan.plan import (
 )
 from aioupsert._schema import Table
 from aioupsert.errors import UnknownColumnError, UsageError
-from aioupsert.expressions import Expression, Node
+from aioupsert.expressions import DEFAULT, Expression, Node
 
 if TYPE_CHECKING:
     from aioupsert._plan.records import Records
@@ -47,10 +47,12 @@ class Reads(NamedTuple):
 
     Attributes:
         key: The key's columns as the rows name them.
+        keys: Translates rows of which only the key is read.
         records: Translates rows with the same columns.
     """
 
     key: Names
+    keys: Callable[[Records], Records]
     records: Callable[[Records], Records]
 
 
@@ -112,21 +114,28 @@ class BulkCall:
             for item in update
             if (item in there if isinstance(item, str) else item.takes <= there)
         ]
-        touch = self.touch
+        touch, created = self.touch, self.create_defaults
         if assigned or touch:
             done = {*there, *(item.name for item in (*assigned, *touch))}
             also = [item for item in self.on_update if item.name not in done]
             if self.skip_unchanged or touch:
                 touch = (*touch, *also)
+                # A row that is created does not take it.
+                known = {*generated, *(item.name for item in created)}
+                created += tuple(
+                    item._replace(node=DEFAULT.node, values=())
+                    for item in also
+                    if item.name not in known
+                )
             else:
                 assigned += also
-        constants = [*assigned, *self.create_defaults, *touch]
+        constants = [*assigned, *created, *touch]
         if self.where is not None:
             constants.append(self.where)
         shape = Call(
             key=key,
             defaults=_items(assigned),
-            create_defaults=_items(self.create_defaults),
+            create_defaults=_items(created),
             touch=_items(touch),
             where=None if self.where is None else self.where.node,
             skip_unchanged=self.skip_unchanged,

@@ -132,7 +132,10 @@ def share_rows(
         The places in each share, in their order; None where nobody can tell which keys
         are the same.
     """
-    records, bad = _read(rows, call, only_key=True)
+    try:
+        records, bad = _read(rows, call, only_key=True)
+    except Exception:  # noqa: BLE001  # of a column's type; whoever writes the row names it
+        return None
     columns = [some.columns for some in records]
     is_identity = typing.is_identity
     if is_identity is None or not identified(columns, call.key, table, is_identity):
@@ -155,11 +158,8 @@ def _read(
     if call.reads is None:
         return read_records(rows, call.key, only_key=only_key)
     records, bad = read_records(rows, call.reads.key, only_key=only_key)
-    records = [*map(call.reads.records, records)]
-    if only_key:
-        width = len(call.key)
-        records = [some._replace(columns=some.columns[:width]) for some in records]
-    return records, bad
+    translate = call.reads.keys if only_key else call.reads.records
+    return [*map(translate, records)], bad
 
 
 # --- What the cells are ---------------------------------------------------------------

@@ -1,0 +1,61 @@
+"""Engines of SQLAlchemy over every driver, each with tables of its own."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
+
+from tests.databases import (
+    Database,
+    PostgresDatabase,
+    open_postgresql,
+    open_sqlite,
+    psycopg_settings,
+    settings,
+)
+from tests.models.tables import Base
+from tests.servers import Server
+
+
+@pytest.fixture(params=["asyncpg", "psycopg", "aiosqlite"])
+async def db(
+    request: pytest.FixtureRequest, lite_path: Path
+) -> AsyncIterator[Database]:
+    """The database; its handle is a plain connection of the driver."""
+    if request.param == "aiosqlite":
+        async with open_sqlite(lite_path) as sqlite:
+            yield sqlite
+    else:
+        server: Server = request.getfixturevalue("pg_server")
+        async with open_postgresql(server.dsn, request.param) as postgresql:
+            yield postgresql
+
+
+@pytest.fixture
+async def engine(
+    db: Database, lite_path: Path, request: pytest.FixtureRequest
+) -> AsyncIterator[AsyncEngine]:
+    """An engine on the same tables."""
+    if isinstance(db, PostgresDatabase):
+        server: Server = request.getfixturevalue("pg_server")
+        options: dict[str, Any] = {
+            "asyncpg": {"server_settings": settings(db.schema)},
+            "psycopg": psycopg_settings(db.schema),
+        }
+        place = server.dsn.partition("?")[0].partition("://")[2]
+        url = f"postgresql+{db.kind}://{place}"
+        engine = create_async_engine(url, connect_args=options[db.kind])
+    else:
+        engine = create_async_engine(f"sqlite+aiosqlite:///{lite_path}")
+    async with engine.begin() as connection:
+        await connection.run_sync(Base.metadata.create_all)
+    yield engine
+    await engine.dispose()
+
+
+@pytest.fixture
+async def session(engine: AsyncEngine) -> AsyncIterator[AsyncSession]:
+    async with AsyncSession(engine, expire_on_commit=False) as opened:
+        yield opened
