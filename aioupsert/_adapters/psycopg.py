@@ -13,11 +13,11 @@ import contextlib
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 import psycopg
-from psycopg.adapt import Dumper, PyFormat, Transformer
-from psycopg.pq import PipelineStatus, TransactionStatus
+from psycopg.adapt import AdaptersMap, Dumper, PyFormat, Transformer
+from psycopg.pq import Format, PipelineStatus, TransactionStatus
 from psycopg.rows import tuple_row
 
 from aioupsert._adapters.base import (
@@ -40,6 +40,10 @@ T = TypeVar("T")
 # How long a ROLLBACK of ours may take before the connection is given up, in seconds.
 _UNDO_TIMEOUT: Final = 10.0
 _OPENING: Final = ("BEGIN", "SAVEPOINT")
+# A value that does not fit the type that the statement casts it to, which may be the
+# type that the column had: invalid_text_representation and its like,
+# numeric_value_out_of_range, invalid_datetime_format, datetime_field_overflow.
+_MISFIT: Final = ("22P0", "22003", "22007", "22008")
 
 
 def sqlstate(error: BaseException) -> str:
@@ -89,7 +93,8 @@ class PsycopgSession:
         log(single.sql)
         async with self.state.turn, self._apart():
             try:
-                rows = await self._fetch(single.sql, single.arguments(values))
+                asked = len(program.plan.returning)
+                rows = await self._fetch(single.sql, single.arguments(values), asked)
             except psycopg.Error as exc:
                 if not self.in_transaction():
                     if is_retryable(exc):
@@ -101,7 +106,8 @@ class PsycopgSession:
 
     def may_be_stale(self, error: Exception) -> bool:
         """Look at the SQLSTATE."""
-        return not self._connection.closed and sqlstate(error).startswith(STALE)
+        state = sqlstate(error)
+        return not self._connection.closed and state.startswith((*STALE, *_MISFIT))
 
     def in_transaction(self) -> bool:
         """Ask the driver, which knows without asking the database."""
@@ -147,7 +153,7 @@ class PsycopgSession:
             return self._undo(send.sql)
         if send.kind == "copy":
             return self._copy(send.sql, send.arguments)
-        return self._fetch(send.sql, send.arguments)
+        return self._fetch(send.sql, send.arguments, send.asked)
 
     async def _command(self, sql: str) -> Rows:
         if sql.startswith(_OPENING) and psycopg.AsyncPipeline.is_supported():
@@ -157,7 +163,7 @@ class PsycopgSession:
         cursor = await self._connection.execute(sql)
         return [(cursor.statusmessage,)]
 
-    async def _fetch(self, sql: str, arguments: Iterable[Any]) -> Rows:
+    async def _fetch(self, sql: str, arguments: Iterable[Any], asked: int) -> Rows:
         """Send a query; in the same round trip what has to go before it."""
         # A row factory of its own, and placeholders as PostgreSQL writes them.
         cursor: Any = psycopg.AsyncRawCursor(self._connection, row_factory=tuple_row)
@@ -170,7 +176,31 @@ class PsycopgSession:
                 await cursor.execute(sql, arguments)
         else:
             await cursor.execute(sql, arguments)
-        return await cursor.fetchall() if cursor.description else ()
+        if not cursor.description:
+            return ()
+        if _reads_plainly(self._connection.adapters):
+            rows: Rows = await cursor.fetchall()
+            return rows
+        return self._read(cursor.pgresult, asked)
+
+    def _read(self, result: Any, asked: int) -> Rows:
+        """Read what the caller asked for as the caller does, the rest as psycopg does."""
+        ours = Transformer.from_context(_Context(_ADAPTERS, self._connection))
+        theirs = Transformer.from_context(self._connection)
+        first = result.nfields - asked
+        loaders = [
+            (ours if n < first else theirs).get_loader(result.ftype(n), Format.TEXT)
+            for n in range(result.nfields)
+        ]
+        return [
+            [
+                None
+                if (data := result.get_value(row, n)) is None
+                else loader.load(data)
+                for n, loader in enumerate(loaders)
+            ]
+            for row in range(result.ntuples)
+        ]
 
     @property
     def _piped(self) -> bool:
@@ -217,6 +247,29 @@ class PsycopgSession:
             await self._send_waiting()
             if self._libpq.transaction_status != TransactionStatus.IDLE:
                 await self._connection.execute(sql)
+
+
+class _Context(NamedTuple):
+    """Where a `Transformer` finds how to read and write."""
+
+    adapters: AdaptersMap
+    connection: Any
+
+
+# As psycopg has them, whatever the caller has set for the process or the connection.
+_ADAPTERS: Final = AdaptersMap(types=psycopg.postgres.types)
+psycopg.postgres.register_default_adapters(_Context(_ADAPTERS, None))
+# The types of what answers the library: any other, bool, int8, int4, text, int8[],
+# cstring.
+_TYPES: Final = (0, 16, 20, 23, 25, 1016, 2275)
+
+
+def _reads_plainly(adapters: AdaptersMap) -> bool:
+    """Tell whether the caller reads those types as psycopg does."""
+    return all(
+        adapters.get_loader(oid, Format.TEXT) is _ADAPTERS.get_loader(oid, Format.TEXT)
+        for oid in _TYPES
+    )
 
 
 class _ColumnDumper(Dumper):

@@ -23,12 +23,15 @@ class Send(NamedTuple):
             repeat is to run a statement for each of the rows that are its arguments;
             it answers what the marking functions wrote down.
         counted: The code each written row counts as, where none can be returned.
+        asked: How many of the last columns are the caller's own; the others answer the
+            library, whatever types of the database the caller reads in its own way.
     """
 
     sql: str
     arguments: Iterable[Any] = ()
     kind: Literal["query", "command", "undo", "catalog", "copy", "repeat"] = "query"
     counted: int | None = None
+    asked: int = 0
 
 
 Rows: TypeAlias = Sequence[Sequence[Any]]

@@ -62,13 +62,18 @@ def find(
 ) -> Steps[Result | None]:
     """Look for the row of a call that has nothing to update; write nothing."""
     assert program.find is not None  # noqa: S101  # see Plan.conditional
-    rows = yield send(program.find, values)
+    rows = yield send(program.find, values, len(program.plan.returning))
     return read_result(program.plan, rows) if rows else None
 
 
-def send(statement: Compiled, values: Values) -> Send:
-    """Fill in the values of a statement."""
-    return Send(statement.sql, statement.arguments(values), counted=statement.counted)
+def send(statement: Compiled, values: Values, asked: int = 0) -> Send:
+    """Fill in the values of a statement; *asked* is as in `Send`."""
+    return Send(
+        statement.sql,
+        statement.arguments(values),
+        counted=statement.counted,
+        asked=asked,
+    )
 
 
 _ACTIONS: Final = {

@@ -62,18 +62,19 @@ def _classic(
 ) -> Steps[Result | Lost]:
     """Update; if nothing was there, insert; if that is too late, say so."""
     plan = program.plan
+    asked = len(plan.returning)
     if program.update is not None:
-        rows = yield send(program.update, values)
+        rows = yield send(program.update, values, asked)
         if rows:
             return read_result(plan, rows)
     if program.find is not None:
-        rows = yield send(program.find, values)
+        rows = yield send(program.find, values, asked)
         if any(row[0] == UPDATED for row in rows):
             return Lost(visible=True)
         if rows:
             return read_result(plan, rows)
     insert = _behind_savepoint if in_transaction else _plainly
-    inserted = yield from insert(send(program.insert, values))
+    inserted = yield from insert(send(program.insert, values, asked))
     if not isinstance(inserted, Exception):
         if not inserted:
             raise refused(plan.table.name)
@@ -192,7 +193,8 @@ def write_one(program: Program, values: Values) -> Steps[Result]:
     for number in range(MAX_LOST):
         outcome: Result | Lost
         if number == 0 and program.single is not None:
-            rows = yield send(program.single, values)
+            asked = len(program.plan.returning)
+            rows = yield send(program.single, values, asked)
             outcome = read_result(program.plan, rows) if rows else Lost()
         else:
             outcome = yield from attempt(program, values, conflicts, True)  # noqa: FBT003  # as below

@@ -192,12 +192,15 @@ def _ask(
     *,
     copied: bool,
 ) -> Send:
-    width = program.single.plan.row_slots
+    """Ask a statement for its answers, of which the reports have what was asked for."""
+    plan = program.single.plan
+    width = plan.row_slots
+    asked = len(plan.returning)
     constants = batch.constants.arguments([*(None,) * width, *group.constants])
     if copied:
-        return Send(batch.staged, constants)
+        return Send(batch.staged, constants, asked=asked)
     arrays = map(Column, _columns(program, group, some))
-    return Send(batch.arrays, [*constants, *arrays])
+    return Send(batch.arrays, [*constants, *arrays], asked=asked)
 
 
 def _report(

@@ -20,7 +20,9 @@ TABLE: Final = "CREATE TABLE t (k integer PRIMARY KEY, a integer CHECK (a >= 0))
 ROWS: Final = [{"k": n, "a": n} for n in range(30)]
 BAD: Final[list[dict[str, Any]]] = [*ROWS[:25], {"k": 25, "a": -1}]
 
-engines = pytest.mark.parametrize("db", ["asyncpg", "aiosqlite"], indirect=True)
+engines = pytest.mark.parametrize(
+    "db", ["asyncpg", "psycopg", "aiosqlite"], indirect=True
+)
 
 
 @pytest.fixture

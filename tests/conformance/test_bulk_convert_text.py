@@ -19,7 +19,9 @@ from aioupsert import (
 )
 from tests.databases import Database, PostgresDatabase
 
-engines = pytest.mark.parametrize("db", ["asyncpg", "aiosqlite"], indirect=True)
+engines = pytest.mark.parametrize(
+    "db", ["asyncpg", "psycopg", "aiosqlite"], indirect=True
+)
 numbers = pytest.mark.parametrize("number", [1, 2, 20, 6_000])
 
 

@@ -6,6 +6,7 @@ import sqlite3
 from typing import Any, Final
 
 import asyncpg
+import psycopg
 import pytest
 
 from aioupsert import (
@@ -29,7 +30,9 @@ TABLE: Final = (
     " DEFAULT 'x', twice integer GENERATED ALWAYS AS (a * 2) STORED)"
 )
 
-engines = pytest.mark.parametrize("db", ["asyncpg", "aiosqlite"], indirect=True)
+engines = pytest.mark.parametrize(
+    "db", ["asyncpg", "psycopg", "aiosqlite"], indirect=True
+)
 
 
 @pytest.fixture(autouse=True)
@@ -49,26 +52,28 @@ async def stored(db: Database) -> int:
 
 # --- Bad rows ---------------------------------------------------------------------------
 
+# asyncpg finds out itself, psycopg asks the server.
+OUT_OF_RANGE: Final = (asyncpg.DataError, psycopg.errors.NumericValueOutOfRange)
 # The row, and what it is refused with, on PostgreSQL and on SQLite.
 BAD: Final[dict[str, tuple[Any, Any, Any]]] = {
     "CHECK": (
         {"k": 5_000, "a": -1},
-        asyncpg.CheckViolationError,
+        (asyncpg.CheckViolationError, psycopg.errors.CheckViolation),
         sqlite3.IntegrityError,
     ),
     "NOT NULL": (
         {"k": 5_000, "b": None},
-        asyncpg.NotNullViolationError,
+        (asyncpg.NotNullViolationError, psycopg.errors.NotNullViolation),
         sqlite3.IntegrityError,
     ),
     "a type that the driver cannot send": (
         {"k": 5_000, "a": object()},
-        asyncpg.DataError,
+        (asyncpg.DataError, psycopg.ProgrammingError),
         (sqlite3.ProgrammingError, sqlite3.InterfaceError),
     ),
     "a number out of range": (
         {"k": 5_000, "a": 2**64},
-        asyncpg.DataError,
+        OUT_OF_RANGE,
         OverflowError,
     ),
     "an unknown column": (
@@ -77,7 +82,7 @@ BAD: Final[dict[str, tuple[Any, Any, Any]]] = {
         UnknownColumnError,
     ),
     "no key": ({"a": 1}, UsageError, UsageError),
-    "a key out of range": ({"k": 2**64}, asyncpg.DataError, OverflowError),
+    "a key out of range": ({"k": 2**64}, OUT_OF_RANGE, OverflowError),
     "a key that is an expression": ({"k": F("a")}, UsageError, UsageError),
     "a computed column": ({"k": 5_000, "twice": 2}, UsageError, UsageError),
     "no row": ("k=5000", UsageError, UsageError),

@@ -274,7 +274,9 @@ in_bulk = settings(
     # Each example empties the table.
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
-engines = pytest.mark.parametrize("db", ["asyncpg", "aiosqlite"], indirect=True)
+engines = pytest.mark.parametrize(
+    "db", ["asyncpg", "psycopg", "aiosqlite"], indirect=True
+)
 tables = pytest.mark.parametrize("table", TABLES)
 SQL: Final = f"SELECT {', '.join(COLUMNS)} FROM t"
 

@@ -19,7 +19,9 @@ from tests.databases import Database
 TABLE: Final = "CREATE TABLE t (k integer PRIMARY KEY, a integer CHECK (a >= 0))"
 ROWS: Final = [{"k": n // 2, "a": n} for n in range(40)]
 
-engines = pytest.mark.parametrize("db", ["asyncpg", "aiosqlite"], indirect=True)
+engines = pytest.mark.parametrize(
+    "db", ["asyncpg", "psycopg", "aiosqlite"], indirect=True
+)
 
 
 @pytest.fixture(autouse=True)

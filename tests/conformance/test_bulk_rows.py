@@ -27,7 +27,9 @@ from tests.databases import Database, PostgresDatabase
 TABLE: Final = "CREATE TABLE t (k integer PRIMARY KEY, a integer, b text)"
 CONTENT: Final = "SELECT k, a, b FROM t ORDER BY k"
 
-engines = pytest.mark.parametrize("db", ["asyncpg", "aiosqlite"], indirect=True)
+engines = pytest.mark.parametrize(
+    "db", ["asyncpg", "psycopg", "aiosqlite"], indirect=True
+)
 
 
 @pytest.fixture(autouse=True)
@@ -527,10 +529,10 @@ async def test_a_producer_may_use_the_connection_between_its_rows(db: Database) 
     async def rows() -> AsyncIterator[dict[str, Any]]:
         for n in range(10):
             sql = f"SELECT {n} * 2"
-            if db.engine == "postgresql":
+            if db.kind == "asyncpg":
                 twice = await db.handle.fetchval(sql)
             else:
-                ((twice,),) = await db.handle.execute_fetchall(sql)
+                (twice,) = await (await db.handle.execute(sql)).fetchone()
             yield {"k": n, "a": twice}
 
     await load(db, rows(), batch_size=3)

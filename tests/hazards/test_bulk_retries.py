@@ -16,7 +16,9 @@ from aioupsert import (
 )
 from tests.databases import Database, PostgresDatabase, SQLiteDatabase
 
-engines = pytest.mark.parametrize("db", ["asyncpg", "aiosqlite"], indirect=True)
+engines = pytest.mark.parametrize(
+    "db", ["asyncpg", "psycopg", "aiosqlite"], indirect=True
+)
 SKIP: Final[dict[str, Any]] = {"atomic": False, "on_error": "skip"}
 
 

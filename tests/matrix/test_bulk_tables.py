@@ -23,7 +23,9 @@ from tests.versions import major
 
 NATIVE: Final = "INSERT ... ON CONFLICT DO UPDATE"
 ADD: Final = {"n": F("n") + Excluded("n")}
-engines = pytest.mark.parametrize("db", ["asyncpg", "aiosqlite"], indirect=True)
+engines = pytest.mark.parametrize(
+    "db", ["asyncpg", "psycopg", "aiosqlite"], indirect=True
+)
 
 
 class Case(NamedTuple):

@@ -18,7 +18,9 @@ from tests.databases import Database, PostgresDatabase, SQLiteDatabase
 from tests.matrix.tools import without_temporary_tables
 from tests.servers import Server
 
-engines = pytest.mark.parametrize("db", ["asyncpg", "aiosqlite"], indirect=True)
+engines = pytest.mark.parametrize(
+    "db", ["asyncpg", "psycopg", "aiosqlite"], indirect=True
+)
 
 
 @engines
