@@ -10,7 +10,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
+from collections.abc import (
+    AsyncGenerator,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Iterable,
+    Sequence,
+)
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from typing import Any, Final, NamedTuple, TypeVar
@@ -30,7 +37,7 @@ from aioupsert._adapters.base import (
     state_of,
 )
 from aioupsert._sql.quoting import quote
-from aioupsert._sql.sending import Column, Rows, Send, Steps
+from aioupsert._sql.sending import CannotCopyError, Column, Rows, Send, Steps
 from aioupsert._sql.sqlstates import READ_ONLY, ROW, STALE, TRANSIENT
 from aioupsert._steps import POSTGRESQL, Dialect, Lost, read_result
 from aioupsert.results import Result
@@ -39,6 +46,8 @@ T = TypeVar("T")
 
 # How long a ROLLBACK of ours may take before the connection is given up, in seconds.
 _UNDO_TIMEOUT: Final = 10.0
+# After how long a statement that goes on is cancelled once more.
+_CANCEL_AGAIN: Final = 0.2
 _OPENING: Final = ("BEGIN", "SAVEPOINT")
 # A value that does not fit the type that the statement casts it to, which may be the
 # type that the column had: invalid_text_representation and its like,
@@ -159,23 +168,62 @@ class PsycopgSession:
         if sql.startswith(_OPENING) and psycopg.AsyncPipeline.is_supported():
             self._waiting.append(sql)
             return ()
-        await self._send_waiting()
-        cursor = await self._connection.execute(sql)
+        cursor = await self._execute(sql, prepare=False)
         return [(cursor.statusmessage,)]
 
-    async def _fetch(self, sql: str, arguments: Iterable[Any], asked: int) -> Rows:
-        """Send a query; in the same round trip what has to go before it."""
+    async def _execute(
+        self, sql: str, arguments: Sequence[Any] = (), *, prepare: bool | None = None
+    ) -> Any:
+        """Send a statement; in the same round trip what has to go before it."""
         # A row factory of its own, and placeholders as PostgreSQL writes them.
         cursor: Any = psycopg.AsyncRawCursor(self._connection, row_factory=tuple_row)
-        arguments = [*arguments]
         if any(type(argument) is Column for argument in arguments):
             cursor.adapters.register_dumper(Column, _ColumnDumper)
         if self._waiting or self._piped or self._begins():
-            async with self._connection.pipeline():
-                await self._send_waiting()
-                await cursor.execute(sql, arguments)
+            await self._uninterrupted(
+                self._execute_together(cursor, sql, arguments, prepare=prepare)
+            )
         else:
-            await cursor.execute(sql, arguments)
+            await cursor.execute(sql, arguments, prepare=prepare)
+        return cursor
+
+    async def _execute_together(
+        self, cursor: Any, sql: str, arguments: Sequence[Any], *, prepare: bool | None
+    ) -> None:
+        async with self._connection.pipeline() as pipeline:
+            if self._begins():
+                # psycopg would wait for the answer to its own.
+                self._libpq.send_query_params(_begin(self._connection), None)
+                pipeline.result_queue.append(None)
+            await self._send_waiting()
+            await cursor.execute(sql, arguments, prepare=prepare)
+
+    async def _uninterrupted(self, work: Coroutine[Any, Any, None]) -> None:
+        """Let work come to its end, which a cancellation of ours hastens."""
+        # psycopg cannot leave a pipeline or a COPY in which it was cancelled.
+        task = asyncio.ensure_future(work)
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError:
+            await finish(asyncio.ensure_future(self._stop(task)))
+            raise
+
+    async def _stop(self, task: asyncio.Task[Any]) -> None:
+        """Have the server cancel what a task waits for, again where that was too soon."""
+        try:
+            async with asyncio.timeout(_UNDO_TIMEOUT):
+                while not task.done():
+                    with contextlib.suppress(psycopg.Error):
+                        await self._connection.cancel_safe(timeout=_UNDO_TIMEOUT)
+                    await asyncio.wait({task}, timeout=_CANCEL_AGAIN)
+        finally:
+            if not task.done():
+                self._libpq.finish()
+            await asyncio.wait({task})
+            _ = task.cancelled() or task.exception()
+
+    async def _fetch(self, sql: str, arguments: Iterable[Any], asked: int) -> Rows:
+        cursor = await self._execute(sql, [*arguments])
         if not cursor.description:
             return ()
         if _reads_plainly(self._connection.adapters):
@@ -204,7 +252,7 @@ class PsycopgSession:
 
     @property
     def _piped(self) -> bool:
-        """Tell whether the caller has a pipeline open."""
+        """Tell whether the connection is in pipeline mode."""
         return bool(self._libpq.pipeline_status != PipelineStatus.OFF)
 
     def _begins(self) -> bool:
@@ -219,17 +267,23 @@ class PsycopgSession:
         """Send what was waiting for another statement."""
         waiting, self._waiting = self._waiting, []
         for opening in waiting:
-            await self._connection.execute(opening)
+            # Its name is new each time.
+            await self._connection.execute(opening, prepare=False)
 
     async def _copy(self, table: str, rows: Iterable[Any]) -> Rows:
         """Copy rows to a temporary table."""
+        if self._piped:
+            raise CannotCopyError  # psycopg refuses it
         await self._send_waiting()
+        sql = f"COPY pg_temp.{quote(table)} FROM STDIN"
+        await self._uninterrupted(self._copy_all(sql, rows))
+        return ()
+
+    async def _copy_all(self, sql: str, rows: Iterable[Any]) -> None:
         cursor = psycopg.AsyncRawCursor(self._connection)
-        sql = f"COPY pg_temp.{quote(table)} FROM STDIN".encode()
-        async with cursor.copy(sql) as copy:
+        async with cursor.copy(sql.encode()) as copy:
             for row in rows:
                 await copy.write_row(row)
-        return ()
 
     async def _undo(self, sql: str) -> Rows:
         """Send a ROLLBACK to its end, however often we are cancelled meanwhile."""
@@ -237,7 +291,8 @@ class PsycopgSession:
         try:
             await finish(task)
         finally:
-            if sql == "ROLLBACK" and (task.cancelled() or task.exception()):
+            failed = task.cancelled() or task.exception() is not None
+            if failed and sql == "ROLLBACK":
                 # Better no connection than one with our transaction open in it.
                 self._libpq.finish()
         return ()
@@ -246,7 +301,22 @@ class PsycopgSession:
         async with asyncio.timeout(_UNDO_TIMEOUT):
             await self._send_waiting()
             if self._libpq.transaction_status != TransactionStatus.IDLE:
-                await self._connection.execute(sql)
+                # A pipeline takes one statement at a time.
+                for part in sql.split("; ") if self._piped else [sql]:
+                    await self._execute(part, prepare=False)
+
+
+def _begin(connection: Any) -> bytes:
+    """Write the BEGIN that psycopg sends of itself."""
+    words = ["BEGIN"]
+    if (level := connection.isolation_level) is not None:
+        name = psycopg.IsolationLevel(level).name.replace("_", " ")
+        words.append(f"ISOLATION LEVEL {name}")
+    if (read_only := connection.read_only) is not None:
+        words.append("READ ONLY" if read_only else "READ WRITE")
+    if (deferrable := connection.deferrable) is not None:
+        words.append("DEFERRABLE" if deferrable else "NOT DEFERRABLE")
+    return " ".join(words).encode()
 
 
 class _Context(NamedTuple):
@@ -302,8 +372,8 @@ async def in_autocommit(connection: Any) -> AsyncGenerator[None]:
     if connection.autocommit:
         yield
         return
-    await connection.set_autocommit(True)
     try:
+        await connection.set_autocommit(True)
         yield
     finally:
         if not connection.closed:
