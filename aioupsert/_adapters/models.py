@@ -346,7 +346,7 @@ class Model:
         return self._value(column, value)
 
     def _value(self, column: _Column | None, value: Any) -> Any:
-        cls: type[Any] = type(value)
+        cls: type[Any] = value.__class__
         if _is_sql(cls):
             msg = (
                 f"{value} is an expression of SQLAlchemy, which has no value on create;"
