@@ -298,9 +298,8 @@ class Target:
         return read_bulk_call(**call)
 
     async def give(self, result: Result, returning: object) -> Result:
-        """Give a result in the terms of the model, if there is one."""
-        if self.model is None:
-            return result
+        """Give a result in the terms of the model, which there is."""
+        assert self.model is not None  # noqa: S101  # callers look
         if self.model.wants_objects(self._conn, returning):
             return await self.model.objects(self._conn, result)
         return self.model.result(result)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 from weakref import WeakKeyDictionary
 
@@ -19,6 +20,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session
 from sqlalchemy.orm import Mapper
 
+from aioupsert._adapters import is_pool
 from aioupsert._plan import pairs
 from aioupsert._plan.bulk import Reads
 from aioupsert.errors import UsageError
@@ -54,6 +56,7 @@ class _Column:
     Attributes:
         name: In the database.
         key: In Python.
+        is_text: Whether the type takes text.
         write: Makes what the driver takes; None for nothing to do.
         read: Makes of what the driver gives what the type promises.
         default: Gives the Python-side default from the values of the row.
@@ -62,6 +65,7 @@ class _Column:
 
     name: str
     key: str
+    is_text: bool
     write: Callable[[Any], Any] | None
     read: Callable[[Any], Any] | None
     default: _Maker | None
@@ -126,6 +130,12 @@ class Model:
             for column in columns
             if column.default is not None
         }
+        which = getattr(mapper, "polymorphic_identity", None)
+        key = keys.get(getattr(mapper, "polymorphic_on", None))
+        if which is not None and key is not None:
+            # As the ORM says on create which class a row is of.
+            column = self._by_key[key]
+            self._defaults[column.name] = column, lambda _: which
         self._identity = [
             keys[c] for c in (() if mapper is None else mapper.primary_key)
         ]
@@ -149,9 +159,9 @@ class Model:
     ) -> dict[str, Any]:
         """Translate the arguments of a call."""
         found = self._given("key", key)
-        written = _called(self._given("defaults", defaults))
-        created = _called(self._given("create_defaults", create_defaults))
-        touched = _called(self._given("touch", touch))
+        written = self._called("defaults", defaults)
+        created = self._called("create_defaults", create_defaults)
+        touched = self._called("touch", touch)
         updated = {**found, **touched, **written}
         made = self._made({**updated, **created})
         more: dict[str, Any] = {}
@@ -197,6 +207,7 @@ class Model:
         create_defaults: Mapping[str, Any] | None,
         where: Expression | None,
         touch: Mapping[str, Any] | None,
+        convert_text: bool,
         returning: Any = None,
         **others: Any,
     ) -> dict[str, Any]:
@@ -224,26 +235,33 @@ class Model:
             "touch": self._items("touch", touch),
             "returning": self._asked(returning),
             "on_update": self._on_update(None),
-            "reads": Reads(keys, self._records, self._rows),
+            "convert_text": convert_text,
+            "reads": Reads(
+                keys,
+                partial(self._records, convert_text=convert_text),
+                partial(self._rows, convert_text=convert_text),
+            ),
             **others,
         }
 
-    def _records(self, records: Records) -> Records:
+    def _records(self, records: Records, *, convert_text: bool) -> Records:
         """Give rows the names and values of the database."""
         names = tuple(self._name(name) for name in records.names)
         columns = [
-            self._cells(self._by_name.get(name), cells)
+            self._cells(self._by_name.get(name), cells, convert_text=convert_text)
             for name, cells in zip(names, records.columns, strict=True)
         ]
         return records._replace(names=names, columns=columns)
 
-    def _rows(self, records: Records) -> Records:
+    def _rows(self, records: Records, *, convert_text: bool) -> Records:
         """Do the same, and make the defaults of what rows lack."""
         columns = [
             [cell() if callable(cell) else cell for cell in cells]
             for cells in records.columns
         ]
-        written = self._records(records._replace(columns=columns))
+        written = self._records(
+            records._replace(columns=columns), convert_text=convert_text
+        )
         names = written.names
         lacking = [name for name in self._defaults if name not in names]
         if not lacking:
@@ -258,12 +276,20 @@ class Model:
             generated=frozenset(lacking),
         )
 
-    def _cells(self, column: _Column | None, cells: list[Any]) -> list[Any]:
+    def _cells(
+        self, column: _Column | None, cells: list[Any], *, convert_text: bool
+    ) -> list[Any]:
         """Translate the cells of a column."""
         if column is None or column.write is None:
             kinds: set[type[Any]] = set(map(type, cells))
             if not any(issubclass(kind, Expression) or _is_sql(kind) for kind in kinds):
                 return cells
+        if convert_text and column is not None and not column.is_text:
+            # The database reads text for the type of the column.
+            return [
+                cell if isinstance(cell, str) else self._translated(column, cell)
+                for cell in cells
+            ]
         return [self._translated(column, cell) for cell in cells]
 
     def result(self, result: Result) -> Result:
@@ -324,10 +350,14 @@ class Model:
             return returning
         return self.names(self._identity if isinstance(returning, type) else returning)
 
-    def _given(self, argument: str, items: Mapping[str, Any] | None) -> dict[str, Any]:
+    def _given(self, argument: str, items: Mapping[str, Any]) -> dict[str, Any]:
         """Give values by the names of their columns."""
-        pairs_given = () if items is None else pairs(argument, items)
-        return {self._name(key): value for key, value in pairs_given}
+        return {self._name(key): value for key, value in pairs(argument, items)}
+
+    def _called(self, argument: str, items: Mapping[str, Any] | None) -> dict[str, Any]:
+        """Do the same, and call what gives a value."""
+        given = {} if items is None else self._given(argument, items)
+        return {n: value() if callable(value) else value for n, value in given.items()}
 
     def _written(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Make what the driver takes."""
@@ -337,7 +367,7 @@ class Model:
         }
 
     def _items(self, argument: str, items: Mapping[str, Any] | None) -> dict[str, Any]:
-        return self._written(_called(self._given(argument, items)))
+        return self._written(self._called(argument, items))
 
     def _translated(self, column: _Column | None, value: Any) -> Any:
         """Make what the driver takes of a value, or of what will give it."""
@@ -346,8 +376,7 @@ class Model:
         return self._value(column, value)
 
     def _value(self, column: _Column | None, value: Any) -> Any:
-        cls: type[Any] = type(value)
-        if _is_sql(cls):
+        if _is_sql(value.__class__):
             msg = (
                 f"{value} is an expression of SQLAlchemy, which has no value on create;"
                 ' write it with F("column"), Excluded("column") or SQL("...")'
@@ -375,9 +404,11 @@ class Model:
         if kind in {"column", "excluded"}:
             return kind, self._name(name), operands
         if kind == "literal":
-            value = self._value(beside, next(given))
-            values.append(value)
-            return node if beside is None else (kind, literal_kind(value), ())
+            value = next(given)
+            values.append(self._value(beside, value))
+            if beside is None or (isinstance(value, bool) and values[-1] == value):
+                return node  # to SQLite a boolean is a number
+            return kind, literal_kind(values[-1]), ()
         # What is added to a date is none, but an amount is written as amounts are.
         is_sum = name in _ARITHMETIC and _has_decimal(operands)
         beside = self._column_in(operands) if is_sum or name in _ALIKE else None
@@ -417,11 +448,6 @@ class Model:
         return {**given, **{key: given[name] for name, key in keys.items()}}
 
 
-def _called(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Call what gives a value."""
-    return {k: value() if callable(value) else value for k, value in given.items()}
-
-
 def _is_sql(cls: type[Any]) -> bool:
     """Tell whether such values are expressions of SQLAlchemy."""
     return issubclass(cls, sa.ClauseElement) or hasattr(cls, "__clause_element__")
@@ -442,6 +468,7 @@ def _read_column(column: sa.Column[Any], key: str, dialect: Dialect) -> _Column:
     return _Column(
         column.name,
         key,
+        isinstance(_plain(column.type), sa.String),
         kind.bind_processor(dialect),
         kind.result_processor(dialect, _oid_of(kind)),
         _maker(f"default of {column}", column.default, dialect),
@@ -454,8 +481,15 @@ _FLOAT8, _NUMERIC = 701, 1700
 
 
 def _oid_of(kind: Any) -> int:
-    kind = kind.impl if isinstance(kind, sa.TypeDecorator) else kind
-    return _FLOAT8 if isinstance(kind, sa.Float) else _NUMERIC
+    return _FLOAT8 if isinstance(_plain(kind), sa.Float) else _NUMERIC
+
+
+def _plain(kind: Any) -> Any:
+    """Give the type inside of one that decorates it."""
+    decorated: Any = kind
+    while isinstance(kind, cast("type", sa.TypeDecorator)):
+        kind = decorated = decorated.impl
+    return decorated
 
 
 def _maker(label: str, default: Any, dialect: Dialect) -> _Maker | None:
@@ -482,7 +516,7 @@ def _maker(label: str, default: Any, dialect: Dialect) -> _Maker | None:
 
 
 _SCOPED: Final[Any] = async_scoped_session
-_models: Final[WeakKeyDictionary[Any, dict[tuple[type, str], Model]]] = (
+_models: Final[WeakKeyDictionary[Any, dict[tuple[Any, ...], Model]]] = (
     WeakKeyDictionary()
 )
 
@@ -494,18 +528,27 @@ def model_of(handle: Any, table: Any) -> Model | None:
     Raises:
         UsageError: It is one that cannot be written as one table.
     """
-    described: Any = sa.inspect(table, raiseerr=False)
+    described: Any = _described(table) if isinstance(table, type) else None
     is_mapped = isinstance(described, cast("type", Mapper))
-    mapper = described if is_mapped else None
+    mapper: Any = described if is_mapped else None
     if mapper is None and not isinstance(table, sa.Table):
         return None
-    dialect = _dialect_of(handle, mapper)
+    dialect: Any = _dialect_of(handle, mapper)
     known = _models.setdefault(table, {})
-    kind = (type(dialect), dialect.driver)
+    # What else makes the types of two engines of one kind differ.
+    own = dialect.__dict__
+    json = own.get("_json_serializer"), own.get("_json_deserializer")
+    kind = (dialect.__class__, *json)
     model = known.get(kind)
     if model is None:
         model = known[kind] = Model(_table_of(table, mapper), mapper, dialect)
     return model
+
+
+# What it gives for a class depends on the class.
+_described: Final[Callable[[Any], Any]] = partial(
+    cast("Any", sa.inspect), raiseerr=False
+)
 
 
 def _table_of(table: Any, mapper: Any) -> Any:
@@ -532,10 +575,23 @@ def _dialect_of(handle: Any, mapper: Any) -> Dialect:
     session = _session_of(handle)
     if session is not None:
         handle = session.get_bind(mapper)
-    dialect: Dialect | None = getattr(handle, "dialect", None)
-    if dialect is not None:
-        return dialect
-    driver = type(handle).__module__.partition(".")[0]
-    driver = "psycopg" if driver == "psycopg_pool" else driver
-    engine = "sqlite" if driver == "aiosqlite" else "postgresql"
-    return make_url(f"{engine}+{driver}://").get_dialect(_is_async=True)()
+    dialect: Any = getattr(handle, "dialect", None)
+    if dialect is None:
+        is_pool(handle)  # refuses what is no connection
+        modules = (cls.__module__.partition(".")[0] for cls in type(handle).__mro__)
+        dialect = _plain_dialect(next(name for name in modules if name in _PLAIN))
+    return cast("Dialect", dialect)
+
+
+# Of the drivers' own connections, by the module of their class.
+_PLAIN: Final = {
+    "aiosqlite": "sqlite+aiosqlite://",
+    "asyncpg": "postgresql+asyncpg://",
+    "psycopg": "postgresql+psycopg://",
+    "psycopg_pool": "postgresql+psycopg://",
+}
+
+
+@cache
+def _plain_dialect(driver: str) -> Dialect:
+    return make_url(_PLAIN[driver]).get_dialect(_is_async=True)()

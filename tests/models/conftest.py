@@ -1,8 +1,9 @@
 """Engines of SQLAlchemy over every driver, each with tables of its own."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
@@ -17,6 +18,8 @@ from tests.databases import (
 )
 from tests.models.tables import Base
 from tests.servers import Server
+
+MakeEngine: TypeAlias = Callable[..., AsyncEngine]
 
 
 @pytest.fixture(params=["asyncpg", "psycopg", "aiosqlite"])
@@ -34,25 +37,30 @@ async def db(
 
 
 @pytest.fixture
-async def engine(
+def make_engine(
     db: Database, lite_path: Path, request: pytest.FixtureRequest
-) -> AsyncIterator[AsyncEngine]:
-    """An engine on the same tables."""
-    if isinstance(db, PostgresDatabase):
-        server: Server = request.getfixturevalue("pg_server")
-        options: dict[str, Any] = {
-            "asyncpg": {"server_settings": settings(db.schema)},
-            "psycopg": psycopg_settings(db.schema),
-        }
-        place = server.dsn.partition("?")[0].partition("://")[2]
-        url = f"postgresql+{db.kind}://{place}"
-        engine = create_async_engine(url, connect_args=options[db.kind])
-    else:
-        engine = create_async_engine(f"sqlite+aiosqlite:///{lite_path}")
-    async with engine.begin() as connection:
+) -> MakeEngine:
+    """Makes engines on the same tables."""
+    if not isinstance(db, PostgresDatabase):
+        return partial(create_async_engine, f"sqlite+aiosqlite:///{lite_path}")
+    server: Server = request.getfixturevalue("pg_server")
+    options: dict[str, Any] = {
+        "asyncpg": {"server_settings": settings(db.schema)},
+        "psycopg": psycopg_settings(db.schema),
+    }
+    place = server.dsn.partition("?")[0].partition("://")[2]
+    url = f"postgresql+{db.kind}://{place}"
+    return partial(create_async_engine, url, connect_args=options[db.kind])
+
+
+@pytest.fixture
+async def engine(make_engine: MakeEngine) -> AsyncIterator[AsyncEngine]:
+    """An engine on tables that are there."""
+    made = make_engine()
+    async with made.begin() as connection:
         await connection.run_sync(Base.metadata.create_all)
-    yield engine
-    await engine.dispose()
+    yield made
+    await made.dispose()
 
 
 @pytest.fixture

@@ -178,7 +178,7 @@ async def bulk(engine: AsyncEngine, **call: Any) -> Any:
     results = iter_create_or_update(
         engine, Note, [row], key="id", update=update, **call, returning="*"
     )
-    return [result async for result in results][0]
+    return await anext(results)
 
 
 every_way = pytest.mark.parametrize("write", [single, coalesced, bulk])

@@ -11,6 +11,8 @@ from typing import Any, NamedTuple, assert_type
 import aiosqlite
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from aioupsert import (
     DEFAULT,
@@ -121,6 +123,30 @@ async def takes_rows_of_every_kind(pool: asyncpg.Pool[Any]) -> None:
         pool, "t", [], key="path", update=["hits"], returning="*"
     ):
         assert_type(one, Result)
+
+
+class Base(DeclarativeBase):
+    pass
+
+
+class Page(Base):
+    __tablename__ = "pages"
+
+    path: Mapped[str] = mapped_column(primary_key=True)
+
+
+async def takes_mapped_classes(session: AsyncSession, engine: AsyncEngine) -> None:
+    result = await create_or_update(session, Page, key={"path": "/"}, returning=Page)
+    assert_type(result.object, Any)
+    assert_type(result.objects, tuple[Any, ...])
+    page: Page = result.object
+    assert_type(page.path, str)
+    _page, _created = result
+    await get_or_create(session, Page, key={"path": "/"}, returning=Page)
+    await preview(engine, Page, key={"path": "/"})
+    await create_or_update_many(engine, Page, [{"path": "/"}], key="path")
+    async with Coalescer(engine, Page, key="path") as coalescer:
+        await coalescer.create_or_update(key={"path": "/"}, returning=["path"])
 
 
 def shows(progress: Progress) -> None:

@@ -1,0 +1,205 @@
+"""Mapped objects as results, kinds of tables, and what is refused."""
+
+import uuid
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
+from sqlalchemy.orm.util import identity_key
+
+from aioupsert import (
+    F,
+    UnknownColumnError,
+    UnsupportedConnectionError,
+    UsageError,
+    create_or_update,
+    create_or_update_many,
+    get_or_create,
+    iter_create_or_update,
+    preview,
+)
+from tests.databases import Database, PostgresDatabase
+from tests.models.tables import (
+    SWAPPED,
+    Animal,
+    Cat,
+    Dog,
+    Mood,
+    Note,
+    Post,
+    Seat,
+    Tag,
+    Typed,
+)
+
+
+async def test_the_object_is_the_session_s_own_and_fresh(session: AsyncSession) -> None:
+    post, created = await create_or_update(
+        session, Post, key={"name": "x"}, returning=Post
+    )
+    assert created
+    assert session.identity_map[identity_key(Post, post.id)] is post
+    post.title = "Pending"
+    result = await create_or_update(
+        session,
+        Post,
+        key={"name": "x"},
+        defaults={"hits": F("hits") + 1},
+        where=F("title") == "Pending",
+        returning=Post,
+    )
+    assert (result.object is post, result.created, result.rows) == (True, False, ())
+    assert (post.title, post.hits, post.slug) == ("Pending", 1, "untitled")
+    found, created = await get_or_create(
+        session, Post, key={"name": "x"}, returning=Post
+    )
+    assert (found is post, created) == (True, False)
+    await session.rollback()
+    session.expunge_all()
+    assert await session.scalar(sa.select(sa.func.count()).select_from(Post)) == 0
+
+
+async def test_a_key_of_two_columns_in_any_order(session: AsyncSession) -> None:
+    for taken in (False, True):
+        seat, _ = await create_or_update(
+            session,
+            Seat,
+            key={"hall": "A", "number": 7},
+            defaults={"taken": True} if taken else {},
+            returning=Seat,
+        )
+        assert (seat.number, seat.hall, seat.taken) == (7, "A", taken)
+    rows = [{"hall": "A", "number": 7, "taken": False}, {"number": 8, "hall": "A"}]
+    counts = await create_or_update_many(session, Seat, rows, key=["hall", "number"])
+    assert (counts.created, counts.updated) == (1, 1)
+
+
+async def test_a_class_on_its_parent_s_table_says_which_it_is(
+    session: AsyncSession,
+) -> None:
+    cat, created = await create_or_update(session, Cat, key={"id": 1}, returning=Cat)
+    assert (created, type(cat), cat.kind, cat.lives) == (True, Cat, "cat", 9)
+    counts = await create_or_update_many(session, Animal, [{"id": 2}], key="id")
+    assert counts.created == 1
+    assert type(await session.get(Animal, 2)) is Animal
+
+
+async def test_a_table_with_keys_of_its_own(engine: AsyncEngine) -> None:
+    for mood in (Mood.GOOD, Mood.BAD):
+        row, _ = await create_or_update(
+            engine, SWAPPED, key={"b": 1}, defaults={"a": mood}, returning="*"
+        )
+        assert row == {"b": 1, "a": mood}
+    row, _ = await get_or_create(engine, SWAPPED, key={"b": 1}, returning=["a"])
+    assert row == {"a": Mood.BAD}
+    async with engine.connect() as connection:
+        assert (await connection.execute(sa.select(SWAPPED))).one() == (1, Mood.BAD)
+
+
+async def test_a_table_in_a_schema(engine: AsyncEngine, db: Database) -> None:
+    if isinstance(db, PostgresDatabase):
+        table = sa.Table(
+            "seats",
+            sa.MetaData(schema=db.schema),
+            *(sa.Column(name) for name in ("n", "hall", "taken")),
+        )
+        call: dict[str, Any] = {"key": {"n": 1, "hall": "A"}}
+        row = {"n": 1, "hall": "A", "taken": True}
+        result = await create_or_update(
+            engine, table, **call, defaults={"taken": True}, returning="*"
+        )
+        assert result.row == row
+        shown = await preview(engine, table, **call, defaults={"taken": True})
+        assert f'"{db.schema}"."seats"' in shown[0].sql
+
+
+async def test_a_class_of_sqlmodel(session: AsyncSession) -> None:
+    tag, created = await create_or_update(
+        session, Tag, key={"name": "x"}, defaults={"mood": Mood.BAD}, returning=Tag
+    )
+    assert created
+    assert (tag.used, tag.mood) == (1, Mood.BAD)
+    assert isinstance(tag.uid, uuid.UUID)
+    tag, created = await create_or_update(
+        session, Tag, key={"name": "x"}, defaults={"used": F("used") + 1}, returning=Tag
+    )
+    assert (created, tag.used, tag.mood) == (False, 2, Mood.BAD)
+
+
+# --- Refused before anything is sent --------------------------------------------------
+
+
+class Shouted(sa.types.UserDefinedType[str]):
+    """Writes SQL around its values."""
+
+    def bind_expression(self, bindvalue: Any) -> Any:
+        return sa.func.upper(bindvalue)
+
+
+STRANGE: tuple[Any, ...] = (3, object, None, [], {}, object())
+SHOUTED = sa.Table("shouted", sa.MetaData(), sa.Column("k", Shouted()))
+
+
+@pytest.mark.parametrize(
+    ("table", "call", "words"),
+    [
+        (Post, {"defaults": {"hits": Post.hits + 1}}, r'write it with F\("column"\)'),
+        (Post, {"defaults": {"title": Post.slug}}, r"Post\.slug is an expression"),
+        (Post, {"touch": {"hits": sa.func.now()}}, "has no value on create"),
+        (
+            Post,
+            {"returning": Seat},
+            "returning=Seat is not the class given as the table",
+        ),
+        (Post.__table__, {"returning": Post}, "returning=Post is not the class"),
+        (Post, {"returning": Post}, "returning=Post needs an AsyncSession"),
+        (Dog, {}, "Dog is mapped to more than one table"),
+        (SHOUTED, {}, r"the type of shouted\.k writes SQL around its values"),
+        (Post, {"defaults": 3}, "defaults must be a mapping"),
+        (Post, {"key": None}, "key must be a mapping"),
+        *((strange, {}, "a table is a name") for strange in STRANGE),
+    ],
+)
+async def test_what_makes_no_sense_is_refused(
+    engine: AsyncEngine, table: Any, call: Any, words: str
+) -> None:
+    with pytest.raises(UsageError, match=words):
+        await create_or_update(engine, table, **{"key": {"name": "x"}, **call})
+
+
+async def test_an_engine_for_the_table_is_refused(engine: AsyncEngine) -> None:
+    with pytest.raises(UsageError, match="a table is a name"):
+        await create_or_update(engine, engine, key={"id": 1})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("handle", ["postgresql://", object(), None])
+async def test_no_connection_is_refused_as_with_a_name(handle: Any) -> None:
+    with pytest.raises(UnsupportedConnectionError):
+        await create_or_update(handle, Post, key={"name": "x"})
+
+
+async def test_rows_refuse_the_same(engine: AsyncEngine) -> None:
+    with pytest.raises(UsageError, match="returning=Note is for a single row"):
+        await anext(iter_create_or_update(engine, Note, [], key="id", returning=Note))
+    with pytest.raises(Exception, match="write it with F"):
+        await create_or_update_many(
+            engine, Note, [{"id": 1, "hits": Note.hits + 1}], key="id"
+        )
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        {"key": {"wrong": 1}},
+        {"defaults": {"wrong": 1}},
+        {"defaults": {"hits": F("wrong")}},
+        {"where": F("wrong") == 1},
+        {"touch": {"wrong": 1}},
+        {"returning": ["wrong"]},
+    ],
+)
+async def test_an_unknown_name_is_the_caller_s(engine: AsyncEngine, call: Any) -> None:
+    call = {"key": {"code": "x"}, **call}
+    with pytest.raises(UnknownColumnError, match="wrong"):
+        await create_or_update(engine, Typed, **call, without_unique_index="allow")
