@@ -69,8 +69,10 @@ async def create_or_update(
     creation of the same row is no error: the call then updates.
 
     Args:
-        conn: An asyncpg connection, pooled connection or pool, or an aiosqlite
-            connection.
+        conn: A connection, pooled connection or pool of asyncpg; a connection or pool
+            of psycopg, whose transaction the call takes part in where the connection
+            does not autocommit; an aiosqlite connection; or, with the extra
+            ``sqlalchemy``, what `aioupsert.typing.Connection` says.
         table: The table's name, or with the extra ``sqlalchemy`` a `Table`, a mapped
             class or a SQLModel class; see `aioupsert.typing.Table`.
         key: The columns that identify the row; None means IS NULL.

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import aiosqlite
 import pytest
@@ -23,6 +23,9 @@ from tests.databases import (
 from tests.servers import NoServerError, Server, session_server, stop_session_server
 
 
+DRIVERS: Final = ("asyncpg", "psycopg", "psycopg-pool", "aiosqlite")
+
+
 def pytest_report_header() -> list[str]:
     server = session_server()
     postgresql = (
@@ -30,7 +33,7 @@ def pytest_report_header() -> list[str]:
         if isinstance(server, NoServerError)
         else f"{server.version} from {server.origin}"
     )
-    drivers = ", ".join(f"{name} {version(name)}" for name in ("asyncpg", "aiosqlite"))
+    drivers = ", ".join(f"{name} {version(name)}" for name in DRIVERS)
     return [
         f"drivers: {drivers}",
         f"SQLite: {sqlite3.sqlite_version}",

@@ -160,7 +160,7 @@ async def test_an_atomic_call_that_fails_undoes_its_own_rows_only(
 
 
 @pytest.mark.usefixtures("made")
-@pytest.mark.parametrize("db", ["asyncpg", "pooled"], indirect=True)
+@pytest.mark.parametrize("db", ["asyncpg", "pooled", "psycopg"], indirect=True)
 async def test_an_aborted_transaction_is_the_databases_error(
     db: PostgresDatabase,
 ) -> None:
@@ -175,7 +175,7 @@ async def test_an_aborted_transaction_is_the_databases_error(
 
 
 @pytest.mark.usefixtures("made")
-@pytest.mark.parametrize("db", ["asyncpg", "pooled"], indirect=True)
+@pytest.mark.parametrize("db", ["asyncpg", "pooled", "psycopg"], indirect=True)
 async def test_settings_of_the_session_are_left_as_they_were(
     db: PostgresDatabase,
 ) -> None:
@@ -201,7 +201,7 @@ async def test_settings_of_the_session_are_left_as_they_were(
 
 @pytest.mark.usefixtures("made")
 @pytest.mark.parametrize("inside", [False, True], ids=["own", "caller's"])
-@pytest.mark.parametrize("db", ["asyncpg", "pooled"], indirect=True)
+@pytest.mark.parametrize("db", ["asyncpg", "pooled", "psycopg"], indirect=True)
 async def test_no_temporary_table_is_left(
     db: PostgresDatabase, *, inside: bool
 ) -> None:
@@ -313,7 +313,7 @@ async def test_other_calls_on_the_connection_may_run_between_results(
 
 
 @pytest.mark.usefixtures("made")
-@pytest.mark.parametrize("db", ["pool"], indirect=True)
+@pytest.mark.parametrize("db", ["pool", "psycopg_pool"], indirect=True)
 async def test_a_pool_gets_its_connection_back_between_batches(
     db: PostgresDatabase,
 ) -> None:

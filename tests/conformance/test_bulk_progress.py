@@ -122,7 +122,7 @@ async def test_an_error_of_the_callback_ends_the_call(
     assert (await load(db, ROWS)).rows == 40
 
 
-@pytest.mark.parametrize("db", ["pool"], indirect=True)
+@pytest.mark.parametrize("db", ["pool", "psycopg_pool"], indirect=True)
 @pytest.mark.usefixtures("always")
 async def test_progress_of_several_connections_is_of_all_rows(db: Database) -> None:
     seen: list[Progress] = []

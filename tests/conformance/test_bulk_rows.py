@@ -200,7 +200,9 @@ async def test_every_kind_may_be_in_one_batch(db: Database) -> None:
     assert await db.query(CONTENT) == [(n, -n, "y") for n in range(number)]
 
 
-@pytest.mark.parametrize("db", ["asyncpg", "pool"], indirect=True)
+@pytest.mark.parametrize(
+    "db", ["asyncpg", "pool", "psycopg", "psycopg_pool"], indirect=True
+)
 async def test_the_records_of_a_query_are_rows(db: PostgresDatabase) -> None:
     records = await db.handle.fetch(
         "SELECT 'x' AS b, n AS k, -n AS a FROM generate_series(1, 5) n"

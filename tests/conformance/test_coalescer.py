@@ -422,7 +422,9 @@ async def test_an_index_that_is_missing_is_an_error_where_it_is_asked_for(
     assert {type(result) for result in results} == {MissingUniqueIndexError}
 
 
-@pytest.mark.parametrize("db", ["asyncpg", "pool"], indirect=True)
+@pytest.mark.parametrize(
+    "db", ["asyncpg", "pool", "psycopg", "psycopg_pool"], indirect=True
+)
 async def test_a_lock_replaces_the_unique_index(db: Database) -> None:
     await db.run("CREATE TABLE t (k text, n integer DEFAULT 0)")
     calls = [{"key": {"k": k}, "defaults": ADD} for k in "abcab" * 3]
@@ -475,7 +477,9 @@ async def test_a_key_that_is_null_is_a_row_of_its_own(db: Database) -> None:
     ]
 
 
-@pytest.mark.parametrize("db", ["asyncpg", "pool"], indirect=True)
+@pytest.mark.parametrize(
+    "db", ["asyncpg", "pool", "psycopg", "psycopg_pool"], indirect=True
+)
 async def test_a_key_that_cannot_be_hashed_is_a_key(db: Database) -> None:
     await db.run("CREATE TABLE t (k integer[] PRIMARY KEY, n integer DEFAULT 0)")
     calls = [{"key": {"k": [n % 3]}, "defaults": ADD} for n in range(30)]
@@ -597,7 +601,9 @@ async def test_a_sum_that_overflows_fails_only_the_calls_that_are_too_many(
         assert set(actions(results)) == {"updated"}
 
 
-@pytest.mark.parametrize("db", ["asyncpg", "pool"], indirect=True)
+@pytest.mark.parametrize(
+    "db", ["asyncpg", "pool", "psycopg", "psycopg_pool"], indirect=True
+)
 async def test_a_sum_that_overflows_in_between_fails_the_call_that_overflows(
     plain: Database,
 ) -> None:
@@ -625,7 +631,9 @@ async def test_a_value_that_cannot_be_sent_fails_alone(plain: Database) -> None:
     ]
 
 
-@pytest.mark.parametrize("db", ["asyncpg", "pool"], indirect=True)
+@pytest.mark.parametrize(
+    "db", ["asyncpg", "pool", "psycopg", "psycopg_pool"], indirect=True
+)
 async def test_a_folded_call_that_could_not_be_sent_alone_fails(
     plain: Database,
 ) -> None:
@@ -639,7 +647,9 @@ async def test_a_folded_call_that_could_not_be_sent_alone_fails(
     assert await plain.query("SELECT n, v FROM t") == [(9, "x")]
 
 
-@pytest.mark.parametrize("db", ["asyncpg", "pool"], indirect=True)
+@pytest.mark.parametrize(
+    "db", ["asyncpg", "pool", "psycopg", "psycopg_pool"], indirect=True
+)
 async def test_another_sum_on_create_is_kept_apart(plain: Database) -> None:
     call = {
         "key": {"k": "a"},
@@ -673,7 +683,9 @@ async def test_what_the_library_refuses_fails_alone(plain: Database) -> None:
     ]
 
 
-@pytest.mark.parametrize("db", ["asyncpg", "pool"], indirect=True)
+@pytest.mark.parametrize(
+    "db", ["asyncpg", "pool", "psycopg", "psycopg_pool"], indirect=True
+)
 async def test_a_key_that_would_be_stored_as_another_fails_alone(db: Database) -> None:
     await db.run("CREATE TABLE t (k integer PRIMARY KEY, n integer DEFAULT 0)")
     calls = [{"key": {"k": k}, "defaults": ADD} for k in (1, 1.5, 2, 1, 1.5)]
@@ -843,7 +855,9 @@ async def test_callers_beyond_the_limit_wait_in_order(
     assert stats.batches <= 2 * 40 // max_pending + 2
 
 
-@pytest.mark.parametrize("db", ["asyncpg", "pooled", "pool"], indirect=True)
+@pytest.mark.parametrize(
+    "db", ["asyncpg", "pooled", "pool", "psycopg", "psycopg_pool"], indirect=True
+)
 async def test_calls_for_one_row_are_one_write(plain: Database) -> None:
     calls = [
         {"key": {"k": str(n % 2)}, "defaults": {"n": F("n") + n, "v": str(n)}}
@@ -967,7 +981,7 @@ async def test_it_belongs_to_one_event_loop(plain: Database) -> None:
         assert (await coalescer.create_or_update(key={"k": "a"})).created
 
 
-@pytest.mark.parametrize("db", ["pool"], indirect=True)
+@pytest.mark.parametrize("db", ["pool", "psycopg_pool"], indirect=True)
 async def test_a_pool_has_its_connections_back(db: PostgresDatabase) -> None:
     await db.run("CREATE TABLE t (k integer PRIMARY KEY)")
     async with Coalescer(db.handle, "t", key="k", concurrency=3) as coalescer:

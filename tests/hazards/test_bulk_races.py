@@ -435,7 +435,9 @@ async def test_another_row_in_the_way_names_the_row(pg: PostgresDatabase) -> Non
 # --- One connection, several tasks ------------------------------------------------------
 
 
-@pytest.mark.parametrize("db", ["asyncpg", "pooled", "pool"], indirect=True)
+@pytest.mark.parametrize(
+    "db", ["asyncpg", "pooled", "pool", "psycopg", "psycopg_pool"], indirect=True
+)
 async def test_tasks_that_share_a_handle_take_turns(db: PostgresDatabase) -> None:
     await db.run(TABLES["plain"])
     sums = Sums()

@@ -275,7 +275,7 @@ async def test_a_timeout_while_waiting_for_the_lock_ends_the_own_transaction(
 
 @twice
 @delays
-@pytest.mark.parametrize("db", ["pool"], indirect=True)
+@pytest.mark.parametrize("db", ["pool", "psycopg_pool"], indirect=True)
 async def test_through_the_pool_at_every_suspension_point(
     db: PostgresDatabase, delay: float, *, twice: bool
 ) -> None:
@@ -324,7 +324,9 @@ async def test_at_random_instants_nothing_acknowledged_is_lost(
     assert acknowledged > TASKS
 
 
-@pytest.mark.parametrize("db", ["asyncpg", "pooled", "pool"], indirect=True)
+@pytest.mark.parametrize(
+    "db", ["asyncpg", "pooled", "pool", "psycopg", "psycopg_pool"], indirect=True
+)
 async def test_at_random_instants_of_tasks_that_share_a_handle(
     db: PostgresDatabase,
 ) -> None:

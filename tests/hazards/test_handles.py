@@ -13,7 +13,7 @@ import pytest
 from aioupsert import F, Result, create_or_update, get_or_create, preview
 from tests.databases import PostgresDatabase, connected
 
-POSTGRESQL: Final = ["asyncpg", "pooled", "pool"]
+POSTGRESQL: Final = ["asyncpg", "pooled", "pool", "psycopg", "psycopg_pool"]
 TABLES: Final = """
 CREATE TABLE t (k integer PRIMARY KEY, hits integer DEFAULT 0);
 CREATE TABLE bare (k integer, hits integer DEFAULT 0)
