@@ -22,7 +22,6 @@ from tests.databases import (
 )
 from tests.servers import NoServerError, Server, session_server, stop_session_server
 
-
 DRIVERS: Final = ("asyncpg", "psycopg", "psycopg-pool", "aiosqlite")
 
 

@@ -84,7 +84,7 @@ class PsycopgSession:
             inside = self.in_transaction()
             try:
                 result = await drive(steps(inside), self._answer)
-                await self._send_waiting()
+                await self._uninterrupted(self._send_waiting())
             except psycopg.Error as exc:
                 if not inside and is_retryable(exc):
                     raise TransientError from exc
@@ -142,9 +142,14 @@ class PsycopgSession:
 
     async def forget(self) -> None:
         """Have statements prepared afresh."""
-        # The end of a transaction that has failed does the same.
-        if self.can_repeat() and self._connection.prepare_threshold is not None:
-            await self._connection.execute("DEALLOCATE ALL")
+        # A ROLLBACK has psycopg do so, and so does the end of a transaction that has
+        # failed. A pipeline takes one statement at a time.
+        if (
+            self.can_repeat()
+            and self._connection.prepare_threshold is not None
+            and not self._piped
+        ):
+            await self._connection.execute("BEGIN; ROLLBACK", prepare=False)
 
     def _apart(self) -> AbstractAsyncContextManager[Any]:
         """Keep our statements apart from others that the caller's pipeline has sent."""
@@ -180,11 +185,10 @@ class PsycopgSession:
         if any(type(argument) is Column for argument in arguments):
             cursor.adapters.register_dumper(Column, _ColumnDumper)
         if self._waiting or self._piped or self._begins():
-            await self._uninterrupted(
-                self._execute_together(cursor, sql, arguments, prepare=prepare)
-            )
+            work = self._execute_together(cursor, sql, arguments, prepare=prepare)
         else:
-            await cursor.execute(sql, arguments, prepare=prepare)
+            work = cursor.execute(sql, arguments, prepare=prepare)
+        await self._uninterrupted(work)
         return cursor
 
     async def _execute_together(
@@ -200,7 +204,8 @@ class PsycopgSession:
 
     async def _uninterrupted(self, work: Coroutine[Any, Any, None]) -> None:
         """Let work come to its end, which a cancellation of ours hastens."""
-        # psycopg cannot leave a pipeline or a COPY in which it was cancelled.
+        # psycopg cannot leave a pipeline or a COPY in which it was cancelled, and gives
+        # up the connection when it is cancelled again.
         task = asyncio.ensure_future(work)
         try:
             await asyncio.shield(task)
@@ -274,7 +279,7 @@ class PsycopgSession:
         """Copy rows to a temporary table."""
         if self._piped:
             raise CannotCopyError  # psycopg refuses it
-        await self._send_waiting()
+        await self._uninterrupted(self._send_waiting())
         sql = f"COPY pg_temp.{quote(table)} FROM STDIN"
         await self._uninterrupted(self._copy_all(sql, rows))
         return ()
@@ -329,6 +334,7 @@ class _Context(NamedTuple):
 # As psycopg has them, whatever the caller has set for the process or the connection.
 _ADAPTERS: Final = AdaptersMap(types=psycopg.postgres.types)
 psycopg.postgres.register_default_adapters(_Context(_ADAPTERS, None))
+psycopg.postgres.types["int8"].register(_Context(_ADAPTERS, None))  # its arrays
 # The types of what answers the library: any other, bool, int8, int4, text, int8[],
 # cstring.
 _TYPES: Final = (0, 16, 20, 23, 25, 1016, 2275)
