@@ -25,6 +25,7 @@ import psycopg
 import psycopg_pool
 from asyncpg.pool import PoolConnectionProxy
 from psycopg.pq import TransactionStatus
+from psycopg.rows import dict_row
 
 Kind = Literal["asyncpg", "pooled", "pool", "psycopg", "psycopg_pool", "aiosqlite"]
 Engine = Literal["postgresql", "sqlite"]
@@ -270,6 +271,22 @@ HANDLES: Final[dict[str, Callable[[str, str], AbstractAsyncContextManager[Any]]]
     "psycopg_pool": psycopg_pooling,
 }
 PSYCOPG: Final = frozenset({"psycopg", "psycopg_pool"})
+
+
+async def fetched(handle: Any, sql: str) -> list[Any]:
+    """The driver's own rows; those of psycopg are dicts, to have names as well."""
+    if not isinstance(handle, psycopg.AsyncConnection):
+        return [*await handle.fetch(sql)]
+    async with handle.cursor(row_factory=dict_row) as cursor:
+        return await (await cursor.execute(sql.encode())).fetchall()
+
+
+def has_all_back(pool: Any) -> bool:
+    """Whether no connection of the pool is lent."""
+    if isinstance(pool, psycopg_pool.AsyncConnectionPool):
+        stats = pool.get_stats()
+        return stats["pool_available"] == stats["pool_size"]
+    return bool(pool.get_idle_size() == pool.get_size())
 
 
 def is_open(db: Database) -> bool:

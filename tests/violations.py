@@ -6,6 +6,10 @@ from typing import Any, Final
 import asyncpg
 import psycopg
 
+ABORTED: Final = (
+    asyncpg.InFailedSQLTransactionError,
+    psycopg.errors.InFailedSqlTransaction,
+)
 CHECK: Final = (
     asyncpg.CheckViolationError,
     psycopg.errors.CheckViolation,

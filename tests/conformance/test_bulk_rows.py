@@ -22,7 +22,7 @@ from aioupsert import (
     create_or_update_many,
     iter_create_or_update,
 )
-from tests.databases import Database, PostgresDatabase
+from tests.databases import Database, PostgresDatabase, fetched
 
 TABLE: Final = "CREATE TABLE t (k integer PRIMARY KEY, a integer, b text)"
 CONTENT: Final = "SELECT k, a, b FROM t ORDER BY k"
@@ -200,12 +200,10 @@ async def test_every_kind_may_be_in_one_batch(db: Database) -> None:
     assert await db.query(CONTENT) == [(n, -n, "y") for n in range(number)]
 
 
-@pytest.mark.parametrize(
-    "db", ["asyncpg", "pool", "psycopg", "psycopg_pool"], indirect=True
-)
+@pytest.mark.parametrize("db", ["asyncpg", "pool", "psycopg"], indirect=True)
 async def test_the_records_of_a_query_are_rows(db: PostgresDatabase) -> None:
-    records = await db.handle.fetch(
-        "SELECT 'x' AS b, n AS k, -n AS a FROM generate_series(1, 5) n"
+    records = await fetched(
+        db.handle, "SELECT 'x' AS b, n AS k, -n AS a FROM generate_series(1, 5) n"
     )
     assert await load(db, records) == BulkResult(created=5)
     assert await db.query(CONTENT) == [(n, -n, "x") for n in range(1, 6)]

@@ -27,7 +27,7 @@ from aioupsert import (
     UsageError,
     create_or_update,
 )
-from tests.databases import Database, PostgresDatabase
+from tests.databases import PSYCOPG, Database, PostgresDatabase, has_all_back
 from tests.violations import CHECK, FOREIGN_KEY
 
 Row = dict[str, Any]
@@ -611,8 +611,8 @@ async def test_a_sum_that_overflows_in_between_fails_the_call_that_overflows(
     calls = [{"key": {"k": "a"}, "defaults": {"n": F("n") + d}} for d in (1, 1, -1)]
     async with Coalescer(plain.handle, "t", key="k", max_delay=0.01) as coalescer:
         results = await together(coalescer, calls)
-    expected = ["updated", "NumericValueOutOfRangeError", "updated"]
-    assert actions(results) == expected
+    error = "NumericValueOutOfRange" + "Error" * (plain.kind not in PSYCOPG)
+    assert actions(results) == ["updated", error, "updated"]
     assert await plain.query("SELECT n FROM t") == [(2147483646,)]
 
 
@@ -643,8 +643,11 @@ async def test_a_folded_call_that_could_not_be_sent_alone_fails(
     ]
     async with Coalescer(plain.handle, "t", key="k", max_delay=0.01) as coalescer:
         results = await together(coalescer, calls)
-    assert actions(results) == ["created", "DataError", "updated"]
-    assert await plain.query("SELECT n, v FROM t") == [(9, "x")]
+    # psycopg has the server make a text of the number.
+    stored = plain.kind in PSYCOPG
+    alone = "updated" if stored else "DataError"
+    assert actions(results) == ["created", alone, "updated"]
+    assert await plain.query("SELECT n, v FROM t") == [(9 + stored, "x")]
 
 
 @pytest.mark.parametrize(
@@ -986,5 +989,5 @@ async def test_a_pool_has_its_connections_back(db: PostgresDatabase) -> None:
     await db.run("CREATE TABLE t (k integer PRIMARY KEY)")
     async with Coalescer(db.handle, "t", key="k", concurrency=3) as coalescer:
         await together(coalescer, [{"key": {"k": n}} for n in range(1_500)])
-    assert db.handle.get_idle_size() == db.handle.get_size()
+    assert has_all_back(db.handle)
     assert coalescer.stats.batches >= 3

@@ -164,7 +164,7 @@ async def test_in_a_callers_transaction_that_ends_as_a_whole(
 @twice
 @delays
 @pytest.mark.parametrize("connections", [1, 3])
-@pytest.mark.parametrize("db", ["pool", "psycopg_pool"], indirect=True)
+@pytest.mark.parametrize("db", ["pool"], indirect=True)
 async def test_through_the_pool_at_every_suspension_point(
     db: PostgresDatabase, delay: float, connections: int, *, twice: bool
 ) -> None:
@@ -498,7 +498,7 @@ async def test_a_session_that_ends_between_batches_keeps_what_was_committed(
     assert stored == [(0 if atomic else 8,)]
 
 
-@pytest.mark.parametrize("db", ["pool", "psycopg_pool"], indirect=True)
+@pytest.mark.parametrize("db", ["pool"], indirect=True)
 async def test_of_several_connections_one_that_ends_ends_the_call(
     db: PostgresDatabase,
 ) -> None:

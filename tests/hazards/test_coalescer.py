@@ -39,10 +39,8 @@ CALLS: Final = 3_000
 # What hangs fails.
 PATIENCE: Final = 20
 
-of_pool = pytest.mark.parametrize("db", ["pool", "psycopg_pool"], indirect=True)
-of_postgresql = pytest.mark.parametrize(
-    "db", ["asyncpg", "pool", "psycopg", "psycopg_pool"], indirect=True
-)
+of_pool = pytest.mark.parametrize("db", ["pool"], indirect=True)
+of_postgresql = pytest.mark.parametrize("db", ["asyncpg", "pool"], indirect=True)
 
 
 @pytest.fixture(autouse=True)
