@@ -91,7 +91,8 @@ def _read_key(key: Mapping[str, Any], values: list[Any]) -> tuple[tuple[str, str
 
 
 def _read_names(returning: Any) -> tuple[Any, ...]:
-    if isinstance(returning, Iterable):
+    # A class, of which some can be iterated over.
+    if not isinstance(returning, type):
         return tuple(returning)
     msg = (
         f"returning takes the names of columns, not {returning!r}; a mapped class is for"
