@@ -39,7 +39,6 @@ T = TypeVar("T")
 
 # How long a ROLLBACK of ours may take before the connection is given up, in seconds.
 _UNDO_TIMEOUT: Final = 10.0
-_OPENING: Final = ("BEGIN", "SAVEPOINT")
 
 
 def sqlstate(error: BaseException) -> str:
@@ -62,7 +61,8 @@ class PsycopgSession:
         self._connection: Any = connection
         self._libpq: Any = connection.pgconn
         self.state: State = state_of(connection)
-        # Statements that open something wait for the next one, and go with it.
+        # A BEGIN of ours waits for the next statement, and goes with it. Not a SAVEPOINT:
+        # to cancel a pipeline may cost the connection, and so the caller's transaction.
         self._waiting: list[str] = []
 
     async def run(self, steps: Callable[[bool], Steps[T]]) -> T:
@@ -150,7 +150,7 @@ class PsycopgSession:
         return self._fetch(send.sql, send.arguments)
 
     async def _command(self, sql: str) -> Rows:
-        if sql.startswith(_OPENING) and psycopg.AsyncPipeline.is_supported():
+        if sql.startswith("BEGIN") and psycopg.AsyncPipeline.is_supported():
             self._waiting.append(sql)
             return ()
         await self._send_waiting()
@@ -165,12 +165,24 @@ class PsycopgSession:
         if any(type(argument) is Column for argument in arguments):
             cursor.adapters.register_dumper(Column, _ColumnDumper)
         if self._waiting or self._piped or self._begins():
-            async with self._connection.pipeline():
+            async with self._one_trip():
                 await self._send_waiting()
                 await cursor.execute(sql, arguments)
         else:
             await cursor.execute(sql, arguments)
         return await cursor.fetchall() if cursor.description else ()
+
+    @asynccontextmanager
+    async def _one_trip(self) -> AsyncGenerator[None]:
+        """Send statements together, and wait for them all."""
+        piped = self._piped
+        try:
+            async with self._connection.pipeline():
+                yield
+        finally:
+            if self._piped and not piped:
+                # Cancelled while psycopg was leaving it: no statement gets through now.
+                self._libpq.finish()
 
     @property
     def _piped(self) -> bool:
