@@ -230,6 +230,12 @@ class Coalescer:
             AioupsertError: As for `aioupsert.create_or_update`.
         """
         loop = self._check_open()
+        if isinstance(returning, type):
+            msg = (
+                f"returning={returning.__name__}: a coalescer gives rows, as mapped"
+                " objects are loaded in a session; name attributes"
+            )
+            raise UsageError(msg)
         shape, values = self._target.read(
             key=self._ordered(key),
             defaults=defaults,
@@ -261,9 +267,8 @@ class Coalescer:
         except Exception:
             self._failures += 1
             raise
-        if self._target.model is None:
-            return result
-        return await self._target.give(result, returning)
+        model = self._target.model
+        return result if model is None else model.result(result)
 
     async def _room(self) -> None:
         """Wait, behind others, until fewer calls are pending."""

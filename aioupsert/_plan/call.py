@@ -69,7 +69,7 @@ def read_call(
         skip_unchanged,
         returning
         if returning is None or isinstance(returning, str)
-        else tuple(returning),
+        else _read_names(returning),
         without_unique_index,
         strategy,
     )
@@ -88,6 +88,17 @@ def _read_key(key: Mapping[str, Any], values: list[Any]) -> tuple[tuple[str, str
         msg = "key is empty: name the columns that identify the row"
         raise UsageError(msg)
     return tuple(names)
+
+
+def _read_names(returning: Any) -> tuple[Any, ...]:
+    # A class, of which some can be iterated over.
+    if not isinstance(returning, type):
+        return tuple(returning)
+    msg = (
+        f"returning takes the names of columns, not {returning!r}; a mapped class is for"
+        " a call whose table it is"
+    )
+    raise UsageError(msg)
 
 
 def read_items(argument: str, items: Mapping[str, Any], values: list[Any]) -> Items:

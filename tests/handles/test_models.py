@@ -407,6 +407,11 @@ async def test_what_is_no_model_is_refused(engine: AsyncEngine) -> None:
         await create_or_update(engine, Thing, **call, returning=Parent)
     with pytest.raises(UsageError, match="returning=Thing needs an AsyncSession"):
         await create_or_update(engine, Thing, **call, returning=Thing)
+    with pytest.raises(UsageError, match="a mapped class is for a call whose table"):
+        await create_or_update(engine, "things", **call, returning=Thing)
+    async with Coalescer(engine, Thing, key="name") as coalescer:
+        with pytest.raises(UsageError, match="a coalescer gives rows"):
+            await coalescer.create_or_update(**call, returning=Thing)
     with pytest.raises(UnknownColumnError, match="nope"):
         await create_or_update(engine, Thing, **call, defaults={"nope": 1})
     wrapped = sa.Table("w", sa.MetaData(), sa.Column("k", Wrapped()))

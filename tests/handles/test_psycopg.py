@@ -8,7 +8,7 @@ import psycopg
 import psycopg_pool
 import pytest
 from psycopg.adapt import Dumper, Loader
-from psycopg.pq import TransactionStatus
+from psycopg.pq import PipelineStatus, TransactionStatus
 from psycopg.rows import dict_row
 
 from aioupsert import (
@@ -304,3 +304,27 @@ async def test_a_pool_s_connection_that_is_lost_is_replaced(
         await create_or_update(pool, "t", **ADD)
     assert not (await create_or_update(pool, "t", **ADD)).created
     assert await stored(pg) == [("a", 2)]
+
+
+@pytest.mark.parametrize("twice", [False, True], ids=["once", "twice"])
+async def test_a_call_that_waits_in_a_pipeline_can_be_cancelled(
+    conn: Any, manual: Any, pg: PostgresDatabase, *, twice: bool
+) -> None:
+    await pg.run("CREATE TABLE u (k text, n integer)")
+    call: dict[str, Any] = {"key": {"k": "a"}, "without_unique_index": "lock"}
+    await create_or_update(manual, "u", **call)  # holds the lock until it commits
+    # Its BEGIN and its lock go together.
+    task = asyncio.create_task(create_or_update(conn, "u", **call))
+    waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted"
+    while await pg.query(waiting) == [(0,)]:  # noqa: ASYNC110  # the server tells nobody
+        await asyncio.sleep(0.01)
+    task.cancel()
+    if twice:
+        await asyncio.sleep(0)
+        task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await manual.commit()
+    assert conn.closed or conn.info.transaction_status == IDLE
+    assert conn.info.pipeline_status == PipelineStatus.OFF or conn.closed
+    assert await pg.query("SELECT k FROM u") == [("a",)]
