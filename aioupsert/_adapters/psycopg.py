@@ -215,22 +215,20 @@ class PsycopgSession:
 
     async def _stop(self, task: asyncio.Task[Any]) -> None:
         """Have the server cancel what a task waits for, again where that was too soon."""
-        try:
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_UNDO_TIMEOUT):
                 while not task.done():
                     with contextlib.suppress(psycopg.Error):
                         await self._connection.cancel_safe(timeout=_UNDO_TIMEOUT)
                     await asyncio.wait({task}, timeout=_CANCEL_AGAIN)
-        finally:
-            if not task.done():
-                self._libpq.finish()
-            await asyncio.wait({task})
-            _ = task.cancelled() or task.exception()
+        if not task.done():
+            self._libpq.finish()
+            task.cancel()
+        await asyncio.wait({task})
+        _ = task.cancelled() or task.exception()
 
     async def _fetch(self, sql: str, arguments: Iterable[Any], asked: int) -> Rows:
         cursor = await self._execute(sql, [*arguments])
-        if not cursor.description:
-            return ()
         if _reads_plainly(self._connection.adapters):
             rows: Rows = await cursor.fetchall()
             return rows

@@ -80,11 +80,16 @@ class Proxy:
     Attributes:
         port: Where it listens.
         trips: How often the client has spoken after the server had.
+        passes: Whether it passes on what it hears.
+        stop: Takes no more connections.
     """
 
     def __init__(self, host: str, port: int) -> None:
         self.trips = 0
         self.port = 0
+        self.stop: Callable[[], None]
+        self.passes = asyncio.Event()
+        self.passes.set()
         self._to = host, port
         self._spoke: object = None
 
@@ -92,6 +97,7 @@ class Proxy:
     async def listening(self) -> AsyncIterator[None]:
         server = await asyncio.start_server(self._connected, "127.0.0.1", 0)
         self.port = server.sockets[0].getsockname()[1]
+        self.stop = server.close
         yield
         server.close()
 
@@ -108,6 +114,7 @@ class Proxy:
         client: object = None,
     ) -> None:
         while data := await source.read(65536):
+            await self.passes.wait()
             if data != FLUSH:  # for whose answer nobody waits
                 self.trips += self._spoke is not source and client is None
                 self._spoke = source
@@ -475,6 +482,30 @@ async def test_cancelled_while_it_waits_for_a_lock(
         await other.commit()
     assert await pg.query("SELECT k, n FROM t") == [("a", 1)]
     assert not (await count(conn)).created
+
+
+@pytest.mark.parametrize("name", ["count", "exact", "bulk"])
+async def test_a_server_that_answers_no_more_costs_the_connection(
+    proxy: Proxy,
+    near: str,
+    pg: PostgresDatabase,
+    name: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("aioupsert._adapters.psycopg._UNDO_TIMEOUT", 0.1)
+    call: Any = {"count": count, "exact": exact, "bulk": bulk}[name]
+    async with psycopg_connected(near, pg.schema) as conn:
+        await create_or_update(conn, "t", key={"k": "warm"})
+        proxy.passes.clear()
+        proxy.stop()
+        task = asyncio.create_task(call(conn))
+        await asyncio.sleep(0.05)
+        task.cancel()
+        async with asyncio.timeout(10):
+            with pytest.raises(asyncio.CancelledError):
+                await task
+        assert conn.closed
+        proxy.passes.set()
 
 
 # --- Lost connections -------------------------------------------------------------------
