@@ -282,9 +282,10 @@ async def test_deadlocks_of_own_statements_are_retried(pg: PostgresDatabase) -> 
     conn: Any = pg.handle
     async with pg.connect() as other:
         # The other holds the value 200; our update takes row 0 and waits for it, and
-        # then the other waits for row 0. Who waited first finds the deadlock.
+        # then the other waits for row 0. Ours finds the deadlock: it looks sooner.
         transaction = other.transaction()
         await transaction.start()
+        await other.execute("SET LOCAL deadlock_timeout = '20s'")
         await other.execute("UPDATE t SET d = 200 WHERE k = 1")
         ours = asyncio.create_task(
             create_or_update(
@@ -292,7 +293,6 @@ async def test_deadlocks_of_own_statements_are_retried(pg: PostgresDatabase) -> 
             )
         )
         await waiting(pg, conn)
-        await asyncio.sleep(0.2)
         await other.execute("DELETE FROM t WHERE k = 0")
         await other.execute("UPDATE t SET d = 101 WHERE k = 1")
         await transaction.commit()
