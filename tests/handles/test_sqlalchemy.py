@@ -1,6 +1,7 @@
 """Connections, sessions and engines of SQLAlchemy: whose transaction a call is in."""
 
 import asyncio
+import gc
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
@@ -176,6 +177,8 @@ async def test_the_driver_s_own_error_comes_through(
     assert await stored(place) == [("a", 2), ("b", 1)]
 
 
+# aiosqlite loses a connection when it is cancelled while it opens it.
+@pytest.mark.filterwarnings("ignore:unclosed database:ResourceWarning")
 async def test_a_cancelled_call_leaves_the_engine_and_the_session_usable(
     engine: AsyncEngine, place: Any
 ) -> None:
@@ -192,6 +195,7 @@ async def test_a_cancelled_call_leaves_the_engine_and_the_session_usable(
     await create_or_update(engine, "t", key={"k": "c"})
     assert ("c", 0) in await stored(place)
     assert ("b", 0) not in await stored(place)
+    gc.collect()  # those that were lost: here, and not in another test
 
 
 @pytest.mark.parametrize("driver", ["asyncpg", "psycopg"], indirect=True)
