@@ -102,6 +102,7 @@ class Coalescer:
         self._target = target = Target(conn_or_pool, table)
         self._name = target.name
         self._key = read_key_names(key)
+        self._width = len(self._key)
         model = target.model
         names = self._key if model is None else tuple(model.names(self._key))
         for argument, value in (
@@ -263,7 +264,8 @@ class Coalescer:
                 raise
             finally:
                 self._pending -= 1
-                self._let_in()
+                if self._waiters:
+                    self._let_in()
         except Exception:
             self._failures += 1
             raise
@@ -319,11 +321,12 @@ class Coalescer:
             raise CoalescerClosedError(msg)
         return loop
 
-    def _ordered(self, key: object) -> Mapping[str, Any]:
+    def _ordered(self, key: Any) -> Mapping[str, Any]:
         """Give a call's key in the order of the coalescer's."""
+        if key.__class__ is dict and tuple(key) == self._key:
+            same: dict[str, Any] = key
+            return same
         given = dict(pairs("key", key))
-        if tuple(given) == self._key:
-            return given
         if len(given) != len(self._key) or any(name not in given for name in self._key):
             msg = (
                 f"key must have {', '.join(map(repr, self._key))}, as the coalescer's,"
@@ -336,7 +339,7 @@ class Coalescer:
         """Give what tells a row from others, or may take some others for it."""
         # Never the key itself, which may be of a type that compares as it likes.
         try:
-            return hash(tuple(values[: len(self._key)]))
+            return hash(tuple(values[: self._width]))
         except TypeError:
             return None  # a list, say
 
@@ -383,19 +386,20 @@ class Coalescer:
     def _take(self, size: int) -> list[_Call]:
         """Take the oldest calls; those for a row that is under way are put aside."""
         batch: list[_Call] = []
-        while self._ready and len(batch) < size:
-            call = self._ready.popleft()
+        ready, held = self._ready, self._held
+        while ready and len(batch) < size:
+            call = ready.popleft()
             if call.future.done():
                 continue  # its caller has been cancelled
-            if call.identity not in self._held:
+            if call.identity not in held:
                 batch.append(call)
                 continue
-            held = self._held[call.identity]
-            if held is None:
-                held = self._held[call.identity] = deque()
-            held.append(call)
+            waiting = held[call.identity]
+            if waiting is None:
+                waiting = held[call.identity] = deque()
+            waiting.append(call)
         for call in batch:
-            self._held[call.identity] = None
+            held[call.identity] = None
         return batch
 
     async def _carry(self, batch: list[_Call]) -> None:
@@ -472,7 +476,9 @@ class Coalescer:
     def _release(self, batch: list[_Call]) -> None:
         """Let calls for the rows of a batch go on, before those that came later."""
         for call in reversed(batch):
-            self._ready.extendleft(reversed(self._held.pop(call.identity, None) or ()))
+            waiting = self._held.pop(call.identity, None)
+            if waiting:
+                self._ready.extendleft(reversed(waiting))
         if self._timer is None or not self._max_delay:
             # Without a timer, what is ready has waited for the delay already.
             self._send(impatient=self._max_delay > 0)

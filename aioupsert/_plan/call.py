@@ -8,8 +8,11 @@ place in that list.
 
 from __future__ import annotations
 
+import datetime as dt
+import decimal
+import uuid
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final, NamedTuple, TypeAlias, cast
+from typing import Any, Final, NamedTuple, TypeAlias
 
 from aioupsert.errors import UsageError
 from aioupsert.expressions import Expression, Node
@@ -42,6 +45,20 @@ Shape: TypeAlias = tuple[Any, ...]
 # the shape: as JSON it is encoded here, as an array or a composite by the driver.
 _VALUE: Final[Node] = ("literal", "value", ())
 _CONTAINER: Final[Node] = ("literal", "container", ())
+# Of these classes a value is plain, without a closer look.
+_PLAIN: Final = frozenset(
+    {
+        bool,
+        bytes,
+        dt.date,
+        dt.datetime,
+        decimal.Decimal,
+        float,
+        int,
+        str,
+        uuid.UUID,
+    }
+)
 
 
 def read_call(
@@ -79,10 +96,14 @@ def read_call(
 def _read_key(key: Mapping[str, Any], values: list[Any]) -> tuple[tuple[str, str], ...]:
     names: list[tuple[str, str]] = []
     for name, value in pairs("key", key):
-        if isinstance(value, Expression):
+        if value.__class__ in _PLAIN:
+            kind = "value"
+        elif isinstance(value, Expression):
             msg = f"key[{name!r}] must be a plain value, not {value!r}"
             raise UsageError(msg)
-        names.append((name, "null" if value is None else plain_node(value)[1]))
+        else:
+            kind = "null" if value is None else plain_node(value)[1]
+        names.append((name, kind))
         values.append(value)
     if not names:
         msg = "key is empty: name the columns that identify the row"
@@ -104,6 +125,10 @@ def _read_names(returning: Any) -> tuple[Any, ...]:
 def read_items(argument: str, items: Mapping[str, Any], values: list[Any]) -> Items:
     nodes: list[tuple[str, Node]] = []
     for name, given in pairs(argument, items):
+        if given.__class__ in _PLAIN:
+            nodes.append((name, _VALUE))
+            values.append(given)
+            continue
         value = given() if callable(given) else given
         if isinstance(value, Expression):
             nodes.append((name, value.node))
@@ -127,10 +152,11 @@ def read_where(where: object, values: list[Any]) -> Node:
     return where.node
 
 
-def pairs(argument: str, items: object) -> Iterable[tuple[str, Any]]:
+def pairs(argument: str, items: Any) -> Iterable[tuple[str, Any]]:
     """Give the items of a mapping, or refuse what is none."""
     # The first test is the quick one.
     if items.__class__ is dict or isinstance(items, Mapping):
-        return cast("Mapping[str, Any]", items).items()
+        found: Iterable[tuple[str, Any]] = items.items()
+        return found
     msg = f"{argument} must be a mapping of column names to values, not {items!r}"
     raise UsageError(msg)

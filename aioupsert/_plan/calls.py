@@ -14,7 +14,7 @@ import uuid
 from collections.abc import Callable, Iterable, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import replace
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol, TypeAlias
 
 from aioupsert._plan.bulk import Names
 from aioupsert._plan.call import Call, Shape
@@ -47,15 +47,17 @@ class Calls:
         """Read calls whose shapes have these columns for their key, in this order."""
         self._key = key
         self._table: Table | None = None
-        self._folds: dict[Shape, _Fold | None] = {}
+        self._joins: dict[Shape, _Join] = {}
 
     def group(
         self, calls: Sequence[OneCall], table: Table, typing: Typing
     ) -> tuple[list[Group], list[Bad]]:
         """Sort calls into groups, in the order in which they must be written."""
         if table is not self._table:
+            # Every connection has its own description, most often of the same table.
+            if table != self._table:
+                self._joins.clear()
             self._table = table
-            self._folds.clear()
         if not all(name in table.columns for name in self._key):
             # Said to every call, when it is to be written.
             typing = replace(typing, is_identity=None)
@@ -98,43 +100,56 @@ class Calls:
     def _folded(self, calls: Sequence[OneCall], table: Table) -> list[_Run]:
         """Fold calls for one row that follow each other."""
         width = len(self._key)
-        last: dict[tuple[Any, ...], _Run] = {}
+        last: dict[Any, _Run] = {}
         runs: list[_Run] = []
         for place, call in enumerate(calls):
-            key = tuple(call.values[:width])
+            shape, values = call.shape, call.values
+            key = values[0] if width == 1 else tuple(values[:width])
             before = last.get(key)
-            if before is not None and before.shape == call.shape:
-                fold = self._fold_of(call.shape, table)
-                values = None if fold is None else fold.join(before.values, call.values)
-                if values is not None:
+            if before is not None and before.shape == shape:
+                if before.join is None:
+                    before.join = self._join_of(shape, table)
+                joined = before.join(before.values, values)
+                if joined is not None:
                     before.places.append(place)
-                    before.values = values
+                    before.values = joined
                     continue
-            last[key] = _Run([place], call.shape, call.values)
-            runs.append(last[key])
+            last[key] = run = _Run([place], shape, values)
+            runs.append(run)
         return runs
 
-    def _fold_of(self, shape: Shape, table: Table) -> _Fold | None:
-        if shape not in self._folds:
-            if len(self._folds) >= _MAX_FOLDS:
-                self._folds.clear()
-            self._folds[shape] = _find_fold(shape, table)
-        return self._folds[shape]
+    def _join_of(self, shape: Shape, table: Table) -> _Join:
+        join = self._joins.get(shape)
+        if join is None:
+            if len(self._joins) >= _MAX_JOINS:
+                self._joins.clear()
+            fold = _find_fold(shape, table)
+            join = self._joins[shape] = _apart if fold is None else fold.join
+        return join
 
 
 # As many shapes as a program has calls in its source code, and more.
-_MAX_FOLDS: Final = 256
+_MAX_JOINS: Final = 256
+
+
+_Join: TypeAlias = Callable[[Sequence[Any], Sequence[Any]], "Sequence[Any] | None"]
+"""Gives the values of two calls as one; None if that would be another thing."""
+
+
+def _apart(_before: Sequence[Any], _values: Sequence[Any]) -> None:
+    """Join calls of no shape."""
 
 
 class _Run:
     """Calls for one row that are one write, by their places; the first may create it."""
 
-    __slots__ = ("places", "shape", "values")
+    __slots__ = ("join", "places", "shape", "values")
 
     def __init__(self, places: list[int], shape: Shape, values: Sequence[Any]) -> None:
         self.places = places
         self.shape = shape
         self.values = values
+        self.join: _Join | None = None  # until it is asked for
 
 
 def _coalesced(shape: Shape) -> Shape:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import uuid
 from collections.abc import Sequence
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any, Final, NamedTuple
 
@@ -284,13 +285,23 @@ def test_what_can_be_folded_is_found_out_once_for_each_shape_and_table() -> None
             assert [list(group.places) for group in groups] == places
 
 
+def test_what_was_found_out_serves_every_connection_that_sees_the_same() -> None:
+    calls = Calls(("id",))
+    several = [adding(1), adding(2)]
+    calls.group(several, TABLE, POSTGRESQL.typing)
+    (join,) = calls._joins.values()
+    calls.group(several, replace(TABLE), POSTGRESQL.typing)
+    (again,) = calls._joins.values()
+    assert again is join
+
+
 def test_shapes_without_number_do_not_fill_the_memory() -> None:
     calls = Calls(("id",))
     for number in range(600):
         same = call(defaults={"m": 1}, create_defaults={"s": SQL(f"'{number}'")})
         groups, _ = calls.group([same, same], TABLE, POSTGRESQL.typing)
         assert [list(group.places) for group in groups] == [[0]]
-    assert len(calls._folds) <= 256
+    assert len(calls._joins) <= 256
 
 
 # --- What is not ----------------------------------------------------------------------
