@@ -12,7 +12,7 @@ import datetime as dt
 import decimal
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final, NamedTuple, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias, cast
 
 from aioupsert.errors import UsageError
 from aioupsert.expressions import Expression, Node
@@ -156,7 +156,6 @@ def pairs(argument: str, items: Any) -> Iterable[tuple[str, Any]]:
     """Give the items of a mapping, or refuse what is none."""
     # The first test is the quick one.
     if items.__class__ is dict or isinstance(items, Mapping):
-        found: Iterable[tuple[str, Any]] = items.items()
-        return found
+        return cast("Mapping[str, Any]", items).items()
     msg = f"{argument} must be a mapping of column names to values, not {items!r}"
     raise UsageError(msg)
