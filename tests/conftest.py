@@ -64,8 +64,8 @@ async def db(
     request: pytest.FixtureRequest, lite_path: Path
 ) -> AsyncIterator[Database]:
     """A database of each kind in turn."""
-    if request.param == "aiosqlite":
-        async with open_sqlite(lite_path) as sqlite:
+    if "aiosqlite" in request.param:
+        async with open_sqlite(lite_path, request.param) as sqlite:
             yield sqlite
     else:
         # Asked for here, so that the tests on SQLite need no server.

@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import sqlite3
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing
+from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Final, Literal
+from typing import Any, ClassVar, Final, Literal, get_args
 from uuid import uuid4
 
 import aiosqlite
@@ -26,20 +28,50 @@ import psycopg_pool
 from asyncpg.pool import PoolConnectionProxy
 from psycopg.pq import TransactionStatus
 from psycopg.rows import dict_row
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-Kind = Literal["asyncpg", "pooled", "pool", "psycopg", "psycopg_pool", "aiosqlite"]
-Engine = Literal["postgresql", "sqlite"]
+from tests.engines import engine_on
 
-# Opens one more connection to the file of the test, in the mode of the options.
-LiteFactory = Callable[..., Awaitable[aiosqlite.Connection]]
-
-KINDS: Final[tuple[Kind, ...]] = (
+Kind = Literal[
     "asyncpg",
     "pooled",
     "pool",
     "psycopg",
     "psycopg_pool",
     "aiosqlite",
+    "connection of asyncpg",
+    "connection of psycopg",
+    "connection of aiosqlite",
+    "engine of asyncpg",
+    "engine of psycopg",
+    "engine of aiosqlite",
+]
+Engine = Literal["postgresql", "sqlite"]
+
+# Opens one more connection to the file of the test, in the mode of the options.
+LiteFactory = Callable[..., Awaitable[aiosqlite.Connection]]
+
+_DRIVERS: Final[tuple[Kind, ...]] = (
+    "asyncpg",
+    "pooled",
+    "pool",
+    "psycopg",
+    "psycopg_pool",
+    "aiosqlite",
+)
+_SQLALCHEMY: Final[tuple[Kind, ...]] = (
+    "connection of asyncpg",
+    "connection of psycopg",
+    "connection of aiosqlite",
+    "engine of asyncpg",
+    "engine of psycopg",
+    "engine of aiosqlite",
+)
+# Those of the drivers; "sqlalchemy" takes its connections and engines instead.
+KINDS: Final = (
+    _SQLALCHEMY
+    if os.environ.get("AIOUPSERT_TEST_HANDLES") == "sqlalchemy"
+    else _DRIVERS
 )
 
 # How a caller may have opened an aiosqlite connection: options of `sqlite3.connect`.
@@ -123,6 +155,10 @@ class PostgresDatabase(Database):
     @asynccontextmanager
     async def transaction(self, conn: Any = None) -> AsyncIterator[Any]:
         conn = self.handle if conn is None else conn
+        if isinstance(conn, (AsyncConnection, AsyncEngine)):
+            async with begun(conn) as connection:
+                yield connection
+            return
         async with contextlib.AsyncExitStack() as stack:
             if isinstance(conn, asyncpg.Pool):
                 conn = await stack.enter_async_context(conn.acquire())
@@ -137,8 +173,8 @@ class SQLiteDatabase(Database):
 
     engine = "sqlite"
 
-    def __init__(self, handle: aiosqlite.Connection, path: Path) -> None:
-        super().__init__("aiosqlite", handle)
+    def __init__(self, kind: Kind, handle: Any, path: Path) -> None:
+        super().__init__(kind, handle)
         self.path = path
 
     async def run(self, sql: str) -> None:
@@ -152,10 +188,12 @@ class SQLiteDatabase(Database):
         return opened(self.path)
 
     @asynccontextmanager
-    async def transaction(
-        self, conn: Any = None
-    ) -> AsyncIterator[aiosqlite.Connection]:
+    async def transaction(self, conn: Any = None) -> AsyncIterator[Any]:
         conn = self.handle if conn is None else conn
+        if isinstance(conn, (AsyncConnection, AsyncEngine)):
+            async with begun(conn) as connection:
+                yield connection
+            return
         # With autocommit=False one is open already, and commit() opens the next.
         begun_by_driver = conn.in_transaction
         if not begun_by_driver:
@@ -181,12 +219,63 @@ async def open_postgresql(dsn: str, kind: Kind) -> AsyncIterator[PostgresDatabas
 
 
 @asynccontextmanager
-async def open_sqlite(path: Path) -> AsyncIterator[SQLiteDatabase]:
-    """A file and a connection to it."""
+async def open_sqlite(
+    path: Path, kind: Kind = "aiosqlite"
+) -> AsyncIterator[SQLiteDatabase]:
+    """A file and a handle of the kind on it."""
     # Kept in the file: readers and the writer do not wait for each other.
     run_script(path, "PRAGMA journal_mode = WAL")
-    async with opened(path) as connection:
-        yield SQLiteDatabase(connection, path)
+    opening: AbstractAsyncContextManager[Any] = (
+        opened(path) if kind == "aiosqlite" else HANDLES[kind](str(path), "")
+    )
+    async with opening as handle:
+        yield SQLiteDatabase(kind, handle, path)
+
+
+@asynccontextmanager
+async def engine_opened(
+    driver: str, place: str, schema: str
+) -> AsyncIterator[AsyncEngine]:
+    """An engine of SQLAlchemy."""
+    engine = engine_on(driver, place, schema)
+    try:
+        yield engine
+    finally:
+        await engine.dispose()
+
+
+@asynccontextmanager
+async def engine_connected(
+    driver: str, place: str, schema: str
+) -> AsyncIterator[AsyncConnection]:
+    """A connection of SQLAlchemy, in autocommit as those of the drivers are."""
+    async with (
+        engine_opened(driver, place, schema) as engine,
+        engine.connect() as connection,
+    ):
+        await connection.execution_options(isolation_level="AUTOCOMMIT")
+        yield connection
+
+
+@asynccontextmanager
+async def begun(handle: AsyncConnection | AsyncEngine) -> AsyncIterator[Any]:
+    """A transaction of SQLAlchemy."""
+    if isinstance(handle, AsyncEngine):
+        async with handle.connect() as connection, begun(connection):
+            yield connection
+        return
+    await handle.commit()
+    is_sqlite = handle.dialect.name == "sqlite"
+    level = "SERIALIZABLE" if is_sqlite else "READ COMMITTED"
+    await handle.execution_options(isolation_level=level)
+    try:
+        async with handle.begin():
+            if is_sqlite:
+                # sqlite3 does it before some statements only.
+                await handle.exec_driver_sql("BEGIN")
+            yield handle
+    finally:
+        await handle.execution_options(isolation_level="AUTOCOMMIT")
 
 
 @asynccontextmanager
@@ -269,12 +358,31 @@ HANDLES: Final[dict[str, Callable[[str, str], AbstractAsyncContextManager[Any]]]
     "pool": pooling,
     "psycopg": psycopg_connected,
     "psycopg_pool": psycopg_pooling,
+    **{
+        f"{name} of {driver}": partial(of, driver)
+        for name, of in (("connection", engine_connected), ("engine", engine_opened))
+        for driver in ("asyncpg", "psycopg", "aiosqlite")
+    },
 }
-PSYCOPG: Final = frozenset({"psycopg", "psycopg_pool"})
+PSYCOPG: Final = frozenset(kind for kind in get_args(Kind) if "psycopg" in kind)
+
+
+async def execute(handle: Any, sql: str) -> None:
+    """Execute it on the handle, whatever that is."""
+    if isinstance(handle, AsyncEngine):
+        async with handle.connect() as connection:
+            await connection.exec_driver_sql(sql)
+            await connection.commit()
+    elif isinstance(handle, AsyncConnection):
+        await handle.exec_driver_sql(sql)
+    else:
+        await handle.execute(sql)
 
 
 async def fetched(handle: Any, sql: str) -> list[Any]:
     """The driver's own rows; those of psycopg are dicts, to have names as well."""
+    if isinstance(handle, AsyncConnection):
+        return [*(await handle.exec_driver_sql(sql)).mappings()]
     if not isinstance(handle, psycopg.AsyncConnection):
         return [*await handle.fetch(sql)]
     async with handle.cursor(row_factory=dict_row) as cursor:
@@ -291,15 +399,30 @@ def has_all_back(pool: Any) -> bool:
 
 def is_open(db: Database) -> bool:
     """Whether the handle has a transaction open; a pool has none."""
-    match db.kind:
-        case "aiosqlite":
-            return bool(db.handle.in_transaction)
-        case "pool" | "psycopg_pool":
+    match db.handle:
+        case asyncpg.Pool() | psycopg_pool.AsyncConnectionPool() | AsyncEngine():
             return False
-        case "psycopg":
-            return bool(db.handle.info.transaction_status != TransactionStatus.IDLE)
+        case AsyncConnection():
+            return has_begun(driver_connection(db.handle))
         case _:
-            return bool(db.handle.is_in_transaction())
+            return has_begun(db.handle)
+
+
+def driver_connection(connection: AsyncConnection) -> Any:
+    """What a connection of SQLAlchemy has underneath."""
+    assert connection.sync_connection is not None
+    return connection.sync_connection.connection.driver_connection
+
+
+def has_begun(connection: Any) -> bool:
+    """Whether a transaction is open on a driver's connection."""
+    match connection:
+        case aiosqlite.Connection():
+            return connection.in_transaction
+        case psycopg.AsyncConnection():
+            return connection.info.transaction_status != TransactionStatus.IDLE
+        case _:
+            return bool(connection.is_in_transaction())
 
 
 def settings(schema: str) -> dict[str, str]:

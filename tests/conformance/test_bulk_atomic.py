@@ -19,6 +19,7 @@ from tests.databases import (
     Database,
     LiteFactory,
     PostgresDatabase,
+    execute,
     fetched,
     has_all_back,
     is_open,
@@ -108,7 +109,7 @@ async def test_a_foreign_key_checked_at_the_commit_undoes_everything(
         " REFERENCES t DEFERRABLE INITIALLY DEFERRED); INSERT INTO t VALUES (1, 1)"
     )
     if db.engine == "sqlite":
-        await db.handle.execute("PRAGMA foreign_keys = on")
+        await execute(db.handle, "PRAGMA foreign_keys = on")
     rows = [{"k": n, "t": 1} for n in range(9)]
     rows += [{"k": 9, "t": 2}]
     with pytest.raises((*FOREIGN_KEY, BulkError)):

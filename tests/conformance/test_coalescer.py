@@ -27,7 +27,7 @@ from aioupsert import (
     UsageError,
     create_or_update,
 )
-from tests.databases import PSYCOPG, Database, PostgresDatabase, has_all_back
+from tests.databases import PSYCOPG, Database, PostgresDatabase, execute, has_all_back
 from tests.violations import CHECK, FOREIGN_KEY
 
 Row = dict[str, Any]
@@ -736,7 +736,7 @@ async def test_a_constraint_that_is_checked_at_commit_fails_its_call_alone(
         " p integer REFERENCES parent DEFERRABLE INITIALLY DEFERRED)"
     )
     if db.engine == "sqlite":
-        await db.handle.execute("PRAGMA foreign_keys = ON")
+        await execute(db.handle, "PRAGMA foreign_keys = ON")
     calls = [
         {"key": {"k": k}, "defaults": {"p": 2 if k in {4, 9} else 1}} for k in range(12)
     ]

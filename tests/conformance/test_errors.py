@@ -23,7 +23,7 @@ from aioupsert import (
     get_or_create,
     preview,
 )
-from tests.databases import Database
+from tests.databases import Database, execute
 from tests.violations import check_kind
 
 KEY = {"path": "/"}
@@ -305,7 +305,7 @@ async def strict(db: Database) -> Database:
     """A table with constraints of every kind, and two rows."""
     await db.run(STRICT)
     if db.engine == "sqlite":
-        await db.handle.execute("PRAGMA foreign_keys = ON")
+        await execute(db.handle, "PRAGMA foreign_keys = ON")
     return db
 
 

@@ -22,7 +22,7 @@ from aioupsert import (
 )
 from aioupsert._sql.quoting import quote
 from aioupsert.typing import Strategy
-from tests.databases import Database, PostgresDatabase, SQLiteDatabase
+from tests.databases import Database, PostgresDatabase, SQLiteDatabase, execute
 
 STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
 
@@ -44,9 +44,8 @@ async def elsewhere(db: Database) -> AsyncIterator[str]:
         yield name
         await db.run(f'DROP SCHEMA "{name}" CASCADE')
     else:
-        await db.handle.executescript(
-            f"""ATTACH ':memory:' AS "else.where"; CREATE TABLE "else.where".{pages}"""
-        )
+        await execute(db.handle, """ATTACH ':memory:' AS "else.where\"""")
+        await execute(db.handle, f'CREATE TABLE "else.where".{pages}')
         yield "else.where"
 
 

@@ -24,7 +24,7 @@ from aioupsert import (
     create_or_update,
     get_or_create,
 )
-from tests.databases import PSYCOPG, Database, PostgresDatabase, SQLiteDatabase
+from tests.databases import PSYCOPG, Database, PostgresDatabase, SQLiteDatabase, execute
 from tests.violations import INTEGRITY, check_kind
 
 Call = Callable[..., Awaitable[Result]]
@@ -446,7 +446,7 @@ async def test_a_missing_parent_is_a_violation(
         """
     )
     if isinstance(db, SQLiteDatabase):
-        await db.handle.execute("PRAGMA foreign_keys = ON")
+        await execute(db.handle, "PRAGMA foreign_keys = ON")
     with pytest.raises(INTEGRITY) as caught:
         await call(db.handle, "children", key={"id": 1}, defaults={"parent": 9})
     assert_violated(caught.value, "foreign key")

@@ -7,6 +7,7 @@ from typing import Any, get_args
 import psycopg
 import psycopg_pool
 import pytest
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from aioupsert import (
     Excluded,
@@ -20,7 +21,7 @@ from aioupsert import (
     preview,
 )
 from aioupsert.typing import Strategy
-from tests.databases import Database
+from tests.databases import Database, driver_connection
 
 STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
 KEY = {"k": "secret key"}
@@ -100,7 +101,13 @@ async def test_a_call_sends_what_was_shown(
 async def run_by_hand(conn: Any, shown: tuple[Statement, ...]) -> list[Any]:
     """Send one after the other with the driver, until one has settled the matter."""
     for statement in shown:
-        if hasattr(conn, "fetch"):
+        if isinstance(conn, AsyncEngine):
+            async with conn.connect() as own:
+                await own.execution_options(isolation_level="AUTOCOMMIT")
+                return await run_by_hand(driver_connection(own), shown)
+        elif isinstance(conn, AsyncConnection):
+            return await run_by_hand(driver_connection(conn), shown)
+        elif hasattr(conn, "fetch"):
             rows = await conn.fetch(statement.sql, *statement.arguments)
         elif isinstance(conn, psycopg_pool.AsyncConnectionPool):
             async with conn.connection() as lent:

@@ -15,7 +15,7 @@ from aioupsert import (
     get_or_create,
 )
 from aioupsert.typing import Strategy
-from tests.databases import Database, SQLiteDatabase
+from tests.databases import Database, SQLiteDatabase, execute
 
 STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
 
@@ -101,16 +101,16 @@ async def test_what_the_caller_wrote_before_is_seen_and_stays(
     counters: Database,
 ) -> None:
     async with counters.transaction() as conn:
-        await conn.execute("INSERT INTO counters VALUES ('mine', 5)")
+        await execute(conn, "INSERT INTO counters VALUES ('mine', 5)")
         result = await count(conn, "mine")
-        await conn.execute("UPDATE counters SET n = n * 10 WHERE k = 'mine'")
+        await execute(conn, "UPDATE counters SET n = n * 10 WHERE k = 'mine'")
     assert result == Result(Action.UPDATED, 1, ({"n": 6},))
     assert await stored(counters) == [("old", 10), ("mine", 60)]
 
 
 async def test_a_table_made_in_the_transaction_is_found(db: Database) -> None:
     async with undone(db) as conn:
-        await conn.execute("CREATE TABLE made (k INTEGER PRIMARY KEY, n INTEGER)")
+        await execute(conn, "CREATE TABLE made (k INTEGER PRIMARY KEY, n INTEGER)")
         result = await create_or_update(conn, "made", key={"k": 1})
     assert result.created
     # Another table of that name takes the place of the one that was undone.
@@ -137,7 +137,7 @@ async def test_without_a_transaction_a_call_is_committed_when_it_returns(
 async def obstacle(db: Database) -> AsyncIterator[None]:
     """Let every write fail with an error after which another attempt is right."""
     if isinstance(db, SQLiteDatabase):
-        await db.handle.execute("PRAGMA busy_timeout = 0")
+        await execute(db.handle, "PRAGMA busy_timeout = 0")
         async with db.connect() as other:
             await other.execute("BEGIN IMMEDIATE")
             yield

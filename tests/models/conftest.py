@@ -3,19 +3,18 @@
 from collections.abc import AsyncIterator, Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import pytest
-from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from tests.databases import (
     Database,
     PostgresDatabase,
     open_postgresql,
     open_sqlite,
-    psycopg_settings,
-    settings,
 )
+from tests.engines import engine_on
 from tests.models.tables import Base
 from tests.servers import Server
 
@@ -42,15 +41,9 @@ def make_engine(
 ) -> MakeEngine:
     """Makes engines on the same tables."""
     if not isinstance(db, PostgresDatabase):
-        return partial(create_async_engine, f"sqlite+aiosqlite:///{lite_path}")
+        return partial(engine_on, db.kind, str(lite_path))
     server: Server = request.getfixturevalue("pg_server")
-    options: dict[str, Any] = {
-        "asyncpg": {"server_settings": settings(db.schema)},
-        "psycopg": psycopg_settings(db.schema),
-    }
-    place = server.dsn.partition("?")[0].partition("://")[2]
-    url = f"postgresql+{db.kind}://{place}"
-    return partial(create_async_engine, url, connect_args=options[db.kind])
+    return partial(engine_on, db.kind, server.dsn, db.schema)
 
 
 @pytest.fixture

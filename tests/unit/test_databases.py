@@ -7,6 +7,7 @@ import psycopg
 import psycopg_pool
 import pytest
 from asyncpg.pool import PoolConnectionProxy
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from tests.databases import (
     LITE_MODES,
@@ -14,6 +15,7 @@ from tests.databases import (
     LiteFactory,
     PostgresDatabase,
     SQLiteDatabase,
+    execute,
 )
 
 HANDLE_TYPES: dict[str, type[Any]] = {
@@ -23,18 +25,20 @@ HANDLE_TYPES: dict[str, type[Any]] = {
     "psycopg": psycopg.AsyncConnection,
     "psycopg_pool": psycopg_pool.AsyncConnectionPool,
     "aiosqlite": aiosqlite.Connection,
+    "connection": AsyncConnection,
+    "engine": AsyncEngine,
 }
 
 
 async def test_handle_is_of_its_kind(db: Database) -> None:
-    assert isinstance(db.handle, HANDLE_TYPES[db.kind])
+    assert isinstance(db.handle, HANDLE_TYPES[db.kind.partition(" of ")[0]])
 
 
 async def test_handle_sees_what_run_has_made(db: Database) -> None:
     await db.run("CREATE TABLE item (id int); INSERT INTO item VALUES (1), (2)")
 
     async with db.transaction() as conn:
-        await conn.execute("DELETE FROM item WHERE id = 1")
+        await execute(conn, "DELETE FROM item WHERE id = 1")
 
     assert await db.query("SELECT id FROM item") == [(2,)]
 
@@ -53,7 +57,7 @@ async def test_transaction_that_raises_leaves_nothing(db: Database) -> None:
 
     async def fail() -> None:
         async with db.transaction() as conn:
-            await conn.execute("INSERT INTO item VALUES (1)")
+            await execute(conn, "INSERT INTO item VALUES (1)")
             raise LookupError
 
     with pytest.raises(LookupError):
@@ -65,7 +69,7 @@ async def test_second_connection_sees_committed_rows_only(db: Database) -> None:
     await db.run("CREATE TABLE item (id int)")
 
     async with db.transaction() as conn:
-        await conn.execute("INSERT INTO item VALUES (1)")
+        await execute(conn, "INSERT INTO item VALUES (1)")
         before = await db.query("SELECT id FROM item")
 
     assert before == []
@@ -78,7 +82,7 @@ async def test_connect_gives_an_independent_connection(db: Database) -> None:
     async with db.connect() as other, db.transaction(other) as conn:
         assert conn is other
         assert conn is not db.handle
-        await conn.execute("INSERT INTO item VALUES (1)")
+        await execute(conn, "INSERT INTO item VALUES (1)")
         assert await db.query("SELECT id FROM item") == []
 
     assert await db.query("SELECT id FROM item") == [(1,)]
@@ -109,7 +113,7 @@ async def test_lite_factory_gives_the_mode_asked_for(
     before = conn.in_transaction
 
     async with lite.transaction(conn):
-        await conn.execute("INSERT INTO item VALUES (1)")
+        await execute(conn, "INSERT INTO item VALUES (1)")
 
     assert conn.in_transaction is before
     assert before is (mode == "no-autocommit")
