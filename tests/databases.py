@@ -389,6 +389,16 @@ async def fetched(handle: Any, sql: str) -> list[Any]:
         return await (await cursor.execute(sql.encode())).fetchall()
 
 
+@asynccontextmanager
+async def all_taken(pool: Any) -> AsyncIterator[list[Any]]:
+    """Every connection of a pool."""
+    is_psycopg = isinstance(pool, psycopg_pool.AsyncConnectionPool)
+    lend = pool.connection if is_psycopg else pool.acquire
+    number = pool.max_size if is_psycopg else pool.get_max_size()
+    async with contextlib.AsyncExitStack() as stack:
+        yield [await stack.enter_async_context(lend()) for _ in range(number)]
+
+
 def has_all_back(pool: Any) -> bool:
     """Whether no connection of the pool is lent."""
     if isinstance(pool, psycopg_pool.AsyncConnectionPool):

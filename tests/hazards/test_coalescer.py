@@ -9,10 +9,13 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any, Final
 
 import asyncpg
+import psycopg
+import psycopg_pool
 import pytest
 
 from aioupsert import (
@@ -24,7 +27,15 @@ from aioupsert import (
     create_or_update,
     create_or_update_many,
 )
-from tests.databases import Database, PostgresDatabase, SQLiteDatabase, pooling
+from tests.databases import (
+    Database,
+    PostgresDatabase,
+    SQLiteDatabase,
+    all_taken,
+    fetched,
+    has_begun,
+    pooling,
+)
 from tests.hazards.test_cancellation import CancelledAt, idle
 from tests.hazards.test_lost_connections import LOST
 from tests.violations import CHECK
@@ -32,6 +43,7 @@ from tests.violations import CHECK
 TABLE: Final = "CREATE TABLE t (k integer PRIMARY KEY, n integer DEFAULT 0)"
 # What the driver raises depends on how far the thread has come.
 CLOSED: Final = (ValueError, sqlite3.ProgrammingError)
+GONE: Final = (*LOST, psycopg.OperationalError)
 ADD: Final = {"n": F("n") + 1}
 # So many calls are made where each may be cancelled or be wrong; more take longer, and
 # show rarer things.
@@ -39,8 +51,10 @@ CALLS: Final = 3_000
 # What hangs fails.
 PATIENCE: Final = 20
 
-of_pool = pytest.mark.parametrize("db", ["pool"], indirect=True)
-of_postgresql = pytest.mark.parametrize("db", ["asyncpg", "pool"], indirect=True)
+of_pool = pytest.mark.parametrize("db", ["pool", "psycopg_pool"], indirect=True)
+of_postgresql = pytest.mark.parametrize(
+    "db", ["asyncpg", "pool", "psycopg", "psycopg_pool"], indirect=True
+)
 
 
 @pytest.fixture(autouse=True)
@@ -84,18 +98,18 @@ async def numbers(db: Database) -> dict[int, int]:
 async def locked(pg: PostgresDatabase, *keys: int) -> AsyncIterator[Any]:
     """Have another session hold rows, until it is told to commit or the block ends."""
     async with pg.connect() as other:
-        transaction = other.transaction()
-        await transaction.start()
+        await other.execute("BEGIN")
         for key in keys:
             await other.execute(
-                "INSERT INTO t (k) VALUES ($1) ON CONFLICT (k) DO UPDATE SET n = t.n",
-                key,
+                f"INSERT INTO t (k) VALUES ({key})"
+                " ON CONFLICT (k) DO UPDATE SET n = t.n"
             )
+        # Twice does no harm.
+        commit = partial(other.execute, "COMMIT")
         try:
-            yield transaction
+            yield commit
         finally:
-            with suppress(asyncpg.InterfaceError):
-                await transaction.commit()
+            await commit()
 
 
 async def blocked(pg: PostgresDatabase, number: int = 1) -> list[int]:
@@ -114,12 +128,8 @@ async def blocked(pg: PostgresDatabase, number: int = 1) -> list[int]:
 
 async def is_whole(db: Database) -> None:
     """See that the pool has every connection back, and none in a transaction."""
-    conns = [
-        await db.handle.acquire(timeout=5) for _ in range(db.handle.get_max_size())
-    ]
-    for conn in conns:
-        assert not conn.is_in_transaction()
-        await db.handle.release(conn)
+    async with asyncio.timeout(5), all_taken(db.handle) as conns:
+        assert not any(map(has_begun, conns))
     assert isinstance(db, PostgresDatabase)
     assert await idle(db)
 
@@ -152,14 +162,13 @@ async def test_beside_deleters_nothing_is_lost_or_counted_twice(
 
     async def delete(seed: int) -> None:
         choose = random.Random(seed)  # noqa: S311  # no secret
-        for _ in range(60):
-            key = choose.randrange(20)
-            for k, n in await db.handle.fetch(
-                "DELETE FROM t WHERE k = $1 RETURNING k, n", key
-            ):
-                deletes[k] += 1
-                deleted[k] += n
-            await asyncio.sleep(0)
+        async with db.connect() as conn:
+            for _ in range(60):
+                key = choose.randrange(20)
+                sql = f"DELETE FROM t WHERE k = {key} RETURNING n"
+                for row in await fetched(conn, sql):
+                    deletes[key] += 1
+                    deleted[key] += row["n"]
 
     async with (
         Coalescer(db.handle, "t", key="k", concurrency=3) as coalescer,
@@ -337,7 +346,7 @@ async def test_what_has_waited_for_the_delay_is_sent_as_soon_as_it_can_be(
             last = begin(coalescer, 3)
             await asyncio.sleep(1.1)
             assert not last[0].done()
-            await one.commit()
+            await one()
             async with asyncio.timeout(0.8):
                 await last[0]
         await outcomes(tasks)
@@ -365,7 +374,7 @@ async def test_a_deadlock_is_tried_again(plain: PostgresDatabase) -> None:
     assert await numbers(plain) == {1: 11, 2: 11, 3: 1}
 
 
-@pytest.mark.parametrize("db", ["asyncpg"], indirect=True)
+@pytest.mark.parametrize("db", ["asyncpg", "psycopg"], indirect=True)
 async def test_a_serialization_failure_is_tried_again(
     plain: PostgresDatabase,
 ) -> None:
@@ -376,7 +385,7 @@ async def test_a_serialization_failure_is_tried_again(
             async with locked(plain, 2) as other:
                 tasks = begin(coalescer, 1, 2, 3)
                 await blocked(plain)
-                await other.commit()
+                await other()
             results = await outcomes(tasks)
     assert [r.action for r in results] == [Action.UPDATED] * 3
     assert coalescer.stats.retries > 0
@@ -432,7 +441,7 @@ async def test_a_lost_connection_fails_the_callers_of_its_batch_only(
             await asyncio.sleep(0.05)
             await plain.run(f"SELECT pg_terminate_backend({pid})")
             errors = await outcomes(tasks)
-            assert all(isinstance(error, LOST) for error in errors)
+            assert all(isinstance(error, GONE) for error in errors)
             assert len({id(error) for error in errors}) == number
             # What is sent next has a connection of its own.
             await outcomes(begin(coalescer, 100, 101))
@@ -443,7 +452,7 @@ async def test_a_lost_connection_fails_the_callers_of_its_batch_only(
     await is_whole(plain)
 
 
-@pytest.mark.parametrize("db", ["asyncpg"], indirect=True)
+@pytest.mark.parametrize("db", ["asyncpg", "psycopg"], indirect=True)
 async def test_a_connection_that_is_gone_fails_every_call(
     plain: PostgresDatabase,
 ) -> None:
@@ -452,7 +461,7 @@ async def test_a_connection_that_is_gone_fails_every_call(
         await plain.handle.close()
         for number in (1, 4):
             errors = await outcomes(begin(coalescer, *range(number)))
-            assert [error for error in errors if not isinstance(error, LOST)] == []
+            assert [error for error in errors if not isinstance(error, GONE)] == []
 
 
 @of_pool
@@ -460,17 +469,15 @@ async def test_callers_wait_while_others_have_every_connection(
     plain: PostgresDatabase,
 ) -> None:
     pool: Any = plain.handle
-    conns = [await pool.acquire() for _ in range(pool.get_max_size())]
     async with Coalescer(pool, "t", key="k") as coalescer:
-        tasks = begin(coalescer, *range(10))
-        await asyncio.sleep(0.05)
-        assert not any(task.done() for task in tasks)
-        # Nothing has been sent, so these are withdrawn.
-        for task in (tasks[0], tasks[4], tasks[9]):
-            task.cancel()
-        await asyncio.sleep(0.01)
-        for conn in conns:
-            await pool.release(conn)
+        async with all_taken(pool):
+            tasks = begin(coalescer, *range(10))
+            await asyncio.sleep(0.05)
+            assert not any(task.done() for task in tasks)
+            # Nothing has been sent, so these are withdrawn.
+            for task in (tasks[0], tasks[4], tasks[9]):
+                task.cancel()
+            await asyncio.sleep(0.01)
         results = await outcomes(tasks)
     assert [n for n, r in enumerate(results) if isinstance(r, Result)] == [
         n for n in range(10) if n not in {0, 4, 9}
@@ -479,7 +486,7 @@ async def test_callers_wait_while_others_have_every_connection(
     await is_whole(plain)
 
 
-@of_pool
+@pytest.mark.parametrize("db", ["pool"], indirect=True)
 async def test_a_pool_that_is_closed_underneath_fails_its_callers(
     plain: PostgresDatabase,
 ) -> None:
@@ -499,7 +506,7 @@ async def test_a_pool_that_is_closed_underneath_fails_its_callers(
         assert all(isinstance(r, asyncpg.InterfaceError) for r in later)
 
 
-@of_pool
+@pytest.mark.parametrize("db", ["pool"], indirect=True)
 async def test_a_pool_that_closes_while_it_is_waited_for_leaves_nobody_waiting(
     plain: PostgresDatabase,
 ) -> None:
@@ -518,6 +525,26 @@ async def test_a_pool_that_closes_while_it_is_waited_for_leaves_nobody_waiting(
     # The pool ends what is under way, too.
     expected = (Result, asyncpg.QueryCanceledError, *LOST)
     assert [r for r in results if not isinstance(r, expected)] == []
+
+
+@pytest.mark.parametrize("db", ["psycopg_pool"], indirect=True)
+async def test_a_pool_of_psycopg_that_is_closed_underneath_fails_later_callers(
+    plain: PostgresDatabase,
+) -> None:
+    pool: Any = plain.handle
+    async with Coalescer(pool, "t", key="k") as coalescer:
+        async with locked(plain, 1):
+            tasks = begin(coalescer, 1, 1)
+            await blocked(plain)
+            # What is lent goes on.
+            await pool.close()
+            assert not any(task.done() for task in tasks)
+            later = await outcomes(begin(coalescer, 2, 3))
+            assert {type(r) for r in later} == {psycopg_pool.PoolClosed}
+        sent, unsent = await outcomes(tasks)
+    assert sent.action is Action.UPDATED
+    assert isinstance(unsent, psycopg_pool.PoolClosed)
+    assert await numbers(plain) == {1: 1}
 
 
 async def test_a_connection_of_sqlite_that_is_closed_underneath_fails_its_callers(
@@ -833,7 +860,7 @@ async def test_closing_cancelled_at_any_moment_answers_every_caller(
         assert {type(r) for r in results} <= {Result, CoalescerClosedError}
     result = await create_or_update(plain.handle, "t", key={"k": 99})
     assert result.created
-    if plain.kind == "pool":
+    if plain.kind in {"pool", "psycopg_pool"}:
         await is_whole(plain)
 
 
@@ -856,6 +883,7 @@ async def test_callers_that_fail_do_not_keep_it_from_closing(plain: Database) ->
 PROGRAM: Final = """
 import asyncio, sys
 import asyncpg
+import psycopg_pool
 from aioupsert import Coalescer, F
 
 async def main(dsn, schema, way):
