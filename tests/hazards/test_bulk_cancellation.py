@@ -8,11 +8,18 @@ from functools import partial
 from typing import Any, Final
 
 import asyncpg
+import psycopg
 import pytest
 
 from aioupsert import BulkResult, F, create_or_update_many, iter_create_or_update
 from aioupsert._adapters import aiosqlite as adapter
-from tests.databases import Database, PostgresDatabase, SQLiteDatabase
+from tests.databases import (
+    Database,
+    PostgresDatabase,
+    SQLiteDatabase,
+    all_taken,
+    has_begun,
+)
 from tests.hazards.sessions import clients, together, waiting
 from tests.hazards.test_cancellation import CancelledAt, idle, twice
 
@@ -164,7 +171,7 @@ async def test_in_a_callers_transaction_that_ends_as_a_whole(
 @twice
 @delays
 @pytest.mark.parametrize("connections", [1, 3])
-@pytest.mark.parametrize("db", ["pool"], indirect=True)
+@pytest.mark.parametrize("db", ["pool", "psycopg_pool"], indirect=True)
 async def test_through_the_pool_at_every_suspension_point(
     db: PostgresDatabase, delay: float, connections: int, *, twice: bool
 ) -> None:
@@ -185,12 +192,8 @@ async def test_through_the_pool_at_every_suspension_point(
     assert point > 1
     assert await idle(db)
     # Every connection is back.
-    conns = [
-        await db.handle.acquire(timeout=5) for _ in range(db.handle.get_max_size())
-    ]
-    for conn in conns:
-        assert not conn.is_in_transaction()
-        await db.handle.release(conn)
+    async with asyncio.timeout(5), all_taken(db.handle) as conns:
+        assert not any(map(has_begun, conns))
 
 
 @tables
@@ -449,6 +452,7 @@ LOST: Final = (
     asyncpg.PostgresConnectionError,
     asyncpg.InterfaceError,
     asyncpg.InternalClientError,
+    psycopg.OperationalError,
     OSError,
 )
 
@@ -498,7 +502,7 @@ async def test_a_session_that_ends_between_batches_keeps_what_was_committed(
     assert stored == [(0 if atomic else 8,)]
 
 
-@pytest.mark.parametrize("db", ["pool"], indirect=True)
+@pytest.mark.parametrize("db", ["pool", "psycopg_pool"], indirect=True)
 async def test_of_several_connections_one_that_ends_ends_the_call(
     db: PostgresDatabase,
 ) -> None:
