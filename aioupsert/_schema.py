@@ -137,6 +137,8 @@ class Table:
         refuses_updates: Whether a trigger or policy may keep an update from a row that
             is there.
         foldable: Whether nothing but the columns sees each of several updates of a row.
+        remote: Whether rows of it are on other servers, of which each statement, and
+            the whole transaction, sees what was there when it first asked.
         shows_indexes: Whether *unique* is the whole truth; a view's are its tables',
             and a foreign table's are elsewhere.
     """
@@ -156,6 +158,7 @@ class Table:
     one_by_one: str | None = None
     may_copy: bool = False
     foldable: bool = False
+    remote: bool = False
     shows_indexes: bool = True
 
     @property

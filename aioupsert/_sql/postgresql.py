@@ -441,7 +441,13 @@ def _probe(plan: Plan) -> Compiled:
             ),
         ]
     ]
-    sql = f"SELECT current_setting('transaction_isolation'), {', '.join(tests)}"
+    # Behind postgres_fdw every transaction is at least that.
+    level = (
+        "'repeatable read'"
+        if plan.table.remote
+        else "current_setting('transaction_isolation')"
+    )
+    sql = f"SELECT {level}, {', '.join(tests)}"
     return writer.compiled(sql, "when the insert fails again")
 
 

@@ -56,6 +56,7 @@ SELECT json_build_object(
       SELECT FROM pg_catalog.pg_index i
       WHERE i.indrelid = c.oid AND (i.indexprs IS NOT NULL OR i.indpred IS NOT NULL)),
   'refuses', c.relrowsecurity OR b.on_update,
+  'remote', b.is_remote,
   'columns', (
     SELECT json_agg(json_build_object(
       'name', a.attname,
@@ -142,7 +143,9 @@ CROSS JOIN LATERAL (
     SELECT h.inhrelid FROM pg_catalog.pg_inherits h
     JOIN family ON family.oid = h.inhparent)
   SELECT coalesce(bool_or(g.tgtype & 7 = 7), false) AS on_insert,
-    coalesce(bool_or(g.tgtype & 19 = 19), false) AS on_update
+    coalesce(bool_or(g.tgtype & 19 = 19), false) AS on_update,
+    (SELECT bool_or(m.relkind = 'f')
+      FROM pg_catalog.pg_class m JOIN family USING (oid)) AS is_remote
   FROM pg_catalog.pg_trigger g JOIN family ON family.oid = g.tgrelid
   WHERE g.tgenabled <> 'D') b
 WHERE c.oid = to_regclass({name})
@@ -198,14 +201,24 @@ def _table(name: TableName, found: Mapping[str, Any]) -> Table:
         needs_key_lock=exclusive or deferrable,
         upserts=kind == "r" or (kind == "p" and found["returns_old"]),
         returns_old=found["returns_old"],
-        one_by_one="it is a foreign table" if kind == "f" else None,
+        # A statement's second part would see what its first one did.
+        one_by_one=_FOREIGN.get(kind, "foreign tables inherit from it")
+        if found["remote"]
+        else None,
         may_copy=found["may_copy"],
         foldable=found["foldable"]
         and not found["rules"]
         and not any(c["generated"] for c in found["columns"] or ()),
         refuses_updates=found["refuses"],
-        shows_indexes=kind not in {"v", "f"},
+        remote=found["remote"],
+        shows_indexes=kind != "v" and not (found["remote"] and kind in _FOREIGN),
     )
+
+
+_FOREIGN: Final = {
+    "f": "it is a foreign table",
+    "p": "it has foreign tables for partitions",
+}
 
 
 _FAMILIES: Final = {
