@@ -9,12 +9,14 @@ import pytest
 from aioupsert import (
     BulkError,
     BulkResult,
+    F,
     NotAppliedError,
     RetriesExhaustedError,
     UsageError,
     create_or_update_many,
 )
 from tests.databases import Database, PostgresDatabase, SQLiteDatabase
+from tests.hazards.sessions import waiting
 
 engines = pytest.mark.parametrize(
     "db", ["asyncpg", "psycopg", "aiosqlite"], indirect=True
@@ -200,3 +202,27 @@ async def test_a_connection_that_was_terminated_says_so(db: PostgresDatabase) ->
         conn.terminate()
         with pytest.raises(asyncpg.InterfaceError, match="closed"):
             await create_or_update_many(conn, "t", rows(3), key="k")
+
+
+# Seen before it is known to be an insert, so that the classic steps are taken.
+SEEN: Final = """
+CREATE TABLE t (k integer PRIMARY KEY, n integer);
+CREATE FUNCTION g() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN new; END $$;
+CREATE TRIGGER g BEFORE INSERT ON t FOR EACH ROW EXECUTE FUNCTION g()
+"""
+
+
+async def test_a_row_of_another_that_its_snapshot_lacks_is_met_in_the_next_one(
+    pg: PostgresDatabase,
+) -> None:
+    await pg.run(SEEN)
+    async with pg.connect() as conn, pg.connect() as other:
+        await conn.execute("SET default_transaction_isolation = 'repeatable read'")
+        await other.execute("BEGIN; INSERT INTO t VALUES (1, 5)")
+        task = asyncio.create_task(
+            create_or_update_many(conn, "t", rows(2), key="k", update={"n": F("n") + 1})
+        )
+        await waiting(pg, conn)
+        await other.execute("COMMIT")
+        assert await task == BulkResult(created=1, updated=1)
+    assert await pg.query("SELECT k, n FROM t ORDER BY k") == [(0, 1), (1, 6)]
