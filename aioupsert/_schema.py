@@ -139,6 +139,8 @@ class Table:
         foldable: Whether nothing but the columns sees each of several updates of a row.
         remote: Whether rows of it are on other servers, of which each statement, and
             the whole transaction, sees what was there when it first asked.
+        distributed_by: The column that tells which server has a row, and that every key
+            must have; None where there is none.
         shows_indexes: Whether *unique* is the whole truth; a view's are its tables',
             and a foreign table's are elsewhere.
     """
@@ -159,6 +161,7 @@ class Table:
     may_copy: bool = False
     foldable: bool = False
     remote: bool = False
+    distributed_by: str | None = None
     shows_indexes: bool = True
 
     @property

@@ -28,7 +28,7 @@ from aioupsert._adapters.base import (
 )
 from aioupsert._sql.sending import CannotCopyError, Rows, Send, Steps
 from aioupsert._sql.sqlstates import READ_ONLY, ROW, STALE, TRANSIENT
-from aioupsert._steps import POSTGRESQL, Dialect, Lost, read_result
+from aioupsert._steps import Dialect, Lost, dialect_of, read_result
 from aioupsert.results import Result
 
 T = TypeVar("T")
@@ -57,8 +57,6 @@ def is_retryable(error: BaseException) -> bool:
 class AsyncpgSession:
     """One asyncpg connection, for the time of one call."""
 
-    dialect: Dialect[Any, Any] = POSTGRESQL
-
     def __init__(self, connection: Any) -> None:
         """Use a connection, plain or pooled."""
         # A pooled connection stands before the real one, which outlives it. Once
@@ -67,6 +65,12 @@ class AsyncpgSession:
         self._connection: Any = connection
         self._behind: Any = behind
         self.state: State = state_of(behind)
+
+    @property
+    def dialect(self) -> Dialect[Any, Any]:
+        """Look at what the server reported when it was connected."""
+        said = None if self._is_closed() else self._behind.get_settings()
+        return dialect_of(getattr(said, "crdb_version", None))
 
     async def run(self, steps: Callable[[bool], Steps[T]]) -> T:
         """Await one statement after the other."""

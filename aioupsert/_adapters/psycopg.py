@@ -39,7 +39,7 @@ from aioupsert._adapters.base import (
 from aioupsert._sql.quoting import quote
 from aioupsert._sql.sending import CannotCopyError, Column, Rows, Send, Steps
 from aioupsert._sql.sqlstates import READ_ONLY, ROW, STALE, TRANSIENT
-from aioupsert._steps import POSTGRESQL, Dialect, Lost, read_result
+from aioupsert._steps import Dialect, Lost, dialect_of, read_result
 from aioupsert.results import Result
 
 T = TypeVar("T")
@@ -68,8 +68,6 @@ def is_retryable(error: BaseException) -> bool:
 class PsycopgSession:
     """One psycopg connection, for the time of one call."""
 
-    dialect: Dialect[Any, Any] = POSTGRESQL
-
     def __init__(self, connection: Any) -> None:
         """Use a connection."""
         self._connection: Any = connection
@@ -77,6 +75,13 @@ class PsycopgSession:
         self.state: State = state_of(connection)
         # Statements that open something wait for the next one, and go with it.
         self._waiting: list[str] = []
+
+    @property
+    def dialect(self) -> Dialect[Any, Any]:
+        """Look at what the server reported when it was connected."""
+        connection = self._connection
+        said = None if connection.closed else connection.info
+        return dialect_of(said and said.parameter_status("crdb_version"))
 
     async def run(self, steps: Callable[[bool], Steps[T]]) -> T:
         """Await one statement after the other."""

@@ -210,6 +210,10 @@ def _check_columns(shape: Call, table: Table) -> None:
     unknown = [name for name in named if name not in table.columns]
     if unknown:
         raise UnknownColumnError(table.label, map(str, unknown), table.visible)
+    spread = table.distributed_by
+    if spread is not None and spread not in dict(shape.key):
+        msg = f"key must have {spread!r}, by which {table.label} is distributed"
+        raise UsageError(msg)
     for argument in ("brought", "defaults", "create_defaults", "touch"):
         for name, _ in getattr(shape, argument) or ():
             if table.columns[name].generated:

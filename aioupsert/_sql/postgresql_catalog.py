@@ -23,12 +23,15 @@ if TYPE_CHECKING:
 # pg_attrdef too, but is no default. Trigger types are bits: 1 row, 2 before, 4 insert,
 # 16 update, 64 instead of. Rules of type 2 and 3 rewrite UPDATE and INSERT. indnullsnotdistinct
 # exists from version 15 on, so it is read by name. From version 18 on NOT NULL is a
-# constraint too, of type n. A check of the whole row has the column number 0.
+# constraint too, of type n. A check of the whole row has the column number 0. YugabyteDB,
+# which says so in its version, has no xmax; Citus is told by its catalog.
 _DESCRIBE: Final = """
 SELECT json_build_object(
   'oid', c.oid::text,
   'kind', c.relkind,
   'returns_old', current_setting('server_version_num')::int >= 180000,
+  'xmax', current_setting('server_version') NOT LIKE '%-YB-%',
+  'is_citus', to_regclass('pg_catalog.pg_dist_partition') IS NOT NULL,
   'may_insert', has_table_privilege(c.oid, 'INSERT')
     OR has_any_column_privilege(c.oid, 'INSERT'),
   'may_copy', has_database_privilege(current_database(), 'TEMPORARY'),
@@ -151,7 +154,13 @@ CROSS JOIN LATERAL (
 WHERE c.oid = to_regclass({name})
 """
 
-_TABLES: Final = """
+# Citus: "Finding the distribution column for a table".
+_DISTRIBUTED: Final = """
+SELECT column_to_column_name(p.logicalrelid, p.partkey)::cstring
+FROM pg_catalog.pg_dist_partition p WHERE p.logicalrelid = {oid}::regclass
+"""
+
+TABLES: Final = """
 SELECT (CASE WHEN pg_table_is_visible(c.oid) THEN c.relname::text
   ELSE n.nspname || '.' || c.relname END)::cstring
 FROM pg_catalog.pg_class c
@@ -164,7 +173,7 @@ LIMIT 1000
 
 def describe(name: TableName) -> Steps[Table]:
     """
-    Read a table from the catalog: one query.
+    Read a table from the catalog: one query; one more where Citus is installed.
 
     Raises:
         UnknownTableError: There is no such table; a second query found the closest.
@@ -172,17 +181,24 @@ def describe(name: TableName) -> Steps[Table]:
     sql = _DESCRIBE.replace("{name}", quote_escaped(quote_path(name)))
     rows = yield Send(sql, kind="catalog")
     if not rows:
-        known = yield Send(_TABLES, kind="catalog")
+        known = yield Send(TABLES, kind="catalog")
         raise UnknownTableError(".".join(name), [row[0] for row in known])
-    return _table(name, json.loads(rows[0][0]))
+    found = json.loads(rows[0][0])
+    if found["is_citus"]:
+        sql = _DISTRIBUTED.replace("{oid}", found["oid"])
+        for (column,) in (yield Send(sql, kind="catalog")):
+            found |= {"cluster": "Citus keeps it", "distributed_by": column}
+    return read_table(name, found)
 
 
-def _table(name: TableName, found: Mapping[str, Any]) -> Table:
+def read_table(name: TableName, found: Mapping[str, Any]) -> Table:
+    """Make a table of what the query found."""
     unique = tuple(map(_unique, found["unique"] or ()))
     exclusive = any(index["exclusion"] for index in found["unique"] or ())
     deferrable = any(index.deferrable for index in unique)
     kind = found["kind"]
     reasons = {
+        found.get("cluster"): "cluster" in found,
         "it is a view with INSTEAD OF triggers": found["instead"],
         "it has rules": found["rules"],
         "it is a materialized view": kind == "m",
@@ -199,7 +215,8 @@ def _table(name: TableName, found: Mapping[str, Any]) -> Table:
         unique=unique,
         needs_exact=next((why for why, applies in reasons.items() if applies), None),
         needs_key_lock=exclusive or deferrable,
-        upserts=kind == "r" or (kind == "p" and found["returns_old"]),
+        upserts=(kind == "r" and found["xmax"])
+        or (kind in {"r", "p"} and found["returns_old"]),
         returns_old=found["returns_old"],
         # A statement's second part would see what its first one did.
         one_by_one=_FOREIGN.get(kind, "foreign tables inherit from it")
@@ -211,6 +228,7 @@ def _table(name: TableName, found: Mapping[str, Any]) -> Table:
         and not any(c["generated"] for c in found["columns"] or ()),
         refuses_updates=found["refuses"],
         remote=found["remote"],
+        distributed_by=found.get("distributed_by"),
         shows_indexes=kind != "v" and not (found["remote"] and kind in _FOREIGN),
     )
 

@@ -8,19 +8,20 @@ of them.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 from aioupsert._plan.rows import Typing
+from aioupsert._sql import (
+    cockroachdb_catalog,
+    postgresql_catalog,
+    sqlite_catalog,
+)
 from aioupsert._sql import (
     postgresql as postgresql_sql,
 )
 from aioupsert._sql import (
     postgresql_bulk as postgresql_bulk_sql,
-)
-from aioupsert._sql import (
-    postgresql_catalog,
-    sqlite_catalog,
 )
 from aioupsert._sql import (
     sqlite as sqlite_sql,
@@ -88,6 +89,7 @@ POSTGRESQL: Final[Dialect[Any, Any]] = Dialect(
     typing=Typing(postgresql_bulk_sql.is_identity, postgresql_bulk_sql.text_converter),
     frame=postgresql.frame,
 )
+COCKROACHDB: Final = replace(POSTGRESQL, describe=cockroachdb_catalog.describe)
 SQLITE: Final[Dialect[Any, Any]] = Dialect(
     describe=sqlite_catalog.describe,
     compile_plan=sqlite_sql.compile_plan,
@@ -98,7 +100,14 @@ SQLITE: Final[Dialect[Any, Any]] = Dialect(
     frame=sqlite.frame,
 )
 
+
+def dialect_of(crdb_version: str | None) -> Dialect[Any, Any]:
+    """Choose by what the server says of itself; None of PostgreSQL."""
+    return POSTGRESQL if crdb_version is None else COCKROACHDB
+
+
 __all__ = [
+    "COCKROACHDB",
     "MAX_LOST",
     "POSTGRESQL",
     "SQLITE",
@@ -109,6 +118,7 @@ __all__ = [
     "Unstored",
     "Values",
     "check_committed",
+    "dialect_of",
     "find",
     "framed",
     "hopeless",

@@ -14,7 +14,8 @@ import pytest
 
 from aioupsert import Coalescer, F, create_or_update, is_retryable
 from tests.databases import close
-from tests.topologies.failover import Node, replicating
+from tests.topologies.failover import replicating
+from tests.topologies.nodes import Node
 
 WRITERS: Final = 8
 KEYS: Final = 10

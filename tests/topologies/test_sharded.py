@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import random
+import subprocess
+import sys
 import warnings
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import Any, Final
 
 import asyncpg
@@ -28,10 +31,13 @@ from aioupsert import (
     is_retryable,
 )
 from tests.databases import close
-from tests.topologies.sharded import Node, shard_table, sharding
+from tests.servers import Server
+from tests.topologies.nodes import Node
+from tests.topologies.sharded import shard_table, sharding
 
 CLIENTS: Final = 16
 PATIENCE: Final = 60
+SCRIPT: Final = Path(__file__).parents[2] / "benchmarks" / "cluster" / "check.py"
 ADD: Final = {"n": F("n") + 1}
 
 
@@ -234,6 +240,45 @@ async def test_a_shard_that_is_gone_fails_its_keys_alone(
     finally:
         await conn.close()
     assert stored(nodes) == {k: 2 if k in lost else 3 for k in range(12)}
+
+
+def test_whoever_has_a_cluster_can_check_it(
+    nodes: tuple[Node, list[Node]], pg_server: Server
+) -> None:
+    coordinator, shards = nodes
+    table = "aioupsert_check"
+    parts = [
+        f"CREATE FOREIGN TABLE {table}_{number} PARTITION OF {table} FOR VALUES WITH"
+        f" (MODULUS {len(shards)}, REMAINDER {number}) SERVER s{number}"
+        for number in range(len(shards))
+    ]
+    columns = "k bigint NOT NULL, n bigint DEFAULT 0"
+    for number, shard in enumerate(shards):
+        shard.query(f"CREATE TABLE {table}_{number} ({columns}, PRIMARY KEY (k))")
+    create = [f"CREATE TABLE {table} ({columns}) PARTITION BY HASH (k)", *parts]
+    checked("--calls=50", *(f"--create={sql}" for sql in create), dsn=coordinator.dsn)
+    checked("--calls=50", dsn=pg_server.dsn)
+    # It sees what is wrong: here nothing keeps a key from coming twice.
+    said = checked(
+        "--calls=20",
+        f"--create=CREATE TABLE {table} ({columns})",
+        dsn=pg_server.dsn,
+        code=1,
+    )
+    assert "0 keys with a wrong number, 0 not created once, 0 of 50" not in said
+
+
+def checked(*options: str, dsn: str, code: int = 0) -> str:
+    """What the script says."""
+    done = subprocess.run(  # noqa: S603 - ours
+        [sys.executable, "-W", "ignore", SCRIPT, dsn, "--clients=8", *options],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert done.returncode == code, done.stdout + done.stderr
+    return done.stdout
 
 
 def stored_on(shards: list[Node], number: int) -> set[int]:
