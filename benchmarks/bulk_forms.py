@@ -4,7 +4,8 @@ The forms in which many rows travel to PostgreSQL, each forced in turn.
     python benchmarks/bulk_forms.py
 
 Arrays against COPY, by the number of rows: the library changes over at 5,000. INSERT
-... ON CONFLICT against updating first, which uses up no number of a sequence. And one
+... ON CONFLICT against updating first, which uses up no number of a sequence. MERGE,
+and ON CONFLICT, by hand on PostgreSQL 18, where both can tell what they did. And one
 connection against several. All in turns of one run.
 """
 
@@ -138,6 +139,82 @@ async def native_or_update_first(dsn: str, turns: int, most: int) -> Table:
     return results
 
 
+MERGE = """
+WITH done AS (
+    MERGE INTO views AS t USING ({rows} ORDER BY path) AS x ON t.path = x.path
+    WHEN MATCHED THEN UPDATE SET hits = x.hits, note = x.note
+    WHEN NOT MATCHED THEN INSERT (path, hits, note) VALUES (x.path, x.hits, x.note)
+    RETURNING merge_action() AS action)
+SELECT count(*) FILTER (WHERE action = 'INSERT'),
+    count(*) FILTER (WHERE action = 'UPDATE') FROM done
+"""
+# The same by ON CONFLICT, which on 18 can ask for the row as it was.
+ON_CONFLICT = """
+WITH done AS (
+    INSERT INTO views AS t (path, hits, note) {rows} ORDER BY path
+    ON CONFLICT (path) DO UPDATE SET hits = excluded.hits, note = excluded.note
+    RETURNING old.path IS NULL AS created)
+SELECT count(*) FILTER (WHERE created), count(*) FILTER (WHERE NOT created) FROM done
+"""
+ARRAYS = (
+    "SELECT * FROM unnest($1::text[], $2::int[], $3::text[]) AS u (path, hits, note)"
+)
+STAGE = "CREATE TEMPORARY TABLE stage (path text, hits int, note text) ON COMMIT DROP"
+
+
+MOST_ARRAYS = 5_000
+
+
+def by_hand(conn: Any, sql: str, *, copied: bool) -> Write:
+    """Do the same by a statement, in a transaction as the library does."""
+
+    async def write(rows: Rows) -> None:
+        records = [tuple(row.values()) for row in rows]
+        async with conn.transaction():
+            if copied:
+                await conn.execute(STAGE)
+                await conn.copy_records_to_table("stage", records=records)
+                await conn.execute("ANALYZE stage")
+                done = await conn.fetchrow(sql.format(rows="SELECT * FROM stage"))
+            else:
+                columns = [*zip(*records, strict=True)]
+                done = await conn.fetchrow(sql.format(rows=ARRAYS), *columns)
+        assert sum(done) == len(rows)
+
+    return write
+
+
+async def merge(conn: Any, turns: int, most: int) -> Table:
+    results = Table(
+        *(
+            "rows",
+            "",
+            "the library, ms",
+            "ON CONFLICT by hand, ms",
+            "MERGE by hand, ms",
+        ),
+        "MERGE to ON CONFLICT",
+    )
+    for number in (100, 1_000, MOST_ARRAYS, 100_000):
+        if number > most:
+            break
+        copied = number > MOST_ARRAYS
+        ways = {
+            "ours": by(conn),
+            "conflict": by_hand(conn, ON_CONFLICT, copied=copied),
+            "merge": by_hand(conn, MERGE, copied=copied),
+        }
+        for there in (False, True):
+            found = await measure(conn, number, turns, ways, there=there)
+            results.add_row(
+                f"{number:,}" if not there else "",
+                "updated" if there else "created",
+                *(f"{found[name]:.1f}" for name in ways),
+                f"{found['merge'] / found['conflict']:.2f}",
+            )
+    return results
+
+
 async def connections(conn: Any, dsn: str, turns: int, most: int) -> Table:
     results = Table("connections", "created, rows/s", "updated, rows/s")
     numbers = (1, 2, 4)
@@ -168,6 +245,8 @@ async def main() -> None:
     turns, most = options.turns, options.most
     console.print(await arrays_or_copy(conn, turns, most))
     console.print(await native_or_update_first(server.dsn, turns, most))
+    if conn.get_server_version() >= (18,):
+        console.print(await merge(conn, turns, most))
     console.print(await connections(conn, server.dsn, turns, most))
     await conn.close()
     print(f"{server.version} from {server.origin}, Python {sys.version.split()[0]}")
