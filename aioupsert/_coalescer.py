@@ -35,11 +35,13 @@ if TYPE_CHECKING:
 
 T = TypeVar("T", bound=BaseException)
 
-_CONCURRENCY: Final = 2
+_CONCURRENCY: Final = 3
 # While a batch is under way, so many calls are worth a second connection; or any after
 # this time, in seconds, since the batch may be waiting for somebody's lock.
 _ENOUGH: Final = 300
 _PATIENCE: Final = 0.01
+# As many as a program has calls in its source code, and more.
+_MAX_SHAPES: Final = 256
 # Where Python can, a batch is on its way before the loop turns.
 _EAGERLY: Final[dict[str, Any]] = (
     {"eager_start": True} if sys.version_info >= (3, 12) else {}
@@ -135,6 +137,8 @@ class Coalescer:
         # calls that wait for them.
         self._ready: deque[_Call] = deque()
         self._held: dict[int | None, deque[_Call] | None] = {}
+        # Those of the last calls, of which equal ones share one.
+        self._shapes: dict[Shape, Shape] = {}
         self._batches: set[asyncio.Task[None]] = set()
         self._timer: asyncio.Handle | None = None  # for the next batch
         self._pending = 0
@@ -248,6 +252,11 @@ class Coalescer:
             without_unique_index=self._without_unique_index,
             strategy="auto",
         )
+        # What waits is gone through whenever Python collects garbage, so be it little.
+        shape = self._shapes.setdefault(shape, shape)
+        if len(self._shapes) > _MAX_SHAPES:
+            self._shapes.clear()
+        del key, defaults, create_defaults, where, touch
         self._calls += 1
         try:
             is_full = self._pending >= self._max_pending
@@ -374,7 +383,7 @@ class Coalescer:
                 return
             # Shared out over what is free, so that the database works on one part while
             # another is made ready; but a small batch costs nearly as much as a large.
-            share = max(-(-len(self._ready) // self._free), self._enough)
+            share = max(-(-len(self._ready) // self._concurrency), self._enough)
             batch = self._take(min(share, self._max_batch))
             if not batch:
                 return

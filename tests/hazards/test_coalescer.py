@@ -335,7 +335,7 @@ async def test_what_has_waited_for_the_delay_is_sent_as_soon_as_it_can_be(
     plain: PostgresDatabase,
 ) -> None:
     async with Coalescer(
-        plain.handle, "t", key="k", max_delay=1, max_batch=2
+        plain.handle, "t", key="k", max_delay=1, max_batch=2, concurrency=2
     ) as coalescer:
         async with locked(plain, 1) as one, locked(plain, 2):
             # Full batches, which do not wait.
