@@ -1,0 +1,90 @@
+"""
+The long forms of the stress tests, each by one command.
+
+    python -m tests.stress races
+    python -m tests.stress --help
+
+Each prints its seed and ends with a line of figures; the exit code is 1 if a figure is
+not what it must be. The server is that of the tests.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Coroutine
+from typing import Annotated, Any, TypeAlias
+
+import typer
+
+from tests.servers import NoServerError, session_server, stop_session_server
+from tests.stress import races as racing
+
+app = typer.Typer(help="The long forms of the stress tests.", no_args_is_help=True)
+
+Seed: TypeAlias = Annotated[int | None, typer.Option(help="As printed by a run.")]
+
+
+def seeded(seed: int | None) -> int:
+    chosen = random.randrange(2**31) if seed is None else seed  # noqa: S311  # no secret
+    typer.echo(f"seed {chosen}")
+    return chosen
+
+
+def server_dsn() -> str:
+    server = session_server()
+    if isinstance(server, NoServerError):
+        raise typer.BadParameter(str(server))
+    typer.echo(f"PostgreSQL {server.version} from {server.origin}")
+    return server.dsn
+
+
+def finish(*works: Coroutine[Any, Any, tuple[str, bool]]) -> None:
+    """Run one after the other; the exit code tells whether all went well."""
+
+    async def run() -> bool:
+        good = True
+        for work in works:
+            line, is_good = await work
+            typer.echo(line if is_good else f"WRONG {line}")
+            good = good and is_good
+        return good
+
+    try:
+        good = asyncio.run(run())
+    finally:
+        stop_session_server()
+    raise typer.Exit(0 if good else 1)
+
+
+@app.command()
+def races(
+    seed: Seed = None,
+    name: Annotated[str | None, typer.Option(help="One of them, as printed.")] = None,
+    operations: Annotated[
+        int, typer.Option(help="Of each; plain has 5 times.")
+    ] = 200_000,
+    connections: int = 64,
+    keys: int = 8,
+) -> None:
+    """Many connections add to few rows and delete them."""
+    chosen, dsn = seeded(seed), server_dsn()
+    sizes = {
+        race: racing.Size(
+            connections, keys, operations * 5 if race == "plain" else operations
+        )
+        for race in racing.RACES
+        if name in {None, race}
+    }
+    finish(*(racing.race(dsn, race, size, chosen) for race, size in sizes.items()))
+
+
+@app.command()
+def fresh(seed: Seed = None, keys: int = 5_000, clients: int = 32) -> None:
+    """All clients create the same rows."""
+    chosen, dsn = seeded(seed), server_dsn()
+    finish(racing.create_each_once(dsn, racing.Fresh(keys, clients), chosen))
+
+
+if __name__ == "__main__":
+    app()
