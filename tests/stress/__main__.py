@@ -12,12 +12,15 @@ from __future__ import annotations
 
 import asyncio
 import random
+import sys
 from collections.abc import Coroutine
 from typing import Annotated, Any, TypeAlias
 
 import typer
 
 from tests.servers import NoServerError, session_server, stop_session_server
+from tests.stress import cancellations as cancelling
+from tests.stress import processes as counting
 from tests.stress import races as racing
 
 app = typer.Typer(help="The long forms of the stress tests.", no_args_is_help=True)
@@ -84,6 +87,38 @@ def fresh(seed: Seed = None, keys: int = 5_000, clients: int = 32) -> None:
     """All clients create the same rows."""
     chosen, dsn = seeded(seed), server_dsn()
     finish(racing.create_each_once(dsn, racing.Fresh(keys, clients), chosen))
+
+
+@app.command()
+def processes(
+    seed: Seed = None,
+    operations: Annotated[int, typer.Option(help="Of each task.")] = 10_000,
+    tasks: Annotated[int, typer.Option(help="Of each process.")] = 8,
+    number: Annotated[int, typer.Option(help="Of processes.")] = 8,
+    python: Annotated[
+        list[str] | None, typer.Option(help="One that has what is needed; several.")
+    ] = None,
+) -> None:
+    """Processes count in one SQLite file."""
+    chosen = seeded(seed)
+    size = counting.Size(number, tasks, operations)
+    pythons = tuple(python or [sys.executable])
+    finish(
+        counting.count_together("wal", size, chosen, pythons),
+        counting.count_together("delete", size, chosen, pythons),
+    )
+
+
+@app.command()
+def cancellations(
+    seed: Seed = None,
+    operations: Annotated[int, typer.Option(help="Of each driver.")] = 100_000,
+    connections: int = 16,
+) -> None:
+    """Calls are cancelled at any instant."""
+    chosen, dsn = seeded(seed), server_dsn()
+    size = cancelling.Size(connections, operations=operations)
+    finish(*(cancelling.cancel(dsn, k, size, chosen) for k in cancelling.KINDS))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,22 @@
+"""The short forms of the other stress tests."""
+
+from typing import Any
+
+import pytest
+
+from tests.servers import Server
+from tests.stress import cancellations, processes
+
+
+@pytest.mark.parametrize("journal", ["wal", "delete"])
+async def test_processes_count_in_one_file(journal: Any) -> None:
+    size = processes.Size(processes=3, tasks=4, operations=40)
+    line, is_good = await processes.count_together(journal, size, seed=1)
+    assert is_good, line
+
+
+@pytest.mark.parametrize("kind", cancellations.KINDS)
+async def test_cancelled_calls(pg_server: Server, kind: Any) -> None:
+    size = cancellations.Size(connections=8, keys=4, operations=800)
+    line, is_good = await cancellations.cancel(pg_server.dsn, kind, size, seed=1)
+    assert is_good, line
