@@ -11,6 +11,7 @@ not what it must be. The server is that of the tests.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import random
 import sys
 from collections.abc import Coroutine
@@ -20,6 +21,7 @@ import typer
 
 from tests.servers import NoServerError, session_server, stop_session_server
 from tests.stress import cancellations as cancelling
+from tests.stress import faults as failing
 from tests.stress import processes as counting
 from tests.stress import races as racing
 
@@ -119,6 +121,21 @@ def cancellations(
     chosen, dsn = seeded(seed), server_dsn()
     size = cancelling.Size(connections, operations=operations)
     finish(*(cancelling.cancel(dsn, k, size, chosen) for k in cancelling.KINDS))
+
+
+@app.command()
+def faults(
+    seed: Seed = None,
+    times: Annotated[float, typer.Option(help="So many times as often.")] = 1.0,
+) -> None:
+    """Connections, the server and the table change under writers."""
+    chosen = seeded(seed)
+    often = failing.Size()
+    size = failing.Size(
+        *(max(1, round(times * number)) for number in dataclasses.astuple(often))
+    )
+    with failing.running() as node:
+        finish(failing.fail(node, size, chosen), failing.fill(2_000))
 
 
 if __name__ == "__main__":

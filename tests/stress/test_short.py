@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from tests.servers import Server
-from tests.stress import cancellations, processes
+from tests.stress import cancellations, faults, processes
 
 
 @pytest.mark.parametrize("journal", ["wal", "delete"])
@@ -19,4 +19,16 @@ async def test_processes_count_in_one_file(journal: Any) -> None:
 async def test_cancelled_calls(pg_server: Server, kind: Any) -> None:
     size = cancellations.Size(connections=8, keys=4, operations=800)
     line, is_good = await cancellations.cancel(pg_server.dsn, kind, size, seed=1)
+    assert is_good, line
+
+
+async def test_whatever_fails() -> None:
+    size = faults.Size(4, 1, 1, 3, 5)
+    with faults.running() as node:
+        line, is_good = await faults.fail(node, size, seed=1)
+    assert is_good, line
+
+
+async def test_a_file_that_is_full() -> None:
+    line, is_good = await faults.fill(50)
     assert is_good, line
