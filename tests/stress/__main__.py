@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import logging
 import random
 import sys
 from collections.abc import Coroutine
@@ -22,10 +23,15 @@ import typer
 from tests.servers import NoServerError, session_server, stop_session_server
 from tests.stress import cancellations as cancelling
 from tests.stress import faults as failing
+from tests.stress import mutations as mutating
 from tests.stress import processes as counting
 from tests.stress import races as racing
+from tests.stress import soak as soaking
 
 app = typer.Typer(help="The long forms of the stress tests.", no_args_is_help=True)
+
+# Of a server that is gone for a moment, which is what is tried.
+logging.getLogger("asyncpg").setLevel(logging.CRITICAL)
 
 Seed: TypeAlias = Annotated[int | None, typer.Option(help="As printed by a run.")]
 
@@ -136,6 +142,39 @@ def faults(
     )
     with failing.running() as node:
         finish(failing.fail(node, size, chosen), failing.fill(2_000))
+
+
+@app.command()
+def soak(seed: Seed = None, minutes: float = 30.0, clients: int = 32) -> None:
+    """Everything at once for a long time, while the table changes."""
+    chosen, dsn = seeded(seed), server_dsn()
+    finish(soaking.soak(dsn, soaking.Size(clients, minutes * 60), chosen))
+
+
+@app.command()
+def mutations(
+    name: Annotated[
+        list[str] | None, typer.Argument(help="Words of those to try; else all.")
+    ] = None,
+) -> None:
+    """Break the library in many ways, and see which test notices."""
+    dsn = server_dsn()
+    chosen = [
+        m for m in mutating.MUTATIONS if not name or any(w in m.name for w in name)
+    ]
+    table: dict[str, str] = {}
+    try:
+        for mutation in chosen:
+            test = mutating.caught(mutation, dsn)
+            typer.echo(f"{mutation.name}: {test or 'NOTICED BY NONE'}")
+            if test:
+                table[mutation.name] = test
+    finally:
+        stop_session_server()
+    typer.echo(f"mutations: {len(table)} of {len(chosen)} noticed")
+    if not name and len(table) == len(chosen):
+        mutating.document(table)
+    raise typer.Exit(int(len(table) < len(chosen)))
 
 
 if __name__ == "__main__":

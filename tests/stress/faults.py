@@ -18,7 +18,7 @@ from typing import Any, Final
 import aiosqlite
 import asyncpg
 
-from aioupsert import Coalescer, F, create_or_update, create_or_update_many
+from aioupsert import Coalescer, Excluded, F, create_or_update, create_or_update_many
 from tests.servers import INITDB_OPTIONS, account_for, free_port, temporary_folder
 from tests.stress.history import History, wrong_counters
 from tests.topologies.nodes import Node, installed, stopped
@@ -146,8 +146,9 @@ class Writers:
         return None, result.created
 
     async def in_bulk(self, key: int) -> tuple[None, bool]:
-        rows = [{"k": key}, {"k": 100}]
-        counts = await create_or_update_many(self.pool, "t", rows, key="k", update=ADD)
+        rows = [{"k": key, "n": 1}, {"k": 100, "n": 1}]
+        add = {"n": F("n") + Excluded("n")}
+        counts = await create_or_update_many(self.pool, "t", rows, key="k", update=add)
         return None, counts.created > 0
 
     async def until_all_are_back(self) -> float:

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from tests.servers import Server
-from tests.stress import cancellations, faults, processes
+from tests.stress import cancellations, faults, processes, soak
 
 
 @pytest.mark.parametrize("journal", ["wal", "delete"])
@@ -32,3 +32,11 @@ async def test_whatever_fails() -> None:
 async def test_a_file_that_is_full() -> None:
     line, is_good = await faults.fill(50)
     assert is_good, line
+
+
+async def test_everything_at_once(pg_server: Server) -> None:
+    size = soak.Size(clients=9, seconds=3, between=0.2)
+    line, _ = await soak.soak(pg_server.dsn, size, seed=1)
+    # The memory tells something only after a long time.
+    assert "0 wrong sums" in line
+    assert "0 tasks, 0 connections and 0 transactions left" in line

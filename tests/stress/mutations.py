@@ -1,0 +1,328 @@
+"""
+Tests of the tests: break the library on purpose, and see which test notices.
+
+    python -m tests.stress mutations
+
+A mutation replaces a text of one file, in a copy of the library and of its tests, which
+then run. The table is written to docs/mutations.md.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Final, NamedTuple
+
+ROOT: Final = Path(__file__).parents[2]
+DOCUMENT: Final = ROOT / "docs" / "mutations.md"
+COPIED: Final = (
+    "aioupsert",
+    "tests",
+    "pyproject.toml",
+    "README.md",
+    "docs",
+    "examples",
+)
+TIMEOUT: Final = 300
+
+
+class Mutation(NamedTuple):
+    """
+    One way to break the library.
+
+    Attributes:
+        name: What is broken.
+        file: Where, below the package.
+        old: What is there, once.
+        new: What takes its place.
+        tests: Which should notice.
+    """
+
+    name: str
+    file: str
+    old: str
+    new: str
+    tests: str
+
+
+MUTATIONS: Final = (
+    Mutation(
+        "no savepoint around an insert in the caller's transaction",
+        "_steps/postgresql.py",
+        "insert = _behind_savepoint if in_transaction else _plainly",
+        "insert = _plainly",
+        "tests/hazards/test_transactions.py",
+    ),
+    Mutation(
+        "no second attempt after a unique violation",
+        "_steps/postgresql.py",
+        'return getattr(error, "sqlstate", None) in _CONFLICTS',
+        "return False",
+        "tests/hazards/test_races.py",
+    ),
+    Mutation(
+        "no second attempt after a serialization failure",
+        "_adapters/asyncpg.py",
+        "                if is_retryable(exc):\n                    raise TransientError",
+        "                if False:\n                    raise TransientError",
+        "tests/hazards/test_retries.py tests/hazards/test_isolation.py",
+    ),
+    Mutation(
+        "a lost connection is tried again",
+        "_adapters/asyncpg.py",
+        "return sqlstate(error) in TRANSIENT",
+        'return sqlstate(error)[:2] in {"40", "08", "57"}',
+        "tests/hazards/test_lost_connections.py",
+    ),
+    Mutation(
+        "a transaction of ours is left open after an error",
+        "_steps/postgresql.py",
+        '    (Send("ROLLBACK", kind="undo"),),',
+        "    (),",
+        "tests/hazards",
+    ),
+    Mutation(
+        "a ROLLBACK can be cancelled",
+        "_adapters/asyncpg.py",
+        "            await finish(task)\n        finally:",
+        "            await task\n        finally:",
+        "tests/hazards/test_cancellation.py tests/hazards/test_bulk_cancellation.py",
+    ),
+    Mutation(
+        "a call on SQLite takes several jobs of the thread",
+        "_adapters/aiosqlite.py",
+        '_HAS_JOBS: Final = hasattr(aiosqlite.Connection, "_execute")',
+        "_HAS_JOBS: Final = False",
+        "tests/hazards/test_sqlite_jobs.py tests/hazards/test_sqlite_cancellation.py",
+    ),
+    Mutation(
+        "an error on SQLite's thread is swallowed",
+        "_adapters/aiosqlite.py",
+        "        return _drive(connection, cursor, steps(inside), state)\n"
+        "    except Exception as exc:\n"
+        "        _explain(exc, connection, inside=inside)\n"
+        "        raise",
+        "        return _drive(connection, cursor, steps(inside), state)\n"
+        "    except Exception as exc:\n"
+        "        return _explain(exc, connection, inside=inside)",
+        "tests/conformance/test_errors.py",
+    ),
+    Mutation(
+        "SQLite's transaction begins without the lock",
+        "_steps/sqlite.py",
+        "BEGIN IMMEDIATE",
+        "BEGIN",
+        "tests/hazards/test_sqlite_busy.py tests/stress/test_short.py",
+    ),
+    Mutation(
+        "names are not quoted",
+        "_sql/quoting.py",
+        """return '"' + name.replace('"', '""') + '"'""",
+        "return name",
+        "tests/conformance/test_names.py",
+    ),
+    Mutation(
+        "quotation marks in names are not doubled",
+        "_sql/quoting.py",
+        """return '"' + name.replace('"', '""') + '"'""",
+        """return '"' + name + '"'""",
+        "tests/conformance/test_names.py",
+    ),
+    Mutation(
+        "updated is told as created by a native upsert",
+        "_sql/postgresql.py",
+        'created = f"{ALIAS}.xmax = 0"',
+        'created = "true"',
+        "tests/hazards/test_flags.py tests/conformance/test_several_rows.py"
+        " tests/conformance/test_create_or_update.py",
+    ),
+    Mutation(
+        "created means updated",
+        "results.py",
+        "return self.action is Action.CREATED",
+        "return self.action is Action.UPDATED",
+        "tests/unit/test_results.py",
+    ),
+    Mutation(
+        "where is ignored",
+        "_plan/plan.py",
+        "where=None if where is None else on_update.condition(where),",
+        "where=None,",
+        "tests/conformance/test_create_or_update.py",
+    ),
+    Mutation(
+        "skip_unchanged is ignored",
+        "_plan/plan.py",
+        "guarded = shape.skip_unchanged or bool(touch)",
+        "guarded = bool(touch)",
+        "tests/conformance/test_create_or_update.py",
+    ),
+    Mutation(
+        "create_defaults are written on update",
+        "_plan/plan.py",
+        "written = {**defaults, **touch} if defaults else {}",
+        "written = {**defaults, **touch, **create_defaults} if defaults else {}",
+        "tests/conformance/test_create_or_update.py",
+    ),
+    Mutation(
+        "the rows of a batch are inserted in any order",
+        "_sql/postgresql_bulk.py",
+        'f" FROM {writer.rows}{guard} ORDER BY {order}"',
+        'f" FROM {writer.rows}{guard}"',
+        "tests/hazards/test_bulk_races.py tests/unit/test_sql_postgresql.py",
+    ),
+    Mutation(
+        "rows in the way of a concurrent call are dropped",
+        "_steps/postgresql_bulk.py",
+        "        pending = left\n    return pending",
+        "        pending = left\n    return []",
+        "tests/hazards/test_bulk_races.py",
+    ),
+    Mutation(
+        "without a unique constraint that is checked at once, nobody queues up",
+        "_steps/postgresql.py",
+        "    if program.lock is None:",
+        "    if True:",
+        "tests/hazards/test_races.py tests/conformance/test_without_unique_index.py",
+    ),
+    Mutation(
+        "a changed table is never noticed",
+        "_adapters/base.py",
+        "    if isinstance(error, UnknownTableError):\n        return False",
+        "    if isinstance(error, Exception):\n        return False",
+        "tests/hazards/test_schema_changes.py",
+    ),
+    Mutation(
+        "the timeout is ignored",
+        "_retrying.py",
+        "return self._end is not None and time.monotonic() >= self._end",
+        "return False",
+        "tests/conformance/test_transactions.py",
+    ),
+    Mutation(
+        "of folded increments only the last counts",
+        "_plan/calls.py",
+        "joined[slot] = one + other",
+        "joined[slot] = other",
+        "tests/unit/test_calls.py tests/conformance/test_coalescer.py",
+    ),
+    Mutation(
+        "a coalescer sends calls for one row at the same time",
+        "_coalescer.py",
+        "if call.identity not in held:",
+        "if True:",
+        "tests/hazards/test_coalescer.py",
+    ),
+    Mutation(
+        "a coalescer forgets the calls of a row that is under way",
+        "_coalescer.py",
+        "self._ready.extendleft(reversed(waiting))",
+        "pass",
+        "tests/hazards/test_coalescer.py",
+    ),
+    Mutation(
+        "a coalescer takes any number of calls",
+        "_coalescer.py",
+        "is_full = self._pending >= self._max_pending",
+        "is_full = False",
+        "tests/conformance/test_coalescer.py tests/hazards/test_coalescer.py",
+    ),
+    Mutation(
+        "a cancelled caller of a coalescer is written all the same",
+        "_coalescer.py",
+        "                continue  # its caller has been cancelled",
+        "                pass  # its caller has been cancelled",
+        "tests/hazards/test_coalescer.py",
+    ),
+    Mutation(
+        "all callers of a failed batch share one error",
+        "_coalescer.py",
+        "error if len(calls) == 1 else _copied(error)",
+        "error",
+        "tests/hazards/test_coalescer.py tests/conformance/test_coalescer.py",
+    ),
+    Mutation(
+        "a pool's connection of psycopg is lent as it is",
+        "_adapters/psycopg.py",
+        "    if connection.autocommit:\n        yield\n        return",
+        "    if True:\n        yield\n        return",
+        "tests/hazards/test_handles.py tests/handles tests/hazards/test_psycopg.py",
+    ),
+    Mutation(
+        "a session of SQLAlchemy does not know of the transaction",
+        "_adapters/sqlalchemy.py",
+        "    if not connection.in_transaction():\n        await connection.begin()\n",
+        "",
+        "tests/handles",
+    ),
+    Mutation(
+        "a key that would be stored as another is taken",
+        "_upsert.py",
+        "        check(values[slot])",
+        "        pass",
+        "tests/matrix/test_keys.py",
+    ),
+)
+
+
+def mutate(folder: Path, mutation: Mutation) -> None:
+    """Break the copy."""
+    file = folder / "aioupsert" / mutation.file
+    text = file.read_text("utf-8")
+    if text.count(mutation.old) != 1:
+        msg = f"{mutation.name}: its text is {text.count(mutation.old)} times there"
+        raise LookupError(msg)
+    file.write_text(text.replace(mutation.old, mutation.new), "utf-8")
+
+
+def caught(mutation: Mutation, dsn: str) -> str | None:
+    """Run the tests on a broken copy; the first that notices, or None."""
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        for part in COPIED:
+            copy = shutil.copytree if (ROOT / part).is_dir() else shutil.copy
+            copy(ROOT / part, folder / part)
+        mutate(folder, mutation)
+        try:
+            done = subprocess.run(  # noqa: S603 - ours
+                [
+                    *(sys.executable, "-m", "pytest", "-xq", "-p", "no:cacheprovider"),
+                    *mutation.tests.split(),
+                ],
+                cwd=folder,
+                env={**os.environ, "AIOUPSERT_TEST_DSN": dsn},
+                capture_output=True,
+                text=True,
+                timeout=TIMEOUT,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            return "the tests hang"
+    found = re.search(
+        r"^(?:FAILED|ERROR) (\S+?)(?:\[.*)?(?: - .*)?$", done.stdout, re.MULTILINE
+    )
+    if done.returncode == 0:
+        return None
+    assert found, done.stdout + done.stderr
+    return found[1]
+
+
+def document(table: dict[str, str]) -> None:
+    """Write what caught what."""
+    lines = "\n".join(f"| {name} | `{test}` |" for name, test in table.items())
+    DOCUMENT.write_text(
+        f"""# Tests of the tests
+
+The library is broken on purpose, in {len(table)} ways, and each time a test notices. `python -m tests.stress mutations` breaks copies of it, runs the tests that should notice, and writes this page; the exit code is 1 if none does.
+
+| what is broken | the first test that noticed |
+|---|---|
+{lines}
+""",
+        "utf-8",
+    )

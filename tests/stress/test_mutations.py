@@ -1,0 +1,21 @@
+"""Every mutation still has the text that it replaces."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.stress.mutations import DOCUMENT, MUTATIONS, ROOT, Mutation, mutate
+
+
+@pytest.mark.parametrize("mutation", MUTATIONS, ids=[m.name for m in MUTATIONS])
+def test_a_mutation_can_be_made(mutation: Mutation, tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "aioupsert", tmp_path / "aioupsert")
+    mutate(tmp_path, mutation)
+    with pytest.raises(LookupError, match="0 times"):
+        mutate(tmp_path, mutation)
+
+
+def test_every_mutation_is_documented() -> None:
+    text = DOCUMENT.read_text("utf-8")
+    assert [m.name for m in MUTATIONS if f"| {m.name} |" not in text] == []
