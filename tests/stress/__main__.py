@@ -22,6 +22,7 @@ import typer
 
 from tests.servers import NoServerError, session_server, stop_session_server
 from tests.stress import cancellations as cancelling
+from tests.stress import differential as differing
 from tests.stress import faults as failing
 from tests.stress import mutations as mutating
 from tests.stress import processes as counting
@@ -149,6 +150,15 @@ def soak(seed: Seed = None, minutes: float = 30.0, clients: int = 32) -> None:
     """Everything at once for a long time, while the table changes."""
     chosen, dsn = seeded(seed), server_dsn()
     finish(soaking.soak(dsn, soaking.Size(clients, minutes * 60), chosen))
+
+
+@app.command()
+def differential(seed: Seed = None, cases: int = 50_000) -> None:
+    """Generated calls, on both databases and on a model."""
+    line, is_good = differing.differ(server_dsn(), cases, seeded(seed))
+    stop_session_server()
+    typer.echo(line if is_good else f"WRONG {line}")
+    raise typer.Exit(int(not is_good))
 
 
 @app.command()

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from tests.servers import Server
-from tests.stress import cancellations, faults, processes, soak
+from tests.stress import cancellations, differential, faults, processes, soak
 
 
 @pytest.mark.parametrize("journal", ["wal", "delete"])
@@ -40,3 +40,8 @@ async def test_everything_at_once(pg_server: Server) -> None:
     # The memory tells something only after a long time.
     assert "0 wrong sums" in line
     assert "0 tasks, 0 connections and 0 transactions left" in line
+
+
+def test_no_difference_between_databases_and_model(pg_server: Server) -> None:
+    line, is_good = differential.differ(pg_server.dsn, 80, 1)
+    assert is_good, line
