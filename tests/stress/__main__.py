@@ -25,6 +25,7 @@ from tests.stress import cancellations as cancelling
 from tests.stress import differential as differing
 from tests.stress import faults as failing
 from tests.stress import mutations as mutating
+from tests.stress import permutations as permuting
 from tests.stress import processes as counting
 from tests.stress import races as racing
 from tests.stress import soak as soaking
@@ -159,6 +160,24 @@ def differential(seed: Seed = None, cases: int = 50_000) -> None:
     stop_session_server()
     typer.echo(line if is_good else f"WRONG {line}")
     raise typer.Exit(int(not is_good))
+
+
+@app.command()
+def permutations() -> None:
+    """Two transactions, in every order of their steps; writes the page."""
+    dsn = server_dsn()
+
+    async def observe() -> list[dict[tuple[str, str], list[permuting.Outcome]]]:
+        return [await permuting.observed(dsn, s) for s in permuting.SCENARIOS]
+
+    try:
+        found = asyncio.run(observe())
+    finally:
+        stop_session_server()
+    sections = map(permuting.section, permuting.SCENARIOS, found)
+    permuting.DOCUMENT.write_text(permuting.HEAD + "".join(sections), "utf-8")
+    number = sum(len(some) for each in found for some in each.values())
+    typer.echo(f"permutations: {number} orders, every outcome written down")
 
 
 @app.command()

@@ -28,7 +28,8 @@ COPIED: Final = (
     "docs",
     "examples",
 )
-TIMEOUT: Final = 300
+# Seconds after which a test hangs.
+PATIENCE: Final = 60
 
 
 class Mutation(NamedTuple):
@@ -288,28 +289,29 @@ def caught(mutation: Mutation, dsn: str) -> str | None:
             copy = shutil.copytree if (ROOT / part).is_dir() else shutil.copy
             copy(ROOT / part, folder / part)
         mutate(folder, mutation)
-        try:
-            done = subprocess.run(  # noqa: S603 - ours
-                [
-                    *(sys.executable, "-m", "pytest", "-xq", "-p", "no:cacheprovider"),
-                    *mutation.tests.split(),
-                ],
-                cwd=folder,
-                env={**os.environ, "AIOUPSERT_TEST_DSN": dsn},
-                capture_output=True,
-                text=True,
-                timeout=TIMEOUT,
-                check=False,
-            )
-        except subprocess.TimeoutExpired:
-            return "the tests hang"
-    found = re.search(
-        r"^(?:FAILED|ERROR) (\S+?)(?:\[.*)?(?: - .*)?$", done.stdout, re.MULTILINE
-    )
+        done = subprocess.run(  # noqa: S603 - ours
+            [
+                *(sys.executable, "-m", "pytest", "-xq", "-p", "no:cacheprovider"),
+                *("-o", f"faulthandler_timeout={PATIENCE}", *mutation.tests.split()),
+            ],
+            cwd=folder,
+            env={**os.environ, "AIOUPSERT_TEST_DSN": dsn},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
     if done.returncode == 0:
         return None
-    assert found, done.stdout + done.stderr
-    return found[1]
+    said = done.stdout + done.stderr
+    failed = re.search(
+        r"^(?:FAILED|ERROR) (\S+?)(?:\[.*)?(?: - .*)?$", said, re.MULTILINE
+    )
+    if failed:
+        return failed[1]
+    # One that hangs is ended, and where it was is printed, last frame first.
+    hung = re.findall(r'/(tests/\S+\.py)", line \d+ in (test_\w+)', said)
+    assert hung, said
+    return "::".join(hung[-1])
 
 
 def document(table: dict[str, str]) -> None:

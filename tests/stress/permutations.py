@@ -1,0 +1,339 @@
+"""
+Two transactions in each other's way, in every order of their steps.
+
+What PostgreSQL's own isolation tests ask of INSERT ... ON CONFLICT (insert-conflict-do-
+nothing, -do-update and their kin) is asked here of every kind of call, at each isolation
+level: who waits, what the calls say, and which rows are there in the end. That a step
+waits is read from the server (`pg_blocking_pids`), never guessed from the time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections import defaultdict
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import asyncpg
+
+from aioupsert import (
+    AioupsertError,
+    Coalescer,
+    Excluded,
+    F,
+    create_or_update,
+    create_or_update_many,
+    get_or_create,
+    is_retryable,
+)
+from tests.databases import PostgresDatabase, open_postgresql
+
+DOCUMENT: Final = Path(__file__).parents[2] / "docs" / "isolation.md"
+LEVELS: Final = ("READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE")
+PATIENCE: Final = 20
+
+
+class Scenario(NamedTuple):
+    """
+    What is there before, and what the first transaction does to it.
+
+    Attributes:
+        name: What happens.
+        rows: The rows before.
+        first: What the first transaction does: a statement, or "" for the same call.
+        reads: Whether the second one has read before, and so has its snapshot.
+        end: How the first one ends.
+    """
+
+    name: str
+    rows: str = ""
+    first: str = ""
+    reads: bool = False
+    end: str = "COMMIT"
+
+
+SCENARIOS: Final = (
+    Scenario("both create the row"),
+    Scenario("both create the row, the first rolls back", end="ROLLBACK"),
+    Scenario("both create the row, the second has read before", reads=True),
+    Scenario("both write a row that is there", "(1, 10)"),
+    Scenario("both write a row, the second has read before", "(1, 10)", reads=True),
+    Scenario("both write a row, the first rolls back", "(1, 10)", end="ROLLBACK"),
+    Scenario("the first deletes the row", "(1, 10)", "DELETE FROM t WHERE k = 1"),
+    Scenario(
+        "the first deletes the row, the second has read before",
+        "(1, 10)",
+        "DELETE FROM t WHERE k = 1",
+        reads=True,
+    ),
+    Scenario(
+        "the first deletes the row, and rolls back",
+        "(1, 10)",
+        "DELETE FROM t WHERE k = 1",
+        end="ROLLBACK",
+    ),
+    Scenario("the first updates the row", "(1, 10)", "UPDATE t SET n = 50"),
+    Scenario("the first inserts the row", first="INSERT INTO t VALUES (1, 50)"),
+    Scenario(
+        "the first inserts the row, the second has read before",
+        first="INSERT INTO t VALUES (1, 50)",
+        reads=True,
+    ),
+    Scenario(
+        "the first gives the row another key",
+        "(1, 10)",
+        "UPDATE t SET k = 2 WHERE k = 1",
+    ),
+    Scenario(
+        "the first locks the row for a foreign key",
+        "(1, 10)",
+        "SELECT FROM t WHERE k = 1 FOR KEY SHARE",
+    ),
+)
+
+
+async def by_create_or_update(conn: Any) -> str:
+    result = await create_or_update(conn, "t", key={"k": 1}, defaults={"n": F("n") + 1})
+    return str(result.action)
+
+
+async def by_get_or_create(conn: Any) -> str:
+    result = await get_or_create(conn, "t", key={"k": 1}, defaults={"n": 1})
+    return str(result.action)
+
+
+async def by_many(conn: Any) -> str:
+    rows = [{"k": key, "n": 1} for key in (1, 7, 8)]
+    add = {"n": F("n") + Excluded("n")}
+    counts = await create_or_update_many(conn, "t", rows, key="k", update=add)
+    return f"{counts.created} created, {counts.updated} updated"
+
+
+async def by_coalescer(conn: Any) -> str:
+    async with Coalescer(conn, "t", key="k") as coalescer:
+        result = await coalescer.create_or_update(
+            key={"k": 1}, defaults={"n": F("n") + 1}
+        )
+    return str(result.action)
+
+
+CALLS: Final[dict[str, Callable[[Any], Awaitable[str]]]] = {
+    "create_or_update": by_create_or_update,
+    "get_or_create": by_get_or_create,
+    "create_or_update_many": by_many,
+    "Coalescer": by_coalescer,
+}
+
+
+class Actor:
+    """A connection in a transaction, and the step it waits in."""
+
+    def __init__(self, conn: Any, monitor: Any) -> None:
+        self.conn = conn
+        self.task: asyncio.Task[str] | None = None
+        self._monitor = monitor
+
+    async def start(self, work: Awaitable[str]) -> str | None:
+        """Begin a step; what it says, or None when it waits for somebody."""
+        self.task = asyncio.ensure_future(self._said(work))
+        return await self.settled()
+
+    async def settled(self) -> str | None:
+        """Wait until the step is done, or is known to wait for another session."""
+        assert self.task is not None
+        sql = "SELECT cardinality(pg_blocking_pids($1)) > 0"
+        async with asyncio.timeout(PATIENCE):
+            while not self.task.done():
+                await asyncio.wait([self.task], timeout=0.002)
+                if not self.task.done() and await self._monitor.fetchval(
+                    sql, self.conn.get_server_pid()
+                ):
+                    return None
+        return self.task.result()
+
+    async def stop(self) -> None:
+        """End the step it waits in, and its transaction."""
+        if self.task is not None and not self.task.done():
+            pid = self.conn.get_server_pid()
+            await self._monitor.fetch("SELECT pg_cancel_backend($1)", pid)
+            await asyncio.wait([self.task])
+            self.task.exception()  # which is that
+        await self.conn.execute("ROLLBACK")
+
+    async def _said(self, work: Awaitable[str]) -> str:
+        try:
+            return await work
+        except Exception as exc:
+            state = getattr(exc, "sqlstate", None)
+            if not (is_retryable(exc) or state == "25P02"):
+                raise
+            return (
+                type(exc).__name__ if isinstance(exc, AioupsertError) else state or ""
+            )
+
+
+def orders(one: Sequence[str], other: Sequence[str]) -> Iterator[tuple[str, ...]]:
+    """Give every order in which the steps of both can follow each other."""
+    length = len(one) + len(other)
+    for places in itertools.combinations(range(length), len(one)):
+        steps = iter(other)
+        mine = iter(one)
+        yield tuple(next(mine if n in places else steps) for n in range(length))
+
+
+class Outcome(NamedTuple):
+    """
+    What became of an order.
+
+    Attributes:
+        order: The steps.
+        said: What each step said; with "waits" before, if it did.
+        rows: The rows in the end.
+    """
+
+    order: tuple[str, ...]
+    said: dict[str, str]
+    rows: list[tuple[int, int]]
+
+    def text(self) -> str:
+        """On one line: the calls, and how the second transaction ended."""
+        parts = [f"{step}: {self.said[step]}" for step in ("1", "2")]
+        if self.said["commit 2"] != "COMMIT":
+            parts.append(f"commit 2: {self.said['commit 2']}")
+        rows = ", ".join(f"{k}={n}" for k, n in self.rows) or "no row"
+        return f"{'; '.join(parts)}; {rows}"
+
+
+async def act(
+    pg: PostgresDatabase,
+    actors: tuple[Actor, Actor],
+    scenario: Scenario,
+    call: Callable[[Any], Awaitable[str]],
+    order: tuple[str, ...],
+) -> Outcome | None:
+    """Take the steps in the order; None if a transaction would have to go on while it waits."""
+    await pg.run("TRUNCATE t")
+    if scenario.rows:
+        await pg.run(f"INSERT INTO t VALUES {scenario.rows}")
+    first, second = actors
+    steps: dict[str, tuple[Actor, Callable[[], Awaitable[str]]]] = {
+        "1": (first, lambda: did(first, scenario.first, call)),
+        "end 1": (first, lambda: executed(first.conn, scenario.end)),
+        "read 2": (second, lambda: executed(second.conn, "SELECT FROM t")),
+        "2": (second, lambda: did(second, "", call)),
+        "commit 2": (second, lambda: executed(second.conn, "COMMIT")),
+    }
+    said: dict[str, str] = {}
+    waiting: dict[str, Actor] = {}
+    for step in order:
+        actor, work = steps[step]
+        if actor in waiting.values():
+            return None
+        answer = await actor.start(work())
+        if answer is None:
+            waiting[step] = actor
+        else:
+            said[step] = answer
+        for name, other in [*waiting.items()]:
+            if other is not actor and (answer := await other.settled()) is not None:
+                said[name] = f"waits, then {answer}"
+                del waiting[name]
+    assert not waiting
+    return Outcome(order, said, await pg.query("SELECT k, n FROM t ORDER BY k"))
+
+
+async def did(actor: Actor, sql: str, call: Callable[[Any], Awaitable[str]]) -> str:
+    """Execute the statement, or else make the call."""
+    return await (executed(actor.conn, sql) if sql else call(actor.conn))
+
+
+async def executed(conn: Any, sql: str) -> str:
+    """Execute a statement of the caller's; what it fails with is the caller's, too."""
+    try:
+        return str(await conn.execute(sql))
+    except asyncpg.PostgresError as exc:
+        return str(exc.sqlstate)
+
+
+@asynccontextmanager
+async def begun(actors: tuple[Actor, Actor], level: str) -> AsyncIterator[None]:
+    """Transactions of the level, which end with the block, wherever they are."""
+    for actor in actors:
+        await actor.conn.execute(f"BEGIN ISOLATION LEVEL {level}")
+    try:
+        yield
+    finally:
+        for actor in actors:
+            await actor.stop()
+
+
+async def outcomes(
+    dsn: str, scenario: Scenario, call: Callable[[Any], Awaitable[str]], level: str
+) -> list[Outcome]:
+    """Take every order that there can be."""
+    second = ["read 2"] * scenario.reads + ["2", "commit 2"]
+    found: list[Outcome] = []
+    async with open_postgresql(dsn, "asyncpg") as pg:
+        await pg.run("CREATE TABLE t (k integer PRIMARY KEY, n integer DEFAULT 0)")
+        async with pg.connect() as one, pg.connect() as other:
+            actors = Actor(one, pg.handle), Actor(other, pg.handle)
+            for order in orders(["1", "end 1"], second):
+                async with begun(actors, level):
+                    outcome = await act(pg, actors, scenario, call, order)
+                    found += [] if outcome is None else [outcome]
+    return found
+
+
+async def observed(
+    dsn: str, scenario: Scenario
+) -> dict[tuple[str, str], list[Outcome]]:
+    """What happens, by call and level."""
+    return {
+        (name, level): await outcomes(dsn, scenario, call, level)
+        for name, call in CALLS.items()
+        for level in LEVELS
+    }
+
+
+def section(scenario: Scenario, found: dict[tuple[str, str], list[Outcome]]) -> str:
+    """What the page says of a scenario: the calls and levels of each outcome."""
+    lines = [f"\n## {scenario.name.capitalize()}\n"]
+    lines += [f"`1` is `{scenario.first}`.\n"] if scenario.first else []
+    lines += ["| order | call | isolation | outcome |", "|---|---|---|---|"]
+    cases: dict[tuple[str, str], list[tuple[str, str]]] = defaultdict(list)
+    for case, its_outcomes in found.items():
+        for outcome in its_outcomes:
+            cases[", ".join(outcome.order), outcome.text()].append(case)
+    # The orders one after the other, each with its outcomes.
+    places = list(dict.fromkeys(order for order, _ in cases))
+    for order, text in sorted(cases, key=lambda case: places.index(case[0])):
+        lines += [
+            f"| {order} | {group} | {text} |" for group in grouped(cases[order, text])
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def grouped(cases: list[tuple[str, str]]) -> list[str]:
+    """The calls that have an outcome, with their levels; those of the same levels together."""
+    by_levels: dict[tuple[str, ...], list[str]] = defaultdict(list)
+    for call in dict.fromkeys(call for call, _ in cases):
+        mine = tuple(level for level in LEVELS if (call, level) in cases)
+        by_levels[mine].append(call)
+    return [
+        f"{', '.join(f'`{call}`' for call in calls)} | "
+        + ("all" if len(mine) == len(LEVELS) else ", ".join(mine))
+        for mine, calls in by_levels.items()
+    ]
+
+
+HEAD: Final = """# Two transactions and one row
+
+What happens when two transactions write the same row, in every order of their steps, at each isolation level. This page is written by `python -m tests.stress permutations`, and a test fails when it is not what happens.
+
+`1` and `2` are the calls of the two transactions, `end 1` and `commit 2` their ends, `read 2` a statement with which the second one takes its snapshot. Every call adds 1 to the row with the key 1, or creates it; `get_or_create` only creates it; `create_or_update_many` writes the rows 7 and 8 as well. "waits" is what the server says of a step while the other transaction holds what it needs. An order in which a transaction would have to go on while it waits cannot be.
+
+`SerializationConflictError` and `40001` are errors for which `is_retryable` is true: roll back, and repeat the transaction. Outside of a transaction of yours the library does that by itself. No outcome is another error, or a row that is written without being told.
+"""

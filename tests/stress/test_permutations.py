@@ -1,0 +1,31 @@
+"""What the documentation says of two transactions is what happens."""
+
+import pytest
+
+from tests.servers import Server
+from tests.stress.permutations import DOCUMENT, SCENARIOS, Scenario, observed, section
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=[s.name for s in SCENARIOS])
+async def test_every_order_has_the_documented_outcome(
+    pg_server: Server, scenario: Scenario
+) -> None:
+    found = await observed(pg_server.dsn, scenario)
+    assert section(scenario, found) in DOCUMENT.read_text("utf-8")
+    for (name, _), some in found.items():
+        for outcome in some:
+            check(name, outcome.said, dict(outcome.rows), scenario)
+
+
+def check(
+    name: str, said: dict[str, str], rows: dict[int, int], scenario: Scenario
+) -> None:
+    """See that the row 1 holds what the calls that were committed say of it."""
+    if name == "create_or_update_many" or scenario.first:
+        return
+    ends = {"1": said["end 1"] == "COMMIT", "2": said["commit 2"] == "COMMIT"}
+    told = [said[step].split(" then ")[-1] for step, kept in ends.items() if kept]
+    before = 10 if scenario.rows else 0
+    created = told.count("created")
+    assert created == (1 in rows and not before)
+    assert rows.get(1, 0) == before + created + told.count("updated")
