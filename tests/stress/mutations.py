@@ -291,7 +291,7 @@ def caught(mutation: Mutation, dsn: str) -> str | None:
         mutate(folder, mutation)
         done = subprocess.run(  # noqa: S603 - ours
             [
-                *(sys.executable, "-m", "pytest", "-xq", "-p", "no:cacheprovider"),
+                *(sys.executable, "-m", "pytest", "-xv", "-p", "no:cacheprovider"),
                 *("-o", f"faulthandler_timeout={PATIENCE}", *mutation.tests.split()),
             ],
             cwd=folder,
@@ -308,10 +308,10 @@ def caught(mutation: Mutation, dsn: str) -> str | None:
     )
     if failed:
         return failed[1]
-    # One that hangs is ended, and where it was is printed, last frame first.
-    hung = re.findall(r'/(tests/\S+\.py)", line \d+ in (test_\w+)', said)
-    assert hung, said
-    return "::".join(hung[-1])
+    # One that hangs is ended, and is the last that was begun.
+    begun = re.findall(r"^(tests/\S+?::\w+)", done.stdout, re.MULTILINE)
+    assert begun, said
+    return f"{begun[-1]} (hangs)"
 
 
 def document(table: dict[str, str]) -> None:
