@@ -19,6 +19,7 @@ import psycopg_pool
 import pytest
 
 from aioupsert import (
+    SQL,
     Action,
     Coalescer,
     CoalescerClosedError,
@@ -619,6 +620,19 @@ async def test_withdrawn_calls_do_not_fill_the_memory(plain: PostgresDatabase) -
             assert held + len(coalescer._ready) <= 30
         await outcomes(tasks)
     assert await numbers(plain) == {1: 2, 2: 1}
+
+
+async def test_shapes_without_number_do_not_fill_the_memory(
+    lite: SQLiteDatabase,
+) -> None:
+    await lite.run(TABLE)
+    async with Coalescer(lite.handle, "t", key="k") as coalescer:
+        for number in range(300):
+            key = {"k": number % 10}
+            values = {"n": SQL(f"{number}")}
+            await coalescer.create_or_update(key=key, defaults=values)
+            assert len(coalescer._shapes) <= 257
+    assert await numbers(lite) == {k: 290 + k for k in range(10)}
 
 
 async def test_cancelled_at_each_of_its_suspension_points(plain: Database) -> None:
