@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 T = TypeVar("T", bound=BaseException)
 
 _CONCURRENCY: Final = 3
-# While a batch is under way, so many calls are worth a second connection; or any after
+# While a batch is under way, so many calls are worth another connection; or any after
 # this time, in seconds, since the batch may be waiting for somebody's lock.
 _ENOUGH: Final = 300
 _PATIENCE: Final = 0.01
@@ -381,8 +381,9 @@ class Coalescer:
                 wait = max(_PATIENCE, self._max_delay)
                 self._timer = loop.call_later(wait, self._send, True)  # noqa: FBT003  # as above
                 return
-            # Shared out over what is free, so that the database works on one part while
-            # another is made ready; but a small batch costs nearly as much as a large.
+            # Shared out over all connections, so that the database works on one part
+            # while another is made ready; but a small batch costs nearly as much as a
+            # large.
             share = max(-(-len(self._ready) // self._concurrency), self._enough)
             batch = self._take(min(share, self._max_batch))
             if not batch:
