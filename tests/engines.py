@@ -2,12 +2,15 @@
 
 from typing import Any
 
+from sqlalchemy import AsyncAdaptedQueuePool
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 
 def engine_on(driver: str, place: str, schema: str = "", **options: Any) -> AsyncEngine:
     """An engine on the file, or on the schema of the server."""
     if driver == "aiosqlite":
+        # What newer versions take by themselves: a PRAGMA stays with its connection.
+        options = {"poolclass": AsyncAdaptedQueuePool, **options}
         return create_async_engine(f"sqlite+aiosqlite:///{place}", **options)
     path = f"{schema},public"
     settings: dict[str, Any] = {

@@ -236,8 +236,8 @@ MUTATIONS: Final = (
     Mutation(
         "a cancelled caller of a coalescer is written all the same",
         "_coalescer.py",
-        "                continue  # its caller has been cancelled",
-        "                pass  # its caller has been cancelled",
+        "calls = [call for call in batch if not call.future.done()]",
+        "calls = [*batch]",
         "tests/hazards/test_coalescer.py",
     ),
     Mutation(
