@@ -32,13 +32,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from tests.engines import engine_on
 
-Kind = Literal[
-    "asyncpg",
-    "pooled",
-    "pool",
-    "psycopg",
-    "psycopg_pool",
-    "aiosqlite",
+DriverKind = Literal[
+    "asyncpg", "pooled", "pool", "psycopg", "psycopg_pool", "aiosqlite"
+]
+SQLAlchemyKind = Literal[
     "connection of asyncpg",
     "connection of psycopg",
     "connection of aiosqlite",
@@ -46,32 +43,17 @@ Kind = Literal[
     "engine of psycopg",
     "engine of aiosqlite",
 ]
+Kind = DriverKind | SQLAlchemyKind
 Engine = Literal["postgresql", "sqlite"]
 
 # Opens one more connection to the file of the test, in the mode of the options.
 LiteFactory = Callable[..., Awaitable[aiosqlite.Connection]]
 
-_DRIVERS: Final[tuple[Kind, ...]] = (
-    "asyncpg",
-    "pooled",
-    "pool",
-    "psycopg",
-    "psycopg_pool",
-    "aiosqlite",
-)
-_SQLALCHEMY: Final[tuple[Kind, ...]] = (
-    "connection of asyncpg",
-    "connection of psycopg",
-    "connection of aiosqlite",
-    "engine of asyncpg",
-    "engine of psycopg",
-    "engine of aiosqlite",
-)
 # Those of the drivers; "sqlalchemy" takes its connections and engines instead.
-KINDS: Final = (
-    _SQLALCHEMY
+KINDS: Final[tuple[Kind, ...]] = get_args(
+    SQLAlchemyKind
     if os.environ.get("AIOUPSERT_TEST_HANDLES") == "sqlalchemy"
-    else _DRIVERS
+    else DriverKind
 )
 
 # How a caller may have opened an aiosqlite connection: options of `sqlite3.connect`.
@@ -364,7 +346,7 @@ HANDLES: Final[dict[str, Callable[[str, str], AbstractAsyncContextManager[Any]]]
         for driver in ("asyncpg", "psycopg", "aiosqlite")
     },
 }
-PSYCOPG: Final = frozenset(kind for kind in get_args(Kind) if "psycopg" in kind)
+PSYCOPG: Final = frozenset(kind for kind in HANDLES if "psycopg" in kind)
 
 
 async def execute(handle: Any, sql: str) -> None:

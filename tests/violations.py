@@ -20,6 +20,14 @@ FOREIGN_KEY: Final = (
     psycopg.errors.ForeignKeyViolation,
     sqlite3.IntegrityError,
 )
+# Of asyncpg, as docs/servers.md has them.
+LOST: Final = (
+    OSError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.OperatorInterventionError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+)
 INTEGRITY: Final = (
     asyncpg.IntegrityConstraintViolationError,
     psycopg.IntegrityError,

@@ -22,18 +22,11 @@ from aioupsert import Coalescer, Excluded, F, create_or_update, create_or_update
 from tests.servers import INITDB_OPTIONS, account_for, free_port, temporary_folder
 from tests.stress.history import History, wrong_counters
 from tests.topologies.nodes import Node, installed, stopped
+from tests.violations import LOST
 
 WRITERS: Final = 16
 KEYS: Final = 8
 PATIENCE: Final = 60
-# What docs/servers.md says of a lost connection.
-LOST: Final = (
-    OSError,
-    asyncpg.PostgresConnectionError,
-    asyncpg.OperatorInterventionError,
-    asyncpg.InterfaceError,
-    asyncpg.InternalClientError,
-)
 ADD: Final = {"n": F("n") + 1}
 
 

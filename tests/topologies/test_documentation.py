@@ -18,9 +18,9 @@ import uvloop
 from aioupsert import F, create_or_update
 from tests.databases import PostgresDatabase, open_sqlite
 from tests.servers import Server
-from tests.topologies import test_failover
 from tests.topologies.failover import replicating
 from tests.topologies.pgbouncer import bouncing
+from tests.violations import LOST
 
 PAGE: Final = Path(__file__).parents[2] / "docs" / "servers.md"
 MODULES: Final = {
@@ -92,7 +92,7 @@ async def test_the_pool_for_failover_takes_the_server_that_takes_writes() -> Non
 
 
 def test_the_errors_of_a_failover_are_those_that_are_tested() -> None:
-    assert block("LOST")()["LOST"] == test_failover.LOST
+    assert block("LOST")()["LOST"] == LOST
 
 
 @pytest.mark.parametrize("marker", ["asyncio.Runner", "anyio.run", "from_trio"])

@@ -16,21 +16,13 @@ from aioupsert import Coalescer, F, create_or_update, is_retryable
 from tests.databases import close
 from tests.topologies.failover import replicating
 from tests.topologies.nodes import Node
+from tests.violations import LOST
 
 WRITERS: Final = 8
 KEYS: Final = 10
 # Seconds; writers ask every hundredth, and the slowest was seen after a tenth.
 BACK_WITHIN: Final = 5
 PATIENCE: Final = 60
-
-# What docs/servers.md says.
-LOST: Final = (
-    OSError,
-    asyncpg.PostgresConnectionError,
-    asyncpg.OperatorInterventionError,
-    asyncpg.InterfaceError,
-    asyncpg.InternalClientError,
-)
 
 
 @pytest.fixture
