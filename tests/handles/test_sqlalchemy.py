@@ -29,6 +29,7 @@ from aioupsert import (
     iter_create_or_update,
     preview,
 )
+from tests.hazards.test_cancellation import DELAYS, CancelledAt
 from tests.violations import INTEGRITY
 
 ADD: dict[str, Any] = {"key": {"k": "a"}, "defaults": {"n": F("n") + 1}}
@@ -197,6 +198,44 @@ async def test_a_cancelled_call_leaves_the_engine_and_the_session_usable(
     assert ("c", 0) in await stored(place)
     assert ("b", 0) not in await stored(place)
     gc.collect()  # those that were lost: here, and not in another test
+
+
+@pytest.mark.filterwarnings("ignore:unclosed database:ResourceWarning")
+@pytest.mark.filterwarnings("ignore:.*was deleted before being:ResourceWarning")
+@pytest.mark.parametrize("twice", [False, True], ids=["once", "twice"])
+@pytest.mark.parametrize("delay", DELAYS)
+@pytest.mark.parametrize("opened", [AsyncSession, AsyncEngine.connect, None])
+async def test_cancelled_at_every_suspension_point(
+    engine: AsyncEngine, place: Any, opened: Any, delay: float, *, twice: bool
+) -> None:
+    point = acknowledged = 0
+    reached = True
+    while reached and point < 60:
+        point += 1
+        if opened is None:
+            ours = CancelledAt(
+                create_or_update(engine, "t", **ADD), point, delay, twice=twice
+            )
+            await ours.outcome()
+        else:
+            async with opened(engine) as handle:
+                ours = CancelledAt(
+                    create_or_update(handle, "t", **ADD), point, delay, twice=twice
+                )
+                await ours.outcome()
+                await handle.rollback()
+        reached = ours.reached
+        # Whoever comes next is not disturbed, and what it writes is there.
+        result = await create_or_update(
+            engine, "t", key={"k": "b"}, defaults={"n": F("n") + 1}
+        )
+        acknowledged += 1
+        assert result.created is (acknowledged == 1)
+        assert ("b", acknowledged) in await stored(place)
+    assert point > 1
+    if opened is not None:
+        assert await stored(place) == [("b", acknowledged)]
+    gc.collect()  # as above
 
 
 @pytest.mark.parametrize("driver", ["asyncpg", "psycopg"], indirect=True)
