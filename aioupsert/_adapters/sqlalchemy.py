@@ -8,6 +8,7 @@ not be in it.
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -22,7 +23,7 @@ from sqlalchemy.ext.asyncio import (
     async_scoped_session,
 )
 
-from aioupsert._adapters.base import Kind, Session
+from aioupsert._adapters.base import Kind, Session, finish
 from aioupsert._sql.sqlstates import TRANSIENT
 from aioupsert.errors import UnsupportedConnectionError
 
@@ -30,8 +31,12 @@ from aioupsert.errors import UnsupportedConnectionError
 async def _begin_asyncpg(adapted: Any) -> None:
     if not adapted.driver_connection.is_in_transaction():
         # What its cursor does before the first statement; a statement of no effect
-        # would be one more round trip.
-        await adapted._start_transaction()  # noqa: SLF001  # see above
+        # would be one more round trip. To the end even when cancelled: else it does
+        # not know of a transaction that is open.
+        begun = adapted._start_transaction()  # noqa: SLF001  # see above
+        task = asyncio.ensure_future(begun)
+        await finish(task)
+        task.result()
 
 
 async def _begin_aiosqlite(adapted: Any) -> None:
