@@ -29,6 +29,7 @@ from tests.stress import permutations as permuting
 from tests.stress import processes as counting
 from tests.stress import races as racing
 from tests.stress import soak as soaking
+from tests.stress import waiters as awaiting
 
 app = typer.Typer(help="The long forms of the stress tests.", no_args_is_help=True)
 
@@ -164,19 +165,26 @@ def differential(seed: Seed = None, cases: int = 50_000) -> None:
 
 @app.command()
 def permutations() -> None:
-    """Two transactions, in every order of their steps; writes the page."""
+    """Transactions in each other's way, in every order; writes the page."""
     dsn = server_dsn()
 
     async def observe() -> list[dict[tuple[str, str], list[permuting.Outcome]]]:
         return [await permuting.observed(dsn, s) for s in permuting.SCENARIOS]
 
+    async def observe_three() -> list[list[awaiting.Freed]]:
+        return [await awaiting.freed_in(dsn, scene) for scene in awaiting.SCENES]
+
     try:
         found = asyncio.run(observe())
+        freed = asyncio.run(observe_three())
     finally:
         stop_session_server()
     sections = map(permuting.section, permuting.SCENARIOS, found)
-    permuting.DOCUMENT.write_text(permuting.HEAD + "".join(sections), "utf-8")
+    scenes = map(awaiting.scene_section, awaiting.SCENES, freed)
+    text = permuting.HEAD + "".join(sections) + "".join(scenes)
+    permuting.DOCUMENT.write_text(text, "utf-8")
     number = sum(len(some) for each in found for some in each.values())
+    number += sum(map(len, freed))
     typer.echo(f"permutations: {number} orders, every outcome written down")
 
 

@@ -336,4 +336,6 @@ What happens when two transactions write the same row, in every order of their s
 `1` and `2` are the calls of the two transactions, `end 1` and `commit 2` their ends, `read 2` a statement with which the second one takes its snapshot. Every call adds 1 to the row with the key 1, or creates it; `get_or_create` only creates it; `create_or_update_many` writes the rows 7 and 8 as well. "waits" is what the server says of a step while the other transaction holds what it needs. An order in which a transaction would have to go on while it waits cannot be.
 
 `SerializationConflictError` and `40001` are errors for which `is_retryable` is true: roll back, and repeat the transaction. Outside of a transaction of yours the library does that by itself. No outcome is another error, or a row that is written without being told.
+
+In the last sections two transactions call while a third one is open, and its end sets both free. Either may be the first, so that what they said stands in the order of the alphabet. What failed is rolled back, the rest committed. A `where` is judged by the row that was waited for; one that the row does not meet yet does not wait, and leaves the row as it saw it.
 """
