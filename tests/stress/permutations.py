@@ -337,5 +337,5 @@ What happens when two transactions write the same row, in every order of their s
 
 `SerializationConflictError` and `40001` are errors for which `is_retryable` is true: roll back, and repeat the transaction. Outside of a transaction of yours the library does that by itself. No outcome is another error, or a row that is written without being told.
 
-In the last sections two transactions call while a third one is open, and its end sets both free. Either may be the first, so that what they said stands in the order of the alphabet. What failed is rolled back, the rest committed. A `where` is judged by the row that was waited for; one that the row does not meet yet does not wait, and leaves the row as it saw it.
+In the last sections two transactions call while a third one is open, and its end sets both free. Either may be the first, so that what they said stands in the order of the alphabet. What failed is rolled back, the rest committed. A `where` is judged by the row that was waited for; one that the row does not meet yet does not wait, and leaves the row as it saw it. `create_or_update_many` is not listed for a row that moves to another partition: before PostgreSQL 18 it fails with 40001, from 18 on it creates the row.
 """

@@ -96,6 +96,11 @@ SCENES: Final = (
 )
 
 
+# From 18 on many rows of a partitioned table are written in another way, and create the
+# row; before, they fail with 40001. The page is for every version.
+VARYING: Final = {(PARTITIONED, "create_or_update_many")}
+
+
 class Freed(NamedTuple):
     """What became of two calls: what they said, sorted, and the rows in the end."""
 
@@ -179,6 +184,7 @@ async def freed_in(dsn: str, scene: Scene) -> list[Freed]:
             await freed(pg, actors, scene, name, level)
             for name in WAITING_CALLS
             for level in LEVELS
+            if (scene.table, name) not in VARYING
         ]
 
 
