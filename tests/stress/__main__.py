@@ -24,6 +24,7 @@ from tests.servers import NoServerError, session_server, stop_session_server
 from tests.stress import cancellations as cancelling
 from tests.stress import differential as differing
 from tests.stress import faults as failing
+from tests.stress import interleavings as alternating
 from tests.stress import mutations as mutating
 from tests.stress import permutations as permuting
 from tests.stress import processes as counting
@@ -174,17 +175,23 @@ def permutations() -> None:
     async def observe_three() -> list[list[awaiting.Freed]]:
         return [await awaiting.freed_in(dsn, scene) for scene in awaiting.SCENES]
 
+    async def observe_races() -> list[dict[tuple[str, str], list[alternating.Taken]]]:
+        return [await alternating.taken_in(dsn, race) for race in alternating.RACES]
+
     try:
         found = asyncio.run(observe())
         freed = asyncio.run(observe_three())
+        taken = asyncio.run(observe_races())
     finally:
         stop_session_server()
     sections = map(permuting.section, permuting.SCENARIOS, found)
     scenes = map(awaiting.scene_section, awaiting.SCENES, freed)
-    text = permuting.HEAD + "".join(sections) + "".join(scenes)
+    raced = map(alternating.race_section, alternating.RACES, taken)
+    text = permuting.HEAD + "".join((*sections, *scenes, *raced))
     permuting.DOCUMENT.write_text(text, "utf-8")
     number = sum(len(some) for each in found for some in each.values())
     number += sum(map(len, freed))
+    number += sum(len(some) for each in taken for some in each.values())
     typer.echo(f"permutations: {number} orders, every outcome written down")
 
 

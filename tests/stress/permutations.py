@@ -10,12 +10,11 @@ waits is read from the server (`pg_blocking_pids`), never guessed from the time.
 from __future__ import annotations
 
 import asyncio
-import itertools
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 
 import asyncpg
 
@@ -24,6 +23,7 @@ from aioupsert import (
     Coalescer,
     Excluded,
     F,
+    SerializationConflictError,
     create_or_update,
     create_or_update_many,
     get_or_create,
@@ -34,6 +34,9 @@ from tests.databases import PostgresDatabase, open_postgresql
 DOCUMENT: Final = Path(__file__).parents[2] / "docs" / "isolation.md"
 LEVELS: Final = ("READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE")
 PATIENCE: Final = 20
+FAILURES: Final = ("40001", SerializationConflictError.__name__)
+
+Step = TypeVar("Step")
 
 
 class Scenario(NamedTuple):
@@ -175,13 +178,15 @@ class Actor:
             )
 
 
-def orders(one: Sequence[str], other: Sequence[str]) -> Iterator[tuple[str, ...]]:
-    """Give every order in which the steps of both can follow each other."""
-    length = len(one) + len(other)
-    for places in itertools.combinations(range(length), len(one)):
-        steps = iter(other)
-        mine = iter(one)
-        yield tuple(next(mine if n in places else steps) for n in range(length))
+def orders(*tracks: Sequence[Step]) -> Iterator[tuple[Step, ...]]:
+    """Give every order in which the steps of all can follow each other."""
+    if not any(tracks):
+        yield ()
+    for n, track in enumerate(tracks):
+        if track:
+            rest = (*tracks[:n], track[1:], *tracks[n + 1 :])
+            for order in orders(*rest):
+                yield (track[0], *order)
 
 
 class Outcome(NamedTuple):
@@ -256,6 +261,20 @@ async def executed(conn: Any, sql: str) -> str:
         return str(await conn.execute(sql))
     except asyncpg.PostgresError as exc:
         return str(exc.sqlstate)
+
+
+async def end_done(actors: list[Actor]) -> list[str]:
+    """Commit what is done, roll back what failed; who is ended leaves the list."""
+    said: list[str] = []
+    # The end of one may set another free.
+    while done := [actor for actor in actors if await actor.settled() is not None]:
+        for actor in done:
+            actors.remove(actor)
+            answer = str(await actor.settled())
+            failed = answer in FAILURES
+            end = await executed(actor.conn, "ROLLBACK" if failed else "COMMIT")
+            said.append(answer if failed or end == "COMMIT" else end)
+    return said
 
 
 @asynccontextmanager
@@ -337,5 +356,7 @@ What happens when two transactions write the same row, in every order of their s
 
 `SerializationConflictError` and `40001` are errors for which `is_retryable` is true: roll back, and repeat the transaction. Outside of a transaction of yours the library does that by itself. No outcome is another error, or a row that is written without being told.
 
-In the last sections two transactions call while a third one is open, and its end sets both free. Either may be the first, so that what they said stands in the order of the alphabet. What failed is rolled back, the rest committed. A `where` is judged by the row that was waited for; one that the row does not meet yet does not wait, and leaves the row as it saw it. `create_or_update_many` is not listed for a row that moves to another partition: before PostgreSQL 18 it fails with 40001, from 18 on it creates the row.
+After those, two transactions call while a third one is open, and its end sets both free. Either may be the first, so that what they said stands in the order of the alphabet. What failed is rolled back, the rest committed. A `where` is judged by the row that was waited for; one that the row does not meet yet does not wait, and leaves the row as it saw it. `create_or_update_many` is not listed for a row that moves to another partition: before PostgreSQL 18 it fails with 40001, from 18 on it creates the row.
+
+At last, three transactions make the same call, in each of the orders of their calls and commits; and two that are held inside of their statements, by an index on a function that waits when the row is looked for ("go" ends that), and when it is entered in the index ("go" ends that, too), so that both may have found no row. A commit that has to wait for its call follows it. "orders" is how many of the orders had the outcome.
 """

@@ -14,9 +14,9 @@ from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from typing import Any, Final, NamedTuple
 
-from aioupsert import F, SerializationConflictError, create_or_update
+from aioupsert import F, create_or_update
 from tests.databases import PostgresDatabase, open_postgresql
-from tests.stress.permutations import CALLS, LEVELS, PATIENCE, Actor, executed
+from tests.stress.permutations import CALLS, LEVELS, PATIENCE, Actor, end_done, executed
 
 TABLE: Final = "CREATE TABLE t (k integer PRIMARY KEY, n integer DEFAULT 0, s text)"
 PARTITIONED: Final = (
@@ -125,8 +125,6 @@ async def by_condition(conn: Any) -> str:
     return str(result.action)
 
 
-FAILURES: Final = ("40001", SerializationConflictError.__name__)
-
 WAITING_CALLS: Final[dict[str, Callable[[Any], Awaitable[str]]]] = {
     **CALLS,
     "create_or_update(where=F('n') < 20)": by_condition,
@@ -149,28 +147,15 @@ async def freed(
         begun = [await actor.start(call(actor.conn)) for actor in others]
         assert begun[0] is None or begun[1] is not None
         await executed(first.conn, scene.end)
-        said = sorted(await ended(others))
+        said: list[str] = []
+        async with asyncio.timeout(PATIENCE):
+            while others:
+                said += await end_done(others)
     finally:
         for actor in actors:
             await actor.stop()
     rows: Any = await pg.query("SELECT k, n FROM t ORDER BY k")
-    return Freed(name, level, begun == [None, None], said, rows)
-
-
-async def ended(actors: list[Actor]) -> list[str]:
-    """Commit what was done, roll back what failed, each as soon as it is known."""
-    said: list[str] = []
-    left = list(actors)
-    async with asyncio.timeout(PATIENCE):
-        while left:
-            for actor in [*left]:
-                if (answer := await actor.settled()) is None:
-                    continue
-                left.remove(actor)
-                failed = answer in FAILURES
-                end = await executed(actor.conn, "ROLLBACK" if failed else "COMMIT")
-                said.append(answer if failed or end == "COMMIT" else end)
-    return said
+    return Freed(name, level, begun == [None, None], sorted(said), rows)
 
 
 async def freed_in(dsn: str, scene: Scene) -> list[Freed]:

@@ -1,0 +1,29 @@
+"""What the documentation says of transactions that make the same call."""
+
+import pytest
+
+from tests.servers import Server
+from tests.stress.interleavings import RACES, THREE, Race, race_lines, taken_in
+from tests.stress.permutations import CALLS, DOCUMENT
+
+
+@pytest.mark.parametrize("race", RACES, ids=[race.name for race in RACES])
+async def test_every_order_has_a_documented_outcome(
+    pg_server: Server, race: Race
+) -> None:
+    # The others of those that are held are left to the long form, which writes the page.
+    calls = CALLS if race.steps == THREE else ["create_or_update"]
+    found = await taken_in(pg_server.dsn, race, calls)
+    page = DOCUMENT.read_text("utf-8")
+    section = page.partition(f"\n## {race.name.capitalize()}\n")[2].partition("\n## ")[
+        0
+    ]
+    assert set(race_lines(found)) <= set(section.splitlines())
+    for (name, _), some in found.items():
+        for one in some:
+            created, updated = (one.said.count(s) for s in ("created", "updated"))
+            if name != "create_or_update_many":
+                assert created == (not race.rows)
+                assert dict(one.rows)[1] == (10 if race.rows else created) + updated
+        # Else none was held when both had found no row.
+        assert race.steps == THREE or any(one.again for one in some)
