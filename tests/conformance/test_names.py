@@ -1,6 +1,5 @@
 """Names of tables and columns: any the database can have, and none that injects."""
 
-import random
 from collections.abc import AsyncIterator
 from typing import Any, Final, get_args
 
@@ -22,6 +21,7 @@ from aioupsert import (
 )
 from aioupsert._sql.quoting import quote
 from aioupsert.typing import Strategy
+from tests.conformance.hostile import hostile_texts
 from tests.databases import Database, PostgresDatabase, SQLiteDatabase, execute
 
 STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
@@ -263,39 +263,7 @@ async def test_sqlite_has_no_limit_for_names(lite: SQLiteDatabase) -> None:
 
 # --- injection ---
 
-PIECES: Final = (
-    *('"', '""', "'", ";", "--", "/*", "*/", "\\", "$1", "$$", "?", ":a", "%", "%s"),
-    *(
-        "{}",
-        "{0}",
-        "E'",
-        "U&",
-        "\n",
-        "\r",
-        "\t",
-        " ",
-        ".",
-        ",",
-        "(",
-        ")",
-        "=",
-        "\u0001",
-    ),
-    *("ü", "名", "😀", "\u202e", "\ufeff", "\u2019", "\uff02", "A", "z", "0"),
-    *("DROP TABLE canary", "SELECT", "UNION", " OR 1=1", " AS x", "pg_sleep(9)"),
-)
-LIMIT: Final = 63
-
-
-def hostile_names(count: int) -> list[str]:
-    """Make names out of what ends a name, starts a comment or binds a value."""
-    chance = random.Random(count)  # noqa: S311  # the same names in each run
-    names: list[str] = []
-    while len(names) < count:
-        name = "".join(chance.choices(PIECES, k=chance.randint(1, 9)))
-        if len(name.encode()) < LIMIT:
-            names.append(name)
-    return names
+NAME_LIMIT: Final = 63
 
 
 async def labels(conn: Any, sql: str) -> list[str]:
@@ -308,7 +276,7 @@ async def labels(conn: Any, sql: str) -> list[str]:
 
 @one_of_each_engine
 async def test_ten_thousand_quoted_names_come_back_as_they_were(db: Database) -> None:
-    names = hostile_names(10_000)
+    names = hostile_texts(10_000, shorter_than=NAME_LIMIT)
     for start in range(0, len(names), 500):
         batch = names[start : start + 500]
         sql = "SELECT " + ", ".join(f"1 AS {quote(name)}" for name in batch)
@@ -329,7 +297,7 @@ async def tables(db: Database) -> list[tuple[Any, ...]]:
 async def test_hostile_names_are_only_names(db: Database) -> None:
     await db.run("CREATE TABLE canary (k INTEGER PRIMARY KEY)")
     before = await tables(db)
-    for name in hostile_names(100):
+    for name in hostile_texts(100, shorter_than=NAME_LIMIT):
         key, value = name, f"_{name}"
         await db.run(
             f"CREATE TABLE {quote(name)} ({quote(key)} INTEGER PRIMARY KEY,"
