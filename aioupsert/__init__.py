@@ -25,6 +25,7 @@ from aioupsert.errors import (
     UnsupportedConnectionError,
     UsageError,
 )
+from aioupsert.events import Event, observe, on_event
 from aioupsert.expressions import (
     DEFAULT,
     SQL,
@@ -59,6 +60,7 @@ __all__ = [
     "Coalescer",
     "CoalescerClosedError",
     "CoalescerStats",
+    "Event",
     "Excluded",
     "Expression",
     "F",
@@ -86,6 +88,8 @@ __all__ = [
     "length",
     "lower",
     "now",
+    "observe",
+    "on_event",
     "preview",
     "set_description_lifetime",
     "upper",

@@ -19,6 +19,7 @@ from aioupsert._plan import Calls, Shape, pairs, read_key_names
 from aioupsert._plan.plan import check_without_unique_index
 from aioupsert._upsert import TIMEOUT, Target, write_call
 from aioupsert.errors import AioupsertError, CoalescerClosedError, UsageError
+from aioupsert.events import OBSERVERS, Watch
 from aioupsert.results import CoalescerStats, Result
 
 if TYPE_CHECKING:
@@ -150,6 +151,7 @@ class Coalescer:
         self._calls = self._sent = self._rows = self._largest = 0
         self._waits = self._failures = 0
         self._seconds = 0.0
+        self._system = ""
 
     @property
     def stats(self) -> CoalescerStats:
@@ -258,6 +260,7 @@ class Coalescer:
             self._shapes.clear()
         del key, defaults, create_defaults, where, touch
         self._calls += 1
+        watch = Watch("Coalescer.create_or_update", self._name) if OBSERVERS else None
         try:
             is_full = self._pending >= self._max_pending
             if is_full or self._waiters or self._entering:
@@ -275,9 +278,15 @@ class Coalescer:
                 self._pending -= 1
                 if self._waiters:
                     self._let_in()
-        except Exception:
-            self._failures += 1
+        except BaseException as exc:
+            self._failures += isinstance(exc, Exception)
+            if watch is not None:
+                watch.end(exc)
             raise
+        if watch is not None:
+            watch.event.system = self._system
+            watch.event.count(result)
+            watch.end()
         model = self._target.model
         return result if model is None else model.result(result)
 
@@ -415,26 +424,45 @@ class Coalescer:
     async def _carry(self, batch: list[_Call]) -> None:
         """Send a batch, and answer its callers, whatever happens."""
         started = time.perf_counter()
+        watch = Watch("Coalescer.batch", self._name) if OBSERVERS else None
+        error: BaseException | None = None
         try:
             await with_session(self._handle, self._write, batch)
             # None is left; if one is, it must not hang.
             _fail(batch, RuntimeError(_LOST))
-        except asyncio.CancelledError:
+        except asyncio.CancelledError as exc:
+            error = exc
             self._abandon(batch, _UNKNOWN)
             raise
         except BaseException as exc:
+            error = exc
             _fail(batch, exc)
             if not isinstance(exc, Exception):
                 raise
         finally:
             self._seconds += time.perf_counter() - started
+            if watch is not None:
+                self._tell(watch, batch, error)
             self._free += 1
             self._sent += 1
             self._largest = max(self._largest, len(batch))
             self._release(batch)
 
+    def _tell(
+        self, watch: Watch, batch: list[_Call], error: BaseException | None
+    ) -> None:
+        """Tell the observers what became of a batch."""
+        futures = [call.future for call in batch if not call.future.cancelled()]
+        event = watch.event
+        event.count(*(f.result() for f in futures if f.exception() is None))
+        event.failed = sum(f.exception() is not None for f in futures)
+        event.rows = len(batch)
+        event.pending = self._pending
+        watch.end(error)
+
     async def _write(self, session: Session, batch: list[_Call]) -> None:
         """Store the calls that are still wanted, now that there is a connection."""
+        self._system = session.dialect.system
         calls = [call for call in batch if not call.future.done()]
         while calls:
             calls = await self._store(session, calls)

@@ -8,6 +8,7 @@ import time
 from typing import Final
 
 from aioupsert.errors import RetriesExhaustedError
+from aioupsert.events import tell_retry
 
 
 class Deadline:
@@ -41,6 +42,7 @@ _MAX_PAUSE: Final = 0.015
 
 async def back_off(attempts: int) -> None:
     """Wait a random time, so that callers who collided do not collide again."""
+    tell_retry()
     if attempts > _AT_ONCE:
         longest = min(_MAX_PAUSE, 0.001 * 2 ** (attempts - _AT_ONCE))
         await asyncio.sleep(random.uniform(0, longest))  # noqa: S311  # no secret

@@ -21,6 +21,7 @@ from aioupsert._retrying import Deadline, back_off
 from aioupsert._schema import TableName, table_name
 from aioupsert._steps import MAX_LOST, Lost, find, hopeless
 from aioupsert.errors import MissingUniqueIndexWarning
+from aioupsert.events import OBSERVERS, Operation, Watch
 from aioupsert.results import Result, Statement
 
 if TYPE_CHECKING:
@@ -122,7 +123,8 @@ async def create_or_update(
         without_unique_index=without_unique_index,
         strategy=strategy,
     )
-    result = await with_session(conn, write_call, target.name, shape, values, timeout)
+    do = _doing("create_or_update", target.name)
+    result = await do(conn, write_call, target.name, shape, values, timeout)
     return result if target.model is None else await target.give(result, returning)
 
 
@@ -192,7 +194,7 @@ async def get_or_create(
         shape, values = read(target.read, defaults)
         return await write_call(session, name, shape, values, timeout)
 
-    result = await with_session(conn, get)
+    result = await _doing("get_or_create", name)(conn, get)
     return result if target.model is None else await target.give(result, returning)
 
 
@@ -305,6 +307,20 @@ class Target:
         if self.model.wants_objects(self._conn, returning):
             return await self.model.objects(self._conn, result)
         return self.model.result(result)
+
+
+def _doing(operation: Operation, name: TableName) -> Callable[..., Awaitable[Result]]:
+    """Give `with_session`, in the sight of the observers if there are any."""
+    if not OBSERVERS:
+        return with_session
+
+    async def do(*call: Any) -> Result:
+        with Watch(operation, name) as watch:
+            result: Result = await with_session(*call)
+            watch.event.count(result)
+            return result
+
+    return do
 
 
 def write_call(

@@ -15,6 +15,7 @@ from aioupsert.errors import (
     SerializationConflictError,
     UnsupportedConnectionError,
 )
+from aioupsert.events import OBSERVERS, tell_system
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -49,7 +50,7 @@ def with_session(
     """
     kind = _kind_of(connection)
     if kind.borrow is None:
-        return work(kind.session(connection), *args, **kwargs)
+        return work(_opened(kind, connection), *args, **kwargs)
     return _borrowing(kind, kind.borrow(connection), work, *args, **kwargs)
 
 
@@ -92,7 +93,14 @@ async def _borrowing(
     **kwargs: P.kwargs,
 ) -> T:
     async with context as connection:
-        return await work(kind.session(connection), *args, **kwargs)
+        return await work(_opened(kind, connection), *args, **kwargs)
+
+
+def _opened(kind: Kind, connection: object) -> Session:
+    session = kind.session(connection)
+    if OBSERVERS:
+        tell_system(session.dialect.system)
+    return session
 
 
 def is_retryable(error: BaseException) -> bool:

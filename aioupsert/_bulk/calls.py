@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final, Literal
 
 from aioupsert._adapters import is_pool, with_session
@@ -10,7 +11,8 @@ from aioupsert._bulk.load import Load, write_all
 from aioupsert._bulk.source import Source, checked_size
 from aioupsert._bulk.spread import Spread
 from aioupsert._upsert import TIMEOUT, Target
-from aioupsert.errors import UsageError
+from aioupsert.errors import BulkError, UsageError
+from aioupsert.events import Watch
 from aioupsert.results import BulkResult, Progress, Result
 
 if TYPE_CHECKING:
@@ -127,11 +129,18 @@ async def create_or_update_many(
         raise UsageError(msg)
     load = Load(target.name, call, timeout, skip=on_error == "skip", progress=progress)
     source = Source(rows, size)
-    if connections > 1:
-        await Spread(load, source, connections).run(conn)
-    else:
-        await with_session(conn, write_all, load, source, atomic=atomic)
-    return load.result()
+    with Watch("create_or_update_many", target.name) as watch:
+        try:
+            if connections > 1:
+                await Spread(load, source, connections).run(conn)
+            else:
+                await with_session(conn, write_all, load, source, atomic=atomic)
+        except BulkError as exc:
+            watch.event.count_all(replace(exc.committed, rejected=(exc,)))
+            raise
+        result = load.result()
+        watch.event.count_all(result)
+        return result
 
 
 async def iter_create_or_update(
@@ -200,6 +209,8 @@ async def iter_create_or_update(
     )
     await with_session(conn, load.check)
     async for batch in source.batches():
-        results = await with_session(conn, load.results, batch)
+        with Watch("iter_create_or_update", target.name) as watch:
+            results = await with_session(conn, load.results, batch)
+            watch.event.count(*results)
         for result in results:
             yield result if target.model is None else target.model.result(result)

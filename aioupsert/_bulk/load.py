@@ -17,7 +17,8 @@ from aioupsert._retrying import Deadline, back_off
 from aioupsert._schema import Table, TableName
 from aioupsert._steps import Tally, Unstored
 from aioupsert.errors import BulkError
-from aioupsert.results import Action, BulkResult, Progress, Result
+from aioupsert.events import bulk_result
+from aioupsert.results import BulkResult, Progress, Result
 
 # In seconds; ten times a second at most.
 _SHOWN_EVERY: Final = 0.1
@@ -61,13 +62,7 @@ class Load:
         return replace(stored, rejected=errors) if errors else stored
 
     def _stored(self) -> BulkResult:
-        counts = self._done.counts
-        return BulkResult(
-            created=counts[Action.CREATED],
-            updated=counts[Action.UPDATED],
-            unchanged=counts[Action.UNCHANGED],
-            skipped=counts[Action.SKIPPED],
-        )
+        return bulk_result(self._done.counts)
 
     def forget(self) -> None:
         """Start over, since all that was done has been undone."""

@@ -61,6 +61,7 @@ class Dialect(Generic[P, B]):
     A database.
 
     Attributes:
+        system: What OpenTelemetry calls it.
         describe: Reads a table from the catalog.
         compile_plan: Writes the statements of a plan.
         attempt: Makes one attempt by the classic steps, given how many inserts were
@@ -71,6 +72,7 @@ class Dialect(Generic[P, B]):
         frame: Gives a transaction, or a savepoint in the one that is open.
     """
 
+    system: str
     describe: Callable[[TableName], Steps[Table]]
     compile_plan: Callable[[Plan], P]
     attempt: Callable[[P, Values, int, bool], Steps[Result | Lost]]
@@ -81,6 +83,7 @@ class Dialect(Generic[P, B]):
 
 
 POSTGRESQL: Final[Dialect[Any, Any]] = Dialect(
+    system="postgresql",
     describe=postgresql_catalog.describe,
     compile_plan=postgresql_sql.compile_plan,
     attempt=postgresql.attempt,
@@ -89,8 +92,11 @@ POSTGRESQL: Final[Dialect[Any, Any]] = Dialect(
     typing=Typing(postgresql_bulk_sql.is_identity, postgresql_bulk_sql.text_converter),
     frame=postgresql.frame,
 )
-COCKROACHDB: Final = replace(POSTGRESQL, describe=cockroachdb_catalog.describe)
+COCKROACHDB: Final = replace(
+    POSTGRESQL, system="cockroachdb", describe=cockroachdb_catalog.describe
+)
 SQLITE: Final[Dialect[Any, Any]] = Dialect(
+    system="sqlite",
     describe=sqlite_catalog.describe,
     compile_plan=sqlite_sql.compile_plan,
     attempt=sqlite.attempt,

@@ -1,0 +1,1 @@
+"""Observers that pass on what they see; each needs the extra of its name."""
