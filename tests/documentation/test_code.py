@@ -1,0 +1,161 @@
+"""
+The Python in the pages is a program, a page each; it runs on PostgreSQL and on SQLite.
+
+A page has the table of the guide unless it makes one of that name, and `conn` and `pool`.
+A line that ends with "# => value" has that value. A comment before a block says where it
+does not run, or names the test that runs it instead.
+"""
+
+import ast
+import inspect
+import re
+import textwrap
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import pytest
+from prometheus_client import REGISTRY
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+import aioupsert
+from aioupsert.events import OBSERVERS
+from tests.databases import open_postgresql, open_sqlite
+from tests.engines import engine_on
+from tests.servers import Server
+
+ROOT: Final = Path(__file__).parents[2]
+FENCE: Final = re.compile(
+    r"(?:^ *<!-- (?P<mark>[^>]+?) -->\n+)?^ *```(?P<language>python|sql|text)[^\n]*\n(?P<text>.+?)^ *```",
+    re.DOTALL | re.MULTILINE,
+)
+VALUE: Final = re.compile(r"^( *)(\S.*?)  # => (.+)$", re.MULTILINE)
+# Run by tests of their own, as what they need is not a table.
+ELSEWHERE: Final = {"sqlalchemy.md", "servers.md", "quickstart.md"}
+DSN: Final = "postgresql://localhost/test"
+PAGES: Final = [
+    page
+    for page in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    if page.name not in ELSEWHERE and "```python" in page.read_text("utf-8")
+]
+
+
+class Block(NamedTuple):
+    """A block of a page: its language, its text, and the comment before it."""
+
+    language: str
+    text: str
+    mark: str
+
+
+def blocks(page: Path) -> list[Block]:
+    return [
+        Block(found["language"], textwrap.dedent(found["text"]), found["mark"] or "")
+        for found in FENCE.finditer(page.read_text("utf-8"))
+    ]
+
+
+def tables(page: Path) -> list[str]:
+    return [
+        block.text
+        for block in blocks(page)
+        if block.text.startswith("CREATE TABLE") and not block.mark
+    ]
+
+
+class Base(DeclarativeBase):
+    """Of the one class."""
+
+
+class Page(Base):
+    """The table of the guide, as SQLAlchemy has it."""
+
+    __tablename__ = "page_views"
+    path: Mapped[str] = mapped_column(primary_key=True)
+    hits: Mapped[int] = mapped_column(server_default="0")
+
+
+@pytest.fixture(params=["postgresql", "sqlite"])
+async def scope(
+    request: pytest.FixtureRequest, pg_server: Server, lite_path: Path
+) -> AsyncIterator[dict[str, Any]]:
+    """The names that a page may use."""
+    scope: dict[str, Any] = {n: getattr(aioupsert, n) for n in aioupsert.__all__}
+    scope |= {"engine": request.param, "Page": Page, "dsn": DSN}
+    async with AsyncExitStack() as stack:
+        if request.param == "sqlite":
+            lite = await stack.enter_async_context(open_sqlite(lite_path))
+            scope["conn"] = scope["pool"] = lite.handle
+            engine = engine_on("aiosqlite", str(lite_path), "")
+        else:
+            dsn = pg_server.dsn
+            pg = await stack.enter_async_context(open_postgresql(dsn, "pool"))
+            scope["conn"] = await stack.enter_async_context(pg.connect())
+            scope["pool"] = pg.handle
+            mark = "&" if "?" in dsn else "?"
+            scope["dsn"] = f"{dsn}{mark}search_path={pg.schema}"
+            engine = engine_on("asyncpg", dsn, pg.schema)
+        stack.push_async_callback(engine.dispose)
+        scope["session"] = await stack.enter_async_context(AsyncSession(engine))
+        yield scope
+
+
+def program(page: Path, engine: str) -> str:
+    """What is run of a page."""
+    other = {"postgresql": "SQLite only", "sqlite": "PostgreSQL only"}[engine]
+    texts = [
+        block.text
+        for block in blocks(page)
+        if block.language == "python" and block.mark not in {other, "not run"}
+    ]
+    return VALUE.sub(
+        r"\1assert (\2) == (\3), \2".replace("\\2,", "(\\2),"), "\n".join(texts)
+    )
+
+
+@pytest.fixture(autouse=True)
+def afterwards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Files go where no others are, and what observes the process goes."""
+    monkeypatch.chdir(tmp_path)
+    collectors = {*REGISTRY._collector_to_names}
+    yield
+    OBSERVERS.clear()
+    for collector in {*REGISTRY._collector_to_names} - collectors:
+        REGISTRY.unregister(collector)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=[page.name for page in PAGES])
+async def test_the_code_of_a_page_runs(page: Path, scope: dict[str, Any]) -> None:
+    made = tables(page)
+    if not any("CREATE TABLE page_views" in table for table in made):
+        made += tables(ROOT / "docs" / "guide.md")
+    for table in made:
+        await scope["conn"].execute(table)
+    code = compile(
+        program(page, scope["engine"]).replace(DSN, scope["dsn"]),
+        page,
+        "exec",
+        flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT,
+    )
+    running = eval(code, scope)  # noqa: S307 - our own documentation
+    if inspect.isawaitable(running):
+        await running
+
+
+def test_the_programs_of_the_quickstart_print_what_it_says(
+    pg_server: Server, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = ROOT / "docs" / "quickstart.md"
+    scope: dict[str, Any] = {}
+    exec(program(page, "postgresql").replace(DSN, pg_server.dsn), scope)  # noqa: S102 - our own documentation
+    printed = [block.text for block in blocks(page) if block.language == "text"]
+    assert capsys.readouterr().out == "".join(printed)
+
+
+def test_a_wrong_value_is_noticed(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("```python\nn = 1\nn + 1  # => 3\n```\n", "utf-8")
+    with pytest.raises(AssertionError):
+        exec(program(page, "sqlite"))  # noqa: S102 - as above
