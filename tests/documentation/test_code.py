@@ -8,7 +8,11 @@ database alone it runs, or of which other library it is.
 
 import ast
 import inspect
+import json
 import re
+import shlex
+import subprocess
+import sys
 import textwrap
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
@@ -156,6 +160,23 @@ def test_the_programs_of_the_quickstart_print_what_it_says(
     exec(program(page, "postgresql").replace(DSN, pg_server.dsn), scope)  # noqa: S102 - our own documentation
     printed = [block.text for block in blocks(page) if block.language == "text"]
     assert capsys.readouterr().out == "".join(printed)
+
+
+def test_the_commands_of_the_import_do_what_it_says() -> None:
+    page = ROOT / "docs" / "tutorial-import.md"
+    exec(blocks(page)[0].text)  # noqa: S102 - it writes the files
+    commands = re.findall(r"^\$ (aioupsert .+)", page.read_text("utf-8"), re.MULTILINE)
+    said = [
+        subprocess.run(  # noqa: S603  # our own documentation
+            [sys.executable, "-m", *shlex.split(command), "--json"],
+            check=True,
+            capture_output=True,
+        ).stdout
+        for command in commands
+    ]
+    first, second = map(json.loads, said)
+    assert first["created"] == 3
+    assert (second["created"], second["updated"], second["unchanged"]) == (1, 1, 1)
 
 
 def test_a_wrong_value_is_noticed(tmp_path: Path) -> None:
