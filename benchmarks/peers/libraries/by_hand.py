@@ -1,0 +1,129 @@
+"""Statements written by hand, on the drivers."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+import aiosqlite
+import asyncpg
+import psycopg
+from peer import Peer, Row, Ways
+
+COUNT = """
+INSERT INTO page_views AS v (path, hits, note) VALUES ($1, 1, $2)
+ON CONFLICT (path) DO UPDATE SET hits = v.hits + 1, note = excluded.note
+RETURNING (xmax = 0) AS created
+"""
+COUNT_LITE = """
+INSERT INTO page_views AS v (path, hits, note) VALUES (?, 1, ?)
+ON CONFLICT (path) DO UPDATE SET hits = v.hits + 1, note = excluded.note
+RETURNING hits
+"""
+STORE = """
+INSERT INTO page_views (path, hits, note) {}
+ON CONFLICT (path) DO UPDATE SET hits = excluded.hits, note = excluded.note
+"""
+DOCUMENTATION = "https://www.postgresql.org/docs/current/sql-insert.html"
+
+
+@asynccontextmanager
+async def on_asyncpg(dsn: str) -> AsyncIterator[Ways]:
+    conn = await asyncpg.connect(dsn)
+
+    async def one(path: str, note: str) -> object:
+        return await conn.fetchval(COUNT, path, note)
+
+    async def many(rows: Sequence[Row]) -> None:
+        async with conn.transaction():
+            await conn.execute(
+                "CREATE TEMP TABLE staged (path text, hits integer, note text)"
+                " ON COMMIT DROP"
+            )
+            await conn.copy_records_to_table("staged", records=rows)
+            await conn.execute(STORE.format("SELECT path, hits, note FROM staged"))
+
+    yield Ways(one, conn.transaction, many=many)
+    await conn.close()
+
+
+@asynccontextmanager
+async def in_steps(dsn: str) -> AsyncIterator[Ways]:
+    conn = await asyncpg.connect(dsn)
+
+    async def inside(path: str, note: str) -> bool:
+        found = await conn.fetchval(
+            "SELECT 1 FROM page_views WHERE path = $1 FOR UPDATE", path
+        )
+        if found:
+            await conn.execute(
+                "UPDATE page_views SET hits = hits + 1, note = $2 WHERE path = $1",
+                path,
+                note,
+            )
+            return False
+        await conn.execute(
+            "INSERT INTO page_views (path, hits, note) VALUES ($1, 1, $2)", path, note
+        )
+        return True
+
+    async def one(path: str, note: str) -> bool:
+        async with conn.transaction():
+            return await inside(path, note)
+
+    async def many(rows: Sequence[Row]) -> None:
+        await conn.executemany(STORE.format("VALUES ($1, $2, $3)"), rows)
+
+    yield Ways(one, conn.transaction, inside, many)
+    await conn.close()
+
+
+@asynccontextmanager
+async def on_psycopg(dsn: str) -> AsyncIterator[Ways]:
+    statement = COUNT.replace("$1", "%s").replace("$2", "%s")
+    async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as conn:
+
+        async def one(path: str, note: str) -> object:
+            cursor = await conn.execute(statement, (path, note))
+            return await cursor.fetchone()
+
+        async def many(rows: Sequence[Row]) -> None:
+            async with conn.transaction(), conn.cursor() as cursor:
+                await cursor.executemany(STORE.format("VALUES (%s, %s, %s)"), rows)
+
+        yield Ways(one, conn.transaction, many=many)
+
+
+@asynccontextmanager
+async def on_aiosqlite(path: str) -> AsyncIterator[Ways]:
+    async with aiosqlite.connect(path, isolation_level=None) as conn:
+
+        async def one(path: str, note: str) -> object:
+            return await conn.execute_fetchall(COUNT_LITE, (path, note))
+
+        async def many(rows: Sequence[Row]) -> None:
+            async with begin():
+                await conn.executemany(STORE.format("VALUES (?, ?, ?)"), rows)
+
+        @asynccontextmanager
+        async def begin() -> AsyncIterator[None]:
+            await conn.execute("BEGIN IMMEDIATE")
+            yield
+            await conn.execute("COMMIT")
+
+        yield Ways(one, begin, many=many)
+
+
+POSTGRESQL = (
+    Peer("asyncpg, ON CONFLICT by hand", on_asyncpg, "created", DOCUMENTATION),
+    Peer("asyncpg, SELECT FOR UPDATE by hand", in_steps, "created", DOCUMENTATION),
+    Peer("psycopg, ON CONFLICT by hand", on_psycopg, "created", DOCUMENTATION),
+)
+SQLITE = (
+    Peer(
+        "aiosqlite, ON CONFLICT by hand",
+        on_aiosqlite,
+        "",
+        "https://www.sqlite.org/lang_upsert.html",
+    ),
+)

@@ -1,0 +1,67 @@
+"""aioupsert."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import aiosqlite
+import asyncpg
+import psycopg
+from peer import Peer, Row, Ways
+
+from aioupsert import F, create_or_update, create_or_update_many
+
+TELLS = "created, updated, unchanged or skipped"
+SOURCE = "README.md"
+COLUMNS = ("path", "hits", "note")
+
+
+def ways(conn: Any, begin: Any) -> Ways:
+    async def one(path: str, note: str) -> object:
+        return await create_or_update(
+            conn,
+            "page_views",
+            key={"path": path},
+            defaults={"hits": F("hits") + 1, "note": note},
+        )
+
+    async def many(rows: Sequence[Row]) -> object:
+        dicts = (dict(zip(COLUMNS, row, strict=True)) for row in rows)
+        return await create_or_update_many(conn, "page_views", dicts, key="path")
+
+    return Ways(one, begin, many=many)
+
+
+@asynccontextmanager
+async def on_asyncpg(dsn: str) -> AsyncIterator[Ways]:
+    conn = await asyncpg.connect(dsn)
+    yield ways(conn, conn.transaction)
+    await conn.close()
+
+
+@asynccontextmanager
+async def on_psycopg(dsn: str) -> AsyncIterator[Ways]:
+    async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as conn:
+        yield ways(conn, conn.transaction)
+
+
+@asynccontextmanager
+async def on_aiosqlite(path: str) -> AsyncIterator[Ways]:
+    async with aiosqlite.connect(path, isolation_level=None) as conn:
+
+        @asynccontextmanager
+        async def begin() -> AsyncIterator[None]:
+            await conn.execute("BEGIN IMMEDIATE")
+            yield
+            await conn.execute("COMMIT")
+
+        yield ways(conn, begin)
+
+
+POSTGRESQL = (
+    Peer("aioupsert", on_asyncpg, TELLS, SOURCE),
+    Peer("aioupsert on psycopg", on_psycopg, TELLS, SOURCE),
+)
+SQLITE = (Peer("aioupsert", on_aiosqlite, TELLS, SOURCE),)

@@ -1,0 +1,58 @@
+"""Tortoise."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+from peer import Peer, Row, Ways
+from tortoise import Tortoise, fields
+from tortoise.expressions import F
+from tortoise.models import Model
+from tortoise.transactions import in_transaction
+
+
+class PageView(Model):
+    path = fields.CharField(max_length=200, primary_key=True)
+    hits = fields.IntField()
+    note = fields.TextField(null=True)
+
+    class Meta:
+        table = "page_views"
+
+
+def url(place: str) -> str:
+    if "://" not in place:
+        return f"sqlite://{place}"
+    return "asyncpg://" + place.partition("://")[2].partition("?")[0]
+
+
+@asynccontextmanager
+async def opened(place: str) -> AsyncIterator[Ways]:
+    await Tortoise.init(db_url=url(place), modules={"models": [__name__]})
+
+    # update_or_create takes no expression.
+    async def inside(path: str, note: str) -> bool:
+        defaults = {"hits": 1, "note": note}
+        _, created = await PageView.get_or_create(defaults, path=path)
+        if not created:
+            await PageView.filter(path=path).update(hits=F("hits") + 1, note=note)
+        return created
+
+    async def one(path: str, note: str) -> bool:
+        async with in_transaction():
+            return await inside(path, note)
+
+    async def many(rows: Sequence[Row]) -> None:
+        await PageView.bulk_create(
+            [PageView(path=path, hits=hits, note=note) for path, hits, note in rows],
+            on_conflict=["path"],
+            update_fields=["hits", "note"],
+        )
+
+    yield Ways(one, in_transaction, inside, many)
+    await Tortoise.close_connections()
+
+
+PEER = Peer("Tortoise", opened, "created", "https://tortoise.github.io/models.html")
+POSTGRESQL = SQLITE = (PEER,)

@@ -1,0 +1,50 @@
+"""The figures as pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib import pyplot as plt
+
+mpl.use("Agg")
+OURS, OTHERS = "#3f51b5", "#9e9e9e"
+
+
+def draw(figures: Sequence[dict[str, Any]], path: Path) -> None:
+    """Draw a panel for each case, with a bar for each library, the quickest on top."""
+    panels: dict[str, list[dict[str, Any]]] = {}
+    for figure in figures:
+        network = f", {figure['delay']:g} ms away" if figure["delay"] else ""
+        title = f"{figure['database']}{network}: {figure['case']}"
+        panels.setdefault(title, []).append(figure)
+    columns = min(3, len(panels))
+    rows = -(-len(panels) // columns)
+    fig, axes = plt.subplots(
+        rows, columns, figsize=(5.2 * columns, 3.4 * rows), squeeze=False
+    )
+    for axis in axes.flat[len(panels) :]:
+        axis.remove()
+    for axis, (title, those) in zip(axes.flat, panels.items(), strict=False):
+        ordered = sorted(those, key=lambda figure: -figure["seconds"])
+        bars = axis.barh(
+            [figure["peer"] for figure in ordered],
+            [figure["seconds"] * 1000 for figure in ordered],
+            color=[
+                OURS if figure["peer"].startswith("aioupsert") else OTHERS
+                for figure in ordered
+            ],
+        )
+        labels = [f"{figure['seconds'] * 1000:.3g}" for figure in ordered]
+        axis.bar_label(bars, labels, padding=3, fontsize=8)
+        axis.set_title(title, fontsize=10)
+        axis.set_xlabel("ms", fontsize=8)
+        axis.tick_params(labelsize=8)
+        axis.margins(x=0.15)
+        axis.spines[["top", "right"]].set_visible(False)
+    fig.tight_layout()
+    for ending in (".svg", ".png"):
+        fig.savefig(path.with_name(path.name + ending), dpi=110)
+    plt.close(fig)
