@@ -94,8 +94,8 @@ class Calls:
         width = len(self._key)
         if not table.foldable or typing.is_identity is None:
             return False
-        keys = [[*zip(*(call.values[:width] for call in calls), strict=True)]]
-        return identified(keys, self._key, table, typing.is_identity)
+        keys = [[call.values[slot] for call in calls] for slot in range(width)]
+        return identified([keys], self._key, table, typing.is_identity)
 
     def _folded(self, calls: Sequence[OneCall], table: Table) -> list[_Run]:
         """Fold calls for one row that follow each other."""

@@ -201,12 +201,14 @@ class Tally:
     def follow(self, folded: Mapping[int, Sequence[int]]) -> None:
         """Count calls that were folded into others: they found the row there."""
         for places in folded.values():
-            for place in places:
-                self.add(place, _FOLLOWED)
+            self.counts[_FOLLOWED.action] += len(places)
+            if self.results is not None:
+                self.results.update(dict.fromkeys(places, _FOLLOWED))
 
     def name_places(self, places: Sequence[int]) -> None:
         """Take places in a batch for places in the input."""
-        if self.results is not None:
+        # Those of a whole batch are the same.
+        if self.results is not None and places != range(len(places)):
             self.results = {places[at]: r for at, r in self.results.items()}
 
     def merge(self, other: Tally) -> None:
