@@ -285,7 +285,7 @@ class Coalescer:
             raise
         if watch is not None:
             watch.event.system = self._system
-            watch.event.count(result)
+            watch.count(result)
             watch.end()
         model = self._target.model
         return result if model is None else model.result(result)
@@ -454,7 +454,7 @@ class Coalescer:
         """Tell the observers what became of a batch."""
         futures = [call.future for call in batch if not call.future.cancelled()]
         event = watch.event
-        event.count(*(f.result() for f in futures if f.exception() is None))
+        watch.count(*(f.result() for f in futures if f.exception() is None))
         event.failed = sum(f.exception() is not None for f in futures)
         event.rows = len(batch)
         event.pending = self._pending

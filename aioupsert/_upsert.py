@@ -317,7 +317,7 @@ def _doing(operation: Operation, name: TableName) -> Callable[..., Awaitable[Res
     async def do(*call: Any) -> Result:
         with Watch(operation, name) as watch:
             result: Result = await with_session(*call)
-            watch.event.count(result)
+            watch.count(result)
             return result
 
     return do

@@ -61,16 +61,6 @@ class Event:
     seconds: float = 0.0
     error: BaseException | None = None
 
-    def count(self, *results: Result) -> None:
-        """Take down what became of the rows, from the result of each."""
-        self.count_all(bulk_result(Counter(result.action for result in results)))
-
-    def count_all(self, result: BulkResult) -> None:
-        """Take down what became of the rows."""
-        self.result = result
-        self.rows = result.rows
-        self.failed = len(result.rejected)
-
 
 def bulk_result(counts: Mapping[Action, int]) -> BulkResult:
     """Make a result of the number of rows that have each action."""
@@ -178,6 +168,17 @@ class Watch:
             else:
                 self._contexts.append(context)
         self._started = time.perf_counter()
+
+    def count(self, *results: Result) -> None:
+        """Take down what became of the rows, from the result of each."""
+        self.count_all(bulk_result(Counter(result.action for result in results)))
+
+    def count_all(self, result: BulkResult) -> None:
+        """Take down what became of the rows."""
+        event = self.event
+        event.result = result
+        event.rows = result.rows
+        event.failed = len(result.rejected)
 
     def end(self, error: BaseException | None = None) -> None:
         """End, with what the call raised."""

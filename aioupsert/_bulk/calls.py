@@ -136,10 +136,10 @@ async def create_or_update_many(
             else:
                 await with_session(conn, write_all, load, source, atomic=atomic)
         except BulkError as exc:
-            watch.event.count_all(replace(exc.committed, rejected=(exc,)))
+            watch.count_all(replace(exc.committed, rejected=(exc,)))
             raise
         result = load.result()
-        watch.event.count_all(result)
+        watch.count_all(result)
         return result
 
 
@@ -211,6 +211,6 @@ async def iter_create_or_update(
     async for batch in source.batches():
         with Watch("iter_create_or_update", target.name) as watch:
             results = await with_session(conn, load.results, batch)
-            watch.event.count(*results)
+            watch.count(*results)
         for result in results:
             yield result if target.model is None else target.model.result(result)

@@ -81,8 +81,10 @@ def _attributes(event: Event) -> dict[str, AttributeValue]:
     }
     if event.error is not None:
         found["error.type"] = type(event.error).__qualname__
-        # As every driver of PostgreSQL calls it; that of SQLite has a name for it.
-        found["db.response.status_code"] = getattr(
-            event.error, "sqlstate", None
-        ) or getattr(event.error, "sqlite_errorname", None)
+        # SQLAlchemy's errors have the driver's.
+        error = getattr(event.error, "orig", event.error)
+        # Every driver of PostgreSQL has the one, that of SQLite the other.
+        found["db.response.status_code"] = getattr(error, "sqlstate", None) or getattr(
+            error, "sqlite_errorname", None
+        )
     return {name: value for name, value in found.items() if value}

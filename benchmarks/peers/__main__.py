@@ -187,7 +187,11 @@ async def measure_one(
     shuffled = random.Random(options.seed)  # noqa: S311  # no secret
     async with opened(peers, place) as those:
         for case in CASES:
-            able = [(p, w) for p, w in those if case != CASES[2] or w.begin is not None]
+            able = [
+                (peer, ways)
+                for peer, ways in those
+                if ways.one and (case != CASES[2] or ways.begin)
+            ]
             times: dict[str, list[float]] = {peer.name: [] for peer, _ in able}
             for turn in range(options.turns + 1):
                 for peer, ways in shuffled.sample(able, len(able)):
@@ -219,7 +223,7 @@ async def measure_many(
     slow: set[str] = set()
     async with opened(peers, database.place) as those:
         for number in options.rows:
-            for case in ("created", "updated"):
+            for case in ("created", "updated", "unchanged"):
                 able = [
                     (p, w)
                     for p, w in those
@@ -229,12 +233,15 @@ async def measure_many(
                 for turn in range(1, options.turns + 1):
                     for peer, ways in shuffled.sample(able, len(able)):
                         await database.empty()
-                        assert ways.many is not None
-                        if case == "updated":
-                            await by_hand_rows(database, rows_of(number, 0))
                         rows = rows_of(number, turn)
+                        if case != "created":
+                            before = turn if case == "unchanged" else 0
+                            await by_hand_rows(database, rows_of(number, before))
+                        is_again = case == "unchanged" and ways.again is not None
+                        write = ways.again if is_again else ways.many
+                        assert write is not None
                         started = time.perf_counter()
-                        await ways.many(rows)
+                        await write(rows)
                         spent = time.perf_counter() - started
                         times[peer.name].append(spent)
                         sql = "SELECT count(*), sum(hits) FROM page_views"

@@ -39,7 +39,7 @@ def draw(figures: Sequence[dict[str, Any]], path: Path) -> None:
         )
         labels = [f"{figure['seconds'] * 1000:.3g}" for figure in ordered]
         axis.bar_label(bars, labels, padding=3, fontsize=8)
-        axis.set_title(title, fontsize=10)
+        axis.set_title(title, fontsize=10, loc="right")
         axis.set_xlabel("ms", fontsize=8)
         axis.tick_params(labelsize=8)
         axis.margins(x=0.15)

@@ -9,7 +9,10 @@ import pytest
 
 import aioupsert
 
-FOREIGN = ("asyncpg", "aiosqlite", "psycopg", "sqlalchemy", "sqlite3", "typer", "rich")
+FOREIGN = (
+    *("asyncpg", "aiosqlite", "psycopg", "sqlalchemy", "sqlite3", "typer", "rich"),
+    *("opentelemetry", "prometheus_client"),
+)
 
 
 def run(code: str) -> str:

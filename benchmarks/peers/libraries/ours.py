@@ -27,11 +27,16 @@ def ways(conn: Any, begin: Any) -> Ways:
             defaults={"hits": F("hits") + 1, "note": note},
         )
 
-    async def many(rows: Sequence[Row]) -> object:
+    async def many(rows: Sequence[Row], **options: Any) -> object:
         dicts = (dict(zip(COLUMNS, row, strict=True)) for row in rows)
-        return await create_or_update_many(conn, "page_views", dicts, key="path")
+        return await create_or_update_many(
+            conn, "page_views", dicts, key="path", **options
+        )
 
-    return Ways(one, begin, many=many)
+    async def again(rows: Sequence[Row]) -> object:
+        return await many(rows, skip_unchanged=True)
+
+    return Ways(one, begin, many=many, again=again)
 
 
 @asynccontextmanager
