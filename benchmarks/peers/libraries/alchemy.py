@@ -101,6 +101,7 @@ def in_a_session(session_class: Any, model: Any) -> Any:
     return opened
 
 
+VALUE = "value, not expression"
 CORE = Peer(
     "SQLAlchemy Core",
     core,
@@ -112,12 +113,14 @@ ORM = Peer(
     in_a_session(AsyncSession, PageView),
     "created",
     "https://docs.sqlalchemy.org/en/20/orm/session_basics.html#get-by-primary-key",
+    VALUE,
 )
 MODEL = Peer(
     "SQLModel",
     in_a_session(SQLModelSession, PageViewModel),
     "created",
     "https://sqlmodel.tiangolo.com/tutorial/update/",
+    VALUE,
 )
 POSTGRESQL = (CORE, ORM, MODEL)
 SQLITE = (CORE, ORM)

@@ -34,6 +34,14 @@ async def on_asyncpg(dsn: str) -> AsyncIterator[Ways]:
     async def one(path: str, note: str) -> object:
         return await conn.fetchval(COUNT, path, note)
 
+    yield Ways(one, conn.transaction)
+    await conn.close()
+
+
+@asynccontextmanager
+async def by_copy(dsn: str) -> AsyncIterator[Ways]:
+    conn = await asyncpg.connect(dsn)
+
     async def many(rows: Sequence[Row]) -> None:
         async with conn.transaction():
             await conn.execute(
@@ -43,7 +51,7 @@ async def on_asyncpg(dsn: str) -> AsyncIterator[Ways]:
             await conn.copy_records_to_table("staged", records=rows)
             await conn.execute(STORE.format("SELECT path, hits, note FROM staged"))
 
-    yield Ways(one, conn.transaction, many=many)
+    yield Ways(many=many)
     await conn.close()
 
 
@@ -71,10 +79,18 @@ async def in_steps(dsn: str) -> AsyncIterator[Ways]:
         async with conn.transaction():
             return await inside(path, note)
 
+    yield Ways(one, conn.transaction, inside)
+    await conn.close()
+
+
+@asynccontextmanager
+async def by_executemany(dsn: str) -> AsyncIterator[Ways]:
+    conn = await asyncpg.connect(dsn)
+
     async def many(rows: Sequence[Row]) -> None:
         await conn.executemany(STORE.format("VALUES ($1, $2, $3)"), rows)
 
-    yield Ways(one, conn.transaction, inside, many)
+    yield Ways(many=many)
     await conn.close()
 
 
@@ -117,7 +133,25 @@ async def on_aiosqlite(path: str) -> AsyncIterator[Ways]:
 POSTGRESQL = (
     Peer("asyncpg, ON CONFLICT by hand", on_asyncpg, "created", DOCUMENTATION),
     Peer("asyncpg, SELECT FOR UPDATE by hand", in_steps, "created", DOCUMENTATION),
-    Peer("psycopg, ON CONFLICT by hand", on_psycopg, "created", DOCUMENTATION),
+    Peer(
+        "asyncpg, COPY and ON CONFLICT by hand",
+        by_copy,
+        "",
+        "https://magicstack.github.io/asyncpg/current/api/index.html",
+    ),
+    Peer(
+        "asyncpg, executemany by hand",
+        by_executemany,
+        "",
+        "https://magicstack.github.io/asyncpg/current/api/index.html",
+    ),
+    Peer(
+        "psycopg, ON CONFLICT by hand",
+        on_psycopg,
+        "created",
+        DOCUMENTATION,
+        many_note="executemany",
+    ),
 )
 SQLITE = (
     Peer(
@@ -125,5 +159,6 @@ SQLITE = (
         on_aiosqlite,
         "",
         "https://www.sqlite.org/lang_upsert.html",
+        many_note="executemany",
     ),
 )

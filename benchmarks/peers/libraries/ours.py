@@ -42,6 +42,20 @@ async def on_asyncpg(dsn: str) -> AsyncIterator[Ways]:
 
 
 @asynccontextmanager
+async def skipping(dsn: str) -> AsyncIterator[Ways]:
+    conn = await asyncpg.connect(dsn)
+
+    async def many(rows: Sequence[Row]) -> object:
+        dicts = (dict(zip(COLUMNS, row, strict=True)) for row in rows)
+        return await create_or_update_many(
+            conn, "page_views", dicts, key="path", skip_unchanged=True
+        )
+
+    yield Ways(many=many)
+    await conn.close()
+
+
+@asynccontextmanager
 async def on_psycopg(dsn: str) -> AsyncIterator[Ways]:
     async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as conn:
         yield ways(conn, conn.transaction)
@@ -62,6 +76,7 @@ async def on_aiosqlite(path: str) -> AsyncIterator[Ways]:
 
 POSTGRESQL = (
     Peer("aioupsert", on_asyncpg, TELLS, SOURCE),
+    Peer("aioupsert, skip_unchanged", skipping, TELLS, SOURCE),
     Peer("aioupsert on psycopg", on_psycopg, TELLS, SOURCE),
 )
 SQLITE = (Peer("aioupsert", on_aiosqlite, TELLS, SOURCE),)

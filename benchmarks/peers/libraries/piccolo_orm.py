@@ -57,6 +57,7 @@ PEER = Peer(
     opened,
     "",
     "https://piccolo-orm.readthedocs.io/en/latest/piccolo/query_clauses/on_conflict.html",
+    many_note="in statements of 10,922 rows",
 )
 POSTGRESQL = (PEER,)
 SQLITE = ()

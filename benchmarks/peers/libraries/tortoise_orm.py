@@ -54,5 +54,11 @@ async def opened(place: str) -> AsyncIterator[Ways]:
     await Tortoise.close_connections()
 
 
-PEER = Peer("Tortoise", opened, "created", "https://tortoise.github.io/models.html")
+PEER = Peer(
+    "Tortoise",
+    opened,
+    "created",
+    "https://tortoise.github.io/models.html",
+    "get_or_create, then update: update_or_create takes no expression",
+)
 POSTGRESQL = SQLITE = (PEER,)
