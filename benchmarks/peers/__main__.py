@@ -239,7 +239,11 @@ async def measure_one(
 
 def note_of_one(peer: Peer) -> str:
     silent = "" if peer.tells or "created flag" in peer.note else "no created flag"
-    return "; ".join(part for part in (silent, peer.note) if part)
+    return noted(silent, peer.note)
+
+
+def noted(*parts: str) -> str:
+    return "; ".join(part for part in parts if part)
 
 
 # --- Many rows ------------------------------------------------------------------------
@@ -276,13 +280,24 @@ async def measure_many(
                         await database.empty()
                         if case != "created":
                             await by_hand_rows(database, rows_of(number, 0))
-                        assert ways.many is not None
+                        write = ways.many
+                        if case == "unchanged":
+                            write = ways.again or ways.many
+                        assert write is not None
                         started = time.perf_counter()
-                        await ways.many(rows)
+                        await write(rows)
                         times[peer.name].append(time.perf_counter() - started)
                         await database.check(rows, f"{peer.name}, {number:,} {case}")
                 name = f"{number:,} rows {case}"
-                found += figures(times, notes, database.name, 0, name)
+                told = notes
+                if case == "unchanged":
+                    told = {
+                        peer.name: noted(
+                            "" if ways.again else "writes them again", peer.many_note
+                        )
+                        for peer, ways in able
+                    }
+                found += figures(times, told, database.name, 0, name)
                 # Never ours, which the others are measured by.
                 slow |= {
                     name for name, its in list(times.items())[1:] if max(its) > PATIENCE

@@ -72,9 +72,18 @@ async def autocommitting(place: str) -> AsyncIterator[Ways]:
 async def core(place: str) -> AsyncIterator[Ways]:
     engine = create_async_engine(url(place))
     base = insert_of(place)
-    store = base.on_conflict_do_update(
-        index_elements=["path"],
-        set_={"hits": base.excluded.hits, "note": base.excluded.note},
+    new = base.excluded
+    store, store_changed = (
+        base.on_conflict_do_update(
+            index_elements=["path"],
+            set_={"hits": new.hits, "note": new.note},
+            where=where,
+        )
+        for where in (
+            None,
+            TABLE.c.hits.is_distinct_from(new.hits)
+            | TABLE.c.note.is_distinct_from(new.note),
+        )
     )
     count = count_of(base)
     async with engine.connect() as conn:
@@ -86,13 +95,16 @@ async def core(place: str) -> AsyncIterator[Ways]:
             await inside(path, note)
             await conn.commit()
 
-        async def many(rows: Sequence[Row]) -> None:
+        async def many(rows: Sequence[Row], statement: Any = store) -> None:
             await conn.execute(
-                store, [{"path": p, "hits": h, "note": n} for p, h, n in rows]
+                statement, [{"path": p, "hits": h, "note": n} for p, h, n in rows]
             )
             await conn.commit()
 
-        yield Ways(one, conn.begin, inside, many)
+        async def again(rows: Sequence[Row]) -> None:
+            await many(rows, store_changed)
+
+        yield Ways(one, conn.begin, inside, many, again)
     await engine.dispose()
 
 

@@ -24,6 +24,14 @@ STORE = """
 INSERT INTO page_views (path, hits, note) {}
 ON CONFLICT (path) DO UPDATE SET hits = excluded.hits, note = excluded.note
 """
+ONLY_CHANGED = """
+WHERE (page_views.hits, page_views.note)
+    IS DISTINCT FROM (excluded.hits, excluded.note)
+"""
+# Versions of SQLite before 3.39 have no IS DISTINCT FROM.
+ONLY_CHANGED_LITE = """
+WHERE (page_views.hits, page_views.note) IS NOT (excluded.hits, excluded.note)
+"""
 DOCUMENTATION = "https://www.postgresql.org/docs/current/sql-insert.html"
 
 
@@ -42,16 +50,20 @@ async def on_asyncpg(dsn: str) -> AsyncIterator[Ways]:
 async def by_copy(dsn: str) -> AsyncIterator[Ways]:
     conn = await asyncpg.connect(dsn)
 
-    async def many(rows: Sequence[Row]) -> None:
+    async def many(rows: Sequence[Row], where: str = "") -> None:
         async with conn.transaction():
             await conn.execute(
                 "CREATE TEMP TABLE staged (path text, hits integer, note text)"
                 " ON COMMIT DROP"
             )
             await conn.copy_records_to_table("staged", records=rows)
-            await conn.execute(STORE.format("SELECT path, hits, note FROM staged"))
+            store = STORE.format("SELECT path, hits, note FROM staged")
+            await conn.execute(store + where)
 
-    yield Ways(many=many)
+    async def again(rows: Sequence[Row]) -> None:
+        await many(rows, ONLY_CHANGED)
+
+    yield Ways(many=many, again=again)
     await conn.close()
 
 
@@ -87,10 +99,13 @@ async def in_steps(dsn: str) -> AsyncIterator[Ways]:
 async def by_executemany(dsn: str) -> AsyncIterator[Ways]:
     conn = await asyncpg.connect(dsn)
 
-    async def many(rows: Sequence[Row]) -> None:
-        await conn.executemany(STORE.format("VALUES ($1, $2, $3)"), rows)
+    async def many(rows: Sequence[Row], where: str = "") -> None:
+        await conn.executemany(STORE.format("VALUES ($1, $2, $3)") + where, rows)
 
-    yield Ways(many=many)
+    async def again(rows: Sequence[Row]) -> None:
+        await many(rows, ONLY_CHANGED)
+
+    yield Ways(many=many, again=again)
     await conn.close()
 
 
@@ -103,11 +118,15 @@ async def on_psycopg(dsn: str) -> AsyncIterator[Ways]:
             cursor = await conn.execute(statement, (path, note))
             return await cursor.fetchone()
 
-        async def many(rows: Sequence[Row]) -> None:
+        async def many(rows: Sequence[Row], where: str = "") -> None:
+            store = STORE.format("VALUES (%s, %s, %s)")
             async with conn.transaction(), conn.cursor() as cursor:
-                await cursor.executemany(STORE.format("VALUES (%s, %s, %s)"), rows)
+                await cursor.executemany(store + where, rows)
 
-        yield Ways(one, conn.transaction, many=many)
+        async def again(rows: Sequence[Row]) -> None:
+            await many(rows, ONLY_CHANGED)
+
+        yield Ways(one, conn.transaction, many=many, again=again)
 
 
 @asynccontextmanager
@@ -117,9 +136,12 @@ async def on_aiosqlite(path: str) -> AsyncIterator[Ways]:
         async def one(path: str, note: str) -> object:
             return await conn.execute_fetchall(COUNT_LITE, (path, note))
 
-        async def many(rows: Sequence[Row]) -> None:
+        async def many(rows: Sequence[Row], where: str = "") -> None:
             async with begin():
-                await conn.executemany(STORE.format("VALUES (?, ?, ?)"), rows)
+                await conn.executemany(STORE.format("VALUES (?, ?, ?)") + where, rows)
+
+        async def again(rows: Sequence[Row]) -> None:
+            await many(rows, ONLY_CHANGED_LITE)
 
         @asynccontextmanager
         async def begin() -> AsyncIterator[None]:
@@ -127,7 +149,7 @@ async def on_aiosqlite(path: str) -> AsyncIterator[Ways]:
             yield
             await conn.execute("COMMIT")
 
-        yield Ways(one, begin, many=many)
+        yield Ways(one, begin, many=many, again=again)
 
 
 POSTGRESQL = (

@@ -99,15 +99,19 @@ async def by_pgbulk(place: str) -> AsyncIterator[Ways]:
                 [pgbulk.UpdateField("hits", expression=F("hits") + 1), "note"],
             )
 
-        async def many(rows: Sequence[Row]) -> None:
+        async def many(rows: Sequence[Row], **options: Any) -> None:
             await pgbulk.aupsert(
                 pages,
                 [PageView(path=p, hits=h, note=n) for p, h, n in rows],
                 ["path"],
                 ["hits", "note"],
+                **options,
             )
 
-        yield Ways(one, many=many)
+        async def again(rows: Sequence[Row]) -> None:
+            await many(rows, ignore_unchanged=True)
+
+        yield Ways(one, many=many, again=again)
 
 
 DJANGO = Peer(

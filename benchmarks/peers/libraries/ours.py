@@ -27,31 +27,22 @@ def ways(conn: Any, begin: Any) -> Ways:
             defaults={"hits": F("hits") + 1, "note": note},
         )
 
-    async def many(rows: Sequence[Row]) -> object:
+    async def many(rows: Sequence[Row], **options: Any) -> object:
         dicts = (dict(zip(COLUMNS, row, strict=True)) for row in rows)
-        return await create_or_update_many(conn, "page_views", dicts, key="path")
+        return await create_or_update_many(
+            conn, "page_views", dicts, key="path", **options
+        )
 
-    return Ways(one, begin, many=many)
+    async def again(rows: Sequence[Row]) -> object:
+        return await many(rows, skip_unchanged=True)
+
+    return Ways(one, begin, many=many, again=again)
 
 
 @asynccontextmanager
 async def on_asyncpg(dsn: str) -> AsyncIterator[Ways]:
     conn = await asyncpg.connect(dsn)
     yield ways(conn, conn.transaction)
-    await conn.close()
-
-
-@asynccontextmanager
-async def skipping(dsn: str) -> AsyncIterator[Ways]:
-    conn = await asyncpg.connect(dsn)
-
-    async def many(rows: Sequence[Row]) -> object:
-        dicts = (dict(zip(COLUMNS, row, strict=True)) for row in rows)
-        return await create_or_update_many(
-            conn, "page_views", dicts, key="path", skip_unchanged=True
-        )
-
-    yield Ways(many=many)
     await conn.close()
 
 
@@ -76,7 +67,6 @@ async def on_aiosqlite(path: str) -> AsyncIterator[Ways]:
 
 POSTGRESQL = (
     Peer("aioupsert", on_asyncpg, TELLS, SOURCE),
-    Peer("aioupsert, skip_unchanged", skipping, TELLS, SOURCE),
     Peer("aioupsert on psycopg", on_psycopg, TELLS, SOURCE),
 )
 SQLITE = (Peer("aioupsert", on_aiosqlite, TELLS, SOURCE),)

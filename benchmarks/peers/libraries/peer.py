@@ -26,12 +26,15 @@ class Ways(NamedTuple):
             where the library has none for such calls.
         inside: One call in that transaction; the same as *one* if None.
         many: Many rows.
+        again: Many rows that may be there as they are, and are then left alone; the
+            same as *many* if None.
     """
 
     one: One | None = None
     begin: Callable[[], AbstractAsyncContextManager[object]] | None = None
     inside: One | None = None
     many: Many | None = None
+    again: Many | None = None
 
 
 class Peer(NamedTuple):
