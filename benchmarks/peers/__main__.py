@@ -1,8 +1,8 @@
 """
 aioupsert beside other libraries, on the same task in the same run.
 
-    python benchmarks/peers one
-    python benchmarks/peers many
+    python benchmarks/peers one     # one call
+    python benchmarks/peers many    # many rows
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import statistics
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, closing
 from pathlib import Path
@@ -37,7 +38,7 @@ import piccolo_orm  # noqa: E402
 import sqlite_tools  # noqa: E402
 import tortoise_orm  # noqa: E402
 from delay import delayed  # noqa: E402
-from peer import NOTE, Peer, Row, Ways  # noqa: E402
+from peer import One, Peer, Row, Ways  # noqa: E402
 from plots import draw  # noqa: E402
 
 from tests.servers import (  # noqa: E402
@@ -61,9 +62,12 @@ TABLE = """
 CREATE TABLE page_views
     (path text PRIMARY KEY, hits integer NOT NULL DEFAULT 0, note text)
 """
-CASES = ("created", "updated", "updated, in a transaction")
+INSIDE = ", in a transaction"
+CASES = ("created", "updated", f"created{INSIDE}", f"updated{INSIDE}")
+MANY_CASES = ("created", "updated", "unchanged")
 # Seconds after which a library is given no larger load.
 PATIENCE = 20.0
+COLUMNS = ("library", "ms", "by aioupsert", "quartiles", "notes")
 
 
 class Figure(NamedTuple):
@@ -79,6 +83,7 @@ class Figure(NamedTuple):
         ratio: The median over the turns of this library's time by aioupsert's.
         low: The lower quartile of the ratio.
         high: The upper one.
+        note: What it does otherwise than was asked.
     """
 
     database: str
@@ -89,6 +94,11 @@ class Figure(NamedTuple):
     ratio: float
     low: float
     high: float
+    note: str
+
+
+class WrongRowsError(Exception):
+    """A library did not store what was asked."""
 
 
 class Database:
@@ -119,6 +129,17 @@ class Database:
         if self.name == "PostgreSQL":
             await self.run("VACUUM ANALYZE page_views")
 
+    async def check(self, expected: Sequence[Row], what: str) -> None:
+        """Fail if it holds other rows than these, each with its counter and note."""
+        stored = await self.run("SELECT path, hits, note FROM page_views")
+        wrong = sorted(set(stored) ^ set(expected))
+        if wrong or len(stored) != len(expected):
+            msg = (
+                f"{what}: {len(stored):,} rows instead of {len(expected):,}, stored or"
+                f" expected alone: {wrong[:4]}"
+            )
+            raise WrongRowsError(msg)
+
 
 @asynccontextmanager
 async def opened(
@@ -131,7 +152,11 @@ async def opened(
 
 
 def figures(
-    times: dict[str, list[float]], database: str, delay: float, case: str, per: int
+    times: dict[str, list[float]],
+    notes: dict[str, str],
+    database: str,
+    delay: float,
+    case: str,
 ) -> list[Figure]:
     found: list[Figure] = []
     first = next(iter(times.values()))
@@ -140,68 +165,85 @@ def figures(
             continue
         ratios = [a / b for a, b in zip(its, first, strict=False)]
         low, middle, high = (
-            statistics.quantiles(ratios, n=4) if len(ratios) > 1 else ratios * 3
+            statistics.quantiles(ratios, n=4, method="inclusive")
+            if len(ratios) > 1
+            else ratios * 3
         )
-        seconds = statistics.median(its) / per
-        found.append(Figure(database, delay, case, peer, seconds, middle, low, high))
+        seconds = statistics.median(its)
+        found.append(
+            Figure(database, delay, case, peer, seconds, middle, low, high, notes[peer])
+        )
     return found
 
 
 # --- One call -------------------------------------------------------------------------
 
 
-async def turn_of_one(ways: Ways, case: str, calls: int) -> float:
-    """Time calls; the page is fresh each time where it is to be created."""
+def calls_of(case: str, number: int) -> list[tuple[str, str]]:
+    """Paths and notes: other pages where they are created, else the same one."""
+    new = case.startswith("created")
+    return [(f"/page/{n if new else 0}", f"seen {n}") for n in range(number)]
+
+
+def rows_left(calls: Sequence[tuple[str, str]]) -> list[Row]:
+    """What the calls leave, each of them a view of its page."""
+    views = Counter(path for path, _ in calls)
+    return [(path, views[path], note) for path, note in dict(calls).items()]
+
+
+async def turn_of_one(ways: Ways, case: str, calls: Sequence[tuple[str, str]]) -> float:
+    """Seconds for a call; the first one, which opens what is needed, is not timed."""
     assert ways.one is not None
-    paths = [f"/page/{n if case == 'created' else 0}" for n in range(calls)]
-    if case == CASES[2]:
-        assert ways.begin is not None
-        call = ways.inside or ways.one
-        async with ways.begin():
-            await call(paths[0], NOTE)
-            started = time.perf_counter()
-            for path in paths[1:]:
-                await call(path, NOTE)
-            spent = time.perf_counter() - started
-        return spent * calls / (calls - 1)
-    if case != "created":
-        await ways.one(paths[0], NOTE)
-        paths.pop()
+    if not case.endswith(INSIDE):
+        return await time_of(ways.one, calls)
+    assert ways.begin is not None
+    async with ways.begin():
+        return await time_of(ways.inside or ways.one, calls)
+
+
+async def time_of(call: One, calls: Sequence[tuple[str, str]]) -> float:
+    await call(*calls[0])
     started = time.perf_counter()
-    for path in paths:
-        await ways.one(path, NOTE)
-    return (time.perf_counter() - started) * calls / len(paths)
-
-
-async def check_one(database: Database, case: str, calls: int, peer: Peer) -> None:
-    rows = await database.run("SELECT count(*), sum(hits), min(note) FROM page_views")
-    pages = calls if case == "created" else 1
-    assert rows == [(pages, calls, NOTE)], f"{peer.name}, {case}: {rows}"
+    for path, note in calls[1:]:
+        await call(path, note)
+    return (time.perf_counter() - started) / (len(calls) - 1)
 
 
 async def measure_one(
     database: Database, place: str, delay: float, peers: Sequence[Peer], options: Any
 ) -> list[Figure]:
     found: list[Figure] = []
-    calls = max(20, round(options.calls / (1 + delay)))
+    number = max(20, round(options.calls / (1 + delay)))
     shuffled = random.Random(options.seed)  # noqa: S311  # no secret
+    notes = {peer.name: note_of_one(peer) for peer in peers}
     async with opened(peers, place) as those:
         for case in CASES:
+            inside = case.endswith(INSIDE)
             able = [
                 (peer, ways)
                 for peer, ways in those
-                if ways.one and (case != CASES[2] or ways.begin)
+                if ways.one is not None and (ways.begin is not None or not inside)
             ]
+            calls = calls_of(case, number)
             times: dict[str, list[float]] = {peer.name: [] for peer, _ in able}
             for turn in range(options.turns + 1):
                 for peer, ways in shuffled.sample(able, len(able)):
                     await database.empty()
                     spent = await turn_of_one(ways, case, calls)
-                    await check_one(database, case, calls, peer)
+                    await database.check(rows_left(calls), f"{peer.name}, {case}")
                     if turn:  # the first one prepares statements and imports
                         times[peer.name].append(spent)
-            found += figures(times, database.name, delay, case, calls)
+            found += figures(times, notes, database.name, delay, case)
     return found
+
+
+def note_of_one(peer: Peer) -> str:
+    silent = "" if peer.tells or "created flag" in peer.note else "no created flag"
+    return noted(silent, peer.note)
+
+
+def noted(*parts: str) -> str:
+    return "; ".join(part for part in parts if part)
 
 
 # --- Many rows ------------------------------------------------------------------------
@@ -220,38 +262,58 @@ async def measure_many(
 ) -> list[Figure]:
     found: list[Figure] = []
     shuffled = random.Random(options.seed)  # noqa: S311  # no secret
+    notes = {peer.name: peer.many_note for peer in peers}
     slow: set[str] = set()
     async with opened(peers, database.place) as those:
+        await warm_up(database, those)
         for number in options.rows:
-            for case in ("created", "updated", "unchanged"):
-                able = [
-                    (p, w)
-                    for p, w in those
-                    if w.many is not None and p.name not in slow
-                ]
+            able = [
+                (peer, ways)
+                for peer, ways in those
+                if ways.many is not None and peer.name not in slow
+            ]
+            for case in MANY_CASES:
                 times: dict[str, list[float]] = {peer.name: [] for peer, _ in able}
                 for turn in range(1, options.turns + 1):
+                    rows = rows_of(number, 0 if case == "unchanged" else turn)
                     for peer, ways in shuffled.sample(able, len(able)):
                         await database.empty()
-                        rows = rows_of(number, turn)
                         if case != "created":
-                            before = turn if case == "unchanged" else 0
-                            await by_hand_rows(database, rows_of(number, before))
-                        is_again = case == "unchanged" and ways.again is not None
-                        write = ways.again if is_again else ways.many
+                            await by_hand_rows(database, rows_of(number, 0))
+                        write = ways.many
+                        if case == "unchanged":
+                            write = ways.again or ways.many
                         assert write is not None
                         started = time.perf_counter()
                         await write(rows)
-                        spent = time.perf_counter() - started
-                        times[peer.name].append(spent)
-                        sql = "SELECT count(*), sum(hits) FROM page_views"
-                        total = sum(row[1] for row in rows)
-                        assert await database.run(sql) == [(number, total)], peer.name
-                found += figures(times, database.name, 0, f"{number:,} rows {case}", 1)
+                        times[peer.name].append(time.perf_counter() - started)
+                        await database.check(rows, f"{peer.name}, {number:,} {case}")
+                name = f"{number:,} rows {case}"
+                told = notes
+                if case == "unchanged":
+                    told = {
+                        peer.name: noted(
+                            "" if ways.again else "writes them again", peer.many_note
+                        )
+                        for peer, ways in able
+                    }
+                found += figures(times, told, database.name, 0, name)
+                # Never ours, which the others are measured by.
                 slow |= {
-                    name for name, its in times.items() if its and max(its) > PATIENCE
+                    name for name, its in list(times.items())[1:] if max(its) > PATIENCE
                 }
+    if slow:
+        print(f"{database.name}: no larger load for {', '.join(sorted(slow))}")
     return found
+
+
+async def warm_up(database: Database, those: Sequence[tuple[Peer, Ways]]) -> None:
+    """Let each write a few rows first, as the first time prepares and imports."""
+    for peer, ways in those:
+        if ways.many is not None:
+            await database.empty()
+            await ways.many(rows_of(10, 0))
+            await database.check(rows_of(10, 0), f"{peer.name}, first rows")
 
 
 async def by_hand_rows(database: Database, rows: Sequence[Row]) -> None:
@@ -269,28 +331,50 @@ async def by_hand_rows(database: Database, rows: Sequence[Row]) -> None:
 # --- The command ----------------------------------------------------------------------
 
 
-def show(found: Sequence[Figure]) -> None:
-    groups: dict[tuple[str, float, str], list[Figure]] = {}
+def groups_of(found: Sequence[Figure]) -> dict[str, list[Figure]]:
+    """The figures that belong together under their title, the quickest first."""
+    groups: dict[str, list[Figure]] = {}
     for figure in found:
-        groups.setdefault(figure[:3], []).append(figure)
-    for (database, delay, case), those in groups.items():
-        network = f", {delay:g} ms away" if delay else ""
-        table = Table(
-            "library",
-            "ms",
-            "by aioupsert",
-            "quartiles",
-            title=f"{database}{network}: {case}",
-            title_justify="left",
-        )
-        for one in sorted(those, key=lambda figure: figure.seconds):
-            table.add_row(
-                one.peer,
-                f"{one.seconds * 1000:.3f}",
-                f"{one.ratio:.2f}",
-                f"{one.low:.2f} to {one.high:.2f}",
-            )
+        network = f", {figure.delay:g} ms away" if figure.delay else ""
+        title = f"{figure.database}{network}: {figure.case}"
+        groups.setdefault(title, []).append(figure)
+    for those in groups.values():
+        those.sort(key=lambda figure: figure.seconds)
+    return groups
+
+
+def cells(one: Figure) -> tuple[str, ...]:
+    return (
+        one.peer,
+        f"{one.seconds * 1000:.3f}",
+        f"{one.ratio:.2f}",
+        f"{one.low:.2f} to {one.high:.2f}",
+        one.note,
+    )
+
+
+def show(found: Sequence[Figure]) -> None:
+    for title, those in groups_of(found).items():
+        table = Table(*COLUMNS, title=title, title_justify="left")
+        for one in those:
+            table.add_row(*cells(one))
         Console().print(table)
+
+
+def markdown(found: Sequence[Figure], peers: Sequence[Peer]) -> str:
+    lines: list[str] = []
+    for title, those in groups_of(found).items():
+        lines += [f"## {title}", "", line_of(COLUMNS), line_of(["---"] * len(COLUMNS))]
+        lines += [*(line_of(cells(one)) for one in those), ""]
+    measured = {one.peer for one in found}
+    pages = {peer.name: peer.source for peer in peers if peer.name in measured}
+    lines += ["## Where each is documented", ""]
+    lines += [f"- {name}: {page}" for name, page in pages.items()]
+    return "\n".join(lines) + "\n"
+
+
+def line_of(row: Sequence[str]) -> str:
+    return f"| {' | '.join(row)} |"
 
 
 async def run(options: Any, dsn: str, folder: str) -> list[Figure]:
@@ -307,7 +391,7 @@ async def run(options: Any, dsn: str, folder: str) -> list[Figure]:
             if n == 0 or any(word in peer.name for word in wanted)
         ]
 
-    if options.what == "many":
+    if options.what != "one":
         return [
             *await measure_many(postgresql, chosen(POSTGRESQL), options),
             *await measure_many(lite, chosen(SQLITE), options),
@@ -338,12 +422,13 @@ def main() -> None:
     parser.add_argument("--calls", type=int, default=200, help="of a turn, near by")
     parser.add_argument("--rows", type=int, nargs="+", default=[1_000, 10_000, 100_000])
     parser.add_argument(
-        "--delays", type=float, nargs="+", default=[0, 1, 5], help="ms, of a round trip"
+        "--delays", type=float, nargs="+", default=[0, 2, 10], help="ms, there and back"
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", nargs="+", help="words of the libraries' names")
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--plot", type=Path, help="without the ending")
+    parser.add_argument("--markdown", type=Path, help="a file for the tables")
+    parser.add_argument("--plots", type=Path, help="a folder for the picture")
     options = parser.parse_args()
     server = session_server()
     if isinstance(server, NoServerError):
@@ -358,8 +443,10 @@ def main() -> None:
     if options.json:
         text = json.dumps([figure._asdict() for figure in found], indent=1)
         options.json.write_text(text, "utf-8")
-    if options.plot:
-        draw([figure._asdict() for figure in found], options.plot)
+    if options.markdown:
+        options.markdown.write_text(markdown(found, [*POSTGRESQL, *SQLITE]), "utf-8")
+    if options.plots:
+        draw([figure._asdict() for figure in found], options.plots, options.what)
 
 
 if __name__ == "__main__":

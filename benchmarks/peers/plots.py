@@ -10,17 +10,19 @@ import matplotlib as mpl
 from matplotlib import pyplot as plt
 
 mpl.use("Agg")
+# So many panels are a row for each network.
+MANY = 12
 OURS, OTHERS = "#3f51b5", "#9e9e9e"
 
 
-def draw(figures: Sequence[dict[str, Any]], path: Path) -> None:
+def draw(figures: Sequence[dict[str, Any]], folder: Path, what: str) -> None:
     """Draw a panel for each case, with a bar for each library, the quickest on top."""
     panels: dict[str, list[dict[str, Any]]] = {}
     for figure in figures:
         network = f", {figure['delay']:g} ms away" if figure["delay"] else ""
         title = f"{figure['database']}{network}: {figure['case']}"
         panels.setdefault(title, []).append(figure)
-    columns = min(3, len(panels))
+    columns = 4 if len(panels) > MANY else 3
     rows = -(-len(panels) // columns)
     fig, axes = plt.subplots(
         rows, columns, figsize=(5.2 * columns, 3.4 * rows), squeeze=False
@@ -46,5 +48,5 @@ def draw(figures: Sequence[dict[str, Any]], path: Path) -> None:
         axis.spines[["top", "right"]].set_visible(False)
     fig.tight_layout()
     for ending in (".svg", ".png"):
-        fig.savefig(path.with_name(path.name + ending), dpi=110)
+        fig.savefig(folder / f"peers-{what}{ending}", dpi=110)
     plt.close(fig)

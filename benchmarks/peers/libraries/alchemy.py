@@ -42,21 +42,50 @@ def url(place: str) -> str:
     return "postgresql+asyncpg://" + place.partition("://")[2].partition("?")[0]
 
 
-@asynccontextmanager
-async def core(place: str) -> AsyncIterator[Ways]:
-    engine = create_async_engine(url(place))
-    insert: Any = (sqlite if "://" not in place else postgresql).insert
-    base = insert(TABLE)
-    store = base.on_conflict_do_update(
-        index_elements=["path"],
-        set_={"hits": base.excluded.hits, "note": base.excluded.note},
-    )
-    count = base.values(
+def insert_of(place: str) -> Any:
+    return (postgresql if "://" in place else sqlite).insert(TABLE)
+
+
+def count_of(base: Any) -> Any:
+    return base.values(
         path=sa.bindparam("p"), hits=1, note=sa.bindparam("n")
     ).on_conflict_do_update(
         index_elements=["path"],
         set_={"hits": TABLE.c.hits + 1, "note": base.excluded.note},
     )
+
+
+@asynccontextmanager
+async def autocommitting(place: str) -> AsyncIterator[Ways]:
+    engine = create_async_engine(url(place), isolation_level="AUTOCOMMIT")
+    count = count_of(insert_of(place))
+    async with engine.connect() as conn:
+
+        async def one(path: str, note: str) -> None:
+            await conn.execute(count, {"p": path, "n": note})
+
+        yield Ways(one)
+    await engine.dispose()
+
+
+@asynccontextmanager
+async def core(place: str) -> AsyncIterator[Ways]:
+    engine = create_async_engine(url(place))
+    base = insert_of(place)
+    new = base.excluded
+    store, store_changed = (
+        base.on_conflict_do_update(
+            index_elements=["path"],
+            set_={"hits": new.hits, "note": new.note},
+            where=where,
+        )
+        for where in (
+            None,
+            TABLE.c.hits.is_distinct_from(new.hits)
+            | TABLE.c.note.is_distinct_from(new.note),
+        )
+    )
+    count = count_of(base)
     async with engine.connect() as conn:
 
         async def inside(path: str, note: str) -> None:
@@ -66,13 +95,16 @@ async def core(place: str) -> AsyncIterator[Ways]:
             await inside(path, note)
             await conn.commit()
 
-        async def many(rows: Sequence[Row]) -> None:
+        async def many(rows: Sequence[Row], statement: Any = store) -> None:
             await conn.execute(
-                store, [{"path": p, "hits": h, "note": n} for p, h, n in rows]
+                statement, [{"path": p, "hits": h, "note": n} for p, h, n in rows]
             )
             await conn.commit()
 
-        yield Ways(one, conn.begin, inside, many)
+        async def again(rows: Sequence[Row]) -> None:
+            await many(rows, store_changed)
+
+        yield Ways(one, conn.begin, inside, many, again)
     await engine.dispose()
 
 
@@ -101,6 +133,13 @@ def in_a_session(session_class: Any, model: Any) -> Any:
     return opened
 
 
+VALUE = "value, not expression"
+AUTOCOMMIT = Peer(
+    "SQLAlchemy Core, AUTOCOMMIT",
+    autocommitting,
+    "",
+    "https://docs.sqlalchemy.org/en/20/core/connections.html#dbapi-autocommit",
+)
 CORE = Peer(
     "SQLAlchemy Core",
     core,
@@ -112,12 +151,14 @@ ORM = Peer(
     in_a_session(AsyncSession, PageView),
     "created",
     "https://docs.sqlalchemy.org/en/20/orm/session_basics.html#get-by-primary-key",
+    VALUE,
 )
 MODEL = Peer(
     "SQLModel",
     in_a_session(SQLModelSession, PageViewModel),
     "created",
     "https://sqlmodel.tiangolo.com/tutorial/update/",
+    VALUE,
 )
-POSTGRESQL = (CORE, ORM, MODEL)
+POSTGRESQL = (CORE, AUTOCOMMIT, ORM, MODEL)
 SQLITE = (CORE, ORM)

@@ -28,6 +28,10 @@ ONLY_CHANGED = """
 WHERE (page_views.hits, page_views.note)
     IS DISTINCT FROM (excluded.hits, excluded.note)
 """
+# Versions of SQLite before 3.39 have no IS DISTINCT FROM.
+ONLY_CHANGED_LITE = """
+WHERE (page_views.hits, page_views.note) IS NOT (excluded.hits, excluded.note)
+"""
 DOCUMENTATION = "https://www.postgresql.org/docs/current/sql-insert.html"
 
 
@@ -37,6 +41,14 @@ async def on_asyncpg(dsn: str) -> AsyncIterator[Ways]:
 
     async def one(path: str, note: str) -> object:
         return await conn.fetchval(COUNT, path, note)
+
+    yield Ways(one, conn.transaction)
+    await conn.close()
+
+
+@asynccontextmanager
+async def by_copy(dsn: str) -> AsyncIterator[Ways]:
+    conn = await asyncpg.connect(dsn)
 
     async def many(rows: Sequence[Row], where: str = "") -> None:
         async with conn.transaction():
@@ -51,7 +63,7 @@ async def on_asyncpg(dsn: str) -> AsyncIterator[Ways]:
     async def again(rows: Sequence[Row]) -> None:
         await many(rows, ONLY_CHANGED)
 
-    yield Ways(one, conn.transaction, many=many, again=again)
+    yield Ways(many=many, again=again)
     await conn.close()
 
 
@@ -87,10 +99,13 @@ async def in_steps(dsn: str) -> AsyncIterator[Ways]:
 async def by_executemany(dsn: str) -> AsyncIterator[Ways]:
     conn = await asyncpg.connect(dsn)
 
-    async def many(rows: Sequence[Row]) -> None:
-        await conn.executemany(STORE.format("VALUES ($1, $2, $3)"), rows)
+    async def many(rows: Sequence[Row], where: str = "") -> None:
+        await conn.executemany(STORE.format("VALUES ($1, $2, $3)") + where, rows)
 
-    yield Ways(many=many)
+    async def again(rows: Sequence[Row]) -> None:
+        await many(rows, ONLY_CHANGED)
+
+    yield Ways(many=many, again=again)
     await conn.close()
 
 
@@ -103,11 +118,15 @@ async def on_psycopg(dsn: str) -> AsyncIterator[Ways]:
             cursor = await conn.execute(statement, (path, note))
             return await cursor.fetchone()
 
-        async def many(rows: Sequence[Row]) -> None:
+        async def many(rows: Sequence[Row], where: str = "") -> None:
+            store = STORE.format("VALUES (%s, %s, %s)")
             async with conn.transaction(), conn.cursor() as cursor:
-                await cursor.executemany(STORE.format("VALUES (%s, %s, %s)"), rows)
+                await cursor.executemany(store + where, rows)
 
-        yield Ways(one, conn.transaction, many=many)
+        async def again(rows: Sequence[Row]) -> None:
+            await many(rows, ONLY_CHANGED)
+
+        yield Ways(one, conn.transaction, many=many, again=again)
 
 
 @asynccontextmanager
@@ -117,9 +136,12 @@ async def on_aiosqlite(path: str) -> AsyncIterator[Ways]:
         async def one(path: str, note: str) -> object:
             return await conn.execute_fetchall(COUNT_LITE, (path, note))
 
-        async def many(rows: Sequence[Row]) -> None:
+        async def many(rows: Sequence[Row], where: str = "") -> None:
             async with begin():
-                await conn.executemany(STORE.format("VALUES (?, ?, ?)"), rows)
+                await conn.executemany(STORE.format("VALUES (?, ?, ?)") + where, rows)
+
+        async def again(rows: Sequence[Row]) -> None:
+            await many(rows, ONLY_CHANGED_LITE)
 
         @asynccontextmanager
         async def begin() -> AsyncIterator[None]:
@@ -127,20 +149,38 @@ async def on_aiosqlite(path: str) -> AsyncIterator[Ways]:
             yield
             await conn.execute("COMMIT")
 
-        yield Ways(one, begin, many=many)
+        yield Ways(one, begin, many=many, again=again)
 
 
 POSTGRESQL = (
-    Peer("asyncpg by hand", on_asyncpg, "created, of one", DOCUMENTATION),
-    Peer("asyncpg by hand, in steps", in_steps, "created", DOCUMENTATION),
-    Peer("asyncpg executemany", by_executemany, "", DOCUMENTATION),
-    Peer("psycopg by hand", on_psycopg, "created, of one", DOCUMENTATION),
+    Peer("asyncpg, ON CONFLICT by hand", on_asyncpg, "created", DOCUMENTATION),
+    Peer("asyncpg, SELECT FOR UPDATE by hand", in_steps, "created", DOCUMENTATION),
+    Peer(
+        "asyncpg, COPY and ON CONFLICT by hand",
+        by_copy,
+        "",
+        "https://magicstack.github.io/asyncpg/current/api/index.html",
+    ),
+    Peer(
+        "asyncpg, executemany by hand",
+        by_executemany,
+        "",
+        "https://magicstack.github.io/asyncpg/current/api/index.html",
+    ),
+    Peer(
+        "psycopg, ON CONFLICT by hand",
+        on_psycopg,
+        "created",
+        DOCUMENTATION,
+        many_note="executemany",
+    ),
 )
 SQLITE = (
     Peer(
-        "aiosqlite by hand",
+        "aiosqlite, ON CONFLICT by hand",
         on_aiosqlite,
         "",
         "https://www.sqlite.org/lang_upsert.html",
+        many_note="executemany",
     ),
 )

@@ -119,7 +119,16 @@ DJANGO = Peer(
     opened,
     "created",
     "https://docs.djangoproject.com/en/stable/ref/models/querysets/#update-or-create",
+    "synchronous, in a thread; no transaction in async code",
+    "synchronous, in a thread",
 )
-PGBULK = Peer("django-pgbulk", by_pgbulk, "", "https://django-pgbulk.readthedocs.io/")
+PGBULK = Peer(
+    "django-pgbulk",
+    by_pgbulk,
+    "",
+    "https://django-pgbulk.readthedocs.io/",
+    "created flag only with returning=True; synchronous, in a thread; no transaction in async code",
+    "synchronous, in a thread",
+)
 POSTGRESQL = (DJANGO, PGBULK)
 SQLITE = (DJANGO,)

@@ -15,8 +15,6 @@ One: TypeAlias = Callable[[str, str], Awaitable[object]]
 Many: TypeAlias = Callable[[Sequence[Row]], Awaitable[object]]
 """Stores the rows as they are, whether they are there or not."""
 
-NOTE = "seen"
-
 
 class Ways(NamedTuple):
     """
@@ -48,9 +46,13 @@ class Peer(NamedTuple):
         open: Connects to the PostgreSQL of a DSN, or to a SQLite file.
         tells: What it says of what it did.
         source: Where its documentation recommends what is done here.
+        note: What it does otherwise than was asked, for one call.
+        many_note: The same, for many rows.
     """
 
     name: str
     open: Callable[[str], AbstractAsyncContextManager[Ways]]
     tells: str
     source: str
+    note: str = ""
+    many_note: str = ""

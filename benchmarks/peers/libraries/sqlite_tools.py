@@ -41,6 +41,8 @@ PEER = Peer(
     opened,
     "",
     "https://sqlite-utils.datasette.io/en/stable/python-api.html#upserting-data",
+    "value, not expression; synchronous, in a thread",
+    "synchronous, in a thread",
 )
 POSTGRESQL = ()
 SQLITE = (PEER,)
