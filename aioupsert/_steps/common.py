@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias, TypeVar
 
 from aioupsert._sql.rendering import (
@@ -200,10 +201,10 @@ class Tally:
 
     def follow(self, folded: Mapping[int, Sequence[int]]) -> None:
         """Count calls that were folded into others: they found the row there."""
-        for places in folded.values():
-            self.counts[_FOLLOWED.action] += len(places)
-            if self.results is not None:
-                self.results.update(dict.fromkeys(places, _FOLLOWED))
+        followed = dict.fromkeys(chain.from_iterable(folded.values()), _FOLLOWED)
+        self.counts[_FOLLOWED.action] += len(followed)
+        if self.results is not None:
+            self.results.update(followed)
 
     def name_places(self, places: Sequence[int]) -> None:
         """Take places in a batch for places in the input."""
