@@ -156,7 +156,7 @@ class Watch:
 
     def __init__(self, operation: Operation, table: tuple[str, ...]) -> None:
         """Begin."""
-        self.event = Event(operation=operation, table=".".join(table))
+        self.event: Event = Event(operation=operation, table=".".join(table))
         self._token = _current.set(self.event)
         self._contexts: list[AbstractContextManager[object]] = []
         for observer in [*OBSERVERS.values()]:
