@@ -214,6 +214,12 @@ async def open_sqlite(
         yield SQLiteDatabase(kind, handle, path)
 
 
+def url_in(dsn: str, schema: str) -> str:
+    """The address of a schema, for a program or connection of its own."""
+    separator = "&" if "?" in dsn else "?"
+    return f"{dsn}{separator}options=-csearch_path%3D{schema}"
+
+
 @asynccontextmanager
 async def engine_opened(
     driver: str, place: str, schema: str

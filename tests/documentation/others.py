@@ -6,9 +6,7 @@ The code that docs/migrating.md starts from, run with the library that it is for
 In a process of its own, since such libraries change what `sqlite3` makes of values.
 """
 
-import ast
 import asyncio
-import inspect
 import sqlite3
 import sys
 from collections.abc import AsyncIterator, Callable
@@ -25,7 +23,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from tortoise import Tortoise, fields
 from tortoise.models import Model
 
-from tests.documentation.test_code import ROOT, Page, blocks, checked, tables
+from tests.documentation.pages import ROOT, blocks, checked, run, tables
+from tests.documentation.test_code import Page
 from tests.engines import engine_on
 
 PAGE: Final = ROOT / "docs" / "migrating.md"
@@ -89,24 +88,16 @@ LIBRARIES: Final[dict[str, Preparing]] = {
 }
 
 
-async def run(library: str, path: Path) -> None:
+async def run_those_of(library: str, path: Path) -> None:
     """Run what the page has of the library, on a file with the table of the guide."""
     (table,) = tables(ROOT / "docs" / "guide.md")
     with closing(sqlite3.connect(path)) as conn:
         conn.execute(table)
     texts = [block.text for block in blocks(PAGE) if block.mark == library]
     assert texts
-    code = compile(
-        checked("\n".join(texts)),
-        PAGE,
-        "exec",
-        flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT,
-    )
     async with LIBRARIES[library](path) as scope:
-        running = eval(code, scope)  # noqa: S307 - our own documentation
-        if inspect.isawaitable(running):
-            await running
+        await run(checked("\n".join(texts)), PAGE, scope)
 
 
 if __name__ == "__main__":
-    asyncio.run(run(sys.argv[1], Path(sys.argv[2])))
+    asyncio.run(run_those_of(sys.argv[1], Path(sys.argv[2])))

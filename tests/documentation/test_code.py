@@ -6,18 +6,15 @@ A line that ends with "# => value" has that value. A comment before a block says
 database alone it runs, or of which other library it is.
 """
 
-import ast
-import inspect
 import json
 import re
 import shlex
 import subprocess
 import sys
-import textwrap
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import pytest
 from prometheus_client import REGISTRY
@@ -26,16 +23,11 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 import aioupsert
 from aioupsert.events import OBSERVERS
-from tests.databases import open_postgresql, open_sqlite
+from tests.databases import open_postgresql, open_sqlite, url_in
+from tests.documentation.pages import ROOT, blocks, checked, run, tables
 from tests.engines import engine_on
 from tests.servers import Server
 
-ROOT: Final = Path(__file__).parents[2]
-FENCE: Final = re.compile(
-    r"(?:^ *<!-- (?P<mark>[^>]+?) -->\n+)?^ *```(?P<language>python|sql|text)[^\n]*\n(?P<text>.+?)^ *```",
-    re.DOTALL | re.MULTILINE,
-)
-VALUE: Final = re.compile(r"^( *)(\S.*?)  # => (.+)$", re.MULTILINE)
 # Run by tests of their own, as what they need is not a table.
 ELSEWHERE: Final = {"sqlalchemy.md", "servers.md", "quickstart.md"}
 DSN: Final = "postgresql://localhost/test"
@@ -44,29 +36,6 @@ PAGES: Final = [
     for page in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
     if page.name not in ELSEWHERE and "```python" in page.read_text("utf-8")
 ]
-
-
-class Block(NamedTuple):
-    """A block of a page: its language, its text, and the comment before it."""
-
-    language: str
-    text: str
-    mark: str
-
-
-def blocks(page: Path) -> list[Block]:
-    return [
-        Block(found["language"], textwrap.dedent(found["text"]), found["mark"] or "")
-        for found in FENCE.finditer(page.read_text("utf-8"))
-    ]
-
-
-def tables(page: Path) -> list[str]:
-    return [
-        block.text
-        for block in blocks(page)
-        if block.text.startswith("CREATE TABLE") and not block.mark
-    ]
 
 
 class Base(DeclarativeBase):
@@ -99,17 +68,11 @@ async def scope(
             pg = await stack.enter_async_context(open_postgresql(dsn, "pool"))
             scope["conn"] = await stack.enter_async_context(pg.connect())
             scope["pool"] = pg.handle
-            mark = "&" if "?" in dsn else "?"
-            scope["dsn"] = f"{dsn}{mark}search_path={pg.schema}"
+            scope["dsn"] = url_in(dsn, pg.schema)
             engine = engine_on("asyncpg", dsn, pg.schema)
         stack.push_async_callback(engine.dispose)
         scope["session"] = await stack.enter_async_context(AsyncSession(engine))
         yield scope
-
-
-def checked(text: str) -> str:
-    """Have the lines that say what they give checked."""
-    return VALUE.sub(r"\1assert (\2) == (\3), (\2)", text)
 
 
 def program(page: Path, engine: str) -> str:
@@ -141,15 +104,8 @@ async def test_the_code_of_a_page_runs(page: Path, scope: dict[str, Any]) -> Non
         made += tables(ROOT / "docs" / "guide.md")
     for table in made:
         await scope["conn"].execute(table)
-    code = compile(
-        program(page, scope["engine"]).replace(DSN, scope["dsn"]),
-        page,
-        "exec",
-        flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT,
-    )
-    running = eval(code, scope)  # noqa: S307 - our own documentation
-    if inspect.isawaitable(running):
-        await running
+    text = program(page, scope["engine"]).replace(DSN, scope["dsn"])
+    await run(text, page, scope)
 
 
 def test_the_programs_of_the_quickstart_print_what_it_says(

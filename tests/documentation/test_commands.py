@@ -9,8 +9,8 @@ from typing import Final
 
 import pytest
 
-from tests.databases import PostgresDatabase
-from tests.documentation.test_code import ROOT
+from tests.databases import PostgresDatabase, url_in
+from tests.documentation.pages import ROOT
 from tests.servers import Server
 
 PAGE: Final = (ROOT / "docs" / "command-line.md").read_text("utf-8")
@@ -62,8 +62,7 @@ async def test_each_command_prints_what_the_page_says(
     csv = "\n".join(["sku,price", *rows, "x,n/a"])
     (tmp_path / "prices.csv").write_text(csv, "utf-8")
     await pg.run(PRICES)
-    mark = "&" if "?" in pg_server.dsn else "?"
-    shop = f"{pg_server.dsn}{mark}options=-csearch_path%3D{pg.schema}"
+    shop = url_in(pg_server.dsn, pg.schema)
     assert len(commands()) == 5
     for command, output in commands():
         given = command.replace(SHOP, shlex.quote(shop))

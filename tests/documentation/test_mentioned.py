@@ -12,7 +12,7 @@ import typer
 import aioupsert
 from aioupsert import Coalescer, events, results, typing
 from aioupsert.cli.app import app
-from tests.documentation.test_code import ROOT
+from tests.documentation.pages import ROOT
 
 PAGES: Final = {page.name: page.read_text("utf-8") for page in ROOT.glob("docs/*.md")}
 TEXT: Final = "\n".join(PAGES.values())

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.documentation.test_code import ROOT, blocks
+from tests.documentation.pages import ROOT, blocks
 
 LIBRARIES = ("Django", "SQLAlchemy", "Tortoise", "sqlite-utils")
 

@@ -14,7 +14,7 @@ from urllib.parse import unquote, urldefrag, urljoin
 import pytest
 from selenium.webdriver import Chrome
 
-from tests.documentation.test_code import ROOT
+from tests.documentation.pages import ROOT
 from tests.examples.browser import browsing, console, use_screen
 
 PAGES: Final = sorted(page.stem for page in (ROOT / "docs").glob("*.md"))

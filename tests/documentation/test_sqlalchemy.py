@@ -1,7 +1,5 @@
 """The code in docs/sqlalchemy.md, from the first block to the last, is a program."""
 
-import ast
-import re
 from pathlib import Path
 from typing import Any, Final
 
@@ -11,23 +9,21 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from sqlmodel import SQLModel
 
 from tests.databases import PostgresDatabase
+from tests.documentation.pages import ROOT, blocks, run
 from tests.servers import Server
 
-PAGE: Final = Path(__file__).parents[2] / "docs" / "sqlalchemy.md"
+PAGE: Final = ROOT / "docs" / "sqlalchemy.md"
 ENGINE: Final = 'create_async_engine("sqlite+aiosqlite:///pages.db")'
 
 
-async def run(engine: Any) -> dict[str, Any]:
+async def run_on(engine: Any) -> dict[str, Any]:
     """Run the page's code; what it has left."""
-    blocks = re.findall(r"```python\n(.+?)```", PAGE.read_text("utf-8"), re.DOTALL)
-    text = "\n".join(blocks)
+    text = "\n".join(block.text for block in blocks(PAGE) if block.language == "python")
     assert text.count(ENGINE) == 1
-    text = text.replace(ENGINE, "the_engine")
-    code = compile(text, PAGE, "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
     # Mapped classes have a module, in which there is one of a name.
     module = f"{__name__}.{engine.driver}"
     scope: dict[str, Any] = {"the_engine": engine, "__name__": module}
-    await eval(code, scope)  # noqa: S307 - our own documentation
+    await run(text.replace(ENGINE, "the_engine"), PAGE, scope)
     return scope
 
 
@@ -56,7 +52,7 @@ async def engine(
 
 
 async def test_the_page_does_what_it_says(engine: Any) -> None:
-    done = await run(engine)
+    done = await run_on(engine)
     # The next run defines it anew.
     SQLModel.metadata.remove(done["Tag"].__table__)
     page = done["page"]

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.databases import PostgresDatabase
+from tests.databases import PostgresDatabase, url_in
 from tests.examples.sites import Store
 from tests.servers import Server
 
@@ -10,8 +10,7 @@ from tests.servers import Server
 @pytest.fixture
 def pg_url(pg: PostgresDatabase, pg_server: Server) -> str:
     """The schema of the test, for a program of its own."""
-    separator = "&" if "?" in pg_server.dsn else "?"
-    return f"{pg_server.dsn}{separator}options=-csearch_path%3D{pg.schema}"
+    return url_in(pg_server.dsn, pg.schema)
 
 
 @pytest.fixture
