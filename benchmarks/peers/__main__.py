@@ -446,7 +446,7 @@ def main() -> None:
     if options.markdown:
         options.markdown.write_text(markdown(found, [*POSTGRESQL, *SQLITE]), "utf-8")
     if options.plots:
-        draw([figure._asdict() for figure in found], options.plots, options.what)
+        draw(groups_of(found), options.plots, options.what)
 
 
 if __name__ == "__main__":

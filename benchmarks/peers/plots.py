@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,8 @@ MANY = 12
 OURS, OTHERS = "#3f51b5", "#9e9e9e"
 
 
-def draw(figures: Sequence[dict[str, Any]], folder: Path, what: str) -> None:
-    """Draw a panel for each case, with a bar for each library, the quickest on top."""
-    panels: dict[str, list[dict[str, Any]]] = {}
-    for figure in figures:
-        network = f", {figure['delay']:g} ms away" if figure["delay"] else ""
-        title = f"{figure['database']}{network}: {figure['case']}"
-        panels.setdefault(title, []).append(figure)
+def draw(panels: Mapping[str, Sequence[Any]], folder: Path, what: str) -> None:
+    """Draw a panel for each title, with a bar for each figure, the quickest on top."""
     columns = 4 if len(panels) > MANY else 3
     rows = -(-len(panels) // columns)
     fig, axes = plt.subplots(
@@ -30,16 +25,16 @@ def draw(figures: Sequence[dict[str, Any]], folder: Path, what: str) -> None:
     for axis in axes.flat[len(panels) :]:
         axis.remove()
     for axis, (title, those) in zip(axes.flat, panels.items(), strict=False):
-        ordered = sorted(those, key=lambda figure: -figure["seconds"])
+        ordered = those[::-1]  # from the bottom
         bars = axis.barh(
-            [figure["peer"] for figure in ordered],
-            [figure["seconds"] * 1000 for figure in ordered],
+            [figure.peer for figure in ordered],
+            [figure.seconds * 1000 for figure in ordered],
             color=[
-                OURS if figure["peer"].startswith("aioupsert") else OTHERS
+                OURS if figure.peer.startswith("aioupsert") else OTHERS
                 for figure in ordered
             ],
         )
-        labels = [f"{figure['seconds'] * 1000:.3g}" for figure in ordered]
+        labels = [f"{figure.seconds * 1000:.3g}" for figure in ordered]
         axis.bar_label(bars, labels, padding=3, fontsize=8)
         axis.set_title(title, fontsize=10, loc="right")
         axis.set_xlabel("ms", fontsize=8)

@@ -39,27 +39,20 @@ class PageView(models.Model):
 @asynccontextmanager
 async def database(place: str) -> AsyncIterator[Any]:
     """A connection of its own; it is opened by the first call, in Django's thread."""
-    if "://" in place:
-        at = urlsplit(place)
-        connections.databases[place] = connections.configure_settings(
-            {
-                "default": {},
-                place: {
-                    "ENGINE": "django.db.backends.postgresql",
-                    "NAME": at.path[1:],
-                    "USER": at.username,
-                    "HOST": at.hostname,
-                    "PORT": at.port,
-                },
-            }
-        )[place]
-    else:
-        connections.databases[place] = connections.configure_settings(
-            {
-                "default": {},
-                place: {"ENGINE": "django.db.backends.sqlite3", "NAME": place},
-            }
-        )[place]
+    at = urlsplit(place)
+    chosen = (
+        {
+            "ENGINE": "django.db.backends.postgresql",
+            "NAME": at.path[1:],
+            "USER": at.username,
+            "HOST": at.hostname,
+            "PORT": at.port,
+        }
+        if at.scheme
+        else {"ENGINE": "django.db.backends.sqlite3", "NAME": place}
+    )
+    databases = connections.configure_settings({"default": {}, place: chosen})
+    connections.databases[place] = databases[place]
     yield PageView.objects.using(place)
     await sync_to_async(connections.close_all)()
 
