@@ -39,7 +39,7 @@ T = TypeVar("T", bound=BaseException)
 _CONCURRENCY: Final = 3
 # While a batch is under way, so many calls are worth another connection; or any after
 # this time, in seconds, since the batch may be waiting for somebody's lock.
-_ENOUGH: Final = 300
+_ENOUGH: Final = 450
 _PATIENCE: Final = 0.01
 # As many as a program has calls in its source code, and more.
 _MAX_SHAPES: Final = 256
