@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import random
 import statistics
 import sys
@@ -25,6 +26,8 @@ from typing import Any, NamedTuple
 
 import aiosqlite
 import asyncpg
+import matplotlib as mpl
+from matplotlib import pyplot as plt
 from rich.console import Console
 from rich.table import Table
 
@@ -184,10 +187,6 @@ def report(name: str, plain: Turn, ours: Turn) -> None:
 
 def plot(latencies: dict[str, list[float]], path: Path) -> None:
     """Draw the share of calls that were answered within a time."""
-    # Not before all is measured: garbage collection goes through what it brings.
-    import matplotlib as mpl  # noqa: PLC0415  # see above
-    from matplotlib import pyplot as plt  # noqa: PLC0415  # see above
-
     mpl.use("agg")
     figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
     colours = iter(("#1f77b4", "#2ca02c", "#9467bd"))
@@ -232,6 +231,8 @@ async def main() -> int:
         *("times plain", "quartiles", "at least"),
     )
     latencies: dict[str, list[float]] = {}
+    # Or every garbage collection goes through the libraries that draw, too.
+    gc.freeze()
     server = session_server()
     if isinstance(server, NoServerError):
         raise server
