@@ -350,24 +350,17 @@ def _refuse_name(column: object, who: str) -> NoReturn:
     raise UsageError(msg)
 
 
-# Made once, as every literal of a kind is the same.
-_LITERALS: Final[dict[str, Node]] = {
-    kind: ("literal", kind, ())
-    for kind in (*_KINDS.values(), "int4", "int8", "numeric", "datetimetz", "other")
-}
-
-
 def _build(kind: str, name: str, *operands: Operand) -> Expression:
     nodes: list[Node] = []
-    values: tuple[Any, ...] = ()
+    values: list[Any] = []
     for operand in operands:
         if isinstance(operand, Expression):
             nodes.append(operand.node)
             values += operand.values
         else:
-            nodes.append(_LITERALS[literal_kind(operand)])
-            values += (operand,)
-    return Expression((kind, name, tuple(nodes)), values)
+            nodes.append(("literal", literal_kind(operand), ()))
+            values.append(operand)
+    return Expression((kind, name, tuple(nodes)), tuple(values))
 
 
 def _describe(node: Node, values: Iterator[Any]) -> str:
