@@ -62,10 +62,18 @@ class Case(NamedTuple):
 
 
 class Turn(NamedTuple):
-    """How it went: calls per second, and every call's seconds."""
+    """
+    How it went.
+
+    Attributes:
+        rate: Calls per second.
+        seconds: Every call's.
+        busy: The share of the time in which this process used a processor.
+    """
 
     rate: float
     seconds: list[float]
+    busy: float
 
 
 class Database(NamedTuple):
@@ -90,11 +98,12 @@ async def measure(call: Call, case: Case, number: int) -> Turn:
             )
             seconds.append(time.perf_counter() - started)
 
-    started = time.perf_counter()
+    started, used = time.perf_counter(), time.process_time()
     async with asyncio.TaskGroup() as group:
         for _ in range(case.tasks):
             group.create_task(work(number // case.tasks))
-    return Turn(len(seconds) / (time.perf_counter() - started), sorted(seconds))
+    took, used = time.perf_counter() - started, time.process_time() - used
+    return Turn(len(seconds) / took, sorted(seconds), used / took)
 
 
 @asynccontextmanager
@@ -174,6 +183,7 @@ async def compare(
                 f"{middle:.2f}" if is_ours else "",
                 f"{low:.2f} to {high:.2f}" if is_ours else "",
                 f"{case.least:.2f}" if is_ours else "",
+                f"{100 * statistics.median(turn.busy for turn in some):.0f}",
             )
         results.add_section()
         if middle < case.least:
@@ -228,7 +238,7 @@ async def main() -> int:
     options = parser.parse_args()
     results = Table(
         *("case", "calls", "a second", "p50, ms", "p99, ms"),
-        *("times plain", "quartiles", "at least"),
+        *("times plain", "quartiles", "at least", "busy, %"),
     )
     latencies: dict[str, list[float]] = {}
     # Or every garbage collection goes through the libraries that draw, too.
