@@ -82,9 +82,17 @@ class Writer:
         self._skip = skip
         self._each = each
 
-    async def store(self, session: Session, batch: Batch) -> Tally:
+    async def store(
+        self, session: Session, batch: Batch, *, alone: bool = False
+    ) -> Tally:
         """
         Write a batch at once, or what can be written of it.
+
+        Args:
+            session: Where to.
+            batch: The rows.
+            alone: Whether a single statement may be the whole transaction, where that
+                will do; it may leave rows that another transaction has just created.
 
         Raises:
             UnstoredError: A row could not be stored, and so the batch is not.
@@ -94,7 +102,7 @@ class Writer:
         while True:
             failed: Exception
             try:
-                return await self._write(session, batch)
+                return await self._write(session, batch, alone=alone)
             except TransientError as exc:
                 deadline.check(exc.__cause__)
                 await self._pause()
@@ -149,20 +157,31 @@ class Writer:
                 tally.merge(await self._sift(session, half, exc))
         return tally
 
-    async def _write(self, session: Session, batch: Batch) -> Tally:
+    async def _write(
+        self, session: Session, batch: Batch, *, alone: bool = False
+    ) -> Tally:
         """Write a batch in a transaction or savepoint of its own."""
         groups, unstored = await self._prepare(session, batch)
+        dialect = session.dialect
 
         def write(tally: Tally) -> Steps[Tally]:
             for program, group in groups:
-                yield from session.dialect.write_rows(program, group, tally)
-                tally.follow(group.folded)
-                tally.sent += len(group.places)
+                yield from dialect.write_rows(program, group, tally)
+                _count_calls(tally, group)
+            return tally
+
+        def write_alone(tally: Tally, body: Steps[Sequence[int]]) -> Steps[Tally]:
+            left = yield from body
+            _count_calls(tally, groups[0][1], left)
             return tally
 
         def steps(inside: bool) -> Steps[Tally]:  # noqa: FBT001  # see Session.run
-            frame = session.dialect.frame(in_transaction=inside)
-            return framed(frame, write(Tally(each=self._each)))
+            tally = Tally(each=self._each)
+            if alone and not inside and len(groups) == 1:
+                body = dialect.write_alone(*groups[0], tally)
+                if body is not None:
+                    return write_alone(tally, body)
+            return framed(dialect.frame(in_transaction=inside), write(tally))
 
         tally = await session.run(steps) if groups else Tally(each=self._each)
         tally.name_places(batch.places)
@@ -198,6 +217,17 @@ class Writer:
         if unstored and not self._skip:
             raise UnstoredError(unstored[0])
         return ready, unstored
+
+
+def _count_calls(tally: Tally, group: Group, left: Sequence[int] = ()) -> None:
+    """Count the calls of a group, but for those of rows that are left."""
+    folded = {**group.folded}
+    due: list[int] = []
+    for place in (group.places[row] for row in left):
+        due += [place, *folded.pop(place, ())]
+    tally.left = due
+    tally.follow(folded)
+    tally.sent += len(group.places)
 
 
 def _halves(batch: Batch) -> tuple[Batch, Batch]:

@@ -357,7 +357,7 @@ class Coalescer:
         """Give what tells a row from others, or may take some others for it."""
         # Never the key itself, which may be of a type that compares as it likes.
         try:
-            return hash(tuple(values[: self._width]))
+            return hash(values[0] if self._width == 1 else tuple(values[: self._width]))
         except TypeError:
             return None  # a list, say
 
@@ -408,14 +408,15 @@ class Coalescer:
         ready, held = self._ready, self._held
         while ready and len(batch) < size:
             call = ready.popleft()
-            if call.future.done():
+            if self._withdrawn and call.future.done():
                 continue  # its caller has been cancelled
-            if call.identity not in held:
+            identity = call.identity
+            if identity not in held:
                 batch.append(call)
                 continue
-            waiting = held[call.identity]
+            waiting = held[identity]
             if waiting is None:
-                waiting = held[call.identity] = deque()
+                waiting = held[identity] = deque()
             waiting.append(call)
         for call in batch:
             held[call.identity] = None
@@ -464,10 +465,14 @@ class Coalescer:
         """Store the calls that are still wanted, now that there is a connection."""
         self._system = session.dialect.system
         calls = [call for call in batch if not call.future.done()]
+        alone = True
         while calls:
-            calls = await self._store(session, calls)
+            calls = await self._store(session, calls, alone=alone)
+            alone = False  # what is left would be left again
 
-    async def _store(self, session: Session, calls: list[_Call]) -> list[_Call]:
+    async def _store(
+        self, session: Session, calls: list[_Call], *, alone: bool
+    ) -> list[_Call]:
         """Store calls, and answer them; return those that should be tried again."""
         # In a transaction of the caller's it needs a savepoint, so as to fail alone.
         if len(calls) == 1 and not session.in_transaction():
@@ -478,16 +483,19 @@ class Coalescer:
             )
             _answer(call, await answer)
             return []
-        tally = await self._writer.store(session, Batch(range(len(calls)), calls))
+        batch = Batch(range(len(calls)), calls)
+        tally = await self._writer.store(session, batch, alone=alone)
         self._rows += tally.sent
         results = tally.results or {}
         for place, result in results.items():
-            _answer(calls[place], result)
+            future = calls[place].future
+            if not future.done():  # _answer, which costs more than what it does
+                future.set_result(result)
         refused = [u for u in tally.unstored if isinstance(u.error, AioupsertError)]
-        again = set[int]()
+        again = {*tally.left}
         if refused and await is_stale(session, self._name, refused[0].error):
             # By what the table was like before it changed.
-            again = {item.place for item in refused}
+            again.update(item.place for item in refused)
         failed: dict[int, tuple[Exception, list[_Call]]] = {}
         for place, _, error in tally.unstored:
             if place not in again:

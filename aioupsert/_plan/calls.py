@@ -21,7 +21,7 @@ from aioupsert._plan.call import Call, Shape
 from aioupsert._plan.plan import Plan, make_plan
 from aioupsert._plan.records import Bad
 from aioupsert._plan.rows import Group, Part, Typing, identified, in_order
-from aioupsert._plan.terms import Assignment, Term
+from aioupsert._plan.terms import Assignment, Term, added
 from aioupsert._schema import Column, Table
 from aioupsert.errors import AioupsertError
 
@@ -106,15 +106,14 @@ class Calls:
             shape, values = call.shape, call.values
             key = values[0] if width == 1 else tuple(values[:width])
             before = last.get(key)
-            if before is not None and before.shape == shape:
+            # The first test is the quick one.
+            if before is not None and (before.shape is shape or before.shape == shape):
                 if before.join is None:
                     before.join = self._join_of(shape, table)
-                joined = before.join(before.values, values)
-                if joined is not None:
+                if before.join(before.values, values):
                     before.places.append(place)
-                    before.values = joined
                     continue
-            last[key] = run = _Run([place], shape, values)
+            last[key] = run = _Run([place], shape, [*values])
             runs.append(run)
         return runs
 
@@ -132,12 +131,17 @@ class Calls:
 _MAX_JOINS: Final = 256
 
 
-_Join: TypeAlias = Callable[[Sequence[Any], Sequence[Any]], "Sequence[Any] | None"]
-"""Gives the values of two calls as one; None if that would be another thing."""
+_Join: TypeAlias = Callable[[list[Any], Sequence[Any]], bool]
+"""
+Adds a call's values to those of the calls before it, of which they are to be one.
+
+False, with nothing changed, if that would be another thing.
+"""
 
 
-def _apart(_before: Sequence[Any], _values: Sequence[Any]) -> None:
+def _apart(_before: list[Any], _values: Sequence[Any]) -> bool:
     """Join calls of no shape."""
+    return False
 
 
 class _Run:
@@ -145,7 +149,7 @@ class _Run:
 
     __slots__ = ("join", "places", "shape", "values")
 
-    def __init__(self, places: list[int], shape: Shape, values: Sequence[Any]) -> None:
+    def __init__(self, places: list[int], shape: Shape, values: list[Any]) -> None:
         self.places = places
         self.shape = shape
         self.values = values
@@ -174,31 +178,30 @@ class _Fold(NamedTuple):
     sums: Sequence[int]
     rest: Sequence[tuple[int, Callable[[Any], bool] | None]]
 
-    def join(
-        self, before: Sequence[Any], values: Sequence[Any]
-    ) -> Sequence[Any] | None:
-        """Give the values of two calls as one; None if that would be another thing."""
-        joined = [*before]
+    def join(self, before: list[Any], values: Sequence[Any]) -> bool:
+        """Add a call's values to those of the calls before it; see `_Join`."""
         for slot, is_storable in self.rest:
             # One that cannot be sent fails its call, even if it is not needed.
             if values[slot] is not before[slot] and not (
                 is_storable is not None and is_storable(values[slot])
             ):
-                return None
+                return False
         for slot, is_storable in self.last:
             # The one that is lost must not be one that would have failed.
-            if not is_storable(before[slot]):
-                return None
-            joined[slot] = values[slot]
+            if values[slot] is not before[slot] and not is_storable(before[slot]):
+                return False
         for slot in self.sums:
             one, other = before[slot], values[slot]
             # With one sign nothing in between is further away than the sum.
             if type(one) is not int or type(other) is not int or one * other < 0:
-                return None
-            joined[slot] = one + other
-            if abs(joined[slot]) > _MAX_SUM:
-                return None
-        return joined
+                return False
+            if not -_MAX_SUM <= one + other <= _MAX_SUM:
+                return False
+        for slot in self.sums:
+            before[slot] += values[slot]
+        for slot, _ in self.last:
+            before[slot] = values[slot]
+        return True
 
 
 # A literal this large is sent as int4 still.
@@ -222,7 +225,7 @@ def _find_fold(shape: Shape, table: Table) -> _Fold | None:
         term, created = item.term, inserted[item.column.name]
         if term is None or created is None or not item.column.unchecked:
             return None
-        slot = _added(term, created, item.column)
+        slot = added(term, created, item.column)
         is_storable = _storable(item.column)
         if slot is not None:
             sums.append(slot)
@@ -249,28 +252,6 @@ def _only_creating(
             slots = _slots(term) - {-1, *range(len(plan.key))} - written
             found += [(slot, is_sendable) for slot in slots]
     return found
-
-
-def _added(term: Term, created: Term, column: Column) -> int | None:
-    """Find the slot of what is added to a column, whether that is there or created."""
-    if column.family != "integer" or term.name not in {"+", "-"}:
-        return None
-    slots = [
-        arg.slot for arg in term.args if arg.kind == "literal" and arg.name == "int4"
-    ]
-    # What is added on create may be another thing, by create_defaults.
-    is_same = created.name == term.name and slots == [
-        arg.slot for arg in created.args if arg.kind == "literal"
-    ]
-    if len(slots) != 1 or not is_same:
-        return None
-    places = [0, 1] if term.name == "+" else [0]
-    stored = [term.args[place] for place in places]
-    fresh = [created.args[place] for place in places]
-    is_sum = any(
-        one.kind == "column" and one.column == column for one in stored
-    ) and any(one.kind == "default" and one.column == column for one in fresh)
-    return slots[0] if is_sum else None
 
 
 def _is_used_elsewhere(slot: int, column: Column, plan: Plan) -> bool:

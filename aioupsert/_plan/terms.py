@@ -323,3 +323,25 @@ def _fits(family: str, column: str) -> bool:
     if "other" in {family, column} or "date" in {family, column}:
         return True
     return (family, column) in {("integer", "number"), ("json", "text")}
+
+
+def added(term: Term | None, created: Term, column: Column) -> int | None:
+    """Find the slot of what is added to a column, whether that is there or created."""
+    if term is None or column.family != "integer" or term.name not in {"+", "-"}:
+        return None
+    slots = [
+        arg.slot for arg in term.args if arg.kind == "literal" and arg.name == "int4"
+    ]
+    # What is added on create may be another thing, by create_defaults.
+    is_same = created.name == term.name and slots == [
+        arg.slot for arg in created.args if arg.kind == "literal"
+    ]
+    if len(slots) != 1 or not is_same:
+        return None
+    places = [0, 1] if term.name == "+" else [0]
+    stored = [term.args[place] for place in places]
+    fresh = [created.args[place] for place in places]
+    is_sum = any(
+        one.kind == "column" and one.column == column for one in stored
+    ) and any(one.kind == "default" and one.column == column for one in fresh)
+    return slots[0] if is_sum else None

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from aioupsert._plan.terms import added
 from aioupsert._sql.postgresql import (
     ALIAS,
     LEFT_ALONE,
@@ -256,11 +257,25 @@ def _is_excluded(plan: Plan) -> bool:
 
 def _proposed(plan: Plan) -> dict[int, Column]:
     """Give the columns that a row's values are proposed for, as they are, by slot."""
-    return {
-        item.term.slot: item.column
-        for item in plan.insert
-        if item.term is not None and item.term.kind == "value"
-    }
+    updates = {item.column.name: item.term for item in plan.update}
+    proposed: dict[int, Column] = {}
+    for column, term in plan.insert:
+        if term is None:
+            continue
+        if term.kind == "value":
+            proposed[term.slot] = column
+        elif _counts_from_zero(column) and term.name == "+":
+            # Zero and what is added, which is the same.
+            slot = added(updates.get(column.name), term, column)
+            if slot is not None:
+                proposed[slot] = column
+    return proposed
+
+
+def _counts_from_zero(column: Column) -> bool:
+    """Tell whether a new row's column holds what is added to it, whatever that is."""
+    kind = column.type.rpartition(".")[2]
+    return kind in {"int4", "int8"} and column.default == "0" and column.unchecked
 
 
 class _BatchWriter(PostgresqlWriter):

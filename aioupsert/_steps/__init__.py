@@ -68,6 +68,8 @@ class Dialect(Generic[P, B]):
             lost before, and whether the caller has a transaction open.
         compile_rows: Writes the statements for many rows of one shape.
         write_rows: Writes a group of rows, in a transaction that is open.
+        write_alone: Writes a group of rows by a statement that is a transaction by
+            itself; steps that end in the rows left, or None where it takes more.
         typing: What it makes of values.
         frame: Gives a transaction, or a savepoint in the one that is open.
     """
@@ -78,6 +80,7 @@ class Dialect(Generic[P, B]):
     attempt: Callable[[P, Values, int, bool], Steps[Result | Lost]]
     compile_rows: Callable[..., B]
     write_rows: Callable[[B, Group, Tally], Steps[None]]
+    write_alone: Callable[[B, Group, Tally], Steps[Values] | None]
     typing: Typing
     frame: Callable[..., Frame]
 
@@ -89,6 +92,7 @@ POSTGRESQL: Final[Dialect[Any, Any]] = Dialect(
     attempt=postgresql.attempt,
     compile_rows=postgresql_bulk_sql.compile_rows,
     write_rows=postgresql_bulk.write_rows,
+    write_alone=postgresql_bulk.write_alone,
     typing=Typing(postgresql_bulk_sql.is_identity, postgresql_bulk_sql.text_converter),
     frame=postgresql.frame,
 )
@@ -102,6 +106,7 @@ SQLITE: Final[Dialect[Any, Any]] = Dialect(
     attempt=sqlite.attempt,
     compile_rows=sqlite_bulk_sql.compile_rows,
     write_rows=sqlite_bulk.write_rows,
+    write_alone=sqlite_bulk.write_alone,
     typing=Typing(None, sqlite_bulk_sql.text_converter),
     frame=sqlite.frame,
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias, TypeVar
@@ -85,17 +86,18 @@ _ACTIONS: Final = {
 }
 
 
-def action_of(code: int) -> Action:
-    """Read the code of a row."""
-    return _ACTIONS[code]
-
-
 _WRITTEN: Final = frozenset({CREATED, UPDATED})
+# What is told of a row by itself of which nothing else was asked.
+_BARE: Final = {
+    code: Result(action, int(code in _WRITTEN)) for code, action in _ACTIONS.items()
+}
 
 
 def read_result(plan: Plan, rows: Rows) -> Result:
     """Read the rows of a statement: what happened first, then what was asked for."""
     names = plan.returning
+    if not names and len(rows) == 1:
+        return _BARE[rows[0][0]]
     # Several rows match: one that was written outweighs one left unchanged, and that
     # one outweighs one that was skipped; the codes are in this order.
     code = rows[0][0] if len(rows) == 1 else min(row[0] for row in rows)
@@ -160,9 +162,6 @@ def check_committed(answer: Rows) -> None:
         raise NotAppliedError(msg)
 
 
-_FOLLOWED: Final = Result(Action.UPDATED, 1)
-
-
 class Unstored(NamedTuple):
     """A row that could not be stored, by its place in the input."""
 
@@ -180,6 +179,7 @@ class Tally:
         results: What happened to each, by its place; None when nobody asks.
         unstored: The rows that were left out.
         sent: How many rows were sent, fewer than calls where some were folded.
+        left: Places of calls of which nothing was written, and that are due again.
     """
 
     def __init__(self, *, each: bool) -> None:
@@ -188,6 +188,7 @@ class Tally:
         self.results: dict[int, Result] | None = {} if each else None
         self.unstored: list[Unstored] = []
         self.sent = 0
+        self.left: Sequence[int] = ()
 
     def count(self, code: int, number: int = 1) -> None:
         """Count rows of which nothing else is known."""
@@ -199,10 +200,18 @@ class Tally:
         if self.results is not None:
             self.results[place] = result
 
+    def add_bare(self, codes: Mapping[int, int]) -> None:
+        """Count rows of which nothing but their code was asked, by their places."""
+        for code, number in Counter(codes.values()).items():
+            self.count(code, number)
+        if self.results is not None:
+            self.results |= {place: _BARE[code] for place, code in codes.items()}
+
     def follow(self, folded: Mapping[int, Sequence[int]]) -> None:
         """Count calls that were folded into others: they found the row there."""
-        followed = dict.fromkeys(chain.from_iterable(folded.values()), _FOLLOWED)
-        self.counts[_FOLLOWED.action] += len(followed)
+        found = _BARE[UPDATED]
+        followed = dict.fromkeys(chain.from_iterable(folded.values()), found)
+        self.counts[found.action] += len(followed)
         if self.results is not None:
             self.results.update(followed)
 
@@ -211,6 +220,7 @@ class Tally:
         # Those of a whole batch are the same.
         if self.results is not None and places != range(len(places)):
             self.results = {places[at]: r for at, r in self.results.items()}
+            self.left = [places[at] for at in self.left]
 
     def merge(self, other: Tally) -> None:
         """Add what happened to other rows."""

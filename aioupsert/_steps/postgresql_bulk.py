@@ -34,6 +34,29 @@ def write_rows(program: BulkProgram, group: Group, tally: Tally) -> Steps[None]:
         tally.add(group.places[row], result)
 
 
+def write_alone(
+    program: BulkProgram, group: Group, tally: Tally
+) -> Steps[Sequence[int]] | None:
+    """
+    Write a group of rows by a statement that is a transaction by itself.
+
+    Returns:
+        Steps that end in the rows which were not reached, and are not written; None
+        where it takes more than one statement.
+    """
+    number = len(group.places)
+    is_one = (
+        program.write is not None
+        and program.look is None
+        and program.takes_arrays
+        and not program.looks_up
+        and number <= _MAX_ARRAYS
+    )
+    if not is_one:
+        return None
+    return _write_some(program, group, range(number), tally, copied=False)
+
+
 def _sorted(program: BulkProgram, group: Group, rows: Sequence[int]) -> Sequence[int]:
     """Sort rows by their keys, so that two writers do not wait for each other."""
     if not group.distinct:
@@ -212,10 +235,16 @@ def _report(
 ) -> list[int]:
     """Note what happened to every row reported; return those that were not."""
     plan = program.single.plan
-    reported: dict[int, list[Sequence[Any]]] = {}
-    for row in rows:
-        if row[1] is not None:
-            reported.setdefault(row[0], []).append(row[1:])
-    for number, its_rows in reported.items():
-        tally.add(group.places[some[number - 1]], read_result(plan, its_rows))
+    reported: dict[int, Any] = {}
+    if plan.unique and not plan.returning:
+        reported = {number: code for number, code in rows if code is not None}
+        tally.add_bare(
+            {group.places[some[number - 1]]: code for number, code in reported.items()}
+        )
+    else:
+        for row in rows:
+            if row[1] is not None:
+                reported.setdefault(row[0], []).append(row[1:])
+        for number, its_rows in reported.items():
+            tally.add(group.places[some[number - 1]], read_result(plan, its_rows))
     return [row for number, row in enumerate(some, 1) if number not in reported]

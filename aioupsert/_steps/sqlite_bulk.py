@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING, Any
 from aioupsert._sql.rendering import CREATED, UPDATED
 from aioupsert._sql.sending import Send, Steps
 from aioupsert._sql.sqlite_bulk import BulkProgram, row_arguments
-from aioupsert._steps.common import Tally, action_of
+from aioupsert._steps.common import Tally
 from aioupsert._steps.sqlite import write_one
-from aioupsert.results import Action, Result
 
 if TYPE_CHECKING:
     from aioupsert._plan.rows import Group
+
+
+def write_alone(_program: BulkProgram, _group: Group, _tally: Tally) -> None:
+    """Write nothing: a statement for each row, and a transaction around all."""
 
 
 def write_rows(program: BulkProgram, group: Group, tally: Tally) -> Steps[None]:
@@ -35,10 +38,8 @@ def write_rows(program: BulkProgram, group: Group, tally: Tally) -> Steps[None]:
         for _, code in marks:
             tally.count(code)
         return
-    actions = [Action.CREATED] * number
-    codes: Any = marks if program.conditional else zip(marks, repeat(UPDATED))
-    for row, code in codes:
-        actions[row] = action_of(code)
-    for place, action in zip(group.places, actions, strict=True):
-        written = action in {Action.CREATED, Action.UPDATED}
-        tally.add(place, Result(action, int(written)))
+    codes = [CREATED] * number
+    marked: Any = marks if program.conditional else zip(marks, repeat(UPDATED))
+    for row, code in marked:
+        codes[row] = code
+    tally.add_bare(dict(zip(group.places, codes, strict=True)))

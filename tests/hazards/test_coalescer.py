@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
 import sqlite3
 import subprocess
@@ -23,7 +24,9 @@ from aioupsert import (
     Action,
     Coalescer,
     CoalescerClosedError,
+    Expression,
     F,
+    NotAppliedError,
     Result,
     create_or_update,
     create_or_update_many,
@@ -115,6 +118,15 @@ async def locked(pg: PostgresDatabase, *keys: int) -> AsyncIterator[Any]:
 
 async def blocked(pg: PostgresDatabase, number: int = 1) -> list[int]:
     """Return once so many sessions of the test wait for a lock: their processes."""
+    return await _waiting(pg, lambda found: found >= number)
+
+
+async def unblocked(pg: PostgresDatabase) -> None:
+    """Return once no session of the test waits for a lock."""
+    await _waiting(pg, lambda found: not found)
+
+
+async def _waiting(pg: PostgresDatabase, enough: Callable[[int], bool]) -> list[int]:
     async with asyncio.timeout(PATIENCE):
         while True:
             rows = await pg.query(
@@ -122,7 +134,7 @@ async def blocked(pg: PostgresDatabase, number: int = 1) -> list[int]:
                 " l WHERE l.pid = a.pid AND NOT l.granted)"
                 f" AND application_name = '{pg.schema}'"
             )
-            if len(rows) >= number:
+            if enough(len(rows)):
                 return [pid for (pid,) in rows]
             await asyncio.sleep(0.002)
 
@@ -824,6 +836,8 @@ async def test_closing_that_is_cancelled_ends_everything(
         assert closing.cancelled()
         assert not coalescer._batches
         results = await outcomes([*sent, *unsent])
+        # Or what was sent gets the lock before it hears that it is cancelled.
+        await unblocked(plain)
     assert {type(r) for r in results} == {CoalescerClosedError}
     assert {str(r) for r in results[:2]} == {
         "it was closed while this call was under way: it has been stored or not"
@@ -974,3 +988,83 @@ async def test_whatever_is_raised_is_everybody_s(plain: PostgresDatabase) -> Non
         for number in (1, 3):
             results = await outcomes(begin(coalescer, *range(number)))
             assert {type(result) for result in results} == {EndError}
+
+
+@of_postgresql
+async def test_of_a_statement_by_itself_no_row_is_written_again(
+    plain: PostgresDatabase,
+) -> None:
+    # The statement commits what it could write; what the trigger kept is tried again.
+    await plain.run(
+        "INSERT INTO t VALUES (1, 10), (2, 20), (3, 30);"
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS"
+        " 'BEGIN IF old.k = 2 THEN RETURN NULL; END IF; RETURN new; END';"
+        "CREATE TRIGGER refusing BEFORE UPDATE ON t"
+        " FOR EACH ROW EXECUTE FUNCTION refuse()"
+    )
+    async with Coalescer(plain.handle, "t", key="k", max_delay=0.01) as coalescer:
+        results = await outcomes(begin(coalescer, 1, 2, 3, 4))
+        assert coalescer.stats.batches == 1
+    refused = results.pop(1)
+    assert isinstance(refused, NotAppliedError)
+    assert [result.action for result in results] == [
+        Action.UPDATED,
+        Action.UPDATED,
+        Action.CREATED,
+    ]
+    assert await numbers(plain) == {1: 11, 2: 20, 3: 31, 4: 1}
+
+
+COUNTERS: Final = {
+    "integer NOT NULL DEFAULT 0": True,
+    "bigint DEFAULT 0": True,
+    "bigint DEFAULT '0'": False,
+    "smallint DEFAULT 0": False,
+    "integer DEFAULT 1": False,
+    "integer": False,
+    "numeric DEFAULT 0": False,
+    "integer DEFAULT 0 CHECK (n > -9)": False,
+}
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [lambda d: F("n") + d, lambda d: d + F("n"), lambda d: F("n") - d],
+    ids=["n + d", "d + n", "n - d"],
+)
+@pytest.mark.parametrize("column", COUNTERS)
+@pytest.mark.parametrize("db", ["asyncpg"], indirect=True)
+async def test_counters_are_counted_as_by_single_calls(
+    db: PostgresDatabase, column: str, ask: Callable[[int], Expression]
+) -> None:
+    tables = {"t": f"CREATE TABLE t (k integer PRIMARY KEY, n {column})"}
+    tables["alone"] = tables["t"].replace("TABLE t", "TABLE alone")
+    for name, sql in tables.items():
+        await db.run(f"{sql}; INSERT INTO {name} VALUES (1, 5), (2, 7), (3, 32000)")
+    amounts = {1: 3, 2: -4, 3: 30_000, 4: 8, 5: -2, 6: 40_000, 7: -9}
+    texts: list[str] = []
+    db.handle.add_query_logger(lambda record: texts.append(record.query))
+
+    async def together() -> list[Any]:
+        async with Coalescer(db.handle, "t", key="k", max_delay=0.01) as coalescer:
+            begun = (
+                begin(coalescer, k, defaults={"n": ask(d)}) for k, d in amounts.items()
+            )
+            return await outcomes([*itertools.chain.from_iterable(begun)])
+
+    for _ in range(2):
+        results = await together()
+        for (k, d), result in zip(amounts.items(), results, strict=True):
+            alone = create_or_update(
+                db.handle, "alone", key={"k": k}, defaults={"n": ask(d)}
+            )
+            if isinstance(result, Exception):
+                with pytest.raises(type(result)):
+                    await alone
+            else:
+                assert await alone == result, k
+    assert await db.query("TABLE t ORDER BY k") == await db.query(
+        "TABLE alone ORDER BY k"
+    )
+    is_native = any("unnest" in text and "DO UPDATE" in text for text in texts)
+    assert is_native == (COUNTERS[column] and "-" not in repr(ask(1)))

@@ -7,7 +7,15 @@ from typing import Any, Final
 
 import pytest
 
-from aioupsert import Action, F, Result, create_or_update, get_or_create, now
+from aioupsert import (
+    Action,
+    Coalescer,
+    F,
+    Result,
+    create_or_update,
+    get_or_create,
+    now,
+)
 from tests.databases import PostgresDatabase
 
 Call = Callable[[Any], Awaitable[Result]]
@@ -163,3 +171,25 @@ async def test_the_pool_adds_only_its_own_reset(
     _, update = await flights.of(of("old")(db.handle))
     _, create = await flights.of(of("new")(db.handle))
     assert (update, create) == (resets + 1, resets + 1)
+
+
+@pytest.mark.parametrize("others", [["new", "newer"], ["new", "old"]])
+@pytest.mark.parametrize(
+    "defaults", [{"hits": F("hits") + 1}, {"v": 2}, {"v": 2, "hits": 3 + F("hits")}]
+)
+async def test_a_batch_of_a_coalescer_is_one_message(
+    conn: Any, flights: Flights, others: list[str], defaults: dict[str, Any]
+) -> None:
+    async with Coalescer(conn, "t", key="k", max_delay=0.01) as coalescer:
+
+        async def batch() -> list[Result]:
+            calls = (
+                coalescer.create_or_update(key={"k": key}, defaults=defaults)
+                for key in ("old", *others)
+            )
+            return await asyncio.gather(*calls)
+
+        await batch()
+        results, number = await flights.of(batch())
+    assert number == 1
+    assert {result.action for result in results} == {Action.UPDATED}
