@@ -7,7 +7,7 @@ import copy
 import sys
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 from aioupsert._adapters import is_pool, with_session
 from aioupsert._adapters.base import Session, finish, is_stale
 from aioupsert._batches import Batch, Writer
-from aioupsert._plan import Calls, Shape, pairs, read_key_names
+from aioupsert._plan import Calls, Shape, read_key_names
 from aioupsert._plan.plan import check_without_unique_index
 from aioupsert._upsert import TIMEOUT, Target, write_call
 from aioupsert.errors import AioupsertError, CoalescerClosedError, UsageError
@@ -244,7 +244,7 @@ class Coalescer:
             )
             raise UsageError(msg)
         shape, values = self._target.read(
-            key=self._ordered(key),
+            key=key,
             defaults=defaults,
             create_defaults=create_defaults,
             where=where,
@@ -255,10 +255,11 @@ class Coalescer:
             strategy="auto",
         )
         # What waits is gone through whenever Python collects garbage, so be it little.
-        shape = self._shapes.setdefault(shape, shape)
-        if len(self._shapes) > _MAX_SHAPES:
-            self._shapes.clear()
-        del key, defaults, create_defaults, where, touch
+        known = self._shapes.get(shape)
+        if known is None:
+            known, values = self._admit(key, shape, values)
+        shape = known
+        del known, key, defaults, create_defaults, where, touch
         self._calls += 1
         watch = Watch("Coalescer.create_or_update", self._name) if OBSERVERS else None
         try:
@@ -339,19 +340,24 @@ class Coalescer:
             raise CoalescerClosedError(msg)
         return loop
 
-    def _ordered(self, key: Any) -> Mapping[str, Any]:
-        """Give a call's key in the order of the coalescer's."""
-        if key.__class__ is dict and tuple(key) == self._key:
-            same: dict[str, Any] = key
-            return same
-        given = dict(pairs("key", key))
-        if len(given) != len(self._key) or any(name not in given for name in self._key):
+    def _admit(
+        self, key: Values, shape: Shape, values: list[Any]
+    ) -> tuple[Shape, list[Any]]:
+        """Put a call's key in the order of the coalescer's, and remember its shape."""
+        given = [*key]
+        if len(given) != self._width or not {*self._key}.issuperset(given):
             msg = (
                 f"key must have {', '.join(map(repr, self._key))}, as the coalescer's,"
                 f" not {', '.join(map(repr, given))}"
             )
             raise UsageError(msg)
-        return {name: given[name] for name in self._key}
+        order = [*map(given.index, self._key)]
+        kinds, *rest = shape
+        shape = (tuple(kinds[at] for at in order), *rest)
+        if len(self._shapes) >= _MAX_SHAPES:
+            self._shapes.clear()
+        shape = self._shapes.setdefault(shape, shape)
+        return shape, [*(values[at] for at in order), *values[self._width :]]
 
     def _identity(self, values: Sequence[Any]) -> int | None:
         """Give what tells a row from others, or may take some others for it."""

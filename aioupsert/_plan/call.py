@@ -95,7 +95,8 @@ def read_call(
 
 def _read_key(key: Mapping[str, Any], values: list[Any]) -> tuple[tuple[str, str], ...]:
     names: list[tuple[str, str]] = []
-    for name, value in pairs("key", key):
+    named = key.items() if key.__class__ is dict else pairs("key", key)
+    for name, value in named:
         if value.__class__ in _PLAIN:
             kind = "value"
         elif isinstance(value, Expression):
@@ -124,7 +125,8 @@ def _read_names(returning: Any) -> tuple[Any, ...]:
 
 def read_items(argument: str, items: Mapping[str, Any], values: list[Any]) -> Items:
     nodes: list[tuple[str, Node]] = []
-    for name, given in pairs(argument, items):
+    named = items.items() if items.__class__ is dict else pairs(argument, items)
+    for name, given in named:
         if given.__class__ in _PLAIN:
             nodes.append((name, _VALUE))
             values.append(given)
