@@ -91,8 +91,8 @@ class Writer:
         Args:
             session: Where to.
             batch: The rows.
-            alone: Whether a single statement may be the whole transaction, where that
-                will do; it may leave rows that another transaction has just created.
+            alone: Whether a single statement may be the whole transaction, where one
+                will do; what it leaves, `Tally.left` names.
 
         Raises:
             UnstoredError: A row could not be stored, and so the batch is not.

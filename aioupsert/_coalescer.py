@@ -415,7 +415,7 @@ class Coalescer:
         while ready and len(batch) < size:
             call = ready.popleft()
             if self._withdrawn and call.future.done():
-                continue  # its caller has been cancelled
+                continue  # its caller has been cancelled; _write looks once more
             identity = call.identity
             if identity not in held:
                 batch.append(call)

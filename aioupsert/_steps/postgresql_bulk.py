@@ -235,16 +235,16 @@ def _report(
 ) -> list[int]:
     """Note what happened to every row reported; return those that were not."""
     plan = program.single.plan
+    written = [row for row in rows if row[1] is not None]
     reported: dict[int, Any] = {}
     if plan.unique and not plan.returning:
-        reported = {number: code for number, code in rows if code is not None}
+        reported = {row[0]: row[1] for row in written}
         tally.add_bare(
             {group.places[some[number - 1]]: code for number, code in reported.items()}
         )
     else:
-        for row in rows:
-            if row[1] is not None:
-                reported.setdefault(row[0], []).append(row[1:])
+        for number, *its in written:
+            reported.setdefault(number, []).append(its)
         for number, its_rows in reported.items():
             tally.add(group.places[some[number - 1]], read_result(plan, its_rows))
     return [row for number, row in enumerate(some, 1) if number not in reported]
