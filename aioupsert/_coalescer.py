@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 from aioupsert._adapters import is_pool, with_session
 from aioupsert._adapters.base import Session, finish, is_stale
 from aioupsert._batches import Batch, Writer
-from aioupsert._plan import Calls, Shape, read_key_names
+from aioupsert._plan import Calls, Shape, pairs, read_key_names
 from aioupsert._plan.plan import check_without_unique_index
 from aioupsert._upsert import TIMEOUT, Target, write_call
 from aioupsert.errors import AioupsertError, CoalescerClosedError, UsageError
@@ -236,7 +236,7 @@ class Coalescer:
             CoalescerClosedError: It is closed.
             AioupsertError: As for `aioupsert.create_or_update`.
         """
-        loop = self._check_open()
+        loop = self._check_call(key)
         if isinstance(returning, type):
             msg = (
                 f"returning={returning.__name__}: a coalescer gives rows, as mapped"
@@ -331,27 +331,34 @@ class Coalescer:
                 queue.clear()
                 queue.extend(wanted)
 
-    def _check_open(self) -> asyncio.AbstractEventLoop:
+    def _check_call(self, key: Values) -> asyncio.AbstractEventLoop:
+        """Refuse a call that cannot be taken; of keys only what is none at all."""
         if self._closed:
             raise CoalescerClosedError(self._closed)
         loop = asyncio.get_running_loop()
         if loop is not self._loop:
             msg = "it was entered in another event loop"
             raise CoalescerClosedError(msg)
+        if not key:
+            self._check_key(key)
         return loop
 
-    def _admit(
-        self, key: Values, shape: Shape, values: list[Any]
-    ) -> tuple[Shape, list[Any]]:
-        """Put a call's key in the order of the coalescer's, and remember its shape."""
-        given = [*key]
+    def _check_key(self, key: Values) -> list[str]:
+        """Give the names of a call's key, which are the coalescer's in any order."""
+        given = [name for name, _ in pairs("key", key)]
         if len(given) != self._width or not {*self._key}.issuperset(given):
             msg = (
                 f"key must have {', '.join(map(repr, self._key))}, as the coalescer's,"
                 f" not {', '.join(map(repr, given))}"
             )
             raise UsageError(msg)
-        order = [*map(given.index, self._key)]
+        return given
+
+    def _admit(
+        self, key: Values, shape: Shape, values: list[Any]
+    ) -> tuple[Shape, list[Any]]:
+        """Put a call's key in the order of the coalescer's, and remember its shape."""
+        order = [*map(self._check_key(key).index, self._key)]
         kinds, *rest = shape
         shape = (tuple(kinds[at] for at in order), *rest)
         if len(self._shapes) >= _MAX_SHAPES:
@@ -414,8 +421,8 @@ class Coalescer:
         ready, held = self._ready, self._held
         while ready and len(batch) < size:
             call = ready.popleft()
-            if self._withdrawn and call.future.done():
-                continue  # its caller has been cancelled; _write looks once more
+            if call.future.done():
+                continue  # its caller has been cancelled
             identity = call.identity
             if identity not in held:
                 batch.append(call)
@@ -494,9 +501,7 @@ class Coalescer:
         self._rows += tally.sent
         results = tally.results or {}
         for place, result in results.items():
-            future = calls[place].future
-            if not future.done():  # _answer, which costs more than what it does
-                future.set_result(result)
+            _answer(calls[place], result)
         refused = [u for u in tally.unstored if isinstance(u.error, AioupsertError)]
         again = {*tally.left}
         if refused and await is_stale(session, self._name, refused[0].error):

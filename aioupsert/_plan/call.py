@@ -95,9 +95,7 @@ def read_call(
 
 def _read_key(key: Mapping[str, Any], values: list[Any]) -> tuple[tuple[str, str], ...]:
     names: list[tuple[str, str]] = []
-    # As pairs does, which would be one more call in every call.
-    named = key.items() if key.__class__ is dict else pairs("key", key)
-    for name, value in named:
+    for name, value in pairs("key", key):
         if value.__class__ in _PLAIN:
             kind = "value"
         elif isinstance(value, Expression):
@@ -126,9 +124,7 @@ def _read_names(returning: Any) -> tuple[Any, ...]:
 
 def read_items(argument: str, items: Mapping[str, Any], values: list[Any]) -> Items:
     nodes: list[tuple[str, Node]] = []
-    # As above.
-    named = items.items() if items.__class__ is dict else pairs(argument, items)
-    for name, given in named:
+    for name, given in pairs(argument, items):
         if given.__class__ in _PLAIN:
             nodes.append((name, _VALUE))
             values.append(given)
@@ -158,7 +154,8 @@ def read_where(where: object, values: list[Any]) -> Node:
 
 def pairs(argument: str, items: Any) -> Iterable[tuple[str, Any]]:
     """Give the items of a mapping, or refuse what is none."""
-    if isinstance(items, Mapping):
+    # The first test is the quick one.
+    if items.__class__ is dict or isinstance(items, Mapping):
         return cast("Mapping[str, Any]", items).items()
     msg = f"{argument} must be a mapping of column names to values, not {items!r}"
     raise UsageError(msg)

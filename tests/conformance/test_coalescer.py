@@ -458,7 +458,7 @@ async def test_a_key_of_several_columns_is_named_in_any_order(db: Database) -> N
 async def test_a_key_of_other_columns_is_refused(db: Database, given: Row) -> None:
     async with Coalescer(db.handle, "t", key=("a", "b")) as coalescer:
         with pytest.raises(
-            UsageError, match=r"key must have 'a', 'b', as the coalescer's|key is empty"
+            UsageError, match="key must have 'a', 'b', as the coalescer's"
         ):
             await coalescer.create_or_update(key=given)
     assert coalescer.stats == CoalescerStats()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import random
 import sqlite3
 import subprocess
@@ -1047,10 +1046,13 @@ async def test_counters_are_counted_as_by_single_calls(
 
     async def together() -> list[Any]:
         async with Coalescer(db.handle, "t", key="k", max_delay=0.01) as coalescer:
-            begun = (
-                begin(coalescer, k, defaults={"n": ask(d)}) for k, d in amounts.items()
+            return await outcomes(
+                [
+                    task
+                    for k, d in amounts.items()
+                    for task in begin(coalescer, k, defaults={"n": ask(d)})
+                ]
             )
-            return await outcomes([*itertools.chain.from_iterable(begun)])
 
     for _ in range(2):
         results = await together()
