@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias, TypeVar
 
 from aioupsert._adapters import is_pool, with_session
 from aioupsert._adapters.base import Session, finish, is_stale
@@ -236,7 +236,9 @@ class Coalescer:
             CoalescerClosedError: It is closed.
             AioupsertError: As for `aioupsert.create_or_update`.
         """
-        loop = self._check_call(key)
+        loop = asyncio.get_running_loop()
+        if loop is not self._loop or self._closed or not key:
+            self._refuse(loop, key)
         if isinstance(returning, type):
             msg = (
                 f"returning={returning.__name__}: a coalescer gives rows, as mapped"
@@ -269,7 +271,9 @@ class Coalescer:
             self._pending += 1
             try:
                 future: asyncio.Future[Result] = loop.create_future()
-                self._ready.append(_Call(shape, values, self._identity(values), future))
+                self._ready.append(
+                    (shape, tuple(values), self._identity(values), future)
+                )
                 self._schedule(loop)
                 result = await future
             except asyncio.CancelledError:
@@ -327,21 +331,18 @@ class Coalescer:
         if self._withdrawn > max(self._pending, self._max_batch):
             self._withdrawn = 0
             for queue in (self._ready, *filter(None, self._held.values())):
-                wanted = [call for call in queue if not call.future.done()]
+                wanted = [call for call in queue if not call[_FUTURE].done()]
                 queue.clear()
                 queue.extend(wanted)
 
-    def _check_call(self, key: Values) -> asyncio.AbstractEventLoop:
-        """Refuse a call that cannot be taken; of keys only what is none at all."""
+    def _refuse(self, loop: asyncio.AbstractEventLoop, key: Values) -> None:
+        """Say why a call cannot be taken, or that its key is empty or none at all."""
         if self._closed:
             raise CoalescerClosedError(self._closed)
-        loop = asyncio.get_running_loop()
         if loop is not self._loop:
             msg = "it was entered in another event loop"
             raise CoalescerClosedError(msg)
-        if not key:
-            self._check_key(key)
-        return loop
+        self._check_key(key)
 
     def _check_key(self, key: Values) -> list[str]:
         """Give the names of a call's key, which are the coalescer's in any order."""
@@ -421,9 +422,9 @@ class Coalescer:
         ready, held = self._ready, self._held
         while ready and len(batch) < size:
             call = ready.popleft()
-            if call.future.done():
+            _, _, identity, future = call
+            if future.done():
                 continue  # its caller has been cancelled
-            identity = call.identity
             if identity not in held:
                 batch.append(call)
                 continue
@@ -431,8 +432,8 @@ class Coalescer:
             if waiting is None:
                 waiting = held[identity] = deque()
             waiting.append(call)
-        for call in batch:
-            held[call.identity] = None
+        for _, _, identity, _ in batch:
+            held[identity] = None
         return batch
 
     async def _carry(self, batch: list[_Call]) -> None:
@@ -466,7 +467,7 @@ class Coalescer:
         self, watch: Watch, batch: list[_Call], error: BaseException | None
     ) -> None:
         """Tell the observers what became of a batch."""
-        futures = [call.future for call in batch if not call.future.cancelled()]
+        futures = [future for _, _, _, future in batch if not future.cancelled()]
         event = watch.event
         watch.count(*(f.result() for f in futures if f.exception() is None))
         event.failed = sum(f.exception() is not None for f in futures)
@@ -477,7 +478,7 @@ class Coalescer:
     async def _write(self, session: Session, batch: list[_Call]) -> None:
         """Store the calls that are still wanted, now that there is a connection."""
         self._system = session.dialect.system
-        calls = [call for call in batch if not call.future.done()]
+        calls = [call for call in batch if not call[_FUTURE].done()]
         alone = True
         while calls:
             calls = await self._store(session, calls, alone=alone)
@@ -489,19 +490,17 @@ class Coalescer:
         """Store calls, and answer them; return those that should be tried again."""
         # In a transaction of the caller's it needs a savepoint, so as to fail alone.
         if len(calls) == 1 and not session.in_transaction():
-            (call,) = calls
+            ((shape, values, _, future),) = calls
             self._rows += 1
-            answer = write_call(
-                session, self._name, call.shape, call.values, self._timeout
-            )
-            _answer(call, await answer)
+            answer = write_call(session, self._name, shape, [*values], self._timeout)
+            _answer(future, await answer)
             return []
         batch = Batch(range(len(calls)), calls)
         tally = await self._writer.store(session, batch, alone=alone)
         self._rows += tally.sent
         results = tally.results or {}
         for place, result in results.items():
-            _answer(calls[place], result)
+            _answer(calls[place][_FUTURE], result)
         refused = [u for u in tally.unstored if isinstance(u.error, AioupsertError)]
         again = {*tally.left}
         if refused and await is_stale(session, self._name, refused[0].error):
@@ -532,8 +531,8 @@ class Coalescer:
 
     def _release(self, batch: list[_Call]) -> None:
         """Let calls for the rows of a batch go on, before those that came later."""
-        for call in reversed(batch):
-            waiting = self._held.pop(call.identity, None)
+        for _, _, identity, _ in reversed(batch):
+            waiting = self._held.pop(identity, None)
             if waiting:
                 self._ready.extendleft(reversed(waiting))
         if self._timer is None or not self._max_delay:
@@ -574,44 +573,24 @@ _UNKNOWN: Final = (
 _LOST: Final = "aioupsert has lost this call; please report it"
 
 
-class _Call:
-    """
-    A call that waits for its result.
-
-    Attributes:
-        shape: Its shape.
-        values: Its values.
-        identity: What tells its row from others.
-        future: What its caller waits for.
-    """
-
-    __slots__ = ("future", "identity", "shape", "values")
-
-    def __init__(
-        self,
-        shape: Shape,
-        values: list[Any],
-        identity: int | None,
-        future: asyncio.Future[Result],
-    ) -> None:
-        self.shape = shape
-        self.values = values
-        self.identity = identity
-        self.future = future
+# A call that waits: its shape and its values, what tells its row from others, and what
+# its caller waits for. A tuple, since garbage collection comes with every object else.
+_Call: TypeAlias = tuple[Shape, Sequence[Any], int | None, "asyncio.Future[Result]"]
+_FUTURE: Final = 3
 
 
-def _answer(call: _Call, result: Result) -> None:
-    if not call.future.done():
-        call.future.set_result(result)
+def _answer(future: asyncio.Future[Result], result: Result) -> None:
+    if not future.done():
+        future.set_result(result)
 
 
 def _fail(calls: Sequence[_Call], error: BaseException) -> None:
     """Give every caller an error of its own, since raising one changes it."""
-    for call in calls:
-        if not call.future.done():
-            call.future.set_exception(error if len(calls) == 1 else _copied(error))
+    for _, _, _, future in calls:
+        if not future.done():
+            future.set_exception(error if len(calls) == 1 else _copied(error))
             # Its caller may have been cancelled just now, and never ask.
-            call.future.exception()
+            future.exception()
 
 
 def _copied(error: T) -> T:

@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import datetime as dt
 import uuid
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import replace
-from typing import Any, Final, NamedTuple, Protocol, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
 from aioupsert._plan.bulk import Names
 from aioupsert._plan.call import Call, Shape
@@ -25,19 +25,8 @@ from aioupsert._plan.terms import Assignment, Term, added
 from aioupsert._schema import Column, Table
 from aioupsert.errors import AioupsertError
 
-
-class OneCall(Protocol):
-    """A call: its shape, and its values, the key's first."""
-
-    @property
-    def shape(self) -> Shape:
-        """Its shape."""
-        ...
-
-    @property
-    def values(self) -> Sequence[Any]:
-        """Its values."""
-        ...
+OneCall: TypeAlias = tuple[Shape, Sequence[Any], *tuple[Any, ...]]
+"""A call: its shape, its values, of which the key's are the first, and what not."""
 
 
 class Calls:
@@ -47,7 +36,7 @@ class Calls:
         """Read calls whose shapes have these columns for their key, in this order."""
         self._key = key
         self._table: Table | None = None
-        self._joins: dict[Shape, _Join] = {}
+        self._folds: dict[Shape, _Fold | None] = {}
 
     def group(
         self, calls: Sequence[OneCall], table: Table, typing: Typing
@@ -56,7 +45,7 @@ class Calls:
         if table is not self._table:
             # Every connection has its own description, most often of the same table.
             if table != self._table:
-                self._joins.clear()
+                self._folds.clear()
             self._table = table
         if not all(name in table.columns for name in self._key):
             # Said to every call, when it is to be written.
@@ -64,11 +53,11 @@ class Calls:
         folded: dict[int, Sequence[int]] = {}
         rows: Iterable[tuple[int, Shape, Sequence[Any]]]
         if self._can_fold(calls, table, typing):
-            runs = self._folded(calls, table)
-            rows = [(run.places[0], run.shape, run.values) for run in runs]
-            folded = {r.places[0]: r.places[1:] for r in runs if len(r.places) > 1}
+            writes = self._folded(calls, table)
+            rows = [(places[0], shape, values) for places, shape, values in writes]
+            folded = {p[0]: p[1:] for p, _, _ in writes if len(p) > 1}
         else:
-            rows = [(n, call.shape, call.values) for n, call in enumerate(calls)]
+            rows = [(n, call[0], call[1]) for n, call in enumerate(calls)]
         found: dict[Shape, tuple[list[int], list[Sequence[Any]]]] = {}
         for place, shape, values in rows:
             its_places, its_values = found.setdefault(shape, ([], []))
@@ -94,66 +83,47 @@ class Calls:
         width = len(self._key)
         if not table.foldable or typing.is_identity is None:
             return False
-        keys = [[call.values[slot] for call in calls] for slot in range(width)]
+        keys = [[call[1][slot] for call in calls] for slot in range(width)]
         return identified([keys], self._key, table, typing.is_identity)
 
-    def _folded(self, calls: Sequence[OneCall], table: Table) -> list[_Run]:
+    def _folded(self, calls: Sequence[OneCall], table: Table) -> list[_Write]:
         """Fold calls for one row that follow each other."""
         width = len(self._key)
-        last: dict[Any, _Run] = {}
-        runs: list[_Run] = []
+        last: dict[Any, tuple[list[int], Shape, list[Sequence[Any]]]] = {}
+        runs: list[tuple[list[int], Shape, list[Sequence[Any]]]] = []
         for place, call in enumerate(calls):
-            shape, values = call.shape, call.values
+            shape, values = call[0], call[1]
             key = values[0] if width == 1 else tuple(values[:width])
             before = last.get(key)
             # The first test is the quick one.
-            if before is not None and (before.shape is shape or before.shape == shape):
-                if before.join is None:
-                    before.join = self._join_of(shape, table)
-                if before.join(before.values, values):
-                    before.places.append(place)
-                    continue
-            last[key] = run = _Run([place], shape, [*values])
-            runs.append(run)
-        return runs
+            if before is None or (before[1] is not shape and before[1] != shape):
+                last[key] = run = ([place], shape, [values])
+                runs.append(run)
+            else:
+                before[0].append(place)
+                before[2].append(values)
+        writes: list[_Write] = []
+        for places, shape, rows in runs:
+            if len(places) == 1:
+                writes.append((places, shape, rows[0]))
+            else:
+                fold = self._fold_of(shape, table)
+                writes += [(p, shape, v) for p, v in _joined(fold, places, rows)]
+        return writes
 
-    def _join_of(self, shape: Shape, table: Table) -> _Join:
-        join = self._joins.get(shape)
-        if join is None:
-            if len(self._joins) >= _MAX_JOINS:
-                self._joins.clear()
-            fold = _find_fold(shape, table)
-            join = self._joins[shape] = _apart if fold is None else fold.join
-        return join
+    def _fold_of(self, shape: Shape, table: Table) -> _Fold | None:
+        if shape not in self._folds:
+            if len(self._folds) >= _MAX_FOLDS:
+                self._folds.clear()
+            self._folds[shape] = _find_fold(shape, table)
+        return self._folds[shape]
 
 
 # As many shapes as a program has calls in its source code, and more.
-_MAX_JOINS: Final = 256
+_MAX_FOLDS: Final = 256
 
-
-_Join: TypeAlias = Callable[[list[Any], Sequence[Any]], bool]
-"""
-Adds a call's values to those of the calls before it, of which they are to be one.
-
-False, with nothing changed, if that would be another thing.
-"""
-
-
-def _apart(_before: list[Any], _values: Sequence[Any]) -> bool:
-    """Join calls of no shape."""
-    return False
-
-
-class _Run:
-    """Calls for one row that are one write, by their places; the first may create it."""
-
-    __slots__ = ("join", "places", "shape", "values")
-
-    def __init__(self, places: list[int], shape: Shape, values: list[Any]) -> None:
-        self.places = places
-        self.shape = shape
-        self.values = values
-        self.join: _Join | None = None  # until it is asked for
+_Write: TypeAlias = tuple[list[int], Shape, Sequence[Any]]
+"""The places of the calls that are one write, of which the first may create; the write."""
 
 
 def _coalesced(shape: Shape) -> Shape:
@@ -178,30 +148,51 @@ class _Fold(NamedTuple):
     sums: Sequence[int]
     rest: Sequence[tuple[int, Callable[[Any], bool] | None]]
 
-    def join(self, before: list[Any], values: Sequence[Any]) -> bool:
-        """Add a call's values to those of the calls before it; see `_Join`."""
+    def join(self, rows: Sequence[Sequence[Any]]) -> Sequence[Any] | None:
+        """Make the values of calls one; None if that would be another thing."""
+        last = rows[-1]
+        joined = [*rows[0]]
         for slot, is_storable in self.rest:
             # One that cannot be sent fails its call, even if it is not needed.
-            if values[slot] is not before[slot] and not (
-                is_storable is not None and is_storable(values[slot])
-            ):
-                return False
+            one = joined[slot]
+            others = [row[slot] for row in rows if row[slot] is not one]
+            if others and (is_storable is None or not all(map(is_storable, others))):
+                return None
         for slot, is_storable in self.last:
             # The one that is lost must not be one that would have failed.
-            if values[slot] is not before[slot] and not is_storable(before[slot]):
-                return False
+            joined[slot] = one = last[slot]
+            if not all(is_storable(row[slot]) for row in rows if row[slot] is not one):
+                return None
         for slot in self.sums:
-            one, other = before[slot], values[slot]
+            added = [row[slot] for row in rows]
+            if {*map(type, added)} != {int}:
+                return None
             # With one sign nothing in between is further away than the sum.
-            if type(one) is not int or type(other) is not int or one * other < 0:
-                return False
-            if not -_MAX_SUM <= one + other <= _MAX_SUM:
-                return False
-        for slot in self.sums:
-            before[slot] += values[slot]
-        for slot, _ in self.last:
-            before[slot] = values[slot]
-        return True
+            joined[slot] = total = sum(added)
+            if min(added) < 0 < max(added) or not -_MAX_SUM <= total <= _MAX_SUM:
+                return None
+        return joined
+
+
+def _joined(
+    fold: _Fold | None, places: list[int], rows: list[Sequence[Any]]
+) -> Iterator[tuple[list[int], Sequence[Any]]]:
+    """Make one of calls for one row, or as few as may be, with the places of each."""
+    if fold is not None:
+        whole = fold.join(rows)
+        if whole is not None:
+            yield places, whole
+            return
+    those, before = [places[0]], rows[0]
+    for place, values in zip(places[1:], rows[1:], strict=True):
+        both = None if fold is None else fold.join((before, values))
+        if both is None:
+            yield those, before
+            those, before = [place], values
+        else:
+            those.append(place)
+            before = both
+    yield those, before
 
 
 # A literal this large is sent as int4 still.

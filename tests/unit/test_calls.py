@@ -289,10 +289,10 @@ def test_what_was_found_out_serves_every_connection_that_sees_the_same() -> None
     calls = Calls(("id",))
     several = [adding(1), adding(2)]
     calls.group(several, TABLE, POSTGRESQL.typing)
-    (join,) = calls._joins.values()
+    (fold,) = calls._folds.values()
     calls.group(several, replace(TABLE), POSTGRESQL.typing)
-    (again,) = calls._joins.values()
-    assert again is join
+    (again,) = calls._folds.values()
+    assert again is fold
 
 
 def test_shapes_without_number_do_not_fill_the_memory() -> None:
@@ -301,7 +301,7 @@ def test_shapes_without_number_do_not_fill_the_memory() -> None:
         same = call(defaults={"m": 1}, create_defaults={"s": SQL(f"'{number}'")})
         groups, _ = calls.group([same, same], TABLE, POSTGRESQL.typing)
         assert [list(group.places) for group in groups] == [[0]]
-    assert len(calls._joins) <= 256
+    assert len(calls._folds) <= 256
 
 
 # --- What is not ----------------------------------------------------------------------
