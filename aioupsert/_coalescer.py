@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias, TypeVar
 
 from aioupsert._adapters import is_pool, with_session
@@ -25,6 +26,7 @@ from aioupsert.results import CoalescerStats, Result
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from aioupsert._schema import TableName
     from aioupsert.expressions import Expression
     from aioupsert.typing import (
         Connection,
@@ -41,6 +43,9 @@ _CONCURRENCY: Final = 3
 # this time, in seconds, since the batch may be waiting for somebody's lock.
 _ENOUGH: Final = 450
 _PATIENCE: Final = 0.01
+# So many batches keep their connection, of which a pool resets each that it gets back;
+# but others may be waiting for it.
+_IN_A_ROW: Final = 8
 # As many as a program has calls in its source code, and more.
 _MAX_SHAPES: Final = 256
 # Where Python can, a batch is on its way before the loop turns.
@@ -392,14 +397,17 @@ class Coalescer:
             self._timer.cancel()
             self._timer = loop.call_soon(self._send)
 
-    def _send(self, impatient: bool = False) -> None:  # noqa: FBT001, FBT002  # as above
-        """Send as many batches as there may be."""
+    def _send(self, impatient: bool = False, idle: _Trip | None = None) -> None:  # noqa: FBT001, FBT002  # as above
+        """Send as many batches as there may be; the first by a trip that is idle."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
         loop = asyncio.get_running_loop()
-        while self._free and self._ready:
-            is_busy = self._free < self._concurrency
+        while self._ready:
+            free = self._free + (idle is not None)
+            if not free:
+                return
+            is_busy = free < self._concurrency
             if is_busy and not impatient and len(self._ready) < self._enough:
                 wait = max(_PATIENCE, self._max_delay)
                 self._timer = loop.call_later(wait, self._send, True)  # noqa: FBT003  # as above
@@ -411,57 +419,110 @@ class Coalescer:
             batch = self._take(min(share, self._max_batch))
             if not batch:
                 return
+            if idle is not None:
+                idle.batch = batch
+                idle = None
+                continue
             self._free -= 1
-            task = asyncio.Task(self._carry(batch), loop=loop, **_EAGERLY)
+            trip = _Trip(batch)
+            task = asyncio.Task(self._carry(trip), loop=loop, **_EAGERLY)
             self._batches.add(task)
-            task.add_done_callback(partial(self._end, batch))
+            task.add_done_callback(partial(self._end, trip))
 
     def _take(self, size: int) -> list[_Call]:
-        """Take the oldest calls; those for a row that is under way are put aside."""
-        batch: list[_Call] = []
+        """
+        Take about so many calls, those for the rows that have waited longest.
+
+        All calls for such a row, as they could not be sent before these are back, and
+        cost little more; other rows are left to other batches. Calls for a row that is
+        under way are put aside.
+        """
         ready, held = self._ready, self._held
-        while ready and len(batch) < size:
+        rows: dict[int | None, list[_Call]] = {}
+        number = 0
+        while ready and number < self._max_batch and len(rows) < size:
             call = ready.popleft()
             _, _, identity, future = call
             if future.done():
                 continue  # its caller has been cancelled
-            if identity not in held:
-                batch.append(call)
+            if identity in rows:
+                rows[identity].append(call)
+            elif identity not in held:
+                rows[identity] = [call]
+            else:
+                waiting = held[identity]
+                if waiting is None:
+                    waiting = held[identity] = deque()
+                waiting.append(call)
                 continue
-            waiting = held[identity]
-            if waiting is None:
-                waiting = held[identity] = deque()
-            waiting.append(call)
-        for _, _, identity, _ in batch:
+            number += 1
+        batch: list[_Call] = []
+        for identity, calls in rows.items():
+            if len(batch) >= size:
+                break
+            batch += calls
             held[identity] = None
+        if len(batch) < number:
+            rest = [calls for i, calls in rows.items() if i not in held]
+            ready.extendleft(reversed([*chain.from_iterable(rest)]))
         return batch
 
-    async def _carry(self, batch: list[_Call]) -> None:
-        """Send a batch, and answer its callers, whatever happens."""
-        started = time.perf_counter()
-        watch = Watch("Coalescer.batch", self._name) if OBSERVERS else None
+    async def _carry(self, trip: _Trip) -> None:
+        """Send a batch, and some that follow; answer the callers, whatever happens."""
+        trip.begin(self._name)
         error: BaseException | None = None
         try:
-            await with_session(self._handle, self._write, batch)
-            # None is left; if one is, it must not hang.
-            _fail(batch, RuntimeError(_LOST))
+            await with_session(self._handle, self._go, trip)
         except asyncio.CancelledError as exc:
             error = exc
-            self._abandon(batch, _UNKNOWN)
+            self._abandon(trip.batch, _UNKNOWN)
             raise
         except BaseException as exc:
             error = exc
-            _fail(batch, exc)
+            _fail(trip.batch, exc)
             if not isinstance(exc, Exception):
                 raise
         finally:
-            self._seconds += time.perf_counter() - started
-            if watch is not None:
-                self._tell(watch, batch, error)
+            if trip.batch:
+                self._arrive(trip, error)
             self._free += 1
-            self._sent += 1
-            self._largest = max(self._largest, len(batch))
-            self._release(batch)
+            self._go_on()
+
+    async def _go(self, session: Session, trip: _Trip) -> None:
+        """Send a batch, and some that follow, now that there is a connection."""
+        self._system = session.dialect.system
+        for turn in range(1, _IN_A_ROW + 1):
+            await self._write(session, trip.batch)
+            # None is left; if one is, it must not hang.
+            _fail(trip.batch, RuntimeError(_LOST))
+            self._arrive(trip)
+            if turn < _IN_A_ROW:
+                # Those who were answered come first, and may have more.
+                await asyncio.sleep(0)
+                self._go_on(trip)
+            if not trip.batch:
+                return
+            trip.begin(self._name)
+
+    def _arrive(self, trip: _Trip, error: BaseException | None = None) -> None:
+        """Take down what became of a batch, and let calls for its rows go on."""
+        batch, trip.batch = trip.batch, []
+        self._seconds += time.perf_counter() - trip.started
+        self._sent += 1
+        self._largest = max(self._largest, len(batch))
+        if trip.watch is not None:
+            self._tell(trip.watch, batch, error)
+        for _, _, identity, _ in reversed(batch):
+            waiting = self._held.pop(identity, None)
+            if waiting:
+                # Before those that came later.
+                self._ready.extendleft(reversed(waiting))
+
+    def _go_on(self, idle: _Trip | None = None) -> None:
+        """Send what is ready, after a batch has arrived."""
+        if self._timer is None or not self._max_delay:
+            # Without a timer, what is ready has waited for the delay already.
+            self._send(self._max_delay > 0, idle)
 
     def _tell(
         self, watch: Watch, batch: list[_Call], error: BaseException | None
@@ -473,11 +534,11 @@ class Coalescer:
         event.failed = sum(f.exception() is not None for f in futures)
         event.rows = len(batch)
         event.pending = self._pending
+        event.system = self._system
         watch.end(error)
 
     async def _write(self, session: Session, batch: list[_Call]) -> None:
-        """Store the calls that are still wanted, now that there is a connection."""
-        self._system = session.dialect.system
+        """Store the calls that are still wanted."""
         calls = [call for call in batch if not call[_FUTURE].done()]
         alone = True
         while calls:
@@ -515,11 +576,11 @@ class Coalescer:
             _fail(those, error)
         return [calls[place] for place in sorted(again)]
 
-    def _end(self, batch: list[_Call], task: asyncio.Task[None]) -> None:
+    def _end(self, trip: _Trip, task: asyncio.Task[None]) -> None:
         self._batches.discard(task)
         if task.cancelled():
             # Perhaps before it had begun.
-            self._abandon(batch, _NOT_SENT)
+            self._abandon(trip.batch, _NOT_SENT)
         else:
             task.exception()  # which its callers have been given
 
@@ -528,16 +589,6 @@ class Coalescer:
         self._closed = self._closed or "its event loop has ended"
         _fail(batch, CoalescerClosedError(why))
         self._give_up()
-
-    def _release(self, batch: list[_Call]) -> None:
-        """Let calls for the rows of a batch go on, before those that came later."""
-        for _, _, identity, _ in reversed(batch):
-            waiting = self._held.pop(identity, None)
-            if waiting:
-                self._ready.extendleft(reversed(waiting))
-        if self._timer is None or not self._max_delay:
-            # Without a timer, what is ready has waited for the delay already.
-            self._send(impatient=self._max_delay > 0)
 
     def _give_up(self) -> None:
         """Fail what was not sent, now and when it gets room."""
@@ -577,6 +628,29 @@ _LOST: Final = "aioupsert has lost this call; please report it"
 # its caller waits for. A tuple, since garbage collection comes with every object else.
 _Call: TypeAlias = tuple[Shape, Sequence[Any], int | None, "asyncio.Future[Result]"]
 _FUTURE: Final = 3
+
+
+class _Trip:
+    """
+    A connection that is borrowed, or will be, for some batches in a row.
+
+    Attributes:
+        batch: The calls under way.
+        started: When they were sent, or waited for the connection.
+        watch: What observers see of them.
+    """
+
+    __slots__ = ("batch", "started", "watch")
+
+    def __init__(self, batch: list[_Call]) -> None:
+        self.batch = batch
+        self.started = 0.0
+        self.watch: Watch | None = None
+
+    def begin(self, table: TableName) -> None:
+        """Begin with a batch."""
+        self.started = time.perf_counter()
+        self.watch = Watch("Coalescer.batch", table) if OBSERVERS else None
 
 
 def _answer(future: asyncio.Future[Result], result: Result) -> None:

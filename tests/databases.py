@@ -377,14 +377,21 @@ async def fetched(handle: Any, sql: str) -> list[Any]:
         return await (await cursor.execute(sql.encode())).fetchall()
 
 
-@asynccontextmanager
-async def all_taken(pool: Any) -> AsyncIterator[list[Any]]:
-    """Every connection of a pool."""
+def lent(pool: Any) -> AbstractAsyncContextManager[Any]:
+    """One connection of a pool."""
     is_psycopg = isinstance(pool, psycopg_pool.AsyncConnectionPool)
     lend = pool.connection if is_psycopg else pool.acquire
+    context: AbstractAsyncContextManager[Any] = lend()
+    return context
+
+
+@asynccontextmanager
+async def all_taken(pool: Any, *, but: int = 0) -> AsyncIterator[list[Any]]:
+    """Every connection of a pool, or all but some."""
+    is_psycopg = isinstance(pool, psycopg_pool.AsyncConnectionPool)
     number = pool.max_size if is_psycopg else pool.get_max_size()
     async with contextlib.AsyncExitStack() as stack:
-        yield [await stack.enter_async_context(lend()) for _ in range(number)]
+        yield [await stack.enter_async_context(lent(pool)) for _ in range(number - but)]
 
 
 def has_all_back(pool: Any) -> bool:

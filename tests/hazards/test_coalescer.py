@@ -37,6 +37,7 @@ from tests.databases import (
     all_taken,
     fetched,
     has_begun,
+    lent,
     pooling,
 )
 from tests.hazards.test_cancellation import CancelledAt, idle
@@ -303,6 +304,26 @@ async def test_whoever_is_cancelled_or_wrong_disturbs_nobody(db: Database) -> No
     assert coalescer.stats.waits > 0
 
 
+@of_pool
+@pytest.mark.parametrize("popular", [1, 100])
+async def test_calls_for_popular_rows_keep_their_order(
+    plain: Database, popular: int
+) -> None:
+    # More than are looked at for one batch; a row's are sent together, but in order.
+    async with Coalescer(plain.handle, "t", key="k") as coalescer:
+        tasks: list[asyncio.Task[Result]] = []
+        for n in range(2_500):
+            tasks += begin(coalescer, n % popular, defaults={"n": n})
+        results = await outcomes(tasks)
+    assert await numbers(plain) == {n % popular: n for n in range(2_500)}
+    assert Counter(r.action for r in results) == {
+        Action.CREATED: popular,
+        Action.UPDATED: 2_500 - popular,
+    }
+    assert all(r.created for r in results[:popular])
+    assert 450 <= coalescer.stats.largest_batch <= 1_000
+
+
 # --- Locks --------------------------------------------------------------------------------
 
 
@@ -540,7 +561,7 @@ async def test_a_pool_that_closes_while_it_is_waited_for_leaves_nobody_waiting(
 
 
 @pytest.mark.parametrize("db", ["psycopg_pool"], indirect=True)
-async def test_a_pool_of_psycopg_that_is_closed_underneath_fails_later_callers(
+async def test_a_pool_of_psycopg_that_is_closed_underneath_fails_those_without_connection(
     plain: PostgresDatabase,
 ) -> None:
     pool: Any = plain.handle
@@ -553,10 +574,33 @@ async def test_a_pool_of_psycopg_that_is_closed_underneath_fails_later_callers(
             assert not any(task.done() for task in tasks)
             later = await outcomes(begin(coalescer, 2, 3))
             assert {type(r) for r in later} == {psycopg_pool.PoolClosed}
-        sent, unsent = await outcomes(tasks)
-    assert sent.action is Action.UPDATED
-    assert isinstance(unsent, psycopg_pool.PoolClosed)
-    assert await numbers(plain) == {1: 1}
+        # And takes along what has waited for the same row.
+        assert [r.action for r in await outcomes(tasks)] == [Action.UPDATED] * 2
+    assert await numbers(plain) == {1: 2}
+
+
+@of_pool
+async def test_others_get_a_connection_though_calls_never_end(
+    plain: PostgresDatabase,
+) -> None:
+    pool: Any = plain.handle
+    ended = asyncio.Event()
+
+    async def work(coalescer: Coalescer) -> None:
+        while not ended.is_set():
+            await coalescer.create_or_update(key={"k": 1}, defaults=ADD)
+
+    async with all_taken(pool, but=1), Coalescer(pool, "t", key="k") as coalescer:
+        workers = [asyncio.create_task(work(coalescer)) for _ in range(3)]
+        async with asyncio.timeout(PATIENCE):
+            await coalescer.create_or_update(key={"k": 1}, defaults=ADD)
+            before = coalescer.stats.batches
+            async with lent(pool):
+                assert coalescer.stats.batches <= before + 8
+            ended.set()
+            await asyncio.gather(*workers)
+    assert await numbers(plain) == {1: coalescer.stats.calls}
+    await is_whole(plain)
 
 
 async def test_a_connection_of_sqlite_that_is_closed_underneath_fails_its_callers(

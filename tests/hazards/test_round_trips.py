@@ -173,6 +173,27 @@ async def test_the_pool_adds_only_its_own_reset(
     assert (update, create) == (resets + 1, resets + 1)
 
 
+@pytest.mark.parametrize("db", ["pool"], indirect=True)
+async def test_a_coalescer_borrows_a_connection_for_several_batches(
+    db: PostgresDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await db.run(TABLE)
+
+    async def batches() -> int:
+        async with Coalescer(db.handle, "t", key="k") as coalescer:
+            for _ in range(16):
+                await coalescer.create_or_update(
+                    key={"k": "old"}, defaults={"hits": F("hits") + 1}
+                )
+        return coalescer.stats.batches
+
+    await batches()
+    async with db.handle.acquire() as proxy:
+        flights = Flights(proxy._con, monkeypatch)
+    # Every eighth one ends with the pool's reset.
+    assert await flights.of(batches()) == (16, 16 + 2)
+
+
 @pytest.mark.parametrize("others", [["new", "newer"], ["new", "old"]])
 @pytest.mark.parametrize(
     "defaults", [{"hits": F("hits") + 1}, {"v": 2}, {"v": 2, "hits": 3 + F("hits")}]
