@@ -84,6 +84,17 @@ class Database(NamedTuple):
     total: Callable[[], Awaitable[int]]
 
 
+async def on_postgresql(pool: asyncpg.Pool[asyncpg.Record]) -> Database:
+    """Measure with an empty table of PostgreSQL."""
+    await pool.execute(f"DROP TABLE IF EXISTS views; {SCHEMA}")
+
+    async def total() -> int:
+        return int(await pool.fetchval("SELECT coalesce(sum(hits), 0) FROM views"))
+
+    # A deleted row stays for later turns to step over, until it is vacuumed.
+    return Database(pool, partial(pool.execute, "TRUNCATE views"), total)
+
+
 async def measure(call: Call, case: Case, number: int) -> Turn:
     """Make calls from many tasks at once."""
     choose = random.Random(0)  # noqa: S311  # no secret
@@ -251,14 +262,7 @@ async def main() -> int:
     if isinstance(server, NoServerError):
         raise server
     async with asyncpg.create_pool(server.dsn, min_size=10, max_size=10) as pool:
-        await pool.execute(f"DROP TABLE IF EXISTS views; {SCHEMA}")
-
-        async def pg_total() -> int:
-            return int(await pool.fetchval("SELECT coalesce(sum(hits), 0) FROM views"))
-
-        # A deleted row stays for later turns to step over, until it is vacuumed.
-        empty = partial(pool.execute, "TRUNCATE views")
-        database = Database(pool, empty, pg_total)
+        database = await on_postgresql(pool)
         missed = await compare("asyncpg", database, results, options, latencies)
     with tempfile.TemporaryDirectory() as folder:
         async with aiosqlite.connect(

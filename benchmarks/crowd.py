@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import statistics
 import sys
 from pathlib import Path
 
 import asyncpg
 import matplotlib as mpl
-from coalescer import SCHEMA, Case, Database, turns
+from coalescer import Case, on_postgresql, turns
 from matplotlib import pyplot as plt
 from rich.console import Console
 from rich.table import Table
@@ -57,18 +58,15 @@ async def main() -> None:
     parser.add_argument("--calls", type=int, default=4_000, help="plain ones, a turn")
     parser.add_argument("--plot", type=Path, help="without the ending")
     options = parser.parse_args()
+    # As there.
+    gc.freeze()
     server = session_server()
     if isinstance(server, NoServerError):
         raise server
     table = Table("rows", "tasks", "plain, calls a second", "coalesced", "ratio")
     found: dict[int, list[Point]] = {}
     async with asyncpg.create_pool(server.dsn, min_size=10, max_size=10) as pool:
-        await pool.execute(f"DROP TABLE IF EXISTS views; {SCHEMA}")
-
-        async def total() -> int:
-            return int(await pool.fetchval("SELECT coalesce(sum(hits), 0) FROM views"))
-
-        database = Database(pool, pool.execute, total)
+        database = await on_postgresql(pool)
         for keys in KEYS:
             for tasks in TASKS:
                 case = Case("", keys, tasks, 0)
