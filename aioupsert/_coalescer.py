@@ -43,8 +43,8 @@ _CONCURRENCY: Final = 3
 # this time, in seconds, since the batch may be waiting for somebody's lock.
 _ENOUGH: Final = 450
 _PATIENCE: Final = 0.01
-# So many batches keep their connection, of which a pool resets each that it gets back;
-# but others may be waiting for it.
+# So many batches follow each other over one connection, since a pool resets those that
+# it gets back; and no more, since others may be waiting for one.
 _IN_A_ROW: Final = 8
 # As many as a program has calls in its source code, and more.
 _MAX_SHAPES: Final = 256
@@ -90,8 +90,8 @@ class Coalescer:
         Coalesce calls for one table and key; connects nowhere yet.
 
         Args:
-            conn_or_pool: As for `create_or_update`; a pool lends a connection for each
-                batch.
+            conn_or_pool: As for `create_or_update`; a pool lends a connection for some
+                batches in a row.
             table: The table's name.
             key: The columns that identify a row.
             max_batch: How many calls make a batch at most.

@@ -188,7 +188,7 @@ class Expression:
         return _build("operator", "NOT", self)
 
     def _operate(self, operator: str, other: Operand) -> Expression:
-        # As _build does, but in half of the time: F("n") + 1 is made in most calls.
+        # As _build does, but quicker: F("n") + 1 is made in most calls.
         if isinstance(other, Expression):
             node, values = other.node, (*self.values, *other.values)
         else:
