@@ -491,18 +491,19 @@ class Coalescer:
     async def _go(self, session: Session, trip: _Trip) -> None:
         """Send a batch, and some that follow, now that there is a connection."""
         self._system = session.dialect.system
-        for turn in range(1, _IN_A_ROW + 1):
+        turns = 0
+        while trip.batch:
+            if turns:
+                trip.begin(self._name)
             await self._write(session, trip.batch)
             # None is left; if one is, it must not hang.
             _fail(trip.batch, RuntimeError(_LOST))
             self._arrive(trip)
-            if turn < _IN_A_ROW:
+            turns += 1
+            if turns < _IN_A_ROW:
                 # Those who were answered come first, and may have more.
                 await asyncio.sleep(0)
                 self._go_on(trip)
-            if not trip.batch:
-                return
-            trip.begin(self._name)
 
     def _arrive(self, trip: _Trip, error: BaseException | None = None) -> None:
         """Take down what became of a batch, and let calls for its rows go on."""
