@@ -671,8 +671,8 @@ async def test_withdrawn_calls_do_not_fill_the_memory(plain: PostgresDatabase) -
                 for task in some:
                     task.cancel()
                 await asyncio.wait(some)
-            held = sum(len(calls or ()) for calls in coalescer._held.values())
-            assert held + len(coalescer._ready) <= 30
+            held = sum(len(calls or ()) for calls in coalescer._queue._held.values())
+            assert held + len(coalescer._queue.ready) <= 30
         await outcomes(tasks)
     assert await numbers(plain) == {1: 2, 2: 1}
 

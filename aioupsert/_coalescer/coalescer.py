@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-import copy
 import sys
 import time
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
-from itertools import chain
-from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from aioupsert._adapters import is_pool, with_session
 from aioupsert._adapters.base import Session, finish, is_stale
 from aioupsert._batches import Batch, Writer
+from aioupsert._coalescer.queueing import (
+    FUTURE,
+    Call,
+    Queue,
+    answer,
+    copied,
+    fail,
+    identify,
+)
 from aioupsert._plan import Calls, Shape, pairs, read_key_names
 from aioupsert._plan.plan import check_without_unique_index
 from aioupsert._upsert import TIMEOUT, Target, write_call
@@ -35,8 +42,6 @@ if TYPE_CHECKING:
         Values,
         WithoutUniqueIndex,
     )
-
-T = TypeVar("T", bound=BaseException)
 
 _CONCURRENCY: Final = 3
 # While a batch is under way, so many calls are worth another connection; or any after
@@ -139,10 +144,7 @@ class Coalescer:
         self._max_pending = max_pending
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closed = "it was not entered: use it in an async with"
-        # Calls that may be sent, oldest first; and rows that are under way, with the
-        # calls that wait for them.
-        self._ready: deque[_Call] = deque()
-        self._held: dict[int | None, deque[_Call] | None] = {}
+        self._queue = Queue()
         # Those of the last calls, of which equal ones share one.
         self._shapes: dict[Shape, Shape] = {}
         self._batches: set[asyncio.Task[None]] = set()
@@ -276,9 +278,9 @@ class Coalescer:
             self._pending += 1
             try:
                 future: asyncio.Future[Result] = loop.create_future()
-                self._ready.append(
-                    (shape, tuple(values), self._identity(values), future)
-                )
+                sent = tuple(values)
+                identity = identify(sent[: self._width])
+                self._queue.ready.append((shape, sent, identity, future))
                 self._schedule(loop)
                 result = await future
             except asyncio.CancelledError:
@@ -318,7 +320,7 @@ class Coalescer:
             raise
         self._entering -= 1
         if self._given_up is not None:
-            raise _copied(self._given_up)
+            raise copied(self._given_up)
 
     def _let_in(self) -> None:
         """Let in the callers that have waited longest, as many as there is room for."""
@@ -335,10 +337,7 @@ class Coalescer:
         self._withdrawn += 1
         if self._withdrawn > max(self._pending, self._max_batch):
             self._withdrawn = 0
-            for queue in (self._ready, *filter(None, self._held.values())):
-                wanted = [call for call in queue if not call[_FUTURE].done()]
-                queue.clear()
-                queue.extend(wanted)
+            self._queue.drop_answered()
 
     def _refuse(self, loop: asyncio.AbstractEventLoop, key: Values) -> None:
         """Say why a call cannot be taken, or that its key is empty or none at all."""
@@ -372,14 +371,6 @@ class Coalescer:
         shape = self._shapes.setdefault(shape, shape)
         return shape, [*(values[at] for at in order), *values[self._width :]]
 
-    def _identity(self, values: Sequence[Any]) -> int | None:
-        """Give what tells a row from others, or may take some others for it."""
-        # Never the key itself, which may be of a type that compares as it likes.
-        try:
-            return hash(values[0] if self._width == 1 else tuple(values[: self._width]))
-        except TypeError:
-            return None  # a list, say
-
     # --- Sending ----------------------------------------------------------------------
 
     def _schedule(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -387,7 +378,7 @@ class Coalescer:
         if self._free == self._concurrency and not self._max_delay:
             self._send()
             return
-        are_enough = len(self._ready) >= self._enough
+        are_enough = len(self._queue.ready) >= self._enough
         if self._timer is None:
             if self._max_delay and not are_enough:
                 self._timer = loop.call_later(self._max_delay, self._send, True)  # noqa: FBT003  # an argument of call_later
@@ -403,20 +394,21 @@ class Coalescer:
             self._timer.cancel()
             self._timer = None
         loop = asyncio.get_running_loop()
-        while self._ready:
+        ready = self._queue.ready
+        while ready:
             free = self._free + (idle is not None)
             if not free:
                 return
             is_busy = free < self._concurrency
-            if is_busy and not impatient and len(self._ready) < self._enough:
+            if is_busy and not impatient and len(ready) < self._enough:
                 wait = max(_PATIENCE, self._max_delay)
                 self._timer = loop.call_later(wait, self._send, True)  # noqa: FBT003  # as above
                 return
             # Shared out over all connections, so that the database works on one part
             # while another is made ready; but a small batch costs nearly as much as a
             # large.
-            share = max(-(-len(self._ready) // self._concurrency), self._enough)
-            batch = self._take(min(share, self._max_batch))
+            share = max(-(-len(ready) // self._concurrency), self._enough)
+            batch = self._queue.take(min(share, self._max_batch), self._max_batch)
             if not batch:
                 return
             if idle is not None:
@@ -428,44 +420,6 @@ class Coalescer:
             task = asyncio.Task(self._carry(trip), loop=loop, **_EAGERLY)
             self._batches.add(task)
             task.add_done_callback(partial(self._end, trip))
-
-    def _take(self, size: int) -> list[_Call]:
-        """
-        Take about so many calls, those for the rows that have waited longest.
-
-        All calls for such a row, as they could not be sent before these are back, and
-        cost little more; other rows are left to other batches. Calls for a row that is
-        under way are put aside.
-        """
-        ready, held = self._ready, self._held
-        rows: dict[int | None, list[_Call]] = {}
-        number = 0
-        while ready and number < self._max_batch and len(rows) < size:
-            call = ready.popleft()
-            _, _, identity, future = call
-            if future.done():
-                continue  # its caller has been cancelled
-            if identity in rows:
-                rows[identity].append(call)
-            elif identity not in held:
-                rows[identity] = [call]
-            else:
-                waiting = held[identity]
-                if waiting is None:
-                    waiting = held[identity] = deque()
-                waiting.append(call)
-                continue
-            number += 1
-        batch: list[_Call] = []
-        for identity, calls in rows.items():
-            if len(batch) >= size:
-                break
-            batch += calls
-            held[identity] = None
-        if len(batch) < number:
-            rest = [calls for i, calls in rows.items() if i not in held]
-            ready.extendleft(reversed([*chain.from_iterable(rest)]))
-        return batch
 
     async def _carry(self, trip: _Trip) -> None:
         """Send a batch, and some that follow; answer the callers, whatever happens."""
@@ -479,7 +433,7 @@ class Coalescer:
             raise
         except BaseException as exc:
             error = exc
-            _fail(trip.batch, exc)
+            fail(trip.batch, exc)
             if not isinstance(exc, Exception):
                 raise
         finally:
@@ -497,7 +451,7 @@ class Coalescer:
                 trip.begin(self._name)
             await self._write(session, trip.batch)
             # None is left; if one is, it must not hang.
-            _fail(trip.batch, RuntimeError(_LOST))
+            fail(trip.batch, RuntimeError(_LOST))
             self._arrive(trip)
             turns += 1
             if turns < _IN_A_ROW:
@@ -513,11 +467,7 @@ class Coalescer:
         self._largest = max(self._largest, len(batch))
         if trip.watch is not None:
             self._tell(trip.watch, batch, error)
-        for _, _, identity, _ in reversed(batch):
-            waiting = self._held.pop(identity, None)
-            if waiting:
-                # Before those that came later.
-                self._ready.extendleft(reversed(waiting))
+        self._queue.release(batch)
 
     def _go_on(self, idle: _Trip | None = None) -> None:
         """Send what is ready, after a batch has arrived."""
@@ -526,7 +476,7 @@ class Coalescer:
             self._send(self._max_delay > 0, idle)
 
     def _tell(
-        self, watch: Watch, batch: list[_Call], error: BaseException | None
+        self, watch: Watch, batch: list[Call], error: BaseException | None
     ) -> None:
         """Tell the observers what became of a batch."""
         futures = [future for _, _, _, future in batch if not future.cancelled()]
@@ -538,43 +488,45 @@ class Coalescer:
         event.system = self._system
         watch.end(error)
 
-    async def _write(self, session: Session, batch: list[_Call]) -> None:
+    async def _write(self, session: Session, batch: list[Call]) -> None:
         """Store the calls that are still wanted."""
-        calls = [call for call in batch if not call[_FUTURE].done()]
+        calls = [call for call in batch if not call[FUTURE].done()]
         alone = True
         while calls:
             calls = await self._store(session, calls, alone=alone)
             alone = False  # what is left would be left again
 
     async def _store(
-        self, session: Session, calls: list[_Call], *, alone: bool
-    ) -> list[_Call]:
+        self, session: Session, calls: list[Call], *, alone: bool
+    ) -> list[Call]:
         """Store calls, and answer them; return those that should be tried again."""
         # In a transaction of the caller's it needs a savepoint, so as to fail alone.
         if len(calls) == 1 and not session.in_transaction():
             ((shape, values, _, future),) = calls
             self._rows += 1
-            answer = write_call(session, self._name, shape, [*values], self._timeout)
-            _answer(future, await answer)
+            result = await write_call(
+                session, self._name, shape, [*values], self._timeout
+            )
+            answer(future, result)
             return []
         batch = Batch(range(len(calls)), calls)
         tally = await self._writer.store(session, batch, alone=alone)
         self._rows += tally.sent
         results = tally.results or {}
         for place, result in results.items():
-            _answer(calls[place][_FUTURE], result)
+            answer(calls[place][FUTURE], result)
         refused = [u for u in tally.unstored if isinstance(u.error, AioupsertError)]
         again = {*tally.left}
         if refused and await is_stale(session, self._name, refused[0].error):
             # By what the table was like before it changed.
             again.update(item.place for item in refused)
-        failed: dict[int, tuple[Exception, list[_Call]]] = {}
+        failed: dict[int, tuple[Exception, list[Call]]] = {}
         for place, _, error in tally.unstored:
             if place not in again:
                 # Calls that were refused together have one error.
                 failed.setdefault(id(error), (error, []))[1].append(calls[place])
         for error, those in failed.values():
-            _fail(those, error)
+            fail(those, error)
         return [calls[place] for place in sorted(again)]
 
     def _end(self, trip: _Trip, task: asyncio.Task[None]) -> None:
@@ -585,27 +537,22 @@ class Coalescer:
         else:
             task.exception()  # which its callers have been given
 
-    def _abandon(self, batch: list[_Call], why: str) -> None:
+    def _abandon(self, batch: list[Call], why: str) -> None:
         """Send no more: the loop ends, or whoever closes us has given up."""
         self._closed = self._closed or "its event loop has ended"
-        _fail(batch, CoalescerClosedError(why))
+        fail(batch, CoalescerClosedError(why))
         self._give_up()
 
     def _give_up(self) -> None:
         """Fail what was not sent, now and when it gets room."""
         self._given_up = CoalescerClosedError(_NOT_SENT)
-        unsent = [*self._ready]
-        self._ready.clear()
-        for held in filter(None, self._held.values()):
-            unsent += held
-            held.clear()
-        _fail(unsent, self._given_up)
+        fail(self._queue.clear(), self._given_up)
         while self._waiters:
             self._enter(self._waiters.popleft())
 
     async def _emptied(self) -> None:
         """Wait until no call is pending, and no task of ours is left."""
-        while self._batches or self._ready or self._waiters or self._entering:
+        while self._batches or self._queue.ready or self._waiters or self._entering:
             if self._batches:
                 await asyncio.wait(self._batches)
             else:
@@ -625,12 +572,6 @@ _UNKNOWN: Final = (
 _LOST: Final = "aioupsert has lost this call; please report it"
 
 
-# A call that waits: its shape and its values, what tells its row from others, and what
-# its caller waits for. A tuple, since garbage collection comes with every object else.
-_Call: TypeAlias = tuple[Shape, Sequence[Any], int | None, "asyncio.Future[Result]"]
-_FUTURE: Final = 3
-
-
 class _Trip:
     """
     A connection that is borrowed, or will be, for some batches in a row.
@@ -643,7 +584,7 @@ class _Trip:
 
     __slots__ = ("batch", "started", "watch")
 
-    def __init__(self, batch: list[_Call]) -> None:
+    def __init__(self, batch: list[Call]) -> None:
         self.batch = batch
         self.started = 0.0
         self.watch: Watch | None = None
@@ -652,26 +593,3 @@ class _Trip:
         """Begin with a batch."""
         self.started = time.perf_counter()
         self.watch = Watch("Coalescer.batch", table) if OBSERVERS else None
-
-
-def _answer(future: asyncio.Future[Result], result: Result) -> None:
-    if not future.done():
-        future.set_result(result)
-
-
-def _fail(calls: Sequence[_Call], error: BaseException) -> None:
-    """Give every caller an error of its own, since raising one changes it."""
-    for _, _, _, future in calls:
-        if not future.done():
-            future.set_exception(error if len(calls) == 1 else _copied(error))
-            # Its caller may have been cancelled just now, and never ask.
-            future.exception()
-
-
-def _copied(error: T) -> T:
-    copied = error
-    # Some errors cannot be made again from their arguments.
-    with suppress(Exception):
-        copied = copy.copy(error)
-        copied.__cause__ = error.__cause__ or error
-    return copied
