@@ -83,6 +83,9 @@ class AsyncpgSession:
                     raise TransientError from exc
                 _explain(exc)
                 raise
+            except AttributeError as exc:
+                self._tell_closed(exc)
+                raise
 
     async def attempt(
         self, program: Any, values: list[Any], number: int, conflicts: int
@@ -104,6 +107,9 @@ class AsyncpgSession:
                 if sqlstate(exc) == READ_ONLY:
                     return Lost()  # the steps may find that there is nothing to write
             _explain(exc)
+            raise
+        except AttributeError as exc:
+            self._tell_closed(exc)
             raise
         finally:
             lock.release()
@@ -137,6 +143,12 @@ class AsyncpgSession:
     def _is_closed(self) -> bool:
         """Ask the real connection: a pool takes a lost one back, and then there is none."""
         return bool(self._behind.is_closed())
+
+    def _tell_closed(self, error: AttributeError) -> None:
+        """Say it where asyncpg stumbles: it was terminated between two of its steps."""
+        if self._is_closed():
+            msg = "connection is closed"
+            raise asyncpg.InterfaceError(msg) from error
 
     async def forget(self) -> None:
         """Have types and statements read afresh."""

@@ -2,6 +2,8 @@
 
 import asyncio
 import gc
+import itertools
+from collections.abc import Awaitable, Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, Final
@@ -93,6 +95,53 @@ async def test_before_the_call_without_a_sign_of_it_yet(pg: PostgresDatabase) ->
             await count(conn)
     assert not is_retryable(caught.value)
     assert await total(pg) == 1
+
+
+class ActingAt:
+    """
+    Awaits, and acts when one of the answers has come, before it is looked at.
+
+    Attributes:
+        reached: Whether there were so many.
+    """
+
+    def __init__(
+        self, awaitable: Awaitable[Any], point: int, act: Callable[[], None]
+    ) -> None:
+        self.reached = False
+        self._awaitable = awaitable
+        self._point = point
+        self._act = act
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        steps: Any = self._awaitable.__await__()
+        for number in itertools.count():
+            try:
+                future = steps.send(None)
+            except StopIteration as stop:
+                return stop.value
+            yield future
+            if number == self._point:
+                self.reached = True
+                self._act()
+
+
+@pytest.mark.parametrize("name", CALLS)
+async def test_terminated_when_an_answer_has_come(
+    pg: PostgresDatabase, name: str
+) -> None:
+    await pg.run(TABLES)
+    for point in itertools.count():
+        # Nothing is prepared on it, so that there are many answers.
+        async with pg.connect() as conn:
+            call = ActingAt(CALLS[name](conn), point, conn.terminate)
+            try:
+                await call
+            except LOST:
+                assert call.reached
+        if not call.reached:
+            break
+    assert point >= 4
 
 
 @pytest.mark.parametrize("inside", [False, True], ids=["own", "caller's"])
