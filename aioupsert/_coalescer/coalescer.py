@@ -278,9 +278,8 @@ class Coalescer:
             self._pending += 1
             try:
                 future: asyncio.Future[Result] = loop.create_future()
-                sent = tuple(values)
-                identity = identify(sent[: self._width])
-                self._queue.ready.append((shape, sent, identity, future))
+                identity = identify(values, self._width)
+                self._queue.ready.append((shape, tuple(values), identity, future))
                 self._schedule(loop)
                 result = await future
             except asyncio.CancelledError:

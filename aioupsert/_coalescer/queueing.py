@@ -28,11 +28,11 @@ A tuple, since garbage collection comes with every object else.
 FUTURE: Final = 3
 
 
-def identify(key: tuple[Any, ...]) -> int | None:
-    """Give what tells a row from others, or may take some others for it."""
+def identify(values: Sequence[Any], width: int) -> int | None:
+    """Give what tells the row of a key from others, or may take some others for it."""
     # Never the key itself, which may be of a type that compares as it likes.
     try:
-        return hash(key)
+        return hash(values[0] if width == 1 else tuple(values[:width]))
     except TypeError:
         return None  # a list, say
 

@@ -19,7 +19,7 @@ def names(calls: list[Call]) -> list[str]:
 def call(name: str, loop: asyncio.AbstractEventLoop | None = None) -> Call:
     """A call for the row that its first letter names."""
     future: asyncio.Future[Result] = asyncio.Future(loop=loop)
-    return ((), (name,), identify((name[0],)), future)
+    return ((), (name,), identify(name, 1), future)
 
 
 def queue(*of: str) -> Queue:
@@ -75,7 +75,7 @@ async def test_what_was_answered_is_dropped_whether_it_was_put_aside_or_not() ->
 
 async def test_keys_that_cannot_be_told_apart_are_one_row() -> None:
     waiting = Queue()
-    assert identify((["a"],)) is None
+    assert identify([["a"]], 1) is None
     for name in "ab":
         waiting.ready.append((*call(name)[:2], None, call(name)[FUTURE]))
     assert names(waiting.take(9, 10)) == ["a", "b"]
