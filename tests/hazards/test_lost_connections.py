@@ -12,7 +12,7 @@ import asyncpg
 import pytest
 
 from aioupsert import F, Result, create_or_update, is_retryable
-from tests.databases import PostgresDatabase, connected
+from tests.databases import PostgresDatabase, connected, url_in
 from tests.hazards.sessions import waiting
 
 TABLES: Final = """
@@ -142,6 +142,34 @@ async def test_terminated_when_an_answer_has_come(
         if not call.reached:
             break
     assert point >= 4
+
+
+class Careless(asyncpg.Connection):
+    """A connection of the caller's own making, with a mistake in it."""
+
+    mistaken = False
+
+    async def fetch(self, *args: Any, **options: Any) -> list[Any]:
+        if self.mistaken:
+            args[0].nothing()
+        rows: list[Any] = await super().fetch(*args, **options)
+        return rows
+
+
+@pytest.mark.parametrize("name", CALLS)
+async def test_a_mistake_of_the_caller_s_is_not_taken_for_a_closed_connection(
+    pg: PostgresDatabase, name: str
+) -> None:
+    await pg.run(TABLES)
+    conn = await asyncpg.connect(url_in(pg._dsn, pg.schema), connection_class=Careless)
+    try:
+        await CALLS[name](conn)
+        conn.mistaken = True
+        with pytest.raises(AttributeError, match="nothing"):
+            await CALLS[name](conn)
+    finally:
+        await conn.close()
+    assert await total(pg) == 1
 
 
 @pytest.mark.parametrize("inside", [False, True], ids=["own", "caller's"])
