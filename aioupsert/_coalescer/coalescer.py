@@ -380,14 +380,18 @@ class Coalescer:
         are_enough = len(self._queue.ready) >= self._enough
         if self._timer is None:
             if self._max_delay and not are_enough:
-                self._timer = loop.call_later(self._max_delay, self._send, True)  # noqa: FBT003  # an argument of call_later
+                self._timer = loop.call_later(self._max_delay, self._send_all)
             else:
                 self._timer = loop.call_soon(self._send)
         elif are_enough and isinstance(self._timer, asyncio.TimerHandle):
             self._timer.cancel()
             self._timer = loop.call_soon(self._send)
 
-    def _send(self, impatient: bool = False, idle: _Trip | None = None) -> None:  # noqa: FBT001, FBT002  # as above
+    def _send_all(self) -> None:
+        """Send what has waited long enough, however little it is."""
+        self._send(impatient=True)
+
+    def _send(self, idle: _Trip | None = None, *, impatient: bool = False) -> None:
         """Send as many batches as there may be; the first by a trip that is idle."""
         if self._timer is not None:
             self._timer.cancel()
@@ -401,7 +405,7 @@ class Coalescer:
             is_busy = free < self._concurrency
             if is_busy and not impatient and len(ready) < self._enough:
                 wait = max(_PATIENCE, self._max_delay)
-                self._timer = loop.call_later(wait, self._send, True)  # noqa: FBT003  # as above
+                self._timer = loop.call_later(wait, self._send_all)
                 return
             # Shared out over all connections, so that the database works on one part
             # while another is made ready; but a small batch costs nearly as much as a
@@ -472,7 +476,7 @@ class Coalescer:
         """Send what is ready, after a batch has arrived."""
         if self._timer is None or not self._max_delay:
             # Without a timer, what is ready has waited for the delay already.
-            self._send(self._max_delay > 0, idle)
+            self._send(idle, impatient=self._max_delay > 0)
 
     def _tell(
         self, watch: Watch, batch: list[Call], error: BaseException | None

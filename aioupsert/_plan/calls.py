@@ -89,19 +89,21 @@ class Calls:
     def _folded(self, calls: Sequence[OneCall], table: Table) -> list[_Write]:
         """Fold calls for one row that follow each other."""
         width = len(self._key)
-        last: dict[Any, tuple[list[int], Shape, list[Sequence[Any]]]] = {}
-        runs: list[tuple[list[int], Shape, list[Sequence[Any]]]] = []
+        last: dict[Any, _Run] = {}
+        runs: list[_Run] = []
         for place, call in enumerate(calls):
             shape, values = call[0], call[1]
             key = values[0] if width == 1 else tuple(values[:width])
             before = last.get(key)
-            # The first test is the quick one.
-            if before is None or (before[1] is not shape and before[1] != shape):
-                last[key] = run = ([place], shape, [values])
-                runs.append(run)
-            else:
-                before[0].append(place)
-                before[2].append(values)
+            if before is not None:
+                places, its_shape, rows = before
+                # The first test is the quick one.
+                if its_shape is shape or its_shape == shape:
+                    places.append(place)
+                    rows.append(values)
+                    continue
+            last[key] = run = ([place], shape, [values])
+            runs.append(run)
         writes: list[_Write] = []
         for places, shape, rows in runs:
             if len(places) == 1:
@@ -121,6 +123,9 @@ class Calls:
 
 # As many shapes as a program has calls in its source code, and more.
 _MAX_FOLDS: Final = 256
+
+_Run: TypeAlias = tuple[list[int], Shape, list[Sequence[Any]]]
+"""Calls for one row, of one shape, that follow each other: their places and values."""
 
 _Write: TypeAlias = tuple[list[int], Shape, Sequence[Any]]
 """The places of the calls that are one write, of which the first may create; the write."""

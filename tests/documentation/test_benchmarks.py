@@ -35,10 +35,10 @@ def test_all_of_them_are_here() -> None:
 
 
 @pytest.mark.parametrize("name", SHORTLY)
-async def test_it_runs(
+def test_it_runs(
     name: str, pg: PostgresDatabase, pg_server: Server, tmp_path: Path
 ) -> None:
-    done = subprocess.run(  # noqa: ASYNC221, S603  # nothing else is under way; our own
+    done = subprocess.run(  # noqa: S603  # our own
         [
             *(sys.executable, "-W", "error", FOLDER / f"{name}.py"),
             *shlex.split(SHORTLY[name].format(folder=tmp_path)),

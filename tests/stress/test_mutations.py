@@ -1,5 +1,6 @@
 """Every mutation still has the text that it replaces."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -19,3 +20,9 @@ def test_a_mutation_can_be_made(mutation: Mutation, tmp_path: Path) -> None:
 def test_every_mutation_is_documented() -> None:
     text = DOCUMENT.read_text("utf-8")
     assert [m.name for m in MUTATIONS if f"| {m.name} |" not in text] == []
+
+
+@pytest.mark.parametrize("page", ["mutations.md", "stress.md"])
+def test_a_page_says_how_many_there_are(page: str) -> None:
+    text = (DOCUMENT.parent / page).read_text("utf-8")
+    assert re.findall(r"in (\d+) ways", text) == [str(len(MUTATIONS))]

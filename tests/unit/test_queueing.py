@@ -117,12 +117,14 @@ class Queueing(RuleBasedStateMachine):
     def release(self, data: st.DataObject) -> None:
         self.queue.release(self.away.pop(data.draw(st.integers(0, len(self.away) - 1))))
 
-    @rule(row=st.sampled_from("abcdef"), drop=st.booleans())
-    def cancel(self, row: str, drop: bool) -> None:  # noqa: FBT001  # drawn
+    @rule(row=st.sampled_from("abcdef"))
+    def cancel(self, row: str) -> None:
         if self.waiting[row]:
             self.waiting[row].pop()[FUTURE].cancel()
-        if drop:
-            self.queue.drop_answered()
+
+    @rule()
+    def drop(self) -> None:
+        self.queue.drop_answered()
 
     def teardown(self) -> None:
         while self.away:
