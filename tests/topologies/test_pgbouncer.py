@@ -258,11 +258,25 @@ async def test_a_cancelled_call_leaves_nothing_in_the_session_that_others_get(
             acknowledged += 1
 
     async with clients(driver, bouncer, bounced(plain)) as conns:
+        await introduce(conns)
         await asyncio.gather(*(work(conn, n) for n, conn in enumerate(conns)))
         stored = (await sums(plain))[0]
     assert unknown
     assert acknowledged <= stored <= acknowledged + unknown
     await shared(plain)
+
+
+async def introduce(conns: list[Any]) -> None:
+    """
+    Have every session of the server know its clients, who have one name.
+
+    PgBouncer has a session take its client's settings before it lends it. Where it is
+    this that a cancellation ends, it closes the client's connection.
+    """
+    async with AsyncExitStack() as stack:
+        for conn in conns[:SIZE]:
+            await stack.enter_async_context(conn.transaction())
+            await conn.execute("SELECT 1")
 
 
 async def whole(awaitable: Any) -> Any:
