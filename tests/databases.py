@@ -49,12 +49,12 @@ Engine = Literal["postgresql", "sqlite"]
 # Opens one more connection to the file of the test, in the mode of the options.
 LiteFactory = Callable[..., Awaitable[aiosqlite.Connection]]
 
-# Those of the drivers; "sqlalchemy" takes its connections and engines instead.
-KINDS: Final[tuple[Kind, ...]] = get_args(
-    SQLAlchemyKind
-    if os.environ.get("AIOUPSERT_TEST_HANDLES") == "sqlalchemy"
-    else DriverKind
-)
+# Those of the drivers, unless the environment asks for others.
+KINDS: Final[tuple[Kind, ...]] = {
+    "all": get_args(DriverKind),
+    "connections": ("asyncpg", "psycopg", "aiosqlite"),
+    "sqlalchemy": get_args(SQLAlchemyKind),
+}[os.environ.get("AIOUPSERT_TEST_HANDLES", "all")]
 
 # How a caller may have opened an aiosqlite connection: options of `sqlite3.connect`.
 LITE_MODES: Final[dict[str, dict[str, Any]]] = {

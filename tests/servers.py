@@ -6,7 +6,7 @@ set up by hand. The sources are tried in the order of `SOURCES`; the first that 
 a server which answers is used for the whole run. Linux and macOS.
 
 Where the environment asks for one major version of PostgreSQL, a source gives that
-version or none.
+version or none; but a server that it names is used, whatever its version.
 """
 
 import asyncio
@@ -29,7 +29,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -205,11 +205,15 @@ def from_environment(major: int | None) -> Server:
         msg = f"{DSN_VARIABLE} is not set"
         raise UnavailableError(msg)
     try:
-        return answering(dsn, DSN_VARIABLE, major, contextlib.ExitStack())
+        server = answering(dsn, DSN_VARIABLE, None, contextlib.ExitStack())
     except UnavailableError as error:
         # Asked for by name: another server in its place would be a surprise.
         msg = f"{DSN_VARIABLE} is set, but {error}"
         raise NoServerError(msg) from error
+    if major in {None, major_of(server.version)}:
+        return server
+    note = f"{DSN_VARIABLE}, though {MAJOR_VARIABLE} asks for {major}"
+    return replace(server, origin=note)
 
 
 def from_docker(major: int | None) -> Server:

@@ -184,6 +184,7 @@ async def test_the_driver_s_own_error_comes_through(
 async def test_a_cancelled_call_leaves_the_engine_and_the_session_usable(
     engine: AsyncEngine, place: Any
 ) -> None:
+    gc.freeze()  # thousands of tests are not to be looked through in the end
     for turn in range(12):
         with suppress(TimeoutError):
             async with asyncio.timeout(turn / 2000):
@@ -198,6 +199,7 @@ async def test_a_cancelled_call_leaves_the_engine_and_the_session_usable(
     assert ("c", 0) in await stored(place)
     assert ("b", 0) not in await stored(place)
     gc.collect()  # those that were lost: here, and not in another test
+    gc.unfreeze()
 
 
 @pytest.mark.filterwarnings("ignore:unclosed database:ResourceWarning")
@@ -208,6 +210,7 @@ async def test_a_cancelled_call_leaves_the_engine_and_the_session_usable(
 async def test_cancelled_at_every_suspension_point(
     engine: AsyncEngine, place: Any, opened: Any, delay: float, *, twice: bool
 ) -> None:
+    gc.freeze()  # as above
     point = acknowledged = 0
     reached = True
     while reached and point < 60:
@@ -235,7 +238,8 @@ async def test_cancelled_at_every_suspension_point(
     assert point > 1
     if opened is not None:
         assert await stored(place) == [("b", acknowledged)]
-    gc.collect()  # as above
+    gc.collect()
+    gc.unfreeze()
 
 
 @pytest.mark.parametrize("driver", ["asyncpg", "psycopg"], indirect=True)

@@ -175,15 +175,15 @@ def test_dsn_that_is_not_set_is_no_server(monkeypatch: pytest.MonkeyPatch) -> No
         from_environment(None)
 
 
-def test_dsn_of_another_major_version_is_not_replaced_by_another_server(
+def test_dsn_of_another_major_version_is_used_and_says_so(
     monkeypatch: pytest.MonkeyPatch, pg_server: Server
 ) -> None:
     monkeypatch.setenv(DSN_VARIABLE, pg_server.dsn)
 
-    with pytest.raises(
-        NoServerError, match=r"it is .*, and AIOUPSERT_TEST_PG asks for"
-    ):
-        first_available([Source("dsn", from_environment), gives("docker")], 12)
+    server = first_available([Source("dsn", from_environment), gives("docker")], 12)
+
+    assert server.dsn == pg_server.dsn
+    assert server.origin == "AIOUPSERT_TEST_DSN, though AIOUPSERT_TEST_PG asks for 12"
 
 
 @pytest.mark.parametrize("dsn", ["postgresql://nobody@127.0.0.1:{port}/x", "nonsense"])
