@@ -58,6 +58,11 @@ class Column:
     type_id: str = ""
 
     @property
+    def type_name(self) -> str:
+        """The type's own name, without its schema."""
+        return self.type.rpartition(".")[2].strip('"')
+
+    @property
     def modified(self) -> bool:
         """Whether storing a value may round, cut or pad it."""
         return (

@@ -570,8 +570,6 @@ _NOT_SENT: Final = "it was closed before this call was sent"
 _UNKNOWN: Final = (
     "it was closed while this call was under way: it has been stored or not"
 )
-
-
 _LOST: Final = "aioupsert has lost this call; please report it"
 
 

@@ -273,11 +273,10 @@ _TYPES: Final[dict[str, frozenset[type]]] = {
 
 def _storable(column: Column) -> Callable[[Any], bool] | None:
     """Give what tells that a column can store a value; None where nobody can tell."""
-    kind = column.type.rpartition(".")[2]
     if column.storage == "text":
         return _is_plain_text
-    if column.storage == "integer" and kind in _RANGES:
-        limit = _RANGES[kind]
+    if column.storage == "integer" and column.type_name in _RANGES:
+        limit = _RANGES[column.type_name]
         return lambda value: type(value) is int and -limit <= value < limit
     if column.storage == "timestamptz":
         return _is_moment

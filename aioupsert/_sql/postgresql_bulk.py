@@ -274,8 +274,8 @@ def _proposed(plan: Plan) -> dict[int, Column]:
 
 def _counts_from_zero(column: Column) -> bool:
     """Tell whether a new row's column holds what is added to it, whatever that is."""
-    kind = column.type.rpartition(".")[2]
-    return kind in {"int4", "int8"} and column.default == "0" and column.unchecked
+    is_counter = column.type_name in {"int4", "int8"} and column.default == "0"
+    return is_counter and column.unchecked
 
 
 class _BatchWriter(PostgresqlWriter):

@@ -62,7 +62,7 @@ def _converter(column: Column | None, cls: type, engine: Engine) -> Convert | No
 
 def _is_array(column: Column) -> bool:
     """Tell by the name of the type: that of the elements behind an underscore."""
-    return column.type.rpartition(".")[2].strip('"').startswith("_")
+    return column.type_name.startswith("_")
 
 
 def as_json(value: Any) -> str:

@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import os
 import shutil
-import signal
 import subprocess
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -76,8 +75,8 @@ def bouncing(dsn: str, *, size: int, mode: str = "transaction") -> Iterator[str]
             user=account.uid if account else None,
         )
         stack.callback(process.wait, TIMEOUT)
-        # SIGTERM would have it wait for its clients.
-        stack.callback(process.send_signal, signal.SIGQUIT)
+        # SIGTERM would have it wait for its clients, and others may be ignored.
+        stack.callback(process.kill)
         own = f"postgresql://anybody@127.0.0.1:{port}/bounced?sslmode=disable"
         if not asyncio.run(answers(own, process)):
             pytest.fail(f"{PROGRAM}: {log.read_text(errors='replace')}", pytrace=False)
