@@ -456,7 +456,7 @@ async def close(resource: asyncpg.Connection[Any] | asyncpg.Pool[Any]) -> None:
 async def drop_schema(second: asyncpg.Connection[Any], schema: str) -> None:
     """Drop it, after ending what a failed test has left running in it."""
     await second.execute(
-        # The view over this takes longer than all the rest.
+        # pg_stat_activity, the view over this, takes longer than the DROP.
         "SELECT pg_terminate_backend(pid) FROM pg_stat_get_activity(NULL) "
         f"WHERE application_name = '{schema}' AND pid <> pg_backend_pid()"
     )
