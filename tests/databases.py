@@ -394,12 +394,22 @@ async def all_taken(pool: Any, *, but: int = 0) -> AsyncIterator[list[Any]]:
         yield [await stack.enter_async_context(lent(pool)) for _ in range(number - but)]
 
 
-def has_all_back(pool: Any) -> bool:
+async def has_all_back(pool: Any) -> bool:
     """Whether no connection of the pool is lent."""
-    if isinstance(pool, psycopg_pool.AsyncConnectionPool):
-        stats = pool.get_stats()
-        return stats["pool_available"] == stats["pool_size"]
-    return bool(pool.get_idle_size() == pool.get_size())
+    if not isinstance(pool, psycopg_pool.AsyncConnectionPool):
+        return bool(pool.get_idle_size() == pool.get_size())
+    # What it is opening beside, for whoever comes, counts as much as what is lent.
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(CLOSE_TIMEOUT):
+            while not is_whole(pool):  # noqa: ASYNC110  # it tells nobody
+                await asyncio.sleep(0.01)
+    return is_whole(pool)
+
+
+def is_whole(pool: psycopg_pool.AsyncConnectionPool[Any]) -> bool:
+    """Whether every connection of the pool is there to be lent."""
+    stats = pool.get_stats()
+    return stats["pool_available"] == stats["pool_size"]
 
 
 def is_open(db: Database) -> bool:

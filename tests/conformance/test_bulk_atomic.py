@@ -333,4 +333,4 @@ async def test_a_pool_gets_its_connection_back_between_batches(
     db: PostgresDatabase,
 ) -> None:
     async for _ in iter_create_or_update(db.handle, "t", ROWS, key="k", batch_size=4):
-        assert has_all_back(db.handle)
+        assert await has_all_back(db.handle)

@@ -989,5 +989,5 @@ async def test_a_pool_has_its_connections_back(db: PostgresDatabase) -> None:
     await db.run("CREATE TABLE t (k integer PRIMARY KEY)")
     async with Coalescer(db.handle, "t", key="k", concurrency=3) as coalescer:
         await together(coalescer, [{"key": {"k": n}} for n in range(1_500)])
-    assert has_all_back(db.handle)
+    assert await has_all_back(db.handle)
     assert coalescer.stats.batches >= 3
