@@ -49,10 +49,12 @@ Engine = Literal["postgresql", "sqlite"]
 # Opens one more connection to the file of the test, in the mode of the options.
 LiteFactory = Callable[..., Awaitable[aiosqlite.Connection]]
 
-# Those of the drivers, unless the environment asks for others.
+# One of each driver.
+CONNECTIONS: Final[tuple[Kind, ...]] = ("asyncpg", "psycopg", "aiosqlite")
+# What `db` is in turn.
 KINDS: Final[tuple[Kind, ...]] = {
     "all": get_args(DriverKind),
-    "connections": ("asyncpg", "psycopg", "aiosqlite"),
+    "connections": CONNECTIONS,
     "sqlalchemy": get_args(SQLAlchemyKind),
 }[os.environ.get("AIOUPSERT_TEST_HANDLES", "all")]
 
@@ -349,7 +351,7 @@ HANDLES: Final[dict[str, Callable[[str, str], AbstractAsyncContextManager[Any]]]
     **{
         f"{name} of {driver}": partial(of, driver)
         for name, of in (("connection", engine_connected), ("engine", engine_opened))
-        for driver in ("asyncpg", "psycopg", "aiosqlite")
+        for driver in CONNECTIONS
     },
 }
 PSYCOPG: Final = frozenset(kind for kind in HANDLES if "psycopg" in kind)
@@ -398,18 +400,12 @@ async def has_all_back(pool: Any) -> bool:
     """Whether no connection of the pool is lent."""
     if not isinstance(pool, psycopg_pool.AsyncConnectionPool):
         return bool(pool.get_idle_size() == pool.get_size())
-    # What it is opening beside, for whoever comes, counts as much as what is lent.
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(CLOSE_TIMEOUT):
-            while not is_whole(pool):  # noqa: ASYNC110  # it tells nobody
-                await asyncio.sleep(0.01)
-    return is_whole(pool)
-
-
-def is_whole(pool: psycopg_pool.AsyncConnectionPool[Any]) -> bool:
-    """Whether every connection of the pool is there to be lent."""
-    stats = pool.get_stats()
-    return stats["pool_available"] == stats["pool_size"]
+    # It counts what it is opening of itself like what is lent, so take them all.
+    try:
+        async with asyncio.timeout(CLOSE_TIMEOUT), all_taken(pool):
+            return True
+    except TimeoutError:
+        return False
 
 
 def is_open(db: Database) -> bool:

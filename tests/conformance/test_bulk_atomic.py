@@ -15,6 +15,7 @@ from aioupsert import (
     iter_create_or_update,
 )
 from tests.databases import (
+    CONNECTIONS,
     LITE_MODES,
     Database,
     LiteFactory,
@@ -30,9 +31,7 @@ TABLE: Final = "CREATE TABLE t (k integer PRIMARY KEY, a integer CHECK (a >= 0))
 ROWS: Final = [{"k": n, "a": n} for n in range(30)]
 BAD: Final[list[dict[str, Any]]] = [*ROWS[:25], {"k": 25, "a": -1}]
 
-engines = pytest.mark.parametrize(
-    "db", ["asyncpg", "psycopg", "aiosqlite"], indirect=True
-)
+engines = pytest.mark.parametrize("db", CONNECTIONS, indirect=True)
 
 
 @pytest.fixture

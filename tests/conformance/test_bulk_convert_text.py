@@ -17,11 +17,9 @@ from aioupsert import (
     create_or_update_many,
     iter_create_or_update,
 )
-from tests.databases import Database, PostgresDatabase
+from tests.databases import CONNECTIONS, Database, PostgresDatabase
 
-engines = pytest.mark.parametrize(
-    "db", ["asyncpg", "psycopg", "aiosqlite"], indirect=True
-)
+engines = pytest.mark.parametrize("db", CONNECTIONS, indirect=True)
 numbers = pytest.mark.parametrize("number", [1, 2, 20, 6_000])
 
 

@@ -23,16 +23,14 @@ from aioupsert import (
     create_or_update_many,
     iter_create_or_update,
 )
-from tests.databases import Database
+from tests.databases import CONNECTIONS, Database
 
 TABLE: Final = (
     "CREATE TABLE t (k integer PRIMARY KEY, a integer CHECK (a >= 0), b text NOT NULL"
     " DEFAULT 'x', twice integer GENERATED ALWAYS AS (a * 2) STORED)"
 )
 
-engines = pytest.mark.parametrize(
-    "db", ["asyncpg", "psycopg", "aiosqlite"], indirect=True
-)
+engines = pytest.mark.parametrize("db", CONNECTIONS, indirect=True)
 
 
 @pytest.fixture(autouse=True)

@@ -22,7 +22,7 @@ from aioupsert import (
     iter_create_or_update,
 )
 from aioupsert._steps import postgresql_bulk
-from tests.databases import Database
+from tests.databases import CONNECTIONS, Database
 
 # --- The model --------------------------------------------------------------------------
 
@@ -274,14 +274,13 @@ in_bulk = settings(
     # Each example empties the table.
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
-ENGINES: Final = ("asyncpg", "psycopg", "aiosqlite")
-engines = pytest.mark.parametrize("db", ENGINES, indirect=True)
+engines = pytest.mark.parametrize("db", CONNECTIONS, indirect=True)
 # SQLite has no COPY.
 ways = pytest.mark.parametrize(
     ("db", "way"),
     [
-        *((engine, "at once") for engine in ENGINES),
-        *((engine, "copied") for engine in ENGINES[:2]),
+        *((kind, "at once") for kind in CONNECTIONS),
+        *((kind, "copied") for kind in CONNECTIONS if kind != "aiosqlite"),
     ],
     indirect=True,
 )

@@ -22,14 +22,12 @@ from aioupsert import (
     create_or_update_many,
     iter_create_or_update,
 )
-from tests.databases import Database, PostgresDatabase, fetched
+from tests.databases import CONNECTIONS, Database, PostgresDatabase, fetched
 
 TABLE: Final = "CREATE TABLE t (k integer PRIMARY KEY, a integer, b text)"
 CONTENT: Final = "SELECT k, a, b FROM t ORDER BY k"
 
-engines = pytest.mark.parametrize(
-    "db", ["asyncpg", "psycopg", "aiosqlite"], indirect=True
-)
+engines = pytest.mark.parametrize("db", CONNECTIONS, indirect=True)
 
 
 @pytest.fixture(autouse=True)

@@ -38,7 +38,7 @@ def test_all_of_them_are_here() -> None:
 def test_it_runs(
     name: str, pg: PostgresDatabase, pg_server: Server, tmp_path: Path
 ) -> None:
-    done = subprocess.run(  # noqa: S603  # our own
+    done = subprocess.run(  # noqa: S603  # a benchmark of ours, no shell
         [
             *(sys.executable, "-W", "error", FOLDER / f"{name}.py"),
             *shlex.split(SHORTLY[name].format(folder=tmp_path)),

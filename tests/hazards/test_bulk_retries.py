@@ -15,12 +15,10 @@ from aioupsert import (
     UsageError,
     create_or_update_many,
 )
-from tests.databases import Database, PostgresDatabase, SQLiteDatabase
+from tests.databases import CONNECTIONS, Database, PostgresDatabase, SQLiteDatabase
 from tests.hazards.sessions import waiting
 
-engines = pytest.mark.parametrize(
-    "db", ["asyncpg", "psycopg", "aiosqlite"], indirect=True
-)
+engines = pytest.mark.parametrize("db", CONNECTIONS, indirect=True)
 SKIP: Final[dict[str, Any]] = {"atomic": False, "on_error": "skip"}
 
 

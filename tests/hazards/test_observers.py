@@ -23,15 +23,13 @@ from aioupsert import (
 )
 from aioupsert.observers.opentelemetry import spans
 from aioupsert.observers.prometheus import metrics
-from tests.databases import Database, PostgresDatabase
+from tests.databases import CONNECTIONS, Database, PostgresDatabase
 from tests.violations import INTEGRITY
 
 KEY = {"k": 1}
 ADD = {"n": F("n") + 1}
 
-one_of_each_engine = pytest.mark.parametrize(
-    "db", ["asyncpg", "psycopg", "aiosqlite"], indirect=True
-)
+one_of_each_engine = pytest.mark.parametrize("db", CONNECTIONS, indirect=True)
 
 
 @pytest.fixture
@@ -85,7 +83,7 @@ async def test_a_call_is_a_span_in_the_trace_of_its_caller(
 @pytest.mark.parametrize(
     "db",
     [
-        *("asyncpg", "psycopg", "aiosqlite"),
+        *CONNECTIONS,
         *("connection of asyncpg", "connection of psycopg", "connection of aiosqlite"),
     ],
     indirect=True,

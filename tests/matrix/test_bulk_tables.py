@@ -15,7 +15,7 @@ from aioupsert import (
 from aioupsert._adapters import with_session
 from aioupsert._adapters.base import read_table
 from aioupsert._plan import make_plan, read_bulk_call
-from tests.databases import Database, PostgresDatabase, SQLiteDatabase
+from tests.databases import CONNECTIONS, Database, PostgresDatabase, SQLiteDatabase
 from tests.matrix.test_table_kinds import trigger
 from tests.matrix.tools import without_temporary_tables
 from tests.servers import Server
@@ -23,9 +23,7 @@ from tests.versions import major
 
 NATIVE: Final = "INSERT ... ON CONFLICT DO UPDATE"
 ADD: Final = {"n": F("n") + Excluded("n")}
-engines = pytest.mark.parametrize(
-    "db", ["asyncpg", "psycopg", "aiosqlite"], indirect=True
-)
+engines = pytest.mark.parametrize("db", CONNECTIONS, indirect=True)
 
 
 class Case(NamedTuple):

@@ -14,13 +14,11 @@ from aioupsert import (
     create_or_update_many,
     func,
 )
-from tests.databases import Database, PostgresDatabase, SQLiteDatabase
+from tests.databases import CONNECTIONS, Database, PostgresDatabase, SQLiteDatabase
 from tests.matrix.tools import without_temporary_tables
 from tests.servers import Server
 
-engines = pytest.mark.parametrize(
-    "db", ["asyncpg", "psycopg", "aiosqlite"], indirect=True
-)
+engines = pytest.mark.parametrize("db", CONNECTIONS, indirect=True)
 
 
 @engines

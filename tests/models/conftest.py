@@ -9,6 +9,7 @@ import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from tests.databases import (
+    CONNECTIONS,
     Database,
     PostgresDatabase,
     open_postgresql,
@@ -21,7 +22,7 @@ from tests.servers import Server
 MakeEngine: TypeAlias = Callable[..., AsyncEngine]
 
 
-@pytest.fixture(params=["asyncpg", "psycopg", "aiosqlite"])
+@pytest.fixture(params=CONNECTIONS)
 async def db(
     request: pytest.FixtureRequest, lite_path: Path
 ) -> AsyncIterator[Database]:

@@ -20,6 +20,7 @@ from typing import Annotated, Any, TypeAlias
 
 import typer
 
+from tests.databases import CONNECTIONS
 from tests.servers import NoServerError, session_server, stop_session_server
 from tests.stress import cancellations as cancelling
 from tests.stress import differential as differing
@@ -130,7 +131,7 @@ def cancellations(
     """Calls are cancelled at any instant."""
     chosen, dsn = seeded(seed), server_dsn()
     size = cancelling.Size(connections, operations=operations)
-    finish(*(cancelling.cancel(dsn, k, size, chosen) for k in cancelling.KINDS))
+    finish(*(cancelling.cancel(dsn, k, size, chosen) for k in CONNECTIONS))
 
 
 @app.command()

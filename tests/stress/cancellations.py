@@ -9,7 +9,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Final
+from typing import Any
 
 from aioupsert import F, create_or_update
 from tests.databases import (
@@ -21,8 +21,6 @@ from tests.databases import (
     open_sqlite,
 )
 from tests.stress.history import History, wrong_counters, wrong_flags
-
-KINDS: Final[tuple[Kind, ...]] = ("asyncpg", "psycopg", "aiosqlite")
 
 
 @dataclass(frozen=True)

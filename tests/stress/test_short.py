@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from tests.databases import CONNECTIONS
 from tests.servers import Server
 from tests.stress import cancellations, differential, faults, processes, soak
 
@@ -15,7 +16,7 @@ async def test_processes_count_in_one_file(journal: Any) -> None:
     assert is_good, line
 
 
-@pytest.mark.parametrize("kind", cancellations.KINDS)
+@pytest.mark.parametrize("kind", CONNECTIONS)
 async def test_cancelled_calls(pg_server: Server, kind: Any) -> None:
     size = cancellations.Size(connections=8, keys=4, operations=800)
     line, is_good = await cancellations.cancel(pg_server.dsn, kind, size, seed=1)
