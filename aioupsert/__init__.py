@@ -6,10 +6,10 @@ See `create_or_update`.
 
 from __future__ import annotations
 
-from aioupsert._adapters import is_retryable
-from aioupsert._adapters.base import set_description_lifetime
 from aioupsert._bulk import create_or_update_many, iter_create_or_update
 from aioupsert._coalescer import Coalescer
+from aioupsert._drivers import is_retryable
+from aioupsert._execution.table_cache import set_schema_cache_ttl
 from aioupsert._upsert import create_or_update, get_or_create, preview
 from aioupsert.errors import (
     AioupsertError,
@@ -91,7 +91,7 @@ __all__ = [
     "observe",
     "on_event",
     "preview",
-    "set_description_lifetime",
+    "set_schema_cache_ttl",
     "upper",
 ]
 

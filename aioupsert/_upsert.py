@@ -2,31 +2,14 @@
 
 from __future__ import annotations
 
-import inspect
-import logging
-import warnings
-from collections.abc import Awaitable, Callable
-from functools import partial
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Final
 
-from aioupsert._adapters import model_of, with_session
-from aioupsert._adapters.base import (
-    Session,
-    TransientError,
-    is_stale,
-    known_table,
-)
-from aioupsert._plan import BulkCall, Shape, read_bulk_call, read_call
-from aioupsert._retrying import Deadline, back_off
-from aioupsert._schema import TableName, table_name
-from aioupsert._steps import MAX_LOST, Lost, find, hopeless
-from aioupsert.errors import MissingUniqueIndexWarning
-from aioupsert.events import OBSERVERS, Operation, Watch
-from aioupsert.results import Result, Statement
+from aioupsert._execution import calls
+from aioupsert._plan.request import Arguments
 
 if TYPE_CHECKING:
-    from aioupsert._adapters.models import Model
     from aioupsert.expressions import Expression
+    from aioupsert.results import Result, Statement
     from aioupsert.typing import (
         Connection,
         Returning,
@@ -36,14 +19,8 @@ if TYPE_CHECKING:
         WithoutUniqueIndex,
     )
 
-T = TypeVar("T")
-
-_logger: Final = logging.getLogger("aioupsert")
-
 TIMEOUT: Final = 30.0
 """Seconds; about as long as a web client waits for an answer."""
-# Attempts.
-_USUAL: Final = 10
 
 
 async def create_or_update(
@@ -111,8 +88,7 @@ async def create_or_update(
     References:
         PostgreSQL, "INSERT" and "Transaction Isolation"; SQLite, "Transaction".
     """
-    target = Target(conn, table)
-    shape, values = target.read(
+    arguments = Arguments(
         key=key,
         defaults=defaults,
         create_defaults=create_defaults,
@@ -123,9 +99,7 @@ async def create_or_update(
         without_unique_index=without_unique_index,
         strategy=strategy,
     )
-    do = _doing("create_or_update", target.name)
-    result = await do(conn, write_call, target.name, shape, values, timeout)
-    return result if target.model is None else await target.give(result, returning)
+    return await calls.create_or_update(conn, table, arguments, timeout)
 
 
 async def get_or_create(
@@ -164,38 +138,18 @@ async def get_or_create(
     Raises:
         AioupsertError: As for `create_or_update`.
     """
-    target = Target(conn, table)
-    name = target.name
-
-    def read(
-        reads: Callable[..., tuple[Shape, list[Any]]], values: Values | None
-    ) -> tuple[Shape, list[Any]]:
-        return reads(
-            key=key,
-            defaults=None,
-            create_defaults=values,
-            where=None,
-            skip_unchanged=False,
-            touch=None,
-            returning=returning,
-            without_unique_index=without_unique_index,
-            strategy=strategy,
-        )
-
-    async def get(session: Session) -> Result:
-        late = any(callable(value) for value in (defaults or {}).values())
-        # A transaction may be read-only, and a statement with an INSERT would abort it.
-        if late or not session.can_repeat():
-            # Names are checked as if every value were there.
-            shape, values = read(target.look, dict.fromkeys(defaults or ()))
-            found = await _execute(session, name, shape, values, timeout, attempt=_look)
-            if found is not None:
-                return found
-        shape, values = read(target.read, defaults)
-        return await write_call(session, name, shape, values, timeout)
-
-    result = await _doing("get_or_create", name)(conn, get)
-    return result if target.model is None else await target.give(result, returning)
+    arguments = Arguments(
+        key=key,
+        defaults=None,
+        create_defaults=defaults,
+        where=None,
+        skip_unchanged=False,
+        touch=None,
+        returning=returning,
+        without_unique_index=without_unique_index,
+        strategy=strategy,
+    )
+    return await calls.get_or_create(conn, table, arguments, timeout)
 
 
 async def preview(
@@ -236,8 +190,7 @@ async def preview(
     Raises:
         AioupsertError: As for `create_or_update`.
     """
-    target = Target(conn, table)
-    shape, values = target.read(
+    arguments = Arguments(
         key=key,
         defaults=defaults,
         create_defaults=create_defaults,
@@ -248,185 +201,4 @@ async def preview(
         without_unique_index=without_unique_index,
         strategy=strategy,
     )
-    return await with_session(
-        conn, _execute, target.name, shape, values, TIMEOUT, attempt=_show
-    )
-
-
-class Target:
-    """
-    The table of a call, by its name or as SQLAlchemy describes it.
-
-    Attributes:
-        name: Its name.
-        model: What SQLAlchemy says of it, or None.
-        read: Splits the arguments of a call into its shape and its values.
-        look: The same for a call that does not write: no default is made for it.
-    """
-
-    __slots__ = ("_conn", "look", "model", "name", "read")
-
-    def __init__(self, conn: object, table: object) -> None:
-        """
-        Look at what the caller gave.
-
-        Raises:
-            UsageError: It is no table.
-        """
-        self._conn = conn
-        self.model: Model | None = model_of(conn, table)
-        self.name: TableName = (
-            table_name(table) if self.model is None else self.model.name
-        )
-        self.read: Callable[..., tuple[Shape, list[Any]]] = (
-            read_call
-            if self.model is None
-            else partial(self._read, self.model, self.model.call)
-        )
-        self.look: Callable[..., tuple[Shape, list[Any]]] = (
-            read_call
-            if self.model is None
-            else partial(self._read, self.model, self.model.look)
-        )
-
-    def _read(
-        self, model: Model, translate: Callable[..., dict[str, Any]], **call: Any
-    ) -> tuple[Shape, list[Any]]:
-        model.wants_objects(self._conn, call["returning"])
-        return read_call(**translate(**call))
-
-    def read_bulk(self, **call: Any) -> BulkCall:
-        """Check the arguments of a bulk call by themselves."""
-        if self.model is not None:
-            call = self.model.bulk_call(**call)
-        return read_bulk_call(**call)
-
-    async def give(self, result: Result, returning: object) -> Result:
-        """Give a result in the terms of the model, which there is."""
-        assert self.model is not None  # noqa: S101  # callers look
-        if self.model.wants_objects(self._conn, returning):
-            return await self.model.objects(self._conn, result)
-        return self.model.result(result)
-
-
-def _doing(operation: Operation, name: TableName) -> Callable[..., Awaitable[Result]]:
-    """Give `with_session`, in the sight of the observers if there are any."""
-    if not OBSERVERS:
-        return with_session
-
-    async def do(*call: Any) -> Result:
-        with Watch(operation, name) as watch:
-            result: Result = await with_session(*call)
-            watch.count(result)
-            return result
-
-    return do
-
-
-def write_call(
-    session: Session,
-    name: TableName,
-    shape: Shape,
-    values: list[Any],
-    timeout: float | None,
-) -> Awaitable[Result]:
-    """Create or update one row."""
-    return _execute(session, name, shape, values, timeout, attempt=_write)
-
-
-async def _execute(
-    session: Session,
-    name: TableName,
-    shape: Shape,
-    values: list[Any],
-    timeout: float | None,
-    *,
-    attempt: Callable[[Session, Any, list[Any], int, int], Awaitable[T | Lost]],
-) -> T:
-    """Make attempts until one succeeds, or nothing more can be expected of another."""
-    deadline = Deadline(timeout)
-    attempts = conflicts = 0
-    refreshed = False
-    while True:
-        try:
-            program = _ready(session, name, shape)
-            if program is None:
-                program = await _prepare(session, name, shape)
-            _check_key(program, values)
-            outcome = await attempt(session, program, values, attempts, conflicts)
-        except TransientError as exc:
-            deadline.check(exc.__cause__)
-        except Exception as exc:
-            # The error may come from a table that has changed since it was read; if it
-            # has, the call is made again, once.
-            if refreshed or not await is_stale(session, name, exc):
-                raise
-            refreshed = True
-            continue
-        else:
-            if not isinstance(outcome, Lost):
-                if attempts >= _USUAL:
-                    _logger.warning("%s: %d attempts", ".".join(name), attempts + 1)
-                return outcome
-            conflicts += outcome.error is not None
-            if attempts + 1 >= MAX_LOST or deadline.is_over():
-                raise hopeless(name, outcome)
-        attempts += 1
-        await back_off(attempts)
-
-
-def _ready(session: Session, name: TableName, shape: Shape) -> Any:
-    """Give the statements of such a call, if there has been one."""
-    known = session.state.fresh(name)
-    return None if known is None else known.programs.get(shape)
-
-
-async def _prepare(session: Session, name: TableName, shape: Shape) -> Any:
-    """Check a call against its table, and write its statements."""
-    known = await known_table(session, name)
-    program = known.compile(shape, session.dialect)
-    warn(session, program.plan.warning)
-    known.keep(shape, program)
-    return program
-
-
-def _check_key(program: Any, values: list[Any]) -> None:
-    """Refuse a key that would be stored as something else."""
-    for slot, check in program.plan.checks:
-        check(values[slot])
-
-
-def warn(session: Session, warning: str | None) -> None:
-    """Warn once per connection, at the line that called this library."""
-    if warning is not None and warning not in session.state.warned:
-        warnings.warn(warning, MissingUniqueIndexWarning, stacklevel=_caller())
-        session.state.warned.add(warning)
-
-
-def _caller() -> int:
-    """Count the frames up to the first that is not of this package."""
-    depth, frame = 0, inspect.currentframe()
-    while frame is not None and frame.f_globals["__name__"].startswith("aioupsert."):
-        depth, frame = depth + 1, frame.f_back
-    return depth
-
-
-def _write(
-    session: Session, program: Any, values: list[Any], attempts: int, conflicts: int
-) -> Awaitable[Result | Lost]:
-    return session.attempt(program, values, attempts, conflicts)
-
-
-async def _look(
-    session: Session, program: Any, values: list[Any], *_: int
-) -> Result | None:
-    return await session.run(lambda _: find(program, values))
-
-
-async def _show(
-    _session: Session, program: Any, values: list[Any], *_: int
-) -> tuple[Statement, ...]:
-    return tuple(
-        Statement(s.sql, tuple(s.arguments(values)), s.when)
-        for s in program.statements()
-    )
+    return await calls.preview(conn, table, arguments, TIMEOUT)

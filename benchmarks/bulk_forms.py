@@ -28,8 +28,8 @@ from rich.table import Table
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from aioupsert import create_or_update_many  # the checkout's, see above
-from aioupsert._sql import postgresql_bulk as sql
-from aioupsert._steps import postgresql_bulk as steps
+from aioupsert._engines import postgresql_bulk as steps
+from aioupsert._engines.postgresql import bulk_compiler as sql
 from tests.servers import NoServerError, session_server, stop_session_server  # as above
 
 Rows = Sequence[dict[str, Any]]

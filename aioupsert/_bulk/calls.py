@@ -6,13 +6,14 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final, Literal
 
-from aioupsert._adapters import is_pool, with_session
-from aioupsert._bulk.load import Load, write_all
-from aioupsert._bulk.source import Source, checked_size
-from aioupsert._bulk.spread import Spread
-from aioupsert._upsert import TIMEOUT, Target
+from aioupsert._bulk.batching import Source, checked_size
+from aioupsert._bulk.parallel import ParallelWriter
+from aioupsert._bulk.writing import BulkWrite
+from aioupsert._drivers import is_pool, session_on
+from aioupsert._execution.targets import Target
+from aioupsert._upsert import TIMEOUT
 from aioupsert.errors import BulkError, UsageError
-from aioupsert.events import Watch
+from aioupsert.events import Watch, tell_system
 from aioupsert.results import BulkResult, Progress, Result
 
 if TYPE_CHECKING:
@@ -103,7 +104,7 @@ async def create_or_update_many(
         PostgreSQL, "INSERT" (ON CONFLICT) and "COPY"; SQLite, "UPSERT".
     """
     target = Target(conn, table)
-    call = target.read_bulk(
+    request = target.read_bulk(
         key=key,
         update=update,
         create_defaults=create_defaults,
@@ -127,18 +128,22 @@ async def create_or_update_many(
             else (f"connections must be 1 or more, not {connections!r}")
         )
         raise UsageError(msg)
-    load = Load(target.name, call, timeout, skip=on_error == "skip", progress=progress)
+    write = BulkWrite(
+        target.name, request, timeout, skip=on_error == "skip", progress=progress
+    )
     source = Source(rows, size)
     with Watch("create_or_update_many", target.name) as watch:
         try:
             if connections > 1:
-                await Spread(load, source, connections).run(conn)
+                await ParallelWriter(write, source, connections).run(conn)
             else:
-                await with_session(conn, write_all, load, source, atomic=atomic)
+                async with session_on(conn) as session:
+                    tell_system(session.engine.system)
+                    await write.write_all(session, source, atomic=atomic)
         except BulkError as exc:
             watch.count_all(replace(exc.committed, rejected=(exc,)))
             raise
-        result = load.result()
+        result = write.result()
         watch.count_all(result)
         return result
 
@@ -192,7 +197,7 @@ async def iter_create_or_update(
         AioupsertError: As for `create_or_update_many`.
     """
     target = Target(conn, table)
-    call = target.read_bulk(
+    request = target.read_bulk(
         key=key,
         update=update,
         create_defaults=create_defaults,
@@ -203,14 +208,17 @@ async def iter_create_or_update(
         convert_text=convert_text,
         without_unique_index=without_unique_index,
     )
-    load = Load(target.name, call, timeout, each=True)
+    write = BulkWrite(target.name, request, timeout, each=True)
     source = Source(
         rows, checked_size(_EACH_SIZE if batch_size is None else batch_size)
     )
-    await with_session(conn, load.check)
+    async with session_on(conn) as session:
+        await write.check(session)
     async for batch in source.batches():
         with Watch("iter_create_or_update", target.name) as watch:
-            results = await with_session(conn, load.results, batch)
+            async with session_on(conn) as session:
+                tell_system(session.engine.system)
+                results = await write.results(session, batch)
             watch.count(*results)
         for result in results:
             yield result if target.model is None else target.model.result(result)

@@ -11,10 +11,7 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from aioupsert._adapters import is_pool, with_session
-from aioupsert._adapters.base import Session, finish, is_stale
-from aioupsert._batches import Batch, Writer
-from aioupsert._coalescer.queueing import (
+from aioupsert._coalescer.queue import (
     FUTURE,
     Call,
     Queue,
@@ -23,9 +20,16 @@ from aioupsert._coalescer.queueing import (
     fail,
     identify,
 )
-from aioupsert._plan import Calls, Shape, pairs, read_key_names
+from aioupsert._drivers import is_pool, session_on
+from aioupsert._drivers.base import Session, finish
+from aioupsert._execution.batches import Batch, BatchWriter
+from aioupsert._execution.calls import write
+from aioupsert._execution.table_cache import has_changed
+from aioupsert._execution.targets import Target
+from aioupsert._plan import CallGrouper, RequestShape, pairs, read_key_names
 from aioupsert._plan.plan import check_without_unique_index
-from aioupsert._upsert import TIMEOUT, Target, write_call
+from aioupsert._plan.request import Arguments
+from aioupsert._upsert import TIMEOUT
 from aioupsert.errors import AioupsertError, CoalescerClosedError, UsageError
 from aioupsert.events import OBSERVERS, Watch
 from aioupsert.results import CoalescerStats, Result
@@ -33,7 +37,7 @@ from aioupsert.results import CoalescerStats, Result
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from aioupsert._schema import TableName
+    from aioupsert._plan.schema import TableName
     from aioupsert.expressions import Expression
     from aioupsert.typing import (
         Connection,
@@ -138,15 +142,15 @@ class Coalescer:
         self._enough = max_batch if max_delay else min(_ENOUGH, max_batch)
         self._concurrency = concurrency if is_pool(conn_or_pool) else 1
         self._free = self._concurrency
-        self._writer = Writer(
-            self._name, Calls(names).group, timeout, skip=True, each=True
+        self._writer = BatchWriter(
+            self._name, CallGrouper(names), timeout, skip=True, each=True
         )
         self._max_pending = max_pending
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closed = "it was not entered: use it in an async with"
         self._queue = Queue()
         # Those of the last calls, of which equal ones share one.
-        self._shapes: dict[Shape, Shape] = {}
+        self._shapes: dict[RequestShape, RequestShape] = {}
         self._batches: set[asyncio.Task[None]] = set()
         self._timer: asyncio.Handle | None = None  # for the next batch
         self._pending = 0
@@ -252,7 +256,7 @@ class Coalescer:
                 " objects are loaded in a session; name attributes"
             )
             raise UsageError(msg)
-        shape, values = self._target.read(
+        arguments = Arguments(
             key=key,
             defaults=defaults,
             create_defaults=create_defaults,
@@ -263,12 +267,13 @@ class Coalescer:
             without_unique_index=self._without_unique_index,
             strategy="auto",
         )
+        shape, values = self._target.read(arguments)
         # What waits is gone through whenever Python collects garbage, so be it little.
         known = self._shapes.get(shape)
         if known is None:
             known, values = self._admit(key, shape, values)
         shape = known
-        del known, key, defaults, create_defaults, where, touch
+        del known, arguments, key, defaults, create_defaults, where, touch
         self._calls += 1
         watch = Watch("Coalescer.create_or_update", self._name) if OBSERVERS else None
         try:
@@ -359,8 +364,8 @@ class Coalescer:
         return given
 
     def _admit(
-        self, key: Values, shape: Shape, values: list[Any]
-    ) -> tuple[Shape, list[Any]]:
+        self, key: Values, shape: RequestShape, values: list[Any]
+    ) -> tuple[RequestShape, list[Any]]:
         """Put a call's key in the order of the coalescer's, and remember its shape."""
         order = [*map(self._check_key(key).index, self._key)]
         kinds, *rest = shape
@@ -429,7 +434,8 @@ class Coalescer:
         trip.begin(self._name)
         error: BaseException | None = None
         try:
-            await with_session(self._handle, self._go, trip)
+            async with session_on(self._handle) as session:
+                await self._go(session, trip)
         except asyncio.CancelledError as exc:
             error = exc
             self._abandon(trip.batch, _UNKNOWN)
@@ -447,7 +453,7 @@ class Coalescer:
 
     async def _go(self, session: Session, trip: _Trip) -> None:
         """Send a batch, and some that follow, now that there is a connection."""
-        self._system = session.dialect.system
+        self._system = session.engine.system
         turns = 0
         while trip.batch:
             if turns:
@@ -507,30 +513,28 @@ class Coalescer:
         if len(calls) == 1 and not session.in_transaction():
             ((shape, values, _, future),) = calls
             self._rows += 1
-            result = await write_call(
-                session, self._name, shape, [*values], self._timeout
-            )
+            result = await write(session, self._name, shape, [*values], self._timeout)
             answer(future, result)
             return []
         batch = Batch(range(len(calls)), calls)
-        tally = await self._writer.store(session, batch, alone=alone)
-        self._rows += tally.sent
-        results = tally.results or {}
-        for place, result in results.items():
-            answer(calls[place][FUTURE], result)
-        refused = [u for u in tally.unstored if isinstance(u.error, AioupsertError)]
-        again = {*tally.left}
-        if refused and await is_stale(session, self._name, refused[0].error):
+        outcome = await self._writer.store(session, batch, alone=alone)
+        self._rows += outcome.sent
+        results = outcome.results or {}
+        for position, result in results.items():
+            answer(calls[position][FUTURE], result)
+        refused = [u for u in outcome.rejected if isinstance(u.error, AioupsertError)]
+        again = {*outcome.left}
+        if refused and await has_changed(session, self._name, refused[0].error):
             # By what the table was like before it changed.
-            again.update(item.place for item in refused)
+            again.update(item.position for item in refused)
         failed: dict[int, tuple[Exception, list[Call]]] = {}
-        for place, _, error in tally.unstored:
-            if place not in again:
+        for position, error, _ in outcome.rejected:
+            if position not in again:
                 # Calls that were refused together have one error.
-                failed.setdefault(id(error), (error, []))[1].append(calls[place])
+                failed.setdefault(id(error), (error, []))[1].append(calls[position])
         for error, those in failed.values():
             fail(those, error)
-        return [calls[place] for place in sorted(again)]
+        return [calls[position] for position in sorted(again)]
 
     def _end(self, trip: _Trip, task: asyncio.Task[None]) -> None:
         self._batches.discard(task)

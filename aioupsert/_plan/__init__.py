@@ -5,33 +5,37 @@ The shape of a call (call.py) becomes a plan (plan.py), with its expressions res
 (terms.py) and its key guarded (keys.py). Nothing here knows SQL or a driver.
 """
 
-from aioupsert._plan.bulk import BulkCall, read_bulk_call, read_key_names
-from aioupsert._plan.call import Call, Shape, pairs, read_call
-from aioupsert._plan.calls import Calls
-from aioupsert._plan.plan import KeyTerm, Plan, make_plan
-from aioupsert._plan.records import Bad
-from aioupsert._plan.rows import Group, Typing, check_keys, group_rows, share_rows
-from aioupsert._plan.terms import Assignment, Comparison, Term
+from aioupsert._plan.bulk_request import BulkRequest, read_bulk_request, read_key_names
+from aioupsert._plan.merging import CallGrouper
+from aioupsert._plan.plan import KeyColumn, Plan, make_plan
+from aioupsert._plan.records import RejectedRow
+from aioupsert._plan.request import Request, RequestShape, pairs, read_request
+from aioupsert._plan.resolving import Assignment, Comparison, Resolved
+from aioupsert._plan.rows import (
+    RowGroup,
+    RowGrouper,
+    ValueSemantics,
+    check_keys,
+)
 
 __all__ = [
     "Assignment",
-    "Bad",
-    "BulkCall",
-    "Call",
-    "Calls",
+    "BulkRequest",
+    "CallGrouper",
     "Comparison",
-    "Group",
-    "KeyTerm",
+    "KeyColumn",
     "Plan",
-    "Shape",
-    "Term",
-    "Typing",
+    "RejectedRow",
+    "Request",
+    "RequestShape",
+    "Resolved",
+    "RowGroup",
+    "RowGrouper",
+    "ValueSemantics",
     "check_keys",
-    "group_rows",
     "make_plan",
     "pairs",
-    "read_bulk_call",
-    "read_call",
+    "read_bulk_request",
     "read_key_names",
-    "share_rows",
+    "read_request",
 ]

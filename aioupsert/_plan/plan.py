@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
-from aioupsert._plan.call import Call, Shape
-from aioupsert._plan.keys import key_check
-from aioupsert._plan.terms import (
+from aioupsert._plan.key_checks import KeyCheck, key_check
+from aioupsert._plan.request import Request, RequestShape
+from aioupsert._plan.resolving import (
     Assignment,
     Branch,
     Comparison,
-    Numbered,
-    Term,
+    NumberedNode,
+    Resolved,
     number,
     number_node,
 )
-from aioupsert._schema import Column, Table
+from aioupsert._plan.schema import Column, Table
 from aioupsert.errors import MissingUniqueIndexError, UnknownColumnError, UsageError
 from aioupsert.expressions import Node
 
@@ -26,11 +26,11 @@ WITHOUT_UNIQUE_INDEX: Final = ("warn", "error", "allow", "lock")
 STRATEGIES: Final = ("auto", "fast", "exact", "on_conflict")
 
 
-class KeyTerm(NamedTuple):
+class KeyColumn(NamedTuple):
     """A column of the key, the slot of its value, and what that is."""
 
     column: Column
-    slot: int
+    parameter: int
     kind: str
 
     @property
@@ -65,20 +65,20 @@ class Plan:
     """
 
     table: Table
-    key: tuple[KeyTerm, ...]
+    key: tuple[KeyColumn, ...]
     update: tuple[Assignment, ...]
     compare: tuple[Comparison, ...] | None
     insert: tuple[Assignment, ...]
-    where: Term | None
+    where: Resolved | None
     returning: tuple[str, ...]
-    exact: str | None
+    exact_because: str | None
     on_conflict: bool
     lock: bool
     unique: bool
     renames: tuple[str, ...]
-    row_slots: int
+    row_parameters: int
     warning: str | None
-    checks: tuple[tuple[int, Callable[[Any], None]], ...]
+    checks: tuple[tuple[int, KeyCheck], ...]
 
     @property
     def conditional(self) -> bool:
@@ -92,7 +92,7 @@ class Plan:
         )
 
 
-def make_plan(call: Shape, table: Table) -> Plan:
+def make_plan(call: RequestShape, table: Table) -> Plan:
     """
     Check a call, given as its shape, against the table.
 
@@ -101,33 +101,33 @@ def make_plan(call: Shape, table: Table) -> Plan:
         UnknownColumnError: Columns that the table does not have, all of them named.
         MissingUniqueIndexError: No unique index, and the call insisted on one.
     """
-    shape = Call(*call)
+    shape = Request(*call)
     _check_words(shape)
     _check_columns(shape, table)
     key = tuple(
-        KeyTerm(table.columns[name], slot, kind)
-        for slot, (name, kind) in enumerate(shape.key)
+        KeyColumn(table.columns[name], parameter, kind)
+        for parameter, (name, kind) in enumerate(shape.key)
     )
-    slots = itertools.count(len(key))
-    brought = None if shape.brought is None else number(shape.brought, slots)
-    row_slots = 0
-    if brought is not None:
-        row_slots = next(slots)
-        slots = itertools.count(row_slots)
-    defaults = number(shape.defaults, slots)
-    create_defaults = number(shape.create_defaults, slots)
-    touch = number(shape.touch, slots)
-    where = None if shape.where is None else number_node(shape.where, slots)
+    parameters = itertools.count(len(key))
+    incoming = None if shape.incoming is None else number(shape.incoming, parameters)
+    row_parameters = 0
+    if incoming is not None:
+        row_parameters = next(parameters)
+        parameters = itertools.count(row_parameters)
+    defaults = number(shape.defaults, parameters)
+    create_defaults = number(shape.create_defaults, parameters)
+    touch = number(shape.touch, parameters)
+    where = None if shape.where is None else number_node(shape.where, parameters)
     if shape.coalesced:
-        row_slots = next(slots)
+        row_parameters = next(parameters)
 
     keys = {
-        k.column.name: Numbered(
-            "literal", "value" if k.is_null else k.kind, slot=k.slot
+        k.column.name: NumberedNode(
+            "literal", "value" if k.is_null else k.kind, parameter=k.parameter
         )
         for k in key
     }
-    given = defaults if brought is None else brought
+    given = defaults if incoming is None else incoming
     on_update = Branch(
         table, {**create_defaults, **keys, **touch, **given}, creates=False
     )
@@ -147,24 +147,24 @@ def make_plan(call: Shape, table: Table) -> Plan:
         else None,
         insert=tuple(
             on_create.assignment(c, n)
-            for c, n in on_create.brought.items()
+            for c, n in on_create.incoming.items()
             if not table.columns[c].generated
         ),
         where=None if where is None else on_update.condition(where),
         returning=returning,
-        exact=_why_exact(shape, table),
+        exact_because=_why_exact(shape, table),
         on_conflict=shape.strategy == "on_conflict",
         lock=shape.without_unique_index == "lock" and not unique,
         unique=unique,
         renames=tuple(sorted(keys.keys() & {*defaults, *touch, *create_defaults})),
-        row_slots=row_slots,
+        row_parameters=row_parameters,
         warning=None
         if unique
         else missing_index(
             [name for name, _ in shape.key], shape.without_unique_index, table
         ),
         checks=tuple(
-            (k.slot, check)
+            (k.parameter, check)
             for k in key
             if k.kind not in {"null", "text"}
             and (check := key_check(k.column)) is not None
@@ -174,7 +174,7 @@ def make_plan(call: Shape, table: Table) -> Plan:
     return plan
 
 
-def _check_words(shape: Call) -> None:
+def _check_words(shape: Request) -> None:
     check_without_unique_index(shape.without_unique_index)
     _check_word("strategy", shape.strategy, STRATEGIES)
     both = sorted(dict(shape.defaults).keys() & dict(shape.touch))
@@ -194,11 +194,11 @@ def _check_word(argument: str, word: str, words: Sequence[str]) -> None:
         raise UsageError(msg)
 
 
-def _check_columns(shape: Call, table: Table) -> None:
+def _check_columns(shape: Request, table: Table) -> None:
     named = {name for name, _ in shape.key}
     nodes = [] if shape.where is None else [shape.where]
     for items in (
-        shape.brought or (),
+        shape.incoming or (),
         *(shape.defaults, shape.create_defaults, shape.touch),
     ):
         named |= {name for name, _ in items}
@@ -214,10 +214,10 @@ def _check_columns(shape: Call, table: Table) -> None:
     if spread is not None and spread not in dict(shape.key):
         msg = f"key must have {spread!r}, by which {table.label} is distributed"
         raise UsageError(msg)
-    for argument in ("brought", "defaults", "create_defaults", "touch"):
+    for argument in ("incoming", "defaults", "create_defaults", "touch"):
         for name, _ in getattr(shape, argument) or ():
             if table.columns[name].generated:
-                word = _WORDS.get(argument if shape.brought is not None else "")
+                word = _WORDS.get(argument if shape.incoming is not None else "")
                 msg = (
                     f"{word or argument}[{name!r}]: the database computes this column of"
                     f" {table.label}, it cannot be written"
@@ -226,7 +226,7 @@ def _check_columns(shape: Call, table: Table) -> None:
 
 
 # What the arguments of a bulk call are called.
-_WORDS: Final = {"brought": "row", "defaults": "update"}
+_WORDS: Final = {"incoming": "row", "defaults": "update"}
 
 
 def columns_of(node: Node) -> Iterator[str]:
@@ -241,7 +241,7 @@ def _names(returning: str | tuple[str, ...]) -> tuple[str, ...]:
     return (returning,) if isinstance(returning, str) else returning
 
 
-def _returning(shape: Call, table: Table) -> tuple[str, ...]:
+def _returning(shape: Request, table: Table) -> tuple[str, ...]:
     if shape.returning is None:
         return ()
     named = table.visible if shape.returning == "*" else _names(shape.returning)
@@ -269,7 +269,7 @@ def missing_index(key: Sequence[str], word: str, table: Table) -> str | None:
     return text if word == "warn" and table.shows_indexes else None
 
 
-def _why_exact(shape: Call, table: Table) -> str | None:
+def _why_exact(shape: Request, table: Table) -> str | None:
     if shape.strategy == "exact":
         return "asked for"
     written = [name for name, _ in shape.key]
@@ -277,12 +277,12 @@ def _why_exact(shape: Call, table: Table) -> str | None:
         table.columns[n].generated or table.columns[n].always_identity for n in written
     ):
         return "the key has a column that only the database may write"
-    return table.needs_exact
+    return table.exact_because
 
 
-def _check_strategy(shape: Call, plan: Plan) -> None:
-    if shape.strategy == "fast" and plan.exact:
-        msg = f'strategy="fast" cannot serve {plan.table.label}: {plan.exact}'
+def _check_strategy(shape: Request, plan: Plan) -> None:
+    if shape.strategy == "fast" and plan.exact_because:
+        msg = f'strategy="fast" cannot serve {plan.table.label}: {plan.exact_because}'
         raise UsageError(msg)
     if not plan.on_conflict:
         return

@@ -7,8 +7,8 @@ import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple, cast
 
-from aioupsert._plan.bulk import Names
-from aioupsert.errors import AioupsertError, UsageError
+from aioupsert._plan.bulk_request import Names
+from aioupsert.errors import UsageError
 
 
 class Records(NamedTuple):
@@ -23,21 +23,29 @@ class Records(NamedTuple):
     """
 
     names: Names
-    places: Sequence[int]
+    positions: Sequence[int]
     columns: list[list[Any]]
     generated: frozenset[str] = frozenset()
 
 
-class Bad(NamedTuple):
-    """A row that cannot even be sent."""
+class RejectedRow(NamedTuple):
+    """
+    A row that cannot be stored.
 
-    place: int
-    error: AioupsertError
+    Attributes:
+        position: Where it stands in its batch, or in the input.
+        error: Why.
+        row: The row as it was given, once the batch is known.
+    """
+
+    position: int
+    error: Exception
+    row: object = None
 
 
 def read_records(
     rows: Sequence[Any], key: Names, *, only_key: bool = False
-) -> tuple[list[Records], list[Bad]]:
+) -> tuple[list[Records], list[RejectedRow]]:
     """
     Read a batch.
 
@@ -46,23 +54,23 @@ def read_records(
         key: The columns that come first, and that every row must have.
         only_key: Whether no others are read.
     """
-    bad: list[Bad] = []
+    bad: list[RejectedRow] = []
     records: list[Records] = []
     alike = _all_alike(rows, key, only_key=only_key)
     if alike is not None:
         return [alike], bad
-    for (cls, names), places in _sorted_by_layout(rows, bad).items():
+    for (cls, names), positions in _sorted_by_layout(rows, bad).items():
         missing = [name for name in key if name not in names]
         if missing:
             what = f"it has no {', '.join(map(repr, missing))}, which key names"
-            bad += [Bad(place, UsageError(what)) for place in places]
+            bad += [RejectedRow(position, UsageError(what)) for position in positions]
         elif not all(isinstance(name, str) for name in names):
             error = UsageError("its columns are not named by text")
-            bad += [Bad(place, error) for place in places]
+            bad += [RejectedRow(position, error) for position in positions]
         else:
             order = key if only_key else _ordered(key, names)
-            columns = _columns(cls, order, [rows[place] for place in places])
-            records.append(Records(order, places, columns))
+            columns = _columns(cls, order, [rows[position] for position in positions])
+            records.append(Records(order, positions, columns))
     return records, bad
 
 
@@ -105,17 +113,17 @@ def _columns(cls: type[Any], names: Names, rows: Sequence[Any]) -> list[list[Any
 
 
 def _sorted_by_layout(
-    rows: Sequence[Any], bad: list[Bad]
+    rows: Sequence[Any], bad: list[RejectedRow]
 ) -> dict[tuple[type[Any], Names], list[int]]:
     found: dict[tuple[type[Any], Names], list[int]] = {}
-    for place, row in enumerate(rows):
+    for position, row in enumerate(rows):
         cls = _class_of(row)
         layout = _layout(cls)
         if layout is None:
             kind = f"{cls.__module__}.{cls.__qualname__}"
-            bad.append(Bad(place, UsageError(f"{_ROW}, not {kind}")))
+            bad.append(RejectedRow(position, UsageError(f"{_ROW}, not {kind}")))
         else:
-            found.setdefault((cls, layout(row)), []).append(place)
+            found.setdefault((cls, layout(row)), []).append(position)
     return found
 
 

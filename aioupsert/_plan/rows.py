@@ -10,16 +10,14 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
-from aioupsert._plan.bulk import BulkCall, Names
-from aioupsert._plan.call import Items, Shape, plain_node
-from aioupsert._plan.keys import needs_check
+from aioupsert._plan.bulk_request import BulkRequest, Names
 from aioupsert._plan.plan import Plan
-from aioupsert._plan.records import Bad, Records, read_records
-from aioupsert._schema import Column, Table
+from aioupsert._plan.records import Records, RejectedRow, read_records
+from aioupsert._plan.request import Items, RequestShape, plain_node
+from aioupsert._plan.schema import Column, Table
 from aioupsert.errors import UsageError
 from aioupsert.expressions import Expression, Node
 
@@ -27,7 +25,7 @@ Kinds: TypeAlias = tuple["str | Node", ...]
 """What each cell of a row is: a kind of literal, or an expression's node."""
 
 
-class Group(NamedTuple):
+class RowGroup(NamedTuple):
     """
     Rows that one statement can write.
 
@@ -40,17 +38,17 @@ class Group(NamedTuple):
         folded: Places of calls that were folded into others, by the place of those.
     """
 
-    shape: Shape
+    shape: RequestShape
     constants: Sequence[Any]
-    places: Sequence[int]
+    positions: Sequence[int]
     columns: Sequence[Sequence[Any]]
     distinct: bool
-    folded: Mapping[int, Sequence[int]] = MappingProxyType({})
+    merged: Mapping[int, Sequence[int]] = MappingProxyType({})
 
     @property
     def calls(self) -> list[int]:
         """The places of all calls in it."""
-        return [*self.places, *itertools.chain.from_iterable(self.folded.values())]
+        return [*self.positions, *itertools.chain.from_iterable(self.merged.values())]
 
     def values(self, row: int) -> list[Any]:
         """Give the values of the call that a row is."""
@@ -58,103 +56,121 @@ class Group(NamedTuple):
 
     def some(self, rows: Sequence[int]) -> Sequence[Sequence[Any]]:
         """Give the columns of some rows."""
-        if len(rows) == len(self.places):
+        if len(rows) == len(self.positions):
             return self.columns
         return [[column[row] for row in rows] for column in self.columns]
 
 
-@dataclass(frozen=True, slots=True)
-class Typing:
-    """
-    What a database makes of values.
+class ValueSemantics(Protocol):
+    """What a database makes of values."""
 
-    Attributes:
-        is_identity: Tells whether keys of a column, of these Python types, are the same
-            row exactly if they are equal in Python; None where the order of all rows is
-            kept anyway.
-        convert_text: Gives what makes of a text what a column stores; None where the
-            database does.
-    """
+    def python_equality_is_sql_equality(
+        self, column: Column, types: Iterable[type]
+    ) -> bool:
+        """
+        Return whether keys of these Python types are one row exactly if they are equal.
 
-    is_identity: Callable[[Column, Iterable[type]], bool] | None
-    convert_text: Callable[[Column], Callable[[str], Any] | None]
+        Where that is not known, rows are written in their order.
+        """
 
-
-def group_rows(
-    rows: Sequence[Any], call: BulkCall, table: Table, typing: Typing
-) -> tuple[list[Group], list[Bad]]:
-    """
-    Read a batch.
-
-    Groups come in the order in which they must be written, so that rows with the same
-    key follow each other as in the batch.
-    """
-    records, bad = _read(rows, call)
-    parts = [
-        part for some in records for part in _split(some, call, table, typing, bad)
-    ]
-    shapes = [_shape(part, call) for part in parts]
-    return in_order(parts, shapes, call.key, table, typing), bad
+    def text_converter(self, column: Column) -> Callable[[str], Any] | None:
+        """Return what converts text for a column; None where the database does."""
 
 
-def check_keys(plan: Plan, group: Group) -> tuple[Group, list[Bad]]:
+class RowGrouper:
+    """Reads the rows of one bulk call."""
+
+    def __init__(self, request: BulkRequest) -> None:
+        """Read rows for this call."""
+        self._request = request
+
+    def group(
+        self, rows: Sequence[Any], table: Table, semantics: ValueSemantics
+    ) -> tuple[list[RowGroup], list[RejectedRow]]:
+        """
+        Sort the rows of a batch into groups.
+
+        Groups come in the order in which they must be written, so that rows with the
+        same key follow each other as in the batch.
+        """
+        request = self._request
+        records, bad = _read(rows, request)
+        parts = [
+            part
+            for some in records
+            for part in _split(some, request, table, semantics, bad)
+        ]
+        shapes = [_shape(part, request) for part in parts]
+        return in_order(parts, shapes, request.key, table, semantics), bad
+
+    def share(
+        self,
+        rows: Sequence[Any],
+        table: Table,
+        semantics: ValueSemantics,
+        number: int,
+    ) -> list[list[int]] | None:
+        """
+        Share out the rows of a batch by their keys, all rows of a key in one share.
+
+        Returns:
+            The positions of each share, in their order; None where it is not known
+            which keys are equal.
+        """
+        request = self._request
+        try:
+            records, bad = _read(rows, request, only_key=True)
+        except Exception:  # noqa: BLE001  # of a column's type; writing the row reports it
+            return None
+        columns = [some.columns for some in records]
+        if not are_comparable(columns, request.key, table, semantics):
+            return None
+        shares: list[list[int]] = [[] for _ in range(number)]
+        for some in records:
+            for position, key in zip(
+                some.positions, zip(*some.columns, strict=True), strict=True
+            ):
+                shares[hash(key) % number].append(position)
+        shares[0] += [row.position for row in bad]
+        for share in shares:
+            share.sort()
+        return shares
+
+
+def check_keys(plan: Plan, group: RowGroup) -> tuple[RowGroup, list[RejectedRow]]:
     """Leave out the rows whose key would be stored as something else."""
-    bad: dict[int, Bad] = {}
-    for slot, check in plan.checks:
-        cells = group.columns[slot]
-        if needs_check(plan.key[slot].column, set(map(type, cells))):
+    bad: dict[int, RejectedRow] = {}
+    for parameter, check in plan.checks:
+        cells = group.columns[parameter]
+        if not check.harmless.issuperset(map(type, cells)):
             for row, cell in enumerate(cells):
                 try:
-                    check(cell)
+                    check.check(cell)
                 except UsageError as exc:
-                    bad.setdefault(row, Bad(group.places[row], exc))
+                    bad.setdefault(row, RejectedRow(group.positions[row], exc))
     if not bad:
         return group, []
-    kept = [row for row in range(len(group.places)) if row not in bad]
-    places = [group.places[row] for row in kept]
-    folded = {place: group.folded[place] for place in places if place in group.folded}
+    kept = [row for row in range(len(group.positions)) if row not in bad]
+    positions = [group.positions[row] for row in kept]
+    merged = {
+        position: group.merged[position]
+        for position in positions
+        if position in group.merged
+    }
     wrong = [
-        Bad(place, error)
-        for first, error in bad.values()
-        for place in (first, *group.folded.get(first, ()))
+        RejectedRow(position, row.error)
+        for row in bad.values()
+        for position in (row.position, *group.merged.get(row.position, ()))
     ]
-    kept_group = group._replace(places=places, columns=group.some(kept), folded=folded)
+    kept_group = group._replace(
+        positions=positions, columns=group.some(kept), merged=merged
+    )
     return kept_group, wrong
 
 
-def share_rows(
-    rows: Sequence[Any], call: BulkCall, table: Table, typing: Typing, number: int
-) -> list[list[int]] | None:
-    """
-    Split a batch by the rows' keys, so that no key is in two shares.
-
-    Returns:
-        The places in each share, in their order; None where nobody can tell which keys
-        are the same.
-    """
-    try:
-        records, bad = _read(rows, call, only_key=True)
-    except Exception:  # noqa: BLE001  # of a column's type; whoever writes the row names it
-        return None
-    columns = [some.columns for some in records]
-    is_identity = typing.is_identity
-    if is_identity is None or not identified(columns, call.key, table, is_identity):
-        return None
-    shares: list[list[int]] = [[] for _ in range(number)]
-    for some in records:
-        for place, key in zip(
-            some.places, zip(*some.columns, strict=True), strict=True
-        ):
-            shares[hash(key) % number].append(place)
-    shares[0] += [place for place, _ in bad]
-    for share in shares:
-        share.sort()
-    return shares
-
-
 def _read(
-    rows: Sequence[Any], call: BulkCall, *, only_key: bool = False
-) -> tuple[list[Records], list[Bad]]:
+    rows: Sequence[Any], call: BulkRequest, *, only_key: bool = False
+) -> tuple[list[Records], list[RejectedRow]]:
     if call.reads is None:
         return read_records(rows, call.key, only_key=only_key)
     records, bad = read_records(rows, call.reads.key, only_key=only_key)
@@ -177,7 +193,7 @@ class Part(NamedTuple):
         generated: As of the records.
     """
 
-    places: Sequence[int]
+    positions: Sequence[int]
     columns: Sequence[Sequence[Any]]
     names: Names = ()
     kinds: Kinds = ()
@@ -185,29 +201,33 @@ class Part(NamedTuple):
 
 
 def _split(
-    records: Records, call: BulkCall, table: Table, typing: Typing, bad: list[Bad]
+    records: Records,
+    call: BulkRequest,
+    table: Table,
+    semantics: ValueSemantics,
+    bad: list[RejectedRow],
 ) -> list[Part]:
     """Sort rows with the same columns by what their cells are."""
-    names, places, columns, generated = records
+    names, positions, columns, generated = records
     width = len(call.key)
     kinds: list[str | None] = []
     texts: set[int] = set()
-    for slot, name in enumerate(names):
-        types = set(map(type, columns[slot]))
+    for parameter, name in enumerate(names):
+        types = set(map(type, columns[parameter]))
         column = table.columns.get(name) if call.convert_text else None
         if column is not None and column.family != "text":
-            convert = typing.convert_text(column)
+            convert = semantics.text_converter(column)
             if convert is None:
-                texts.add(slot)
+                texts.add(parameter)
             elif any(issubclass(t, str) for t in types):
-                columns[slot] = [
+                columns[parameter] = [
                     convert(cell) if isinstance(cell, str) else cell
-                    for cell in columns[slot]
+                    for cell in columns[parameter]
                 ]
-        kinds.append(_kind(types, text=slot in texts, is_key=slot < width))
+        kinds.append(_kind(types, text=parameter in texts, is_key=parameter < width))
     same = tuple(kind for kind in kinds if kind is not None)
     if len(same) == len(kinds):
-        return [Part(places, columns, names, same, generated)]
+        return [Part(positions, columns, names, same, generated)]
     return _split_mixed(records, kinds, texts, width=width, bad=bad)
 
 
@@ -240,50 +260,50 @@ def _split_mixed(
     texts: AbstractSet[int],
     *,
     width: int,
-    bad: list[Bad],
+    bad: list[RejectedRow],
 ) -> list[Part]:
     """Look at every cell of the columns whose cells differ: they have no kind."""
-    names, places, columns, generated = records
-    mixed = [slot for slot, kind in enumerate(kinds) if kind is None]
+    names, positions, columns, generated = records
+    mixed = [parameter for parameter, kind in enumerate(kinds) if kind is None]
     found: dict[Kinds, tuple[list[int], list[Sequence[Any]]]] = {}
-    for place, row in zip(places, zip(*columns, strict=True), strict=True):
+    for position, row in zip(positions, zip(*columns, strict=True), strict=True):
         own: list[str | Node] = [kind or "value" for kind in kinds]
         cells: list[Any] = [*row]
         wrong = [cell for cell in row[:width] if isinstance(cell, Expression)]
         if wrong:
             what = f"the key must be a plain value, not {wrong[0]!r}"
-            bad.append(Bad(place, UsageError(what)))
+            bad.append(RejectedRow(position, UsageError(what)))
             continue
-        for slot in mixed:
-            cell = cells[slot]
-            is_key = slot < width
+        for parameter in mixed:
+            cell = cells[parameter]
+            is_key = parameter < width
             if callable(cell) and not is_key:
-                cell = cells[slot] = cell()
+                cell = cells[parameter] = cell()
             if isinstance(cell, Expression):
-                own[slot] = cell.node
+                own[parameter] = cell.node
             elif cell is None and is_key:
-                own[slot] = "null"
-            elif isinstance(cell, str) and slot in texts:
-                own[slot] = "text"
+                own[parameter] = "null"
+            elif isinstance(cell, str) and parameter in texts:
+                own[parameter] = "text"
             else:
-                own[slot] = plain_node(cell)[1]
+                own[parameter] = plain_node(cell)[1]
         flat = [
             value
             for cell in cells
             for value in (cell.values if isinstance(cell, Expression) else (cell,))
         ]
-        its_places, its_values = found.setdefault(tuple(own), ([], []))
-        its_places.append(place)
+        its_positions, its_values = found.setdefault(tuple(own), ([], []))
+        its_positions.append(position)
         its_values.append(flat)
     return [
         Part(
-            its_places,
+            its_positions,
             [*map(list, zip(*its_values, strict=True))],
             names,
             own,
             generated,
         )
-        for own, (its_places, its_values) in found.items()
+        for own, (its_positions, its_values) in found.items()
     ]
 
 
@@ -292,51 +312,55 @@ def _split_mixed(
 
 def in_order(
     parts: Sequence[Part],
-    shapes: Sequence[tuple[Shape, Sequence[Any]]],
+    shapes: Sequence[tuple[RequestShape, Sequence[Any]]],
     key: Names,
     table: Table,
-    typing: Typing,
-) -> list[Group]:
+    semantics: ValueSemantics,
+) -> list[RowGroup]:
     """Give the groups in which parts, each with its shape, may be written together."""
     if not parts:
         return []
     columns = [part.columns for part in parts]
-    is_identity = typing.is_identity
-    if is_identity is not None and identified(columns, key, table, is_identity):
+    if are_comparable(columns, key, table, semantics):
         return _in_turns(parts, shapes, len(key))
     if len(parts) == 1:
         part = parts[0]
-        return [Group(*shapes[0], part.places, part.columns, distinct=False)]
+        return [RowGroup(*shapes[0], part.positions, part.columns, distinct=False)]
     return _in_segments(parts, shapes)
 
 
-def _shape(part: Part, call: BulkCall) -> tuple[Shape, list[Any]]:
+def _shape(part: Part, call: BulkRequest) -> tuple[RequestShape, list[Any]]:
     width = len(call.key)
     key = tuple(zip(part.names[:width], map(str, part.kinds[:width]), strict=True))
-    brought: Items = tuple(
+    incoming: Items = tuple(
         (name, ("literal", kind, ()) if isinstance(kind, str) else kind)
         for name, kind in zip(part.names[width:], part.kinds[width:], strict=True)
     )
-    return call.call(key, brought, part.generated)
+    return call.call(key, incoming, part.generated)
 
 
-def identified(
+def are_comparable(
     keys: Sequence[Sequence[Sequence[Any]]],
     key: Names,
     table: Table,
-    is_identity: Callable[[Column, Iterable[type]], bool],
+    semantics: ValueSemantics,
 ) -> bool:
-    """Tell whether keys, given by their columns, are the same if they are equal."""
-    for slot, name in enumerate(key):
-        types = {cls for columns in keys for cls in set(map(type, columns[slot]))}
-        if not is_identity(table.columns[name], types):
+    """Return whether keys, given by their columns, are one row exactly if equal."""
+    for number, name in enumerate(key):
+        column = table.columns.get(name)
+        if column is None:
+            return False  # reported by every row when its plan is made
+        types = {cls for columns in keys for cls in set(map(type, columns[number]))}
+        if not semantics.python_equality_is_sql_equality(column, types):
             return False
     return True
 
 
 def _in_turns(
-    parts: Sequence[Part], shapes: Sequence[tuple[Shape, Sequence[Any]]], width: int
-) -> list[Group]:
+    parts: Sequence[Part],
+    shapes: Sequence[tuple[RequestShape, Sequence[Any]]],
+    width: int,
+) -> list[RowGroup]:
     """First every key's first row, then the second ones, and so on."""
     keys = [
         part.columns[0] if width == 1 else [*zip(*part.columns[:width], strict=True)]
@@ -345,20 +369,20 @@ def _in_turns(
     distinct = set(keys[0]) if len(keys) == 1 else set[Any]().union(*keys)
     if len(distinct) == sum(map(len, keys)):
         return [
-            Group(*shape, part.places, part.columns, distinct=True)
+            RowGroup(*shape, part.positions, part.columns, distinct=True)
             for part, shape in zip(parts, shapes, strict=True)
         ]
     rows = sorted(
-        (place, number, at)
+        (position, number, at)
         for number, part in enumerate(parts)
-        for at, place in enumerate(part.places)
+        for at, position in enumerate(part.positions)
     )
     seen: dict[Any, int] = {}
     turns: dict[tuple[int, int], list[tuple[int, int]]] = {}
-    for place, number, at in rows:
+    for position, number, at in rows:
         key = keys[number][at]
         turn = seen[key] = seen.get(key, -1) + 1
-        turns.setdefault((turn, number), []).append((place, at))
+        turns.setdefault((turn, number), []).append((position, at))
     return [
         _group(parts[number], shapes[number], turns[turn, number], distinct=True)
         for turn, number in sorted(turns)
@@ -366,19 +390,19 @@ def _in_turns(
 
 
 def _in_segments(
-    parts: Sequence[Part], shapes: Sequence[tuple[Shape, Sequence[Any]]]
-) -> list[Group]:
+    parts: Sequence[Part], shapes: Sequence[tuple[RequestShape, Sequence[Any]]]
+) -> list[RowGroup]:
     """Row after row; neighbours of one shape together."""
     rows = sorted(
-        (place, number, at)
+        (position, number, at)
         for number, part in enumerate(parts)
-        for at, place in enumerate(part.places)
+        for at, position in enumerate(part.positions)
     )
     segments: list[tuple[int, list[tuple[int, int]]]] = []
-    for place, number, at in rows:
+    for position, number, at in rows:
         if not segments or segments[-1][0] != number:
             segments.append((number, []))
-        segments[-1][1].append((place, at))
+        segments[-1][1].append((position, at))
     return [
         _group(parts[number], shapes[number], members, distinct=False)
         for number, members in segments
@@ -387,14 +411,14 @@ def _in_segments(
 
 def _group(
     part: Part,
-    shape: tuple[Shape, Sequence[Any]],
+    shape: tuple[RequestShape, Sequence[Any]],
     members: Sequence[tuple[int, int]],
     *,
     distinct: bool,
-) -> Group:
-    return Group(
+) -> RowGroup:
+    return RowGroup(
         *shape,
-        [place for place, _ in members],
+        [position for position, _ in members],
         [[column[at] for _, at in members] for column in part.columns],
         distinct,
     )

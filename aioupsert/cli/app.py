@@ -12,7 +12,7 @@ from typing import Annotated, Final, Literal, NoReturn, TypeVar
 
 import typer
 
-from aioupsert._schema import table_name
+from aioupsert._plan.schema import table_name
 from aioupsert.cli import inspect as inspection
 from aioupsert.cli import preview as previewing
 from aioupsert.cli.databases import check_url, is_postgresql

@@ -11,8 +11,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Final, Literal, Protocol
 
-from aioupsert._schema import Column
-from aioupsert._sql.sqlite_bulk import text_converter
+from aioupsert._engines.sqlite.values import text_converter
+from aioupsert._plan.schema import Column
 from aioupsert.cli.errors import LoadError, words
 
 Engine = Literal["postgresql", "sqlite"]

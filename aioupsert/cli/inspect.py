@@ -9,10 +9,11 @@ from rich.console import Console
 from rich.table import Table as Grid
 from rich.text import Text
 
-from aioupsert._adapters import with_session
-from aioupsert._adapters.base import Session, read_table
-from aioupsert._plan import Shape, make_plan, read_bulk_call
-from aioupsert._schema import Column, Table, UniqueIndex, table_name
+from aioupsert._drivers import session_on
+from aioupsert._drivers.base import Session
+from aioupsert._execution.table_cache import read_table
+from aioupsert._plan import RequestShape, make_plan, read_bulk_request
+from aioupsert._plan.schema import Column, Table, UniqueIndex, table_name
 from aioupsert.cli.databases import Engine, open_database
 from aioupsert.cli.errors import LoadError, words
 from aioupsert.cli.load import split_names
@@ -27,8 +28,11 @@ async def inspect(url: str, name: str, key: Sequence[str]) -> None:
         LoadError: There is no such table or column.
     """
     try:
-        async with open_database(url) as database:
-            await with_session(database.handle, _inspect, name, key, database.engine)
+        async with (
+            open_database(url) as database,
+            session_on(database.handle) as session,
+        ):
+            await _inspect(session, name, key, database.engine)
     except (AioupsertError, UnicodeError) as exc:
         raise LoadError(words(exc)) from exc
 
@@ -129,21 +133,20 @@ def _uniqueness(table: Table, key: Sequence[str]) -> str:
 def how_one_row(table: Table, key: Sequence[str]) -> str:
     """Say how `create_or_update` writes a row of a table by a key, and why."""
     plan = make_plan(_shape(table, key), table)
-    if plan.exact is None:
+    if plan.exact_because is None:
         return "one statement"
-    return f"the classic steps, as {plan.exact}"
+    return f"the classic steps, as {plan.exact_because}"
 
 
 def how_many_rows(session: Session, table: Table, key: Sequence[str]) -> str:
     """Say how `create_or_update_many` writes rows with all columns by a key, and why."""
     plan = make_plan(_shape(table, key), table)
-    how: str = session.dialect.compile_rows(plan, distinct=True).how
-    return how
+    return session.engine.compile_batch(plan, distinct=True).how
 
 
-def _shape(table: Table, key: Sequence[str]) -> Shape:
+def _shape(table: Table, key: Sequence[str]) -> RequestShape:
     """Make the call of a row with all columns; no database is asked."""
-    call = read_bulk_call(
+    call = read_bulk_request(
         key=key,
         without_unique_index="allow",
     )

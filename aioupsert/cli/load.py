@@ -7,10 +7,10 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from aioupsert._adapters import with_session
-from aioupsert._adapters.base import read_table
 from aioupsert._bulk import create_or_update_many
-from aioupsert._schema import Column, Table, table_name
+from aioupsert._drivers import session_on
+from aioupsert._execution.table_cache import read_table
+from aioupsert._plan.schema import Column, Table, table_name
 from aioupsert.cli.databases import Database, End, open_database
 from aioupsert.cli.errors import LoadError, RowError, words
 from aioupsert.cli.reading import ConvertedRow, Input, Row
@@ -228,4 +228,5 @@ async def find_table(database: Database, name: str) -> Table:
     Raises:
         UnknownTableError: There is none.
     """
-    return (await with_session(database.handle, read_table, table_name(name))).table
+    async with session_on(database.handle) as session:
+        return (await read_table(session, table_name(name))).table

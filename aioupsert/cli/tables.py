@@ -8,8 +8,8 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
-from aioupsert._schema import TableName
-from aioupsert._sql.quoting import quote, quote_path
+from aioupsert._engines.sql import quote, quote_path
+from aioupsert._plan.schema import TableName
 from aioupsert.cli.databases import Engine
 
 SAMPLE: Final = 10_000

@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final, TypeAlias
 
-from aioupsert._schema import Column
+from aioupsert._plan.schema import Column
 from aioupsert.cli.databases import Engine
 from aioupsert.cli.reading import ConvertedRow, Row, TypedRow
 

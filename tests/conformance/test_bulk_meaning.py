@@ -21,7 +21,7 @@ from aioupsert import (
     greatest,
     iter_create_or_update,
 )
-from aioupsert._steps import postgresql_bulk
+from aioupsert._engines.postgresql import bulk_steps
 from tests.databases import CONNECTIONS, Database
 
 # --- The model --------------------------------------------------------------------------
@@ -298,7 +298,7 @@ async def made(db: Database, table: str) -> str:
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     # Few rows are copied, so that small examples show what is wrong.
     if request.param == "copied":
-        monkeypatch.setattr(postgresql_bulk, "_MAX_ARRAYS", 3)
+        monkeypatch.setattr(bulk_steps, "MAX_ARRAY_ROWS", 3)
 
 
 async def content(db: Database) -> list[tuple[Any, ...]]:

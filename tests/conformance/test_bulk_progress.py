@@ -13,7 +13,7 @@ from aioupsert import (
     Progress,
     create_or_update_many,
 )
-from aioupsert._bulk import load as loading
+from aioupsert._bulk import writing
 from tests.databases import CONNECTIONS, Database
 
 TABLE: Final = "CREATE TABLE t (k integer PRIMARY KEY, a integer CHECK (a >= 0))"
@@ -30,7 +30,7 @@ async def made(db: Database) -> None:
 @pytest.fixture
 def always(monkeypatch: pytest.MonkeyPatch) -> None:
     # Otherwise what is seen depends on how fast the machine is.
-    monkeypatch.setattr(loading, "_SHOWN_EVERY", 0)
+    monkeypatch.setattr(writing, "_PROGRESS_INTERVAL", 0)
 
 
 async def load(db: Database, rows: Any, **options: Any) -> BulkResult:

@@ -19,7 +19,7 @@ from aioupsert import (
     get_or_create,
     preview,
 )
-from aioupsert._sql.quoting import quote
+from aioupsert._engines.sql import quote
 from aioupsert.typing import Strategy
 from tests.conformance.hostile import hostile_texts
 from tests.databases import Database, PostgresDatabase, SQLiteDatabase, execute

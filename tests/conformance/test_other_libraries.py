@@ -469,9 +469,7 @@ async def test_the_traceback_of_a_violation_leads_into_the_driver(
     assert files[0] == __file__
     assert any("/aioupsert/_upsert.py" in file for file in files)
     of_postgresql = "psycopg/" if people.kind in PSYCOPG else "asyncpg/"
-    driver = people.sql(
-        postgresql=of_postgresql, sqlite="aioupsert/_adapters/aiosqlite"
-    )
+    driver = people.sql(postgresql=of_postgresql, sqlite="aioupsert/_drivers/aiosqlite")
     assert driver in files[-1]
 
 

@@ -12,7 +12,6 @@ import psycopg
 import pytest
 
 from aioupsert import BulkResult, F, create_or_update_many, iter_create_or_update
-from aioupsert._adapters import aiosqlite as adapter
 from tests.databases import (
     Database,
     PostgresDatabase,
@@ -334,11 +333,6 @@ async def test_results_that_were_given_are_stored(
 # --- SQLite -----------------------------------------------------------------------------
 
 
-@pytest.fixture(params=[True, False], ids=["job", "hops"])
-def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(adapter, "_HAS_JOBS", request.param)
-
-
 lite_calls = pytest.mark.parametrize(
     ("call", "number"),
     [(few, 6), (batches, 6), (copied, 5_200)],
@@ -367,7 +361,6 @@ async def points_of(
 @twice
 @lite_calls
 @pytest.mark.parametrize("upserts", [True, False], ids=["upserts", "one by one"])
-@pytest.mark.usefixtures("way")
 async def test_on_sqlite_all_rows_are_written_or_none(
     lite: SQLiteDatabase, call: Any, number: int, *, upserts: bool, twice: bool
 ) -> None:
@@ -393,7 +386,6 @@ async def test_on_sqlite_all_rows_are_written_or_none(
 
 @twice
 @lite_calls
-@pytest.mark.usefixtures("way")
 async def test_on_sqlite_a_callers_transaction_goes_on(
     lite: SQLiteDatabase, call: Any, number: int, *, twice: bool
 ) -> None:
@@ -417,7 +409,6 @@ async def test_on_sqlite_a_callers_transaction_goes_on(
     await conn.execute("COMMIT")
 
 
-@pytest.mark.usefixtures("way")
 async def test_on_sqlite_at_random_instants_of_tasks_that_share_a_connection(
     lite: SQLiteDatabase,
 ) -> None:

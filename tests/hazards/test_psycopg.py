@@ -28,7 +28,7 @@ from aioupsert import (
     get_or_create,
     iter_create_or_update,
 )
-from aioupsert._adapters.psycopg import PsycopgSession
+from aioupsert._drivers.psycopg import PsycopgSession
 from tests.databases import PostgresDatabase, psycopg_connected, psycopg_pooling
 from tests.hazards.test_cancellation import CancelledAt, idle, twice
 from tests.servers import Server
@@ -492,7 +492,7 @@ async def test_a_server_that_answers_no_more_costs_the_connection(
     name: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("aioupsert._adapters.psycopg._UNDO_TIMEOUT", 0.1)
+    monkeypatch.setattr("aioupsert._drivers.psycopg._ROLLBACK_TIMEOUT", 0.1)
     call: Any = {"count": count, "exact": exact, "bulk": bulk}[name]
     async with psycopg_connected(near, pg.schema) as conn:
         await create_or_update(conn, "t", key={"k": "warm"})

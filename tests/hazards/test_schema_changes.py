@@ -14,7 +14,7 @@ from aioupsert import (
     MissingUniqueIndexError,
     Result,
     create_or_update,
-    set_description_lifetime,
+    set_schema_cache_ttl,
 )
 from tests.databases import PostgresDatabase
 from tests.hazards.sessions import clients
@@ -211,9 +211,9 @@ async def test_a_transaction_that_meets_the_change_works_once_repeated(
 
 @pytest.fixture
 def read_always() -> Iterator[None]:
-    set_description_lifetime(0)
+    set_schema_cache_ttl(0)
     yield
-    set_description_lifetime(60)
+    set_schema_cache_ttl(60)
 
 
 @pytest.mark.usefixtures("read_always")

@@ -15,15 +15,9 @@ import aiosqlite
 import pytest
 
 from aioupsert import F, Result, create_or_update, get_or_create
-from aioupsert._adapters import aiosqlite as adapter
 from tests.databases import SQLiteDatabase
 
 TASKS = 16
-
-
-@pytest.fixture(autouse=True, params=[True, False], ids=["job", "hops"])
-def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(adapter, "_HAS_JOBS", request.param)
 
 
 @pytest.fixture

@@ -182,10 +182,8 @@ async def test_a_call_under_way_ends_before_its_connection_closes(
 PROGRAM = """
 import asyncio, sys
 import aiosqlite, aioupsert
-from aioupsert._adapters import aiosqlite as adapter
 
-async def main(path, jobs, end):
-    adapter._HAS_JOBS = jobs == "jobs"
+async def main(path, end):
     async with aiosqlite.connect(path) as conn:
         call = asyncio.ensure_future(
             aioupsert.create_or_update(conn, "t", key={"k": "a"})
@@ -203,16 +201,15 @@ asyncio.run(main(*sys.argv[1:]))
 """
 
 
-@pytest.mark.parametrize("jobs", ["jobs", "hops"])
 @pytest.mark.parametrize(
     ("end", "output"), [("done", ""), ("cancelled", ""), ("raises", "raised\n")]
 )
 async def test_a_program_that_closes_its_connection_exits(
-    lite_path: Path, jobs: str, end: str, output: str
+    lite_path: Path, end: str, output: str
 ) -> None:
     run_script(lite_path, TABLE)
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-W", "error", "-c", PROGRAM, str(lite_path), jobs, end),
+        *(sys.executable, "-W", "error", "-c", PROGRAM, str(lite_path), end),
         stderr=asyncio.subprocess.PIPE,
     )
     try:

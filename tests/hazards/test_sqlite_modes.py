@@ -13,7 +13,6 @@ import aiosqlite
 import pytest
 
 from aioupsert import Action, F, Result, create_or_update, get_or_create
-from aioupsert._adapters import aiosqlite as adapter
 from tests.databases import LITE_MODES, LiteFactory, SQLiteDatabase
 
 TABLE = """
@@ -33,11 +32,6 @@ IMPLICIT_MODES = [
     for mode in LITE_MODES
     if mode in {"deferred", "immediate"} or mode in ALWAYS_INSIDE
 ]
-
-
-@pytest.fixture(autouse=True, params=[True, False], ids=["job", "hops"])
-def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(adapter, "_HAS_JOBS", request.param)
 
 
 @pytest.fixture(params=LITE_MODES)

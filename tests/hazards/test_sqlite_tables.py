@@ -21,7 +21,7 @@ from aioupsert import (
     get_or_create,
     preview,
 )
-from aioupsert._adapters import base
+from aioupsert._execution import table_cache
 from tests.databases import SQLiteDatabase
 
 HIT = {"hits": F("hits") + 1}
@@ -674,7 +674,7 @@ async def test_a_changed_default_is_noticed_when_the_description_is_read_afresh(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     await lite.run(RECREATE)
-    monkeypatch.setattr(base, "_lifetime", 0)
+    monkeypatch.setattr(table_cache, "_ttl", 0)
     await create_or_update(changing, "t", key={"k": "a"}, defaults=HIT)
     assert await lite.query("SELECT * FROM t") == [(None, "a", 101)]
 
@@ -720,6 +720,6 @@ async def test_an_index_added_or_dropped_is_noticed(
     await lite.run("CREATE UNIQUE INDEX i ON t (k)")
     assert await call() is Action.CREATED
     await lite.run("DROP INDEX i")
-    monkeypatch.setattr(base, "_lifetime", 0)
+    monkeypatch.setattr(table_cache, "_ttl", 0)
     with pytest.raises(MissingUniqueIndexError):
         await call()

@@ -12,9 +12,9 @@ from aioupsert import (
     create_or_update_many,
     iter_create_or_update,
 )
-from aioupsert._adapters import with_session
-from aioupsert._adapters.base import read_table
-from aioupsert._plan import make_plan, read_bulk_call
+from aioupsert._drivers import session_on
+from aioupsert._execution.table_cache import read_table
+from aioupsert._plan import make_plan, read_bulk_request
 from tests.databases import CONNECTIONS, Database, PostgresDatabase, SQLiteDatabase
 from tests.matrix.test_table_kinds import trigger
 from tests.matrix.tools import without_temporary_tables
@@ -141,22 +141,16 @@ ONE_BY_ONE: Final = 10
 
 async def how_of(conn: Any, names: list[str], *, distinct: bool = True) -> str:
     """Tell how rows with these columns, the key first, are written."""
-    key, *brought = names
-
-    async def find(session: Any) -> str:
+    key, *incoming = names
+    async with session_on(conn) as session:
         known = await read_table(session, ("t",))
-        call = read_bulk_call(
-            key=key,
-            without_unique_index="allow",
-        )
+        request = read_bulk_request(key=key, without_unique_index="allow")
         literal: Any = ("literal", "value", ())
-        shape, _ = call.call(
-            ((key, "value"),), tuple((name, literal) for name in brought)
+        shape, _ = request.call(
+            ((key, "value"),), tuple((name, literal) for name in incoming)
         )
         plan = make_plan(shape, known.table)
-        return str(session.dialect.compile_rows(plan, distinct=distinct).how)
-
-    return await with_session(conn, find)
+        return session.engine.compile_batch(plan, distinct=distinct).how
 
 
 @pytest.mark.parametrize("number", [3, 40, 5_100])

@@ -15,11 +15,11 @@ from aioupsert import (
     create_or_update,
     create_or_update_many,
 )
-from aioupsert._adapters.asyncpg import AsyncpgSession
-from aioupsert._adapters.base import read_table
-from aioupsert._adapters.psycopg import PsycopgSession
-from aioupsert._sql import postgresql_catalog
-from aioupsert._steps import COCKROACHDB, POSTGRESQL, dialect_of
+from aioupsert._drivers.asyncpg import AsyncpgSession
+from aioupsert._drivers.psycopg import PsycopgSession
+from aioupsert._engines.postgresql import catalog as postgresql_catalog
+from aioupsert._engines.postgresql import engine_of
+from aioupsert._execution.table_cache import read_table
 from tests.databases import PostgresDatabase
 
 TABLE = """
@@ -38,12 +38,12 @@ COCKROACH = "CockroachDB CCL v25.2.0 (x86_64-pc-linux-gnu, built 2025/05/09)"
 
 
 def test_the_server_says_what_it_is() -> None:
-    assert dialect_of(None) is POSTGRESQL
-    assert dialect_of(COCKROACH) is COCKROACHDB
+    assert engine_of(None).system == "postgresql"
+    assert engine_of(COCKROACH).system == "cockroachdb"
 
 
 async def test_both_drivers_are_asked(pg: PostgresDatabase) -> None:
-    assert AsyncpgSession(pg.handle).dialect is POSTGRESQL
+    assert AsyncpgSession(pg.handle).engine.system == "postgresql"
 
     class Cockroach:
         """What a connection of either driver tells."""
@@ -59,17 +59,17 @@ async def test_both_drivers_are_asked(pg: PostgresDatabase) -> None:
             return SimpleNamespace(crdb_version=COCKROACH)
 
     connection = Cockroach()
-    assert AsyncpgSession(connection).dialect is COCKROACHDB
-    assert PsycopgSession(connection).dialect is COCKROACHDB
+    assert AsyncpgSession(connection).engine.system == "cockroachdb"
+    assert PsycopgSession(connection).engine.system == "cockroachdb"
     connection.closed = True
-    assert AsyncpgSession(connection).dialect is POSTGRESQL
-    assert PsycopgSession(connection).dialect is POSTGRESQL
+    assert AsyncpgSession(connection).engine.system == "postgresql"
+    assert PsycopgSession(connection).engine.system == "postgresql"
 
 
 @pytest.fixture
 def as_cockroachdb(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have PostgreSQL taken for it: every statement is one of PostgreSQL, too."""
-    monkeypatch.setattr(AsyncpgSession, "dialect", COCKROACHDB)
+    monkeypatch.setattr(AsyncpgSession, "engine", engine_of(COCKROACH))
 
 
 @pytest.mark.usefixtures("as_cockroachdb")
@@ -80,7 +80,7 @@ async def test_its_catalog_query_describes_what_postgresql_s_does(
     theirs = (await read_table(AsyncpgSession(pg.handle), ("t",))).table
     with pytest.raises(UnknownTableError, match="did you mean 't'"):
         await read_table(AsyncpgSession(pg.handle), ("tt",))
-    monkeypatch.setattr(AsyncpgSession, "dialect", POSTGRESQL)
+    monkeypatch.setattr(AsyncpgSession, "engine", engine_of(None))
     ours = (await read_table(AsyncpgSession(pg.handle), ("t",))).table
     assert list(theirs.columns) == list(ours.columns)
     for column in ours.columns.values():
@@ -89,7 +89,7 @@ async def test_its_catalog_query_describes_what_postgresql_s_does(
             assert getattr(same, fact) == getattr(column, fact), column.name
     assert theirs.unique == ours.unique
     assert not theirs.upserts
-    assert theirs.needs_exact == "CockroachDB lets a statement modify a table once"
+    assert theirs.exact_because == "CockroachDB lets a statement modify a table once"
 
 
 @pytest.mark.usefixtures("as_cockroachdb")
@@ -151,7 +151,7 @@ async def test_a_key_has_the_column_by_which_citus_distributes(
 
 async def test_yugabytedb_is_not_asked_for_xmax(pg: PostgresDatabase) -> None:
     await pg.run("CREATE TABLE t (k integer PRIMARY KEY)")
-    steps = postgresql_catalog.describe(("t",))
+    steps = postgresql_catalog.reflect(("t",))
     ((answer,),) = await pg.handle.fetch(next(steps).sql)
     found = json.loads(answer)
     # By its version, such as 15.12-YB-2025.1.0.0-b0.
@@ -160,4 +160,4 @@ async def test_yugabytedb_is_not_asked_for_xmax(pg: PostgresDatabase) -> None:
         ("t",), found | {"xmax": False, "returns_old": False}
     )
     assert not table.upserts
-    assert table.needs_exact is None
+    assert table.exact_because is None

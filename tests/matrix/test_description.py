@@ -10,9 +10,9 @@ from aioupsert import (
     UnknownTableError,
     create_or_update,
     get_or_create,
-    set_description_lifetime,
+    set_schema_cache_ttl,
 )
-from aioupsert._adapters.base import state_of
+from aioupsert._drivers.base import state_of
 from tests.databases import PostgresDatabase
 from tests.matrix.tools import describe, make_collation
 from tests.versions import created
@@ -587,11 +587,11 @@ async def test_the_catalog_is_read_again_after_the_lifetime(conn: Any) -> None:
 async def test_a_changed_default_is_used_after_the_lifetime(conn: Any) -> None:
     await conn.execute("CREATE TABLE t (k int PRIMARY KEY, n int DEFAULT 1)")
     call: dict[str, Any] = {"defaults": {"n": F("n") + 1}, "returning": "n"}
-    set_description_lifetime(0)
+    set_schema_cache_ttl(0)
     try:
         for k, default in enumerate((1, 10)):
             await conn.execute(f"ALTER TABLE t ALTER n SET DEFAULT {default}")
             result = await create_or_update(conn, "t", key={"k": k}, **call)
             assert result.row == {"n": default + 1}
     finally:
-        set_description_lifetime(60)
+        set_schema_cache_ttl(60)

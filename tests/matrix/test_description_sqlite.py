@@ -7,7 +7,7 @@ import aiosqlite
 import pytest
 
 from aioupsert import F, UnknownTableError, create_or_update
-from aioupsert._adapters.base import state_of
+from aioupsert._drivers.base import state_of
 from tests.databases import SQLiteDatabase
 from tests.matrix.tools import describe
 

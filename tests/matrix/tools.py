@@ -6,20 +6,17 @@ from typing import Any
 
 import asyncpg
 
-from aioupsert._adapters import with_session
-from aioupsert._adapters.base import Session, read_table
-from aioupsert._schema import Table, table_name
+from aioupsert._drivers import session_on
+from aioupsert._execution.table_cache import read_table
+from aioupsert._plan.schema import Table, table_name
 from tests.databases import PostgresDatabase
 from tests.servers import Server
 
 
 async def describe(conn: Any, name: object = "t") -> Table:
-    """Read the table from the catalog, through the adapter of the connection."""
-
-    async def read(session: Session) -> Table:
+    """Read the table from the catalog, through the driver of the connection."""
+    async with session_on(conn) as session:
         return (await read_table(session, table_name(name))).table
-
-    return await with_session(conn, read)
 
 
 async def make_collation(conn: Any) -> bool:

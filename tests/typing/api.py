@@ -38,7 +38,7 @@ from aioupsert import (
     iter_create_or_update,
     now,
     preview,
-    set_description_lifetime,
+    set_schema_cache_ttl,
 )
 
 
@@ -194,4 +194,4 @@ def builds_expressions() -> None:
 
 def classifies(error: BaseException) -> None:
     assert_type(is_retryable(error), bool)
-    set_description_lifetime(5)
+    set_schema_cache_ttl(5)

@@ -7,9 +7,9 @@ from typing import Any
 from hypothesis import strategies as st
 
 from aioupsert import DEFAULT, SQL, F, coalesce, func, greatest, least
-from aioupsert._plan import Plan, Shape, make_plan, read_call
-from aioupsert._schema import Column, Table, UniqueIndex
-from aioupsert._sql import sqlite_catalog
+from aioupsert._engines.sqlite import catalog as sqlite_catalog
+from aioupsert._plan import Plan, RequestShape, make_plan, read_request
+from aioupsert._plan.schema import Column, Table, UniqueIndex
 
 _CALL: dict[str, Any] = {
     "key": {"id": 1},
@@ -24,9 +24,9 @@ _CALL: dict[str, Any] = {
 }
 
 
-def read(**call: Any) -> tuple[Shape, list[Any]]:
+def read(**call: Any) -> tuple[RequestShape, list[Any]]:
     """A call about the row with id 1, if nothing else is said, read."""
-    return read_call(**(_CALL | call))
+    return read_request(**(_CALL | call))
 
 
 def plan(table: Table, **call: Any) -> Plan:
@@ -67,7 +67,7 @@ def described(sql: str, name: tuple[str, ...] = ("t",)) -> Table:
     connection = sqlite3.connect(":memory:")
     try:
         connection.executescript(sql)
-        steps = sqlite_catalog.describe(name)
+        steps = sqlite_catalog.reflect(name)
         send = next(steps)
         while True:
             send = steps.send(

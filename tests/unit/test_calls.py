@@ -12,9 +12,10 @@ from typing import Any, Final, NamedTuple
 import pytest
 
 from aioupsert import DEFAULT, SQL, Excluded, F, now
-from aioupsert._plan import Calls, Group, Shape
-from aioupsert._schema import Table
-from aioupsert._steps import POSTGRESQL, SQLITE
+from aioupsert._engines.postgresql import engine_of
+from aioupsert._engines.sqlite import SQLITE
+from aioupsert._plan import CallGrouper, RequestShape, RowGroup, ValueSemantics
+from aioupsert._plan.schema import Table
 from aioupsert.expressions import func
 from tests.unit.plans import column, read, table
 
@@ -25,7 +26,7 @@ ADD: Final = {"n": F("n") + 1}
 class Call(NamedTuple):
     """A call, as a coalescer has it."""
 
-    shape: Shape
+    shape: RequestShape
     values: list[Any]
 
 
@@ -52,7 +53,8 @@ COLUMNS: Final = (
     typed("checked", "int4", "integer", "integer", unchecked=False),
     typed("checked_text", "text", "text", "text", unchecked=False),
 )
-TABLE: Final = table(*COLUMNS, foldable=True)
+POSTGRESQL: Final = engine_of(None)
+TABLE: Final = table(*COLUMNS, mergeable=True)
 
 
 def call(key: Any = 1, **arguments: Any) -> Call:
@@ -64,27 +66,30 @@ def adding(number: int, key: Any = 1) -> Call:
 
 
 def grouped(
-    calls: Sequence[Call], of: Table = TABLE, typing: Any = POSTGRESQL.typing
-) -> list[Group]:
-    groups, bad = Calls(("id",)).group(calls, of, typing)
+    calls: Sequence[Call], of: Table = TABLE, semantics: ValueSemantics = POSTGRESQL
+) -> list[RowGroup]:
+    groups, bad = CallGrouper(("id",)).group(calls, of, semantics)
     assert bad == []
-    # Whatever is folded, each call has its place in one group, once.
+    # Whatever is merged, each call has its place in one group, once.
     places = sorted(place for group in groups for place in group.calls)
     assert places == list(range(len(calls)))
     return groups
 
 
-def rows(groups: Sequence[Group]) -> list[tuple[list[int], list[list[Any]]]]:
+def rows(groups: Sequence[RowGroup]) -> list[tuple[list[int], list[list[Any]]]]:
     """The places in each group, and the values of each row."""
     return [
-        (list(group.places), [group.values(row) for row in range(len(group.places))])
+        (
+            list(group.positions),
+            [group.values(row) for row in range(len(group.positions))],
+        )
         for group in groups
     ]
 
 
-def is_folded(*calls: Call, of: Table = TABLE) -> bool:
+def is_merged(*calls: Call, of: Table = TABLE) -> bool:
     groups = grouped(calls, of)
-    return [list(group.places) for group in groups] == [[0]]
+    return [list(group.positions) for group in groups] == [[0]]
 
 
 # --- Groups ---------------------------------------------------------------------------
@@ -94,7 +99,7 @@ def test_calls_of_one_shape_are_one_group() -> None:
     (group,) = grouped([adding(n, key=n) for n in range(1, 5)])
     assert rows([group]) == [([0, 1, 2, 3], [[1, 1], [2, 2], [3, 3], [4, 4]])]
     assert group.distinct
-    assert group.folded == {}
+    assert group.merged == {}
     assert group.constants == ()
 
 
@@ -102,7 +107,7 @@ def test_calls_of_different_shapes_are_different_groups() -> None:
     groups = grouped(
         [adding(1), call(2, defaults={"s": "a"}), adding(3, 3), call(4, touch={"m": 1})]
     )
-    assert [list(group.places) for group in groups] == [[0, 2], [1], [3]]
+    assert [list(group.positions) for group in groups] == [[0, 2], [1], [3]]
     assert len({group.shape for group in groups}) == 3
 
 
@@ -115,7 +120,7 @@ def test_a_group_s_shape_says_that_every_value_belongs_to_a_row() -> None:
 def test_calls_for_one_row_take_turns_where_they_cannot_be_folded() -> None:
     shape = {"defaults": {"n": F("n") + 1}, "returning": "n"}
     groups = grouped([call(1, **shape), call(2, **shape), call(1, **shape)])
-    assert [list(group.places) for group in groups] == [[0, 1], [2]]
+    assert [list(group.positions) for group in groups] == [[0, 1], [2]]
     assert all(group.distinct for group in groups)
 
 
@@ -136,29 +141,29 @@ def test_turns_of_different_shapes_keep_the_order_of_each_row() -> None:
 
 def test_on_sqlite_all_calls_keep_their_order() -> None:
     calls = [adding(1), call(2, defaults={"s": "a"}), adding(2), adding(3)]
-    groups = grouped(calls, typing=SQLITE.typing)
-    assert [list(group.places) for group in groups] == [[0], [1], [2, 3]]
-    assert not any(group.distinct or group.folded for group in groups)
+    groups = grouped(calls, semantics=SQLITE)
+    assert [list(group.positions) for group in groups] == [[0], [1], [2, 3]]
+    assert not any(group.distinct or group.merged for group in groups)
 
 
 def test_keys_that_the_database_may_take_for_the_same_keep_their_order() -> None:
     # A text beside an int: what the server makes of it is not known here.
     groups = grouped([adding(1), adding(2, key="1"), adding(3)])
-    assert [list(group.places) for group in groups] == [[0, 1, 2]]
+    assert [list(group.positions) for group in groups] == [[0, 1, 2]]
     assert not groups[0].distinct
-    assert groups[0].folded == {}
+    assert groups[0].merged == {}
 
 
 def test_a_key_of_null_keeps_all_calls_in_order() -> None:
     groups = grouped([adding(1), adding(2, key=None), adding(3)])
-    assert [list(group.places) for group in groups] == [[0], [1], [2]]
+    assert [list(group.positions) for group in groups] == [[0], [1], [2]]
 
 
 def test_a_column_of_the_key_that_the_table_lacks_is_found_later() -> None:
     calls = [Call(*read(key={"idd": 1}, defaults=ADD)) for _ in range(2)]
-    groups, bad = Calls(("idd",)).group(calls, TABLE, POSTGRESQL.typing)
+    groups, bad = CallGrouper(("idd",)).group(calls, TABLE, POSTGRESQL)
     assert bad == []
-    assert [list(group.places) for group in groups] == [[0, 1]]
+    assert [list(group.positions) for group in groups] == [[0, 1]]
 
 
 def test_a_key_of_several_columns_is_one_row_where_all_are_equal() -> None:
@@ -166,26 +171,26 @@ def test_a_key_of_several_columns_is_one_row_where_all_are_equal() -> None:
         Call(*read(key={"id": 1, "m": m}, defaults={"n": F("n") + m}))
         for m in (1, 2, 1)
     ]
-    unique = table(*COLUMNS, foldable=True)
-    groups, _ = Calls(("id", "m")).group(calls, unique, POSTGRESQL.typing)
+    unique = table(*COLUMNS, mergeable=True)
+    groups, _ = CallGrouper(("id", "m")).group(calls, unique, POSTGRESQL)
     assert rows(groups) == [([0, 1], [[1, 1, 2], [1, 2, 2]])]
-    assert groups[0].folded == {0: [2]}
+    assert groups[0].merged == {0: [2]}
 
 
-# --- What is folded -------------------------------------------------------------------
+# --- What is merged -------------------------------------------------------------------
 
 
 def test_sums_are_one_write() -> None:
     (group,) = grouped([adding(1), adding(2), adding(3)])
     assert rows([group]) == [([0], [[1, 6]])]
-    assert group.folded == {0: [1, 2]}
+    assert group.merged == {0: [1, 2]}
     assert group.calls == [0, 1, 2]
 
 
 def test_each_row_has_a_sum_of_its_own() -> None:
     (group,) = grouped([adding(n, key=n % 3) for n in range(1, 10)])
     assert rows([group]) == [([0, 1, 2], [[1, 12], [2, 15], [0, 18]])]
-    assert group.folded == {0: [3, 6], 1: [4, 7], 2: [5, 8]}
+    assert group.merged == {0: [3, 6], 1: [4, 7], 2: [5, 8]}
 
 
 def test_true_is_the_key_one() -> None:
@@ -252,7 +257,7 @@ def test_several_columns_are_folded_each_in_its_way() -> None:
     ]
     (group,) = grouped(calls)
     assert rows([group]) == [([0], [[1, 6, "3", 6, False]])]
-    assert group.folded == {0: [1, 2]}
+    assert group.merged == {0: [1, 2]}
 
 
 def test_what_only_creates_is_the_first_call_s() -> None:
@@ -266,42 +271,42 @@ def test_what_only_creates_is_the_first_call_s() -> None:
 def test_folding_resumes_after_a_call_that_cannot_be_folded() -> None:
     calls = [adding(1), adding(2), adding(-1), adding(-2), adding(1)]
     groups = grouped(calls)
-    assert [list(group.places) for group in groups] == [[0], [2], [4]]
+    assert [list(group.positions) for group in groups] == [[0], [2], [4]]
     assert [group.values(0) for group in groups] == [[1, 3], [1, -3], [1, 1]]
-    assert [dict(group.folded) for group in groups] == [{0: [1]}, {2: [3]}, {}]
+    assert [dict(group.merged) for group in groups] == [{0: [1]}, {2: [3]}, {}]
 
 
 def test_calls_of_other_rows_in_between_do_not_matter() -> None:
     (group,) = grouped([adding(1), adding(1, 2), adding(2), adding(2, 2)])
-    assert group.folded == {0: [2], 1: [3]}
+    assert group.merged == {0: [2], 1: [3]}
 
 
 def test_what_can_be_folded_is_found_out_once_for_each_shape_and_table() -> None:
-    calls = Calls(("id",))
+    calls = CallGrouper(("id",))
     several = [adding(1), adding(2)]
     for of, places in ((TABLE, [[0]]), (table(*COLUMNS), [[0], [1]]), (TABLE, [[0]])):
         for _ in range(2):
-            groups, _ = calls.group(several, of, POSTGRESQL.typing)
-            assert [list(group.places) for group in groups] == places
+            groups, _ = calls.group(several, of, POSTGRESQL)
+            assert [list(group.positions) for group in groups] == places
 
 
 def test_what_was_found_out_serves_every_connection_that_sees_the_same() -> None:
-    calls = Calls(("id",))
+    calls = CallGrouper(("id",))
     several = [adding(1), adding(2)]
-    calls.group(several, TABLE, POSTGRESQL.typing)
-    (fold,) = calls._folds.values()
-    calls.group(several, replace(TABLE), POSTGRESQL.typing)
-    (again,) = calls._folds.values()
-    assert again is fold
+    calls.group(several, TABLE, POSTGRESQL)
+    (rule,) = calls._rules.values()
+    calls.group(several, replace(TABLE), POSTGRESQL)
+    (again,) = calls._rules.values()
+    assert again is rule
 
 
 def test_shapes_without_number_do_not_fill_the_memory() -> None:
-    calls = Calls(("id",))
+    calls = CallGrouper(("id",))
     for number in range(600):
         same = call(defaults={"m": 1}, create_defaults={"s": SQL(f"'{number}'")})
-        groups, _ = calls.group([same, same], TABLE, POSTGRESQL.typing)
-        assert [list(group.places) for group in groups] == [[0]]
-    assert len(calls._folds) <= 256
+        groups, _ = calls.group([same, same], TABLE, POSTGRESQL)
+        assert [list(group.positions) for group in groups] == [[0]]
+    assert len(calls._rules) <= 256
 
 
 # --- What is not ----------------------------------------------------------------------
@@ -355,7 +360,7 @@ S: Final = {"s": "a"}
     ids=str,
 )
 def test_these_are_never_folded(arguments: dict[str, Any]) -> None:
-    assert not is_folded(call(**arguments), call(**arguments))
+    assert not is_merged(call(**arguments), call(**arguments))
 
 
 @pytest.mark.parametrize(
@@ -372,7 +377,7 @@ def test_these_are_never_folded(arguments: dict[str, Any]) -> None:
 def test_sums_that_may_pass_a_limit_in_between_are_not_folded(
     first: Call, second: Call
 ) -> None:
-    assert not is_folded(first, second)
+    assert not is_merged(first, second)
 
 
 def test_whatever_could_fail_by_itself_is_not_lost() -> None:
@@ -398,9 +403,9 @@ def test_whatever_could_fail_by_itself_is_not_lost() -> None:
     good = {name: value for name, _, value in LAST.values()}
     for name, value in cases:
         first, second = (call(defaults={name: v}) for v in (value, good[name]))
-        assert not is_folded(first, second), (name, value)
+        assert not is_merged(first, second), (name, value)
         # Which of them is the other is what counts.
-        assert first.shape != second.shape or is_folded(second, first), (name, value)
+        assert first.shape != second.shape or is_merged(second, first), (name, value)
 
 
 def test_a_value_that_only_creates_and_cannot_be_sent_fails_its_own_call() -> None:
@@ -408,49 +413,49 @@ def test_a_value_that_only_creates_and_cannot_be_sent_fails_its_own_call() -> No
         return call(defaults=ADD, create_defaults=values)
 
     large = 10**6  # an object of its own each time it is computed
-    assert not is_folded(creating(m=1), creating(m="x"))
-    assert not is_folded(creating(s="a"), creating(s="\0"))
-    assert is_folded(creating(s="\0"), creating(s="a"))
-    assert not is_folded(creating(label="a"), creating(label="b"))
-    assert not is_folded(creating(m=F("m") + large), creating(m=F("m") + (large + 1)))
+    assert not is_merged(creating(m=1), creating(m="x"))
+    assert not is_merged(creating(s="a"), creating(s="\0"))
+    assert is_merged(creating(s="\0"), creating(s="a"))
+    assert not is_merged(creating(label="a"), creating(label="b"))
+    assert not is_merged(creating(m=F("m") + large), creating(m=F("m") + (large + 1)))
     # Whatever the first one can be sent with, the other can.
     value = Decimal("1.5")
-    assert is_folded(creating(x=value, label="a"), creating(x=value, label="a"))
-    assert is_folded(creating(m=F("m") + large), creating(m=F("m") + large))
+    assert is_merged(creating(x=value, label="a"), creating(x=value, label="a"))
+    assert is_merged(creating(m=F("m") + large), creating(m=F("m") + large))
 
 
 def test_a_sum_of_booleans_is_not_folded() -> None:
     # They are refused for what they are, each by itself.
     plus_true = Call(adding(1).shape, [1, True])
-    assert not is_folded(adding(1), plus_true)
-    assert not is_folded(plus_true, adding(1))
+    assert not is_merged(adding(1), plus_true)
+    assert not is_merged(plus_true, adding(1))
 
 
 def test_another_call_in_between_is_not_overtaken() -> None:
     groups = grouped([adding(1), call(defaults={"n": 0}), adding(2)])
-    assert [list(group.places) for group in groups] == [[0], [1], [2]]
+    assert [list(group.positions) for group in groups] == [[0], [1], [2]]
 
 
 @pytest.mark.parametrize(
     "of",
     [
         table(*COLUMNS),
-        table(*COLUMNS, foldable=True, unique=()),
-        table(*COLUMNS, foldable=True, needs_exact="a rule"),
+        table(*COLUMNS, mergeable=True, unique=()),
+        table(*COLUMNS, mergeable=True, exact_because="a rule"),
     ],
     ids=["not foldable", "no unique index", "exact"],
 )
 def test_other_tables_are_not_folded(of: Table) -> None:
-    assert not is_folded(adding(1), adding(2), of=of)
+    assert not is_merged(adding(1), adding(2), of=of)
 
 
-def test_under_a_lock_nothing_is_folded() -> None:
-    bare = table(*COLUMNS, foldable=True, unique=())
+def test_under_a_lock_nothing_is_merged() -> None:
+    bare = table(*COLUMNS, mergeable=True, unique=())
     calls = [call(defaults=ADD, without_unique_index="lock") for _ in range(2)]
-    assert not is_folded(*calls, of=bare)
+    assert not is_merged(*calls, of=bare)
 
 
 def test_an_index_that_the_call_insists_on_is_missed_later() -> None:
-    bare = table(*COLUMNS, foldable=True, unique=())
+    bare = table(*COLUMNS, mergeable=True, unique=())
     calls = [call(defaults=ADD, without_unique_index="error") for _ in range(2)]
-    assert not is_folded(*calls, of=bare)
+    assert not is_merged(*calls, of=bare)

@@ -58,7 +58,7 @@ def test_one_driver_does_not_bring_the_other(driver: str, other: str) -> None:
         "aioupsert.is_retryable(ValueError())\n"
         "print(*sys.modules)"
     ).split()
-    assert f"aioupsert._adapters.{driver}" in loaded
+    assert f"aioupsert._drivers.{driver}" in loaded
     assert other not in loaded
 
 

@@ -21,8 +21,8 @@ from aioupsert import (
     func,
     now,
 )
-from aioupsert._plan import Call, Term
-from aioupsert._schema import Table, UniqueIndex
+from aioupsert._plan import Request, Resolved
+from aioupsert._plan.schema import Table, UniqueIndex
 from tests.unit.plans import column, plan, read, table
 
 HITS = table(
@@ -95,7 +95,7 @@ def test_values_stand_in_the_order_of_the_arguments() -> None:
         returning=["i"],
     )
     assert values == [1, 2, 3, 4, 5, 6, 7, 8, 9]
-    assert Call(*shape).returning == ("i",)
+    assert Request(*shape).returning == ("i",)
 
 
 @pytest.mark.parametrize(
@@ -213,7 +213,7 @@ def test_a_generated_column_may_be_the_key_and_is_not_inserted() -> None:
         without_unique_index="allow",
     )
     assert made.insert == ()
-    assert made.exact == "the key has a column that only the database may write"
+    assert made.exact_because == "the key has a column that only the database may write"
 
 
 # --- The plan -------------------------------------------------------------------------
@@ -237,11 +237,11 @@ def test_what_is_written_when() -> None:
 
 
 def slots(assignments: Any) -> dict[str, int]:
-    return {item.column.name: item.term.slot for item in assignments}
+    return {item.column.name: item.term.parameter for item in assignments}
 
 
 def test_the_later_argument_wins_when_the_row_is_created() -> None:
-    # Slots: id 0, name 1 (the key), hits 2, name 3, hits 4, price 5, seen 6, price 7.
+    # Indexes: id 0, name 1 (the key), hits 2, name 3, hits 4, price 5, seen 6, price 7.
     made = plan(
         HITS,
         key={"id": 1, "name": "a"},
@@ -370,7 +370,7 @@ IDENTITY = table(
         (HITS, {}, None),
         (HITS, {"strategy": "fast"}, None),
         (HITS, {"strategy": "exact"}, "asked for"),
-        (table(needs_exact="it has rules"), {}, "it has rules"),
+        (table(exact_because="it has rules"), {}, "it has rules"),
         (IDENTITY, {"key": {"n": 1}}, "the key has a column that only the database"),
     ],
     ids=["plain", "fast", "exact", "rules", "identity"],
@@ -378,13 +378,13 @@ IDENTITY = table(
 def test_why_the_single_statement_is_not_used(
     relation: Table, call: dict[str, Any], why: str | None
 ) -> None:
-    exact = plan(relation, **call).exact
+    exact = plan(relation, **call).exact_because
     assert exact == why if why is None else (exact or "").startswith(why)
 
 
 def test_fast_is_refused_with_the_reason_where_it_cannot_serve() -> None:
     with pytest.raises(UsageError, match=r'"fast" cannot serve s\.t: it has rules'):
-        plan(table(needs_exact="it has rules"), strategy="fast")
+        plan(table(exact_because="it has rules"), strategy="fast")
 
 
 def test_on_conflict_needs_its_index() -> None:
@@ -413,7 +413,7 @@ def test_on_conflict_needs_a_relation_that_tells_what_it_did() -> None:
 # --- Types of literals ----------------------------------------------------------------
 
 
-def terms(term: Term) -> list[Term]:
+def terms(term: Resolved) -> list[Resolved]:
     return [term, *(inner for arg in term.args for inner in terms(arg))]
 
 
@@ -443,7 +443,7 @@ def test_a_literal_takes_its_type_from_the_column_beside_it(
     # Slots: the key 0, the value of name 1, the literal 2.
     made = plan(HITS, defaults={"name": "a"}, where=where)
     assert made.where is not None
-    literals = [term for term in terms(made.where) if term.slot == 2]
+    literals = [term for term in terms(made.where) if term.parameter == 2]
     columns = [term.column.name if term.column else None for term in literals]
     assert columns == [typed_by]
 
@@ -492,8 +492,8 @@ KEYS: dict[str, tuple[list[Any], list[tuple[Any, str]]]] = {
 
 def check(relation: Table, value: Any) -> None:
     made = plan(relation, key={"k": value})
-    for place, refuse in made.checks:
-        refuse([value][place])
+    for parameter, key_check in made.checks:
+        key_check.check([value][parameter])
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from typing import Final
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 
-from aioupsert._coalescer.queueing import FUTURE, Call, Queue, identify
+from aioupsert._coalescer.queue import FUTURE, Call, Queue, identify
 from aioupsert.results import Result
 
 

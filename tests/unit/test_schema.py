@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from aioupsert import UsageError
-from aioupsert._schema import UniqueIndex, table_name
-from aioupsert._sql.catalog import null_predicate
+from aioupsert._engines.predicates import null_predicate
+from aioupsert._plan.schema import UniqueIndex, table_name
 from tests.unit.plans import column, table
 
 

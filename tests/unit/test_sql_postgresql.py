@@ -20,19 +20,19 @@ from aioupsert import (
     lower,
     now,
 )
+from aioupsert._engines.base import Command
+from aioupsert._engines.postgresql.catalog import reflect
+from aioupsert._engines.postgresql.compiler import compile_call
+from aioupsert._engines.sql import CompiledStatement
 from aioupsert._plan import Plan
-from aioupsert._schema import Column, Table, UniqueIndex
-from aioupsert._sql.postgresql import compile_plan
-from aioupsert._sql.postgresql_catalog import describe
-from aioupsert._sql.rendering import Compiled
-from aioupsert._sql.sending import Send
+from aioupsert._plan.schema import Column, Table, UniqueIndex
 from tests.unit.plans import column, drawn_calls, flat, plan, read, table
 
 HITS = table(column("hits", default="0"), column("name", "text"))
 
 
-def single(made: Plan) -> Compiled:
-    statement = compile_plan(made).single
+def single(made: Plan) -> CompiledStatement:
+    statement = compile_call(made).single
     assert statement is not None
     return statement
 
@@ -167,7 +167,7 @@ def test_the_classic_steps() -> None:
         strategy="exact",
         returning="hits",
     )
-    program = compile_plan(made)
+    program = compile_call(made)
     update, find, insert, probe = program.statements()
     assert (program.single, program.lock) == (None, None)
     assert update.sql == flat(
@@ -221,7 +221,7 @@ def test_the_probe_asks_for_every_row_that_may_be_in_the_way() -> None:
         unique=indexes,
     )
     made = plan(relation, defaults={"name": "x", "hits": 1, "at": now()})
-    assert compile_plan(made).probe.sql == flat(
+    assert compile_call(made).probe.sql == flat(
         """
         SELECT current_setting('transaction_isolation'),
             EXISTS (SELECT FROM "s"."t" AS "t" WHERE "t"."id" = $1::pg_catalog.int4),
@@ -243,7 +243,7 @@ def test_the_lock_is_of_the_key() -> None:
         defaults={},
         without_unique_index="lock",
     )
-    program = compile_plan(made)
+    program = compile_call(made)
     assert program.single is None
     assert program.lock is not None
     # Equal times may be written differently, so they take no part.
@@ -260,14 +260,14 @@ def test_the_lock_is_of_the_key() -> None:
 
 def test_the_lock_of_a_key_without_texts_is_of_the_table() -> None:
     made = plan(table(unique=()), key={"id": None}, without_unique_index="lock")
-    lock = compile_plan(made).lock
+    lock = compile_call(made).lock
     assert lock is not None
     assert "hashtextextended('', 4711)" in lock.sql
 
 
 def test_an_insert_that_must_queue_up_locks_first() -> None:
-    queued = table(needs_key_lock=True, needs_exact="it has an exclusion constraint")
-    assert compile_plan(plan(queued)).insert.sql == flat(
+    queued = table(needs_key_lock=True, exact_because="it has an exclusion constraint")
+    assert compile_call(plan(queued)).insert.sql == flat(
         """
         WITH "aioupsert_lock" AS MATERIALIZED (
             SELECT pg_advisory_xact_lock(hashtextextended(
@@ -286,14 +286,14 @@ def test_an_insert_that_must_queue_up_locks_first() -> None:
 def test_no_part_of_a_statement_hides_the_table(name: str) -> None:
     about = {"name": (name,), "needs_key_lock": True}
     made = plan(table(column("a"), **about), defaults={"a": 1}, skip_unchanged=True)
-    program = compile_plan(made)
+    program = compile_call(made)
     for statement in (single(made), program.insert):
         assert f'"{name}" AS "t"' in statement.sql
         assert not re.search(rf'(WITH|,) "{name}" ', statement.sql)
 
 
 def test_statements_are_listed_in_their_order() -> None:
-    program = compile_plan(plan(HITS, defaults={"name": "x"}, skip_unchanged=True))
+    program = compile_call(plan(HITS, defaults={"name": "x"}, skip_unchanged=True))
     steps = (
         program.single,
         program.update,
@@ -418,7 +418,7 @@ def value_of(expression: Any) -> str:
         column("flag", "boolean"),
         column("out", "other"),
     )
-    update = compile_plan(plan(kinds, defaults={"out": expression})).update
+    update = compile_call(plan(kinds, defaults={"out": expression})).update
     assert update is not None
     found = re.search(r'SET "out" = (.*) WHERE "t"."id"', update.sql)
     assert found is not None
@@ -487,7 +487,7 @@ def test_the_placeholders_are_numbered_as_the_arguments(
 ) -> None:
     relation, call = drawn
     _, values = read(**call)
-    for statement in compile_plan(plan(relation, **call)).statements():
+    for statement in compile_call(plan(relation, **call)).statements():
         used = {int(n) for n in re.findall(r"\$(\d+)", _QUOTED.sub("", statement.sql))}
         assert used == set(range(1, len(statement.arguments(values)) + 1))
 
@@ -542,7 +542,7 @@ AN_INDEX: dict[str, Any] = {
 
 def answered(found: dict[str, Any]) -> Table:
     """The description, when the catalog answers this."""
-    steps = describe(("s", "t"))
+    steps = reflect(("s", "t"))
     send = next(steps)
     assert (send.arguments, send.kind) == ((), "catalog")
     assert """WHERE c.oid = to_regclass(E'"s"."t"')""" in send.sql
@@ -553,9 +553,9 @@ def answered(found: dict[str, Any]) -> Table:
 
 
 def test_a_table_that_is_not_there_is_refused_with_the_closest_name() -> None:
-    steps = describe(("page_view",))
+    steps = reflect(("page_view",))
     next(steps)
-    assert isinstance(steps.send([]), Send)
+    assert isinstance(steps.send([]), Command)
     with pytest.raises(
         UnknownTableError, match=r"page_view \(did you mean 'page_views'"
     ):
@@ -587,7 +587,7 @@ def test_a_table_that_is_not_there_is_refused_with_the_closest_name() -> None:
 def test_why_a_relation_needs_the_classic_steps(
     about: dict[str, Any], why: str | None
 ) -> None:
-    assert answered(A_TABLE | about).needs_exact == why
+    assert answered(A_TABLE | about).exact_because == why
 
 
 def test_a_relation_without_columns() -> None:

@@ -21,10 +21,10 @@ from aioupsert import (
     lower,
     now,
 )
+from aioupsert._engines.sql import CompiledStatement
+from aioupsert._engines.sqlite.compiler import compile_call
 from aioupsert._plan import Plan
-from aioupsert._schema import Table, UniqueIndex
-from aioupsert._sql.rendering import Compiled
-from aioupsert._sql.sqlite import compile_plan
+from aioupsert._plan.schema import Table, UniqueIndex
 from tests.unit.plans import described, drawn_calls, flat, plan, read
 
 HITS = described(
@@ -32,8 +32,8 @@ HITS = described(
 )
 
 
-def update_of(made: Plan) -> Compiled:
-    statement = compile_plan(made).update
+def update_of(made: Plan) -> CompiledStatement:
+    statement = compile_call(made).update
     assert statement is not None
     return statement
 
@@ -43,7 +43,7 @@ def update_of(made: Plan) -> Compiled:
 
 def test_the_steps_of_a_plain_call() -> None:
     made = plan(HITS, defaults={"hits": F("hits") + 1}, returning="hits")
-    program = compile_plan(made)
+    program = compile_call(made)
     update, insert = program.statements()
     assert (program.single, program.find) == (None, None)
     assert update.sql == flat(
@@ -71,7 +71,7 @@ def test_the_steps_of_a_conditional_call() -> None:
         touch={"hits": 5},
         returning="id",
     )
-    update, find, insert = compile_plan(made).statements()
+    update, find, insert = compile_call(made).statements()
     assert update.sql == flat(
         """
         UPDATE "t" SET "name" = ?, "hits" = ?
@@ -96,7 +96,7 @@ def test_the_steps_of_a_conditional_call() -> None:
 
 
 def test_the_steps_of_a_call_that_never_updates() -> None:
-    find, insert = compile_plan(plan(HITS, create_defaults={"name": "x"})).statements()
+    find, insert = compile_call(plan(HITS, create_defaults={"name": "x"})).statements()
     assert find.sql == flat(
         """
         SELECT CASE WHEN NOT 1 THEN 4 WHEN NOT 0 THEN 3 ELSE 2 END
@@ -109,7 +109,7 @@ def test_the_steps_of_a_call_that_never_updates() -> None:
 
 def test_the_native_upsert() -> None:
     made = plan(HITS, defaults={"name": "x"}, strategy="on_conflict", returning="id")
-    find, upsert = compile_plan(made).statements()
+    find, upsert = compile_call(made).statements()
     assert find.sql == flat(
         """
         SELECT CASE WHEN NOT 1 THEN 4 WHEN NOT 1 THEN 3 ELSE 2 END, "t"."id"
@@ -126,26 +126,26 @@ def test_the_native_upsert() -> None:
 
 
 def test_the_native_upsert_that_never_updates() -> None:
-    _, upsert = compile_plan(plan(HITS, strategy="on_conflict")).statements()
+    _, upsert = compile_call(plan(HITS, strategy="on_conflict")).statements()
     assert 'VALUES (?) ON CONFLICT ("id") DO NOTHING RETURNING' in upsert.sql
 
 
 def test_a_virtual_table_returns_no_rows_and_is_counted() -> None:
     virtual = described("CREATE VIRTUAL TABLE t USING fts5(a, b)")
-    update, insert = compile_plan(
+    update, insert = compile_call(
         plan(virtual, key={"a": "x"}, defaults={"b": "y"}, without_unique_index="allow")
     ).statements()
     assert update.sql == 'UPDATE "t" SET "b" = ? WHERE "t"."a" = ?'
     assert insert.sql == 'INSERT INTO "t" ("a", "b") VALUES (?, ?)'
-    assert (update.counted, insert.counted) == (2, 1)
+    assert (update.counted_as, insert.counted_as) == (2, 1)
 
 
 def test_a_view_is_read_before_and_after() -> None:
     view = described("CREATE TABLE s (a, b); CREATE VIEW t AS SELECT * FROM s")
     made = plan(view, key={"a": 1}, defaults={"b": 2}, returning="b")
-    _, find, _ = compile_plan(made).statements()
+    _, find, _ = compile_call(made).statements()
     assert find.when == "before and after"
-    assert (made.warning, made.exact) == (None, None)
+    assert (made.warning, made.exact_because) == (None, None)
 
 
 # --- Parts ----------------------------------------------------------------------------
@@ -154,14 +154,14 @@ def test_a_view_is_read_before_and_after() -> None:
 def test_each_use_of_a_value_has_its_own_place() -> None:
     made = plan(HITS, key={"id": 1, "name": "a"}, defaults={"hits": F("hits") + 3})
     assert list(update_of(made).arguments([1, "a", 3])) == [3, 1, "a"]
-    assert list(compile_plan(made).insert.arguments([1, "a", 3])) == [1, "a", 3]
+    assert list(compile_call(made).insert.arguments([1, "a", 3])) == [1, "a", 3]
 
 
 def test_one_value_and_none_are_picked_too() -> None:
-    (find, insert) = compile_plan(plan(HITS)).statements()
+    (find, insert) = compile_call(plan(HITS)).statements()
     assert list(find.arguments([7])) == [7]
     bare = plan(HITS, key={"name": None}, without_unique_index="allow")
-    find, insert = compile_plan(bare).statements()
+    find, insert = compile_call(bare).statements()
     assert list(find.arguments([None])) == []
     assert list(insert.arguments([None])) == [None]
 
@@ -180,20 +180,20 @@ def test_a_row_without_values_is_all_defaults() -> None:
         key={"g": 1},
         without_unique_index="allow",
     )
-    assert compile_plan(made).insert.sql == 'INSERT INTO "t" DEFAULT VALUES RETURNING 1'
+    assert compile_call(made).insert.sql == 'INSERT INTO "t" DEFAULT VALUES RETURNING 1'
 
 
 def test_a_default_is_written_in_place_on_update_and_left_out_on_insert() -> None:
     made = plan(HITS, defaults={"hits": DEFAULT, "name": DEFAULT})
     assert 'SET "hits" = (0), "name" = (NULL)' in update_of(made).sql
     assert (
-        compile_plan(made).insert.sql == 'INSERT INTO "t" ("id") VALUES (?) RETURNING 1'
+        compile_call(made).insert.sql == 'INSERT INTO "t" ("id") VALUES (?) RETURNING 1'
     )
 
 
 def test_nothing_changes_where_there_is_nothing_to_compare() -> None:
     made = plan(HITS, touch={"hits": 1})
-    (find, _) = compile_plan(made).statements()
+    (find, _) = compile_call(made).statements()
     assert "WHEN NOT 0 THEN 3" in find.sql
 
 
@@ -278,7 +278,7 @@ def test_there_are_as_many_placeholders_as_arguments(
 ) -> None:
     relation, call = drawn
     _, values = read(**call)
-    for statement in compile_plan(plan(relation, **call)).statements():
+    for statement in compile_call(plan(relation, **call)).statements():
         places = _QUOTED.sub("", statement.sql).count("?")
         assert places == len(statement.arguments(values))
 
@@ -458,5 +458,5 @@ def test_every_statement_can_be_prepared() -> None:
     _, values = read(**call)
     with closing(sqlite3.connect(":memory:")) as connection:
         connection.execute(hostile)
-        for statement in compile_plan(plan(found, **call)).statements():
+        for statement in compile_call(plan(found, **call)).statements():
             connection.execute(f"EXPLAIN {statement.sql}", statement.arguments(values))

@@ -1,0 +1,139 @@
+"""The caller's rows, read a batch at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
+from typing import Any, Final, NamedTuple
+
+from aioupsert._execution.batches import Batch
+from aioupsert.errors import UsageError
+
+
+class Size(NamedTuple):
+    """How much makes a batch: rows, and about how many bytes."""
+
+    rows: int
+    size: int
+
+
+_MAX_ROWS: Final = 100_000
+_MAX_BYTES: Final = 32_000_000
+
+
+def checked_size(batch_size: int | None) -> Size:
+    if batch_size is None:
+        return Size(_MAX_ROWS, _MAX_BYTES)
+    if batch_size < 1:
+        msg = f"batch_size must be 1 or more, not {batch_size!r}"
+        raise UsageError(msg)
+    return Size(batch_size, _MAX_BYTES)
+
+
+class Source:
+    """The caller's rows, read no further than the batch that is asked for and one row."""
+
+    def __init__(self, rows: object, size: Size) -> None:
+        given: Any = rows
+        if isinstance(rows, (str, bytes, Mapping)) or not isinstance(
+            rows, (Iterable, AsyncIterable)
+        ):
+            msg = (
+                f"rows must be an iterable or async iterable of rows, not {rows!r:.80}"
+            )
+            raise UsageError(msg)
+        self._rows = given
+        self._size = size
+        self._next: list[Any] = []
+        self._take: Callable[[int], Awaitable[list[Any]]]
+        if isinstance(rows, AsyncIterable):
+            self._async: AsyncIterator[Any] = aiter(given)
+            self._take = self._take_async
+        else:
+            self._sync: Iterator[Any] = iter(given)
+            self._take = self._take_sync
+        self.is_empty = False
+
+    def from_start(self) -> Source | None:
+        """Return the same rows from the start; None if they can be read only once."""
+        if isinstance(self._rows, (Iterator, AsyncIterator)):
+            return None
+        return Source(self._rows, self._size)
+
+    async def batches(self) -> AsyncGenerator[Batch]:
+        """Give batch after batch; `is_empty` tells whether one is the last."""
+        start = 0
+        while not self.is_empty:
+            rows = await self._read()
+            if rows:
+                yield Batch(range(start, start + len(rows)), rows)
+            start += len(rows)
+
+    async def _read(self) -> list[Any]:
+        rows, self._next = self._next, []
+        room, chunk = self._size.size, _FIRST_CHUNK
+        while len(rows) < self._size.rows and room > 0:
+            wanted = min(chunk, self._size.rows - len(rows))
+            taken = await self._take(wanted)
+            rows += taken
+            if len(taken) < wanted:
+                self.is_empty = True
+                return rows
+            mean = _size_of(taken)
+            room -= mean * len(taken)
+            chunk = max(1, min(chunk * 4, _MAX_CHUNK, room // mean))
+        self._next = await self._take(1)
+        self.is_empty = not self._next
+        return rows
+
+    async def _take_sync(self, number: int) -> list[Any]:
+        await asyncio.sleep(0)  # so that other tasks get a turn
+        return [*itertools.islice(self._sync, number)]
+
+    async def _take_async(self, number: int) -> list[Any]:
+        rows: list[Any] = []
+        while len(rows) < number:
+            try:
+                rows.append(await anext(self._async))
+            except StopAsyncIteration:
+                break
+        return rows
+
+
+# Rows are taken in chunks, small ones first, since nothing is known of their size.
+_FIRST_CHUNK: Final = 16
+_MAX_CHUNK: Final = 1_000
+_SAMPLE: Final = 4
+# What a value takes that is no text.
+_CELL: Final = 16
+
+
+def _size_of(rows: Sequence[Any]) -> int:
+    """Guess the mean size of rows, from a few of them, in bytes."""
+    few = rows[:: max(1, len(rows) // _SAMPLE)]
+    return max(1, sum(map(_size_of_row, few)) // len(few))
+
+
+def _size_of_row(row: Any) -> int:
+    return sum(
+        _CELL + (len(cell) if isinstance(cell, (str, bytes)) else 0)
+        for cell in _cells_of(row)
+    )
+
+
+def _cells_of(row: Any) -> Iterable[Any]:
+    if hasattr(row, "keys"):
+        return map(row.__getitem__, row.keys())
+    cells: Iterable[Any] = getattr(row, "__dict__", {}).values()
+    return cells or (row if hasattr(row, "_fields") else ())

@@ -1,0 +1,164 @@
+"""
+One bulk call: its batches one after the other, and what became of the rows.
+
+All batches are written in one transaction, or each in one of its own. Outside the
+caller's transaction, an atomic call that a deadlock or a serialization failure ends is
+made again from its first row, if the rows can be read again.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import AsyncExitStack, aclosing
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
+
+from aioupsert._drivers import is_retryable
+from aioupsert._engines.outcomes import BatchOutcome
+from aioupsert._execution.batches import (
+    AFTER_A_BATCH,
+    Batch,
+    BatchWriter,
+    RejectedRowError,
+)
+from aioupsert._execution.retrying import Deadline, back_off
+from aioupsert._execution.table_cache import reflected_table
+from aioupsert._execution.transactions import transaction
+from aioupsert._plan import RejectedRow, RowGrouper
+from aioupsert.errors import BulkError
+from aioupsert.events import bulk_result
+from aioupsert.results import BulkResult, Progress, Result
+
+if TYPE_CHECKING:
+    from aioupsert._bulk.batching import Source
+    from aioupsert._drivers.base import Session
+    from aioupsert._engines.base import Engine
+    from aioupsert._plan import BulkRequest
+    from aioupsert._plan.schema import Table, TableName
+
+# Seconds between two reports of progress, at least.
+_PROGRESS_INTERVAL: Final = 0.1
+
+
+class BulkWrite:
+    """One bulk call, and what it has done."""
+
+    def __init__(
+        self,
+        name: TableName,
+        request: BulkRequest,
+        timeout: float | None,
+        *,
+        skip: bool = False,
+        each: bool = False,
+        progress: Callable[[Progress], object] | None = None,
+    ) -> None:
+        """Begin a call."""
+        self.commits = True
+        """Whether a stored batch stays stored, whatever comes after it."""
+        self._name = name
+        self._request = request
+        self._rows = RowGrouper(request)
+        self._timeout = timeout
+        self._progress = progress
+        self._started = self._reported = time.monotonic()
+        self._done = BatchOutcome(each=False)
+        self._writer = BatchWriter(name, self._rows, timeout, skip=skip, each=each)
+
+    def result(self) -> BulkResult:
+        """Return what has been done."""
+        stored = bulk_result(self._done.counts)
+        rejected = sorted(self._done.rejected, key=lambda row: row.position)
+        errors = tuple(_error(row, stored) for row in rejected)
+        return replace(stored, rejected=errors) if errors else stored
+
+    async def check(self, session: Session) -> Table:
+        """Check the arguments against the table, before any row is read."""
+        table = (await reflected_table(session, self._name)).table
+        self._request.check(table)
+        return table
+
+    async def store(self, session: Session, batch: Batch) -> BatchOutcome:
+        """Store a batch, and count it as done; on an error nothing of it is stored."""
+        try:
+            outcome = await self._writer.store(session, batch)
+        except RejectedRowError as exc:
+            committed = bulk_result(self._done.counts) if self.commits else BulkResult()
+            raise _error(exc.rejected, committed) from exc.rejected.error
+        self._done.merge(outcome)
+        if self._progress is not None:
+            self._report(self._progress)
+        return outcome
+
+    def _report(self, progress: Callable[[Progress], object]) -> None:
+        now = time.monotonic()
+        if now - self._reported >= _PROGRESS_INTERVAL:
+            self._reported = now
+            stored = bulk_result(self._done.counts)
+            rows = stored.rows + len(self._done.rejected)
+            progress(Progress(rows, now - self._started, stored))
+
+    async def results(self, session: Session, batch: Batch) -> list[Result]:
+        """Store a batch, and return the result of each row."""
+        self.commits = not session.in_transaction()
+        outcome = await self.store(session, batch)
+        results = outcome.results or {}
+        return [results[position] for position in batch.positions]
+
+    def share(
+        self, table: Table, engine: Engine, batch: Batch, number: int
+    ) -> list[Batch] | None:
+        """Split a batch by the rows' keys; None where it is not known which are equal."""
+        shares = self._rows.share(batch.rows, table, engine, number)
+        if shares is None:
+            return None
+        return [
+            Batch([batch.positions[p] for p in share], [batch.rows[p] for p in share])
+            for share in shares
+        ]
+
+    async def write_all(
+        self, session: Session, source: Source, *, atomic: bool
+    ) -> None:
+        """Write every batch, on one connection."""
+        own = not session.in_transaction()
+        self.commits = own and not atomic
+        await self.check(session)
+        deadline = Deadline(self._timeout)
+        while True:
+            try:
+                await self._write_once(session, source, atomic=atomic)
+            except Exception as exc:
+                # The rows of different batches are not sorted among each other, so one
+                # transaction of several batches may have been chosen to end a deadlock.
+                again = None
+                if own and atomic and is_retryable(exc):
+                    again = source.from_start()
+                if again is None or deadline.is_over():
+                    raise
+                source = again
+                self._done = BatchOutcome(each=False)
+                await back_off(AFTER_A_BATCH)
+            else:
+                return
+
+    async def _write_once(
+        self, session: Session, source: Source, *, atomic: bool
+    ) -> None:
+        async with aclosing(source.batches()) as batches, AsyncExitStack() as stack:
+            first = await anext(batches, None)
+            if first is None:
+                return
+            # One batch by itself has a transaction of its own already.
+            if atomic and not source.is_empty:
+                await stack.enter_async_context(transaction(session))
+            await self.store(session, first)
+            async for batch in batches:
+                await self.store(session, batch)
+
+
+def _error(rejected: RejectedRow, stored: BulkResult) -> BulkError:
+    error = BulkError(rejected.position, rejected.row, rejected.error, stored)
+    error.__cause__ = rejected.error
+    return error

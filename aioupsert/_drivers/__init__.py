@@ -1,0 +1,146 @@
+"""
+The modules that know a driver; here is found which one a connection needs.
+
+No driver is imported unless the caller has imported it, as whoever holds a connection
+has.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from contextlib import AbstractAsyncContextManager
+from typing import TYPE_CHECKING, Any, Final
+
+from aioupsert.errors import (
+    RetriesExhaustedError,
+    SerializationConflictError,
+    UnsupportedConnectionError,
+)
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from aioupsert._drivers.base import ConnectionKind, Driver, Session
+
+DRIVERS: Final = {
+    "asyncpg": "aioupsert._drivers.asyncpg",
+    "aiosqlite": "aioupsert._drivers.aiosqlite",
+    "psycopg": "aioupsert._drivers.psycopg",
+    "psycopg_pool": "aioupsert._drivers.psycopg_pool",
+    # Not as soon as SQLAlchemy is imported: many use it without asyncio.
+    "sqlalchemy.ext.asyncio": "aioupsert._sqlalchemy.connections",
+}
+"""The package of each driver, and the module here that knows it."""
+
+_kinds: Final[dict[type, ConnectionKind]] = {}
+
+
+def session_on(connection: object) -> AbstractAsyncContextManager[Session]:
+    """
+    Return a session on a connection, or on one that is acquired from a pool.
+
+    Raises:
+        UnsupportedConnectionError: It is not a supported connection.
+    """
+    kind = _kinds.get(type(connection)) or _find_kind(connection)
+    if kind.acquire is None:
+        return kind.session(connection)
+    return _Acquired(kind, kind.acquire(connection))
+
+
+class _Acquired:
+    """A session on an acquired connection, which is given back in the end."""
+
+    __slots__ = ("_context", "_kind")
+
+    def __init__(
+        self, kind: ConnectionKind, context: AbstractAsyncContextManager[Any]
+    ) -> None:
+        self._kind = kind
+        self._context = context
+
+    async def __aenter__(self) -> Session:
+        return self._kind.session(await self._context.__aenter__())
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool | None:
+        return await self._context.__aexit__(exc_type, exc, traceback)
+
+
+def is_pool(connection: object) -> bool:
+    """
+    Return whether connections are acquired from it.
+
+    Raises:
+        UnsupportedConnectionError: As for `session_on`.
+    """
+    return (_kinds.get(type(connection)) or _find_kind(connection)).is_pool
+
+
+def is_retryable(error: BaseException) -> bool:
+    """
+    Return whether repeating the caller's whole transaction is right.
+
+    True for serialization failures and deadlocks of PostgreSQL (SQLSTATE 40001 and
+    40P01), for SQLite's BUSY and LOCKED, and for `SerializationConflictError` and
+    `RetriesExhaustedError`. Never for a lost connection, whose outcome is unknown.
+    """
+    if isinstance(error, (SerializationConflictError, RetriesExhaustedError)):
+        return True
+    return any(driver.is_retryable(error) for driver in _imported())
+
+
+def _imported() -> list[Driver]:
+    """Return the drivers that the caller has imported."""
+    drivers: list[Any] = [
+        importlib.import_module(module)
+        for package, module in DRIVERS.items()
+        if package in sys.modules
+    ]
+    return drivers
+
+
+def _find_kind(connection: object) -> ConnectionKind:
+    cls = type(connection)
+    for driver in _imported():
+        for kind in driver.KINDS:
+            if isinstance(connection, kind.type):
+                _kinds[cls] = kind
+                return kind
+    name = f"{cls.__module__}.{cls.__qualname__}"
+    hint = next((h for start, h in _HINTS.items() if name.startswith(start)), _HINT)
+    msg = f"cannot use this {name}: {hint}"
+    raise UnsupportedConnectionError(msg)
+
+
+_HINT: Final = (
+    "pass an asyncpg Connection or Pool, an AsyncConnection or AsyncConnectionPool of"
+    " psycopg, an AsyncConnection, AsyncSession or AsyncEngine of SQLAlchemy, or an"
+    " aiosqlite Connection (opened: awaited, or inside its async with)"
+)
+_HINTS: Final = {
+    "sqlite3.": "this is a synchronous sqlite3 connection; open it with aiosqlite",
+    "psycopg2.": "this is a psycopg2 connection, which cannot be awaited; use psycopg 3",
+    "psycopg.": "this cannot be awaited; use a psycopg.AsyncConnection",
+    "psycopg_pool.": "this cannot be awaited; use an AsyncConnectionPool",
+    "sqlalchemy.": (
+        "this is no AsyncConnection, AsyncSession or AsyncEngine of SQLAlchemy, and"
+        " what is synchronous cannot be awaited"
+    ),
+    "sqlmodel.": "this is synchronous; use sqlmodel.ext.asyncio.session.AsyncSession",
+    "asyncpg.transaction.": "this is a transaction; pass its connection",
+    "asyncpg.pool.PoolAcquireContext": (
+        "this is pool.acquire() before it was awaited; use"
+        ' "async with pool.acquire() as connection", or pass the pool itself'
+    ),
+    "builtins.str": (
+        "this is a text; open a connection first, with asyncpg.connect(...) or"
+        " aiosqlite.connect(...)"
+    ),
+    "builtins.coroutine": "this was not awaited",
+}

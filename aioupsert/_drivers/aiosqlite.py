@@ -1,0 +1,227 @@
+"""
+aiosqlite: a call is one job on the connection's thread.
+
+No statement of another task comes between its statements, and a cancelled call leaves
+no transaction open, because the job runs to its end.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from typing import Any, Final, Self, TypeVar
+from weakref import WeakKeyDictionary
+
+import aiosqlite
+
+from aioupsert._drivers.base import (
+    ConnectionKind,
+    ConnectionState,
+    TransientError,
+    log,
+    state_of,
+)
+from aioupsert._engines.base import Command, Engine, Rows, Steps
+from aioupsert._engines.sql import UPDATED
+from aioupsert._engines.sqlite import SQLITE
+from aioupsert._engines.sqlite.bulk_steps import MARK, NOTE
+
+T = TypeVar("T")
+
+# SQLite, "Result and Error Codes"; an extended code has the primary one in its low byte.
+_TRANSIENT: Final = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
+_STALE: Final = frozenset({sqlite3.SQLITE_ERROR, sqlite3.SQLITE_SCHEMA})
+# What a row may cause: RAISE in a trigger, a value out of range or too long, ...
+_ROW: Final = frozenset(
+    {
+        sqlite3.SQLITE_OK,
+        sqlite3.SQLITE_ERROR,
+        sqlite3.SQLITE_CONSTRAINT,
+        sqlite3.SQLITE_MISMATCH,
+        sqlite3.SQLITE_RANGE,
+        sqlite3.SQLITE_TOOBIG,
+    }
+)
+_PRIMARY: Final = 0xFF
+
+
+def _code(error: BaseException) -> int:
+    code: int = getattr(error, "sqlite_errorcode", 0)
+    return code & _PRIMARY
+
+
+def is_retryable(error: BaseException) -> bool:
+    """Return whether repeating the whole transaction is right after an error."""
+    return _code(error) in _TRANSIENT
+
+
+class AiosqliteSession:
+    """One aiosqlite connection, for the time of one call."""
+
+    __slots__ = ("_connection", "state")
+
+    engine: Engine = SQLITE
+
+    def __init__(self, connection: aiosqlite.Connection) -> None:
+        """Use a connection."""
+        # Its thread runs a function by a method that has no public name.
+        self._connection: Any = connection
+        self.state: ConnectionState = state_of(connection)
+
+    async def __aenter__(self) -> Self:
+        """Return the session."""
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Do nothing."""
+
+    async def run(self, steps: Steps[T]) -> T:
+        """Run all commands as one job on the connection's thread."""
+        connection = self._connection
+        # Asked for first: a closed connection says here what is wrong.
+        raw: sqlite3.Connection = connection._conn  # noqa: SLF001  # see __init__
+        result: T
+        if self.state.owner is None:
+            result = await connection._execute(_run, connection, raw, steps)  # noqa: SLF001  # see __init__
+        else:
+            async with self.state.lock:
+                result = await connection._execute(_run, connection, raw, steps)  # noqa: SLF001  # see __init__
+        return result
+
+    async def fetch(self, sql: str, arguments: Sequence[Any], asked: int) -> Rows:
+        """Run one statement by itself, as one job."""
+        return await self.run(_alone(Command(sql, arguments, asked=asked)))
+
+    def in_transaction(self) -> bool:
+        """Ask the driver, which knows without asking the database."""
+        return bool(self._connection.in_transaction)
+
+    def can_repeat(self) -> bool:
+        """Return True: an error of a statement aborts no transaction."""
+        return True
+
+    def may_be_stale(self, error: Exception) -> bool:
+        """Look at the code: no such column, a changed schema."""
+        return _code(error) in _STALE
+
+    def blames_row(self, error: Exception) -> bool:
+        """Look at the code; an error without one comes from binding a row's values."""
+        return _code(error) in _ROW
+
+    async def forget(self) -> None:
+        """Do nothing: SQLite itself prepares statements again."""
+
+
+def _alone(command: Command) -> Steps[Rows]:
+    return (yield command)
+
+
+def _run(
+    owner: aiosqlite.Connection, connection: sqlite3.Connection, steps: Steps[T]
+) -> T:
+    """Run steps, on the connection's thread."""
+    inside = connection.in_transaction
+    cursor = connection.cursor()
+    cursor.row_factory = None
+    try:
+        command = next(steps)
+        while True:
+            try:
+                rows = _answer(owner, connection, cursor, command)
+            except Exception as exc:  # noqa: BLE001  # the steps roll back what is open, and raise it again
+                command = steps.throw(exc)
+            else:
+                command = steps.send(rows)
+    except StopIteration as stop:
+        value: T = stop.value
+        return value
+    except Exception as exc:
+        if not inside and is_retryable(exc):
+            raise TransientError from exc
+        if inside and not connection.in_transaction:
+            exc.add_note(
+                "aioupsert: the caller's transaction is gone: a conflict clause or"
+                " trigger of the database has rolled it back"
+            )
+        raise
+    finally:
+        cursor.close()
+
+
+def _answer(
+    owner: aiosqlite.Connection,
+    connection: sqlite3.Connection,
+    cursor: sqlite3.Cursor,
+    command: Command,
+) -> Rows:
+    kind = command.kind
+    if kind == "transaction":
+        return _YES if connection.in_transaction else ()
+    log(command.sql)
+    if kind == "rollback" and not connection.in_transaction:
+        return ()  # a conflict clause or a trigger has ended the transaction
+    if kind == "repeat":
+        marks = _marks_of(owner, connection)
+        cursor.executemany(command.sql, command.arguments)
+        return tuple(marks)
+    if kind == "catalog":
+        with _names_as_str(connection):
+            return _fetch(cursor, command)
+    return _fetch(cursor, command)
+
+
+_YES: Final[Rows] = ((True,),)
+
+
+def _fetch(cursor: sqlite3.Cursor, command: Command) -> Rows:
+    rows = cursor.execute(command.sql, tuple(command.arguments)).fetchall()
+    if command.counted_as is not None:
+        return [(command.counted_as,)] * cursor.rowcount
+    return rows
+
+
+@contextmanager
+def _names_as_str(connection: sqlite3.Connection) -> Generator[None]:
+    """Read the catalog's names as str, whatever the caller's text_factory is."""
+    chosen = connection.text_factory
+    connection.text_factory = str
+    try:
+        yield
+    finally:
+        connection.text_factory = chosen
+
+
+# --- Marking functions ----------------------------------------------------------------
+
+_marks: Final[WeakKeyDictionary[aiosqlite.Connection, list[Any]]] = WeakKeyDictionary()
+
+
+def _marks_of(owner: aiosqlite.Connection, connection: sqlite3.Connection) -> list[Any]:
+    """
+    Return the empty list to which the marking functions of a connection write.
+
+    The functions stay with the connection: they cannot be removed while the caller reads
+    from a cursor.
+    """
+    marks = _marks.get(owner)
+    if marks is None:
+        marks = _marks[owner] = []
+        for name, parameters, function in marking_functions(marks):
+            connection.create_function(name, parameters, function)
+    marks.clear()
+    return marks
+
+
+def marking_functions(marks: list[Any]) -> list[tuple[str, int, Callable[..., Any]]]:
+    """Return the SQL functions that record what happens to existing rows."""
+
+    def mark(number: int, code: int) -> bool:
+        marks.append((number, code))
+        return code == UPDATED
+
+    # The one for most calls is not written in Python, which takes a tenth of the time.
+    return [(NOTE, 1, marks.append), (MARK, 2, mark)]
+
+
+KINDS: Final = (ConnectionKind(aiosqlite.Connection, AiosqliteSession),)

@@ -1,0 +1,276 @@
+"""
+What a driver does, and what the drivers share.
+
+A driver runs commands over one kind of connection, and knows what its errors mean. A
+new driver is a file beside this one, and a line in `_drivers/__init__.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, Self, TypeVar
+from weakref import WeakKeyDictionary
+
+from aioupsert._engines.base import Command, Engine, Rows, Steps
+
+if TYPE_CHECKING:
+    from aioupsert._engines.base import CompiledBatch, CompiledCall
+    from aioupsert._plan import RequestShape
+    from aioupsert._plan.schema import Table, TableName
+
+T = TypeVar("T")
+
+_logger: Final = logging.getLogger("aioupsert")
+
+
+# --- The driver's interface -----------------------------------------------------------
+
+
+class TransientError(Exception):
+    """
+    A transient error, its cause, ended work that had a transaction of its own.
+
+    Nothing of the work is stored. Callers of the library never see this.
+    """
+
+
+class ReadOnlyError(Exception):
+    """
+    The transaction of a statement by itself is read-only; its cause says so.
+
+    Callers of the library never see this.
+    """
+
+
+class Session(Protocol):
+    """One connection, for the time of one call."""
+
+    @property
+    def engine(self) -> Engine:
+        """The engine it is connected to."""
+        ...
+
+    @property
+    def state(self) -> ConnectionState:
+        """What is remembered about this connection."""
+        ...
+
+    async def __aenter__(self) -> Self:
+        """Return the session: a connection of the caller's is used as it is."""
+        ...
+
+    async def __aexit__(self, *_: object) -> None:
+        """Do nothing: the connection stays with the caller."""
+        ...
+
+    async def run(self, steps: Steps[T]) -> T:
+        """
+        Run steps to their end; on return no transaction of this library is open.
+
+        No other call of this library uses the connection meanwhile.
+
+        Raises:
+            TransientError: In place of such an error, outside the caller's transaction.
+        """
+        ...
+
+    async def fetch(self, sql: str, arguments: Sequence[Any], asked: int) -> Rows:
+        """
+        Send one statement by itself, in one round trip, and return its rows.
+
+        Args:
+            sql: The statement.
+            arguments: The values of its placeholders.
+            asked: As of `Command`.
+
+        Raises:
+            TransientError: As for `run`.
+            ReadOnlyError: It writes, outside the caller's transaction, and must not.
+        """
+        ...
+
+    def in_transaction(self) -> bool:
+        """Return whether a transaction is open on the connection."""
+        ...
+
+    def can_repeat(self) -> bool:
+        """Return whether a call may be made again after an error of the database."""
+        ...
+
+    def may_be_stale(self, error: Exception) -> bool:
+        """Return whether an error may come from a table that has changed meanwhile."""
+        ...
+
+    def blames_row(self, error: Exception) -> bool:
+        """Return whether an error may come from a row, so that others may be stored."""
+        ...
+
+    async def forget(self) -> None:
+        """Drop what the driver itself caches of types and statements."""
+        ...
+
+
+class ConnectionKind(NamedTuple):
+    """
+    A kind of connection that callers hold.
+
+    Attributes:
+        type: Its class.
+        session: Returns a session on a connection of the driver.
+        acquire: Lends a connection of the driver; None for such a connection itself.
+        is_pool: Whether it lends several at once.
+    """
+
+    type: type
+    session: Callable[[Any], Session]
+    acquire: Callable[[Any], AbstractAsyncContextManager[Any]] | None = None
+    is_pool: bool = False
+
+
+class Driver(Protocol):
+    """The module of a driver."""
+
+    @property
+    def KINDS(self) -> Sequence[ConnectionKind]:  # noqa: N802  # a constant of the module
+        """The kinds of connections it is for."""
+        ...
+
+    def is_retryable(self, error: BaseException, /) -> bool:
+        """Return whether repeating the whole transaction is right after an error."""
+        ...
+
+
+# --- What is remembered about a connection --------------------------------------------
+
+
+@dataclass(slots=True)
+class CachedTable:
+    """
+    A table's description, until it is read again, and what was compiled for it.
+
+    Attributes:
+        table: The description.
+        read_at: When it was read, on the monotonic clock.
+        calls: The statements of each request shape.
+        batches: The same for many rows; also by whether their keys are distinct.
+    """
+
+    table: Table
+    read_at: float
+    calls: dict[RequestShape, CompiledCall] = field(
+        default_factory=dict["RequestShape", "CompiledCall"]
+    )
+    batches: dict[tuple[RequestShape, bool], CompiledBatch] = field(
+        default_factory=dict["tuple[RequestShape, bool]", "CompiledBatch"]
+    )
+
+
+class _NoLock:
+    """Stands in for the lock in the task that holds it already."""
+
+    async def acquire(self) -> None:
+        """Return at once."""
+
+    def release(self) -> None:
+        """Do nothing."""
+
+    async def __aenter__(self) -> None:
+        """Return at once."""
+
+    async def __aexit__(self, *_: object) -> None:
+        """Do nothing."""
+
+
+_NO_LOCK: Final = _NoLock()
+
+
+@dataclass(slots=True)
+class ConnectionState:
+    """
+    What is remembered about one connection.
+
+    It holds no reference to the connection, and is dropped with it.
+
+    Attributes:
+        tables: The tables that calls on it have used.
+        warned: The warnings that have been given.
+        owner: The task that holds the lock for several steps, or None.
+    """
+
+    tables: dict[TableName, CachedTable] = field(
+        default_factory=dict["TableName", "CachedTable"]
+    )
+    warned: set[str] = field(default_factory=set[str])
+    owner: asyncio.Task[Any] | None = None
+    _lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    @property
+    def lock(self) -> asyncio.Lock | _NoLock:
+        """The lock that a statement needs; the task that owns it needs none."""
+        if self.owner is not None and self.owner is asyncio.current_task():
+            return _NO_LOCK
+        return self._lock
+
+    @asynccontextmanager
+    async def locked(self) -> AsyncGenerator[None]:
+        """Hold the lock for several steps, so that no call of another task intervenes."""
+        async with self.lock:
+            before, self.owner = self.owner, asyncio.current_task()
+            try:
+                yield
+            finally:
+                self.owner = before
+
+
+_states: Final[WeakKeyDictionary[Any, ConnectionState]] = WeakKeyDictionary()
+
+
+def state_of(connection: object) -> ConnectionState:
+    """Return what is remembered about a connection."""
+    state = _states.get(connection)
+    if state is None:
+        state = _states[connection] = ConnectionState()
+    return state
+
+
+# --- Running steps --------------------------------------------------------------------
+
+
+async def drive(steps: Steps[T], answer: Callable[[Command], Awaitable[Rows]]) -> T:
+    """Run steps, awaiting the answer to each command."""
+    try:
+        command = next(steps)
+        while True:
+            try:
+                rows = await answer(command)
+            except BaseException as exc:  # noqa: BLE001  # a cancellation too: the steps roll back what is open, and raise it again
+                command = steps.throw(exc)
+            else:
+                command = steps.send(rows)
+    except StopIteration as stop:
+        value: T = stop.value
+        return value
+
+
+async def finish(task: asyncio.Task[T]) -> None:
+    """Wait until a task has ended, however often the caller is cancelled meanwhile."""
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.wait({task})
+        except asyncio.CancelledError as exc:
+            cancelled = exc
+    if cancelled is not None:
+        # The result has no receiver any more; its error must not be reported as lost.
+        _ = task.cancelled() or task.exception()
+        raise cancelled
+
+
+def log(sql: str) -> None:
+    """Log a statement on one line, never its values."""
+    if _logger.isEnabledFor(logging.DEBUG):
+        _logger.debug("%s", " ".join(sql.split()))

@@ -1,0 +1,18 @@
+"""psycopg_pool: pools of psycopg connections."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import psycopg_pool
+
+from aioupsert._drivers.base import ConnectionKind
+from aioupsert._drivers.psycopg import PsycopgSession, acquire, is_retryable
+
+KINDS: Final = (
+    ConnectionKind(
+        psycopg_pool.AsyncConnectionPool, PsycopgSession, acquire, is_pool=True
+    ),
+)
+
+__all__ = ["KINDS", "is_retryable"]

@@ -1,0 +1,185 @@
+"""What statements answer: the outcome of a call, of a lost race, and of a batch."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from itertools import chain
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from aioupsert._engines.base import Command, Rows, Steps
+from aioupsert._engines.sql import (
+    CREATED,
+    SKIPPED,
+    UNCHANGED,
+    UPDATED,
+    CompiledStatement,
+)
+from aioupsert.errors import NotAppliedError
+from aioupsert.results import Action, Result
+
+if TYPE_CHECKING:
+    from aioupsert._plan import Plan, RejectedRow
+    from aioupsert._plan.schema import TableName
+
+
+# --- One row --------------------------------------------------------------------------
+
+
+class LostRace(NamedTuple):
+    """
+    A concurrent call came first; the next attempt starts over.
+
+    Attributes:
+        error: The error of the insert, or None.
+        visible: Whether the snapshot shows a row with the key all the same.
+    """
+
+    error: Exception | None = None
+    visible: bool = False
+
+
+MAX_LOST_RACES: Final = 64
+"""
+After how many lost races in a row a call fails.
+
+So many are lost only while the same row is created and deleted all the time (at most 30
+in a row were seen), or when a row that cannot be seen stays in the way.
+"""
+
+
+def race_error(table: TableName, lost: LostRace) -> Exception:
+    """Return the error of a call that has lost too many races."""
+    if lost.error is None or lost.visible:
+        error = refused(table)
+        error.__cause__ = lost.error
+        return error
+    return lost.error
+
+
+def bind(
+    statement: CompiledStatement, values: Sequence[Any], asked: int = 0
+) -> Command:
+    """Return the command that sends a statement with these values."""
+    return Command(
+        statement.sql,
+        statement.arguments(values),
+        counted_as=statement.counted_as,
+        asked=asked,
+    )
+
+
+def look_up(
+    statement: CompiledStatement | None, plan: Plan, values: Sequence[Any]
+) -> Steps[Result | None]:
+    """Read the row of a call that updates nothing; write nothing."""
+    assert statement is not None  # noqa: S101  # see Plan.conditional
+    rows = yield bind(statement, values, len(plan.returning))
+    return read_result(plan, rows) if rows else None
+
+
+_ACTIONS: Final = {
+    CREATED: Action.CREATED,
+    UPDATED: Action.UPDATED,
+    UNCHANGED: Action.UNCHANGED,
+    SKIPPED: Action.SKIPPED,
+}
+_WRITTEN: Final = frozenset({CREATED, UPDATED})
+# Results are immutable, so calls for one row that return no columns share one.
+_SHARED: Final = {
+    code: Result(action, int(code in _WRITTEN)) for code, action in _ACTIONS.items()
+}
+
+
+def read_result(plan: Plan, rows: Rows) -> Result:
+    """Return the result that rows report: each has its code, then its columns."""
+    names = plan.returning
+    if not names and len(rows) == 1:
+        return _SHARED[rows[0][0]]
+    # Several rows match: one that was written outweighs one left unchanged, which
+    # outweighs one that was skipped; the codes are in this order.
+    code = rows[0][0] if len(rows) == 1 else min(row[0] for row in rows)
+    mappings = (
+        tuple([dict(zip(names, row[1:], strict=True)) for row in rows]) if names else ()
+    )
+    return Result(_ACTIONS[code], len(rows) if code in _WRITTEN else 0, mappings)
+
+
+_REFUSED: Final = (
+    "the row of {} was neither created nor updated, and the database raised no error;"
+    " likely causes: a BEFORE trigger that returns NULL (RAISE(IGNORE) on SQLite), a"
+    " rule, a row-level security policy that hides the row, or a key that is stored as"
+    " another value than was given"
+)
+
+
+def refused(table: TableName) -> NotAppliedError:
+    """Return the error for a row that the database refuses silently."""
+    return NotAppliedError(_REFUSED.format(".".join(table)))
+
+
+# --- Many rows ------------------------------------------------------------------------
+
+
+class BatchOutcome:
+    """
+    What happened to the rows of a batch.
+
+    Attributes:
+        counts: The number of rows by action.
+        results: The result of each row by its position; None unless asked for.
+        rejected: The rows that were left out.
+        sent: The number of rows sent; fewer than calls where some were merged.
+        left: The positions of calls that were not written, and are due again.
+    """
+
+    def __init__(self, *, each: bool) -> None:
+        """Start empty; *each* is whether the result of every row is asked for."""
+        self.counts: dict[Action, int] = dict.fromkeys(Action, 0)
+        self.results: dict[int, Result] | None = {} if each else None
+        self.rejected: list[RejectedRow] = []
+        self.sent = 0
+        self.left: Sequence[int] = ()
+
+    def count(self, code: int, number: int = 1) -> None:
+        """Count rows of which only the code is known."""
+        self.counts[_ACTIONS[code]] += number
+
+    def add(self, position: int, result: Result) -> None:
+        """Count a row, and keep its result if it is asked for."""
+        self.counts[result.action] += 1
+        if self.results is not None:
+            self.results[position] = result
+
+    def add_codes(self, codes: Mapping[int, int]) -> None:
+        """Count rows that return no columns, given the code at each position."""
+        for code, number in Counter(codes.values()).items():
+            self.counts[_ACTIONS[code]] += number
+        if self.results is not None:
+            self.results |= {
+                position: _SHARED[code] for position, code in codes.items()
+            }
+
+    def add_merged(self, merged: Mapping[int, Sequence[int]]) -> None:
+        """Count calls that were merged into earlier ones, as updates of their rows."""
+        result = _SHARED[UPDATED]
+        results = dict.fromkeys(chain.from_iterable(merged.values()), result)
+        self.counts[result.action] += len(results)
+        if self.results is not None:
+            self.results.update(results)
+
+    def use_input_positions(self, positions: Sequence[int]) -> None:
+        """Replace positions in the batch by positions in the input."""
+        # They are equal where the batch is the whole input.
+        if self.results is not None and positions != range(len(positions)):
+            self.results = {positions[at]: r for at, r in self.results.items()}
+            self.left = [positions[at] for at in self.left]
+
+    def merge(self, other: BatchOutcome) -> None:
+        """Add what happened to other rows."""
+        for action, number in other.counts.items():
+            self.counts[action] += number
+        if self.results is not None:
+            self.results.update(other.results or {})
+        self.rejected += other.rejected
+        self.sent += other.sent

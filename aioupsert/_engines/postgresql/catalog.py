@@ -1,0 +1,309 @@
+"""
+A table as PostgreSQL's catalog describes it.
+
+One query, which takes no parameter and answers one JSON text as a cstring, so that no
+codec of the caller's connection takes part. See the PostgreSQL documentation, "System Catalogs".
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any, Final
+
+from aioupsert._engines.base import Command, Steps
+from aioupsert._engines.predicates import null_predicate
+from aioupsert._engines.sql import quote_escaped, quote_path
+from aioupsert._plan.schema import Column, Table, TableName, UniqueIndex
+from aioupsert.errors import UnknownTableError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+# Domains are followed to their base type. A generated column's expression is kept in
+# pg_attrdef too, but is no default. Trigger types are bits: 1 row, 2 before, 4 insert,
+# 16 update, 64 instead of. Rules of type 2 and 3 rewrite UPDATE and INSERT. indnullsnotdistinct
+# exists from version 15 on, so it is read by name. From version 18 on NOT NULL is a
+# constraint too, of type n. A check of the whole row has the column number 0. YugabyteDB,
+# which says so in its version, has no xmax; Citus is told by its catalog.
+_DESCRIBE: Final = """
+SELECT json_build_object(
+  'oid', c.oid::text,
+  'kind', c.relkind,
+  'returns_old', current_setting('server_version_num')::int >= 180000,
+  'xmax', current_setting('server_version') NOT LIKE '%-YB-%',
+  'is_citus', to_regclass('pg_catalog.pg_dist_partition') IS NOT NULL,
+  'may_insert', has_table_privilege(c.oid, 'INSERT')
+    OR has_any_column_privilege(c.oid, 'INSERT'),
+  'may_copy', has_database_privilege(current_database(), 'TEMPORARY'),
+  'rules', EXISTS (
+    SELECT FROM pg_catalog.pg_rewrite r
+    WHERE r.ev_class = c.oid AND r.ev_type IN ('2', '3') AND r.ev_enabled <> 'D'),
+  'instead', EXISTS (
+    SELECT FROM pg_catalog.pg_trigger g
+    WHERE g.tgrelid = c.oid AND g.tgtype & 64 <> 0 AND g.tgenabled <> 'D'),
+  'before', b.on_insert,
+  'statement', EXISTS (
+    SELECT FROM pg_catalog.pg_trigger g
+    WHERE g.tgrelid = c.oid AND g.tgtype & 5 = 4 AND g.tgenabled <> 'D'),
+  'foldable', c.relkind = 'r' AND NOT c.relispartition AND NOT c.relrowsecurity
+    AND NOT EXISTS (
+      SELECT FROM pg_catalog.pg_trigger g
+      WHERE g.tgrelid = c.oid AND NOT g.tgisinternal)
+    AND NOT EXISTS (
+      SELECT FROM pg_catalog.pg_inherits h WHERE h.inhparent = c.oid)
+    AND NOT EXISTS (
+      SELECT FROM pg_catalog.pg_constraint x
+      WHERE x.conrelid = c.oid AND x.contype = 'c'
+        AND coalesce(0 = ANY (x.conkey), true))
+    AND NOT EXISTS (
+      SELECT FROM pg_catalog.pg_index i
+      WHERE i.indrelid = c.oid AND (i.indexprs IS NOT NULL OR i.indpred IS NOT NULL)),
+  'refuses', c.relrowsecurity OR b.on_update,
+  'remote', b.is_remote,
+  'columns', (
+    SELECT json_agg(json_build_object(
+      'name', a.attname,
+      'type_id', t.oid::text,
+      'catalog', tn.nspname,
+      'type', t.typname,
+      'cast', quote_ident(tn.nspname) || '.' || quote_ident(t.typname),
+      'exact', format_type(t.oid, b.typmod),
+      'typmod', b.typmod,
+      'deterministic', coalesce(l.collisdeterministic, true),
+      'generated', a.attgenerated <> '',
+      'identity', a.attidentity,
+      'not_null', a.attnotnull,
+      'category', t.typcategory,
+      'array', t.typarray <> 0,
+      'unchecked', a.atttypid = b.oid
+        AND NOT EXISTS (
+          SELECT FROM pg_catalog.pg_constraint x
+          WHERE x.conrelid = c.oid AND x.contype <> 'n' AND a.attnum = ANY (x.conkey))
+        AND NOT EXISTS (
+          SELECT FROM pg_catalog.pg_index i
+          WHERE i.indrelid = c.oid AND a.attnum = ANY (i.indkey)),
+      'default', CASE
+        WHEN a.attgenerated <> '' THEN NULL
+        WHEN a.attidentity <> '' THEN format('nextval(%L::regclass)',
+          pg_get_serial_sequence(
+            quote_ident(n.nspname) || '.' || quote_ident(c.relname), a.attname))
+        ELSE coalesce(
+          pg_get_expr(d.adbin, d.adrelid), pg_get_expr(at.typdefaultbin, 0)) END
+      ) ORDER BY a.attnum)
+    FROM pg_catalog.pg_attribute a
+    JOIN pg_catalog.pg_type at ON at.oid = a.atttypid
+    LEFT JOIN pg_catalog.pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+    LEFT JOIN pg_catalog.pg_collation l ON l.oid = a.attcollation
+    CROSS JOIN LATERAL (
+      WITH RECURSIVE base (oid, typmod) AS (
+        SELECT a.atttypid, a.atttypmod
+        UNION ALL
+        SELECT dt.typbasetype, dt.typtypmod
+        FROM base JOIN pg_catalog.pg_type dt ON dt.oid = base.oid
+        WHERE dt.typtype = 'd')
+      SELECT base.oid, base.typmod
+      FROM base JOIN pg_catalog.pg_type bt ON bt.oid = base.oid
+      WHERE bt.typtype <> 'd') b
+    JOIN pg_catalog.pg_type t ON t.oid = b.oid
+    JOIN pg_catalog.pg_namespace tn ON tn.oid = t.typnamespace
+    WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped),
+  'unique', (
+    SELECT json_agg(json_build_object(
+      'name', ic.relname,
+      'columns', (
+        SELECT json_agg(CASE
+          WHEN k.coll = ka.attcollation OR kl.collisdeterministic
+          THEN ka.attname END ORDER BY k.place)
+        FROM unnest(i.indkey::int2[], i.indcollation::oid[])
+          WITH ORDINALITY AS k (attnum, coll, place)
+        LEFT JOIN pg_catalog.pg_attribute ka
+          ON ka.attrelid = c.oid AND ka.attnum = k.attnum AND k.attnum > 0
+        LEFT JOIN pg_catalog.pg_collation kl ON kl.oid = ka.attcollation
+        WHERE k.place <= i.indnkeyatts),
+      'nulls_distinct',
+        NOT coalesce((to_jsonb(i) ->> 'indnullsnotdistinct')::boolean, false),
+      'predicate', pg_get_expr(i.indpred, i.indrelid),
+      'deferrable', NOT i.indimmediate,
+      'exclusion', i.indisexclusion,
+      'equality', (
+        SELECT bool_and(o.oprname = '=')
+        FROM pg_catalog.pg_constraint x
+        CROSS JOIN LATERAL unnest(x.conexclop) AS e (oid)
+        JOIN pg_catalog.pg_operator o ON o.oid = e.oid
+        WHERE x.conindid = i.indexrelid AND x.contype = 'x')
+      ) ORDER BY i.indexrelid)
+    FROM pg_catalog.pg_index i
+    JOIN pg_catalog.pg_class ic ON ic.oid = i.indexrelid
+    WHERE i.indrelid = c.oid AND i.indisvalid
+      AND (i.indisunique OR i.indisexclusion))
+  )::text::cstring
+FROM pg_catalog.pg_class c
+JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+CROSS JOIN LATERAL (
+  WITH RECURSIVE family (oid) AS (
+    SELECT c.oid
+    UNION ALL
+    SELECT h.inhrelid FROM pg_catalog.pg_inherits h
+    JOIN family ON family.oid = h.inhparent)
+  SELECT coalesce(bool_or(g.tgtype & 7 = 7), false) AS on_insert,
+    coalesce(bool_or(g.tgtype & 19 = 19), false) AS on_update,
+    (SELECT bool_or(m.relkind = 'f')
+      FROM pg_catalog.pg_class m JOIN family USING (oid)) AS is_remote
+  FROM pg_catalog.pg_trigger g JOIN family ON family.oid = g.tgrelid
+  WHERE g.tgenabled <> 'D') b
+WHERE c.oid = to_regclass({name})
+"""
+
+# Citus: "Finding the distribution column for a table".
+_DISTRIBUTED: Final = """
+SELECT column_to_column_name(p.logicalrelid, p.partkey)::cstring
+FROM pg_catalog.pg_dist_partition p WHERE p.logicalrelid = {oid}::regclass
+"""
+
+TABLES: Final = """
+SELECT (CASE WHEN pg_table_is_visible(c.oid) THEN c.relname::text
+  ELSE n.nspname || '.' || c.relname END)::cstring
+FROM pg_catalog.pg_class c
+JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+WHERE c.relkind IN ('r', 'p', 'v', 'f')
+  AND n.nspname NOT IN ('pg_catalog', 'information_schema')
+LIMIT 1000
+"""
+
+
+def reflect(name: TableName) -> Steps[Table]:
+    """
+    Read a table from the catalog: one query; one more where Citus is installed.
+
+    Raises:
+        UnknownTableError: There is no such table; a second query found the closest.
+    """
+    sql = _DESCRIBE.replace("{name}", quote_escaped(quote_path(name)))
+    rows = yield Command(sql, kind="catalog")
+    if not rows:
+        known = yield Command(TABLES, kind="catalog")
+        raise UnknownTableError(".".join(name), [row[0] for row in known])
+    found = json.loads(rows[0][0])
+    if found["is_citus"]:
+        sql = _DISTRIBUTED.replace("{oid}", found["oid"])
+        for (column,) in (yield Command(sql, kind="catalog")):
+            found |= {"cluster": "Citus keeps it", "distributed_by": column}
+    return read_table(name, found)
+
+
+def read_table(name: TableName, found: Mapping[str, Any]) -> Table:
+    """Make a table of what the query found."""
+    unique = tuple(map(_unique, found["unique"] or ()))
+    exclusive = any(index["exclusion"] for index in found["unique"] or ())
+    deferrable = any(index.deferrable for index in unique)
+    kind = found["kind"]
+    reasons = {
+        found.get("cluster"): "cluster" in found,
+        "it is a view with INSTEAD OF triggers": found["instead"],
+        "it has rules": found["rules"],
+        "it is a materialized view": kind == "m",
+        "it has an exclusion constraint": exclusive,
+        "it has a deferrable unique constraint": deferrable,
+        "it has a BEFORE INSERT trigger": found["before"],
+        "it has a trigger for each INSERT statement": found["statement"],
+        "this role may not insert into it": not found["may_insert"],
+    }
+    return Table(
+        name=name,
+        identity=found["oid"],
+        columns={c["name"]: _column(c) for c in found["columns"] or ()},
+        unique=unique,
+        exact_because=next((why for why, applies in reasons.items() if applies), None),
+        needs_key_lock=exclusive or deferrable,
+        upserts=(kind == "r" and found["xmax"])
+        or (kind in {"r", "p"} and found["returns_old"]),
+        returns_old=found["returns_old"],
+        # A statement's second part would see what its first one did.
+        one_by_one_because=_FOREIGN.get(kind, "foreign tables inherit from it")
+        if found["remote"]
+        else None,
+        may_copy=found["may_copy"],
+        mergeable=found["foldable"]
+        and not found["rules"]
+        and not any(c["generated"] for c in found["columns"] or ()),
+        refuses_updates=found["refuses"],
+        remote=found["remote"],
+        distributed_by=found.get("distributed_by"),
+        shows_indexes=kind != "v" and not (found["remote"] and kind in _FOREIGN),
+    )
+
+
+_FOREIGN: Final = {
+    "f": "it is a foreign table",
+    "p": "it has foreign tables for partitions",
+}
+
+
+_FAMILIES: Final = {
+    **dict.fromkeys(("int2", "int4", "int8", "oid"), "integer"),
+    **dict.fromkeys(("numeric", "float4", "float8"), "number"),
+    **dict.fromkeys(("text", "varchar", "bpchar", "name", "citext"), "text"),
+    **dict.fromkeys(("json", "jsonb"), "json"),
+    "bool": "boolean",
+    "bytea": "bytes",
+}
+_STORAGE: Final = {
+    **dict.fromkeys(("int2", "int4", "int8", "oid"), "integer"),
+    **dict.fromkeys(
+        (
+            *("numeric", "date", "timestamptz", "time", "timetz"),
+            *("uuid", "text", "varchar", "bpchar"),
+        )
+    ),
+    "bool": "boolean",
+}
+# Their precision rounds; a length would cut, so it is never part of a cast.
+_ROUNDED: Final = frozenset(
+    {"numeric", "time", "timetz", "timestamp", "timestamptz", "interval"}
+)
+# unnest takes arrays apart to their last dimension, and composites into their fields.
+_TAKEN_APART: Final = frozenset({"A", "C"})
+# atttypmod of varchar counts four bytes of header.
+_HEADER: Final = 4
+
+
+def _column(found: Mapping[str, Any]) -> Column:
+    kind, typmod = found["type"], found["typmod"]
+    ours = found["catalog"] == "pg_catalog"
+    # The name of an array's type is that of its elements behind an underscore.
+    rounded = ours and kind.removeprefix("_") in _ROUNDED and typmod >= 0
+    storage = "other"
+    if ours and found["deterministic"] and kind in _STORAGE:
+        storage = _STORAGE[kind] or kind
+    return Column(
+        name=found["name"],
+        type=found["cast"],
+        key_type=found["exact"] if rounded else found["cast"],
+        family=_FAMILIES.get(kind, "other") if ours or kind == "citext" else "other",
+        storage=storage,
+        length=typmod - _HEADER if kind == "varchar" and typmod >= 0 else None,
+        default=found["default"],
+        generated=found["generated"],
+        always_identity=found["identity"] == "a",
+        consumes_sequence="nextval(" in (found["default"] or ""),
+        required=found["not_null"]
+        and found["default"] is None
+        and not found["generated"],
+        unchecked=found["unchecked"],
+        unnests=found["array"] and found["category"] not in _TAKEN_APART,
+        type_id=found["type_id"],
+    )
+
+
+def _unique(found: Mapping[str, Any]) -> UniqueIndex:
+    columns = found["columns"] or ()
+    if found["exclusion"] and not found["equality"]:
+        columns = [None for _ in columns]
+    return UniqueIndex(
+        name=found["name"],
+        columns=tuple(columns),
+        nulls_distinct=found["nulls_distinct"],
+        predicate=found["predicate"],
+        null_predicate=null_predicate(found["predicate"]),
+        deferrable=found["deferrable"],
+    )

@@ -1,0 +1,49 @@
+"""PostgreSQL as an `Engine`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from aioupsert._engines.postgresql import catalog, steps, values
+from aioupsert._engines.postgresql.bulk_compiler import compile_batch
+from aioupsert._engines.postgresql.compiler import compile_call
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from aioupsert._engines.base import Steps, TransactionScope
+    from aioupsert._engines.postgresql.bulk_steps import PostgresqlBatch
+    from aioupsert._engines.postgresql.steps import PostgresqlCall
+    from aioupsert._plan import Plan
+    from aioupsert._plan.schema import Column, Table, TableName
+
+
+class PostgresqlEngine:
+    """PostgreSQL, and servers that speak as it does."""
+
+    system: str = "postgresql"
+
+    def reflect(self, name: TableName) -> Steps[Table]:
+        """Read a table from the catalog."""
+        return catalog.reflect(name)
+
+    def compile_call(self, plan: Plan) -> PostgresqlCall:
+        """Write the statements of a call."""
+        return compile_call(plan)
+
+    def compile_batch(self, plan: Plan, *, distinct: bool) -> PostgresqlBatch:
+        """Write the statements for many rows."""
+        return compile_batch(plan, distinct=distinct)
+
+    def scope(self, *, in_transaction: bool) -> TransactionScope:
+        """Return a transaction, or a savepoint in the one that is open."""
+        return steps.scope(in_transaction=in_transaction)
+
+    def python_equality_is_sql_equality(
+        self, column: Column, types: Iterable[type]
+    ) -> bool:
+        """Return whether equal keys of these Python types are the same row."""
+        return values.python_equality_is_sql_equality(column, types)
+
+    def text_converter(self, column: Column) -> None:
+        """Return None: the server converts text."""

@@ -1,0 +1,275 @@
+"""
+A table as SQLite describes it, by its pragma functions.
+
+See the SQLite documentation: "PRAGMA Statements", "Datatypes In SQLite" (affinity).
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any, Final
+
+from aioupsert._engines.base import Command, Steps
+from aioupsert._engines.predicates import null_predicate
+from aioupsert._engines.sql import quote, quote_text
+from aioupsert._plan.key_checks import looks_like_number
+from aioupsert._plan.schema import (
+    Column,
+    Table,
+    TableName,
+    UniqueIndex,
+)
+from aioupsert.errors import UnknownTableError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+_COLUMNS: Final = (
+    'SELECT name, type, dflt_value, pk, hidden, "notnull"'
+    " FROM pragma_table_xinfo(?, ?) ORDER BY cid"
+)
+_UNIQUE: Final = (
+    "SELECT l.name, l.origin, l.partial, x.name, x.coll"
+    " FROM pragma_index_list(?, ?) AS l, pragma_index_xinfo(l.name, ?) AS x"
+    ' WHERE l."unique" AND x.key ORDER BY l.seq, x.seqno'
+)
+
+
+def reflect(name: TableName) -> Steps[Table]:
+    """
+    Read a table: a handful of queries, in one job on the connection's thread.
+
+    Raises:
+        UnknownTableError: There is no such table.
+    """
+    databases = yield _query("SELECT name FROM pragma_database_list")
+    # Unqualified names are looked up in temp first, then main, then the attached.
+    order = ["temp", *(row[0] for row in databases if row[0] != "temp")]
+    searched = [n for n in order if len(name) == 1 or n.lower() == name[0].lower()]
+    for database in searched:
+        columns = yield _query(_COLUMNS, (name[-1], database))
+        if columns:
+            return (yield from _table(name, database, columns))
+    known: list[str] = []
+    for database in searched or order:
+        rows = yield _query(f"SELECT name || '' FROM {quote(database)}.sqlite_master")
+        known += [row[0] for row in rows]
+    raise UnknownTableError(".".join(name), known)
+
+
+# A trigger is BEFORE if it does not say; one too many here costs a query, no more.
+_BEFORE_UPDATE: Final = re.compile(r"\bUPDATE\b.*?\bON\b", re.IGNORECASE | re.DOTALL)
+_INSERT: Final = re.compile(r"\bINSERT\b.*?\bON\b", re.IGNORECASE | re.DOTALL)
+_AFTER_INSERT: Final = re.compile(r"\bAFTER\s+INSERT\b", re.IGNORECASE)
+
+
+# Texts of the schema are concatenated with '', which takes their declared type from them
+# and so keeps the caller's converters out.
+def _query(sql: str, arguments: Sequence[str] = ()) -> Command:
+    return Command(sql, arguments, "catalog")
+
+
+def _table(
+    name: TableName, database: str, columns: Sequence[Sequence[Any]]
+) -> Steps[Table]:
+    master = f"{quote(database)}.sqlite_master"
+    found = yield _query(
+        f"SELECT type || '', sql || '' FROM {master} WHERE name = ? COLLATE NOCASE"
+        " AND type IN ('table', 'view')",
+        (name[-1],),
+    )
+    kind, sql = found[0] if found else ("table", "")
+    indexed = yield _query(_UNIQUE, (name[-1], database, database))
+    partial = yield _query(
+        f"SELECT name || '', sql || '' FROM {master}"
+        " WHERE type = 'index' AND sql IS NOT NULL"
+        " AND tbl_name = ? COLLATE NOCASE",
+        (name[-1],),
+    )
+    triggers = yield _query(
+        f"SELECT sql || '' FROM {master} WHERE type = 'trigger'"
+        " AND tbl_name = ? COLLATE NOCASE",
+        (name[-1],),
+    )
+    consumes_sequence = bool(re.search(r"\bAUTOINCREMENT\b", sql, re.IGNORECASE))
+    strict = bool(re.search(r"\)[^)]*\bSTRICT\b[^)]*$", sql, re.IGNORECASE))
+    described = {
+        row[0]: _column(row, strict=strict, consumes_sequence=consumes_sequence)
+        for row in columns
+        if row[4] != _HIDDEN
+    }
+    unique = _unique_indexes(indexed, dict(map(tuple, partial)))
+    virtual = bool(re.match(r"\s*CREATE\s+VIRTUAL\b", sql, re.IGNORECASE))
+    primary = [row[0] for row in columns if row[3]]
+    by_index = any(row[1] == "pk" for row in indexed)
+    if len(primary) == 1 and not by_index and kind == "table":
+        # INTEGER PRIMARY KEY is the rowid itself and has no index.
+        unique = (*unique, UniqueIndex("PRIMARY KEY", tuple(primary)))
+    without_rowid = by_index and re.search(
+        r"\bWITHOUT\s+ROWID\b[^)]*$", sql, re.IGNORECASE
+    )
+    if (
+        kind == "table"
+        and not without_rowid
+        and "rowid" not in map(str.lower, described)
+    ):
+        described["rowid"] = Column(
+            "rowid", "", "", "integer", "sqlite number", hidden=True
+        )
+        unique = (*unique, UniqueIndex("rowid", ("rowid",)))
+    return Table(
+        name=name,
+        identity=sql,
+        columns=described,
+        unique=unique,
+        upserts=kind == "table" and not virtual,
+        returns_rows=kind == "table" and not virtual,
+        reads_back=kind == "view",
+        refuses_updates=any(_BEFORE_UPDATE.search(row[0]) for row in triggers),
+        sees_inserts=any(
+            _INSERT.search(row[0]) and not _AFTER_INSERT.search(row[0])
+            for row in triggers
+        ),
+        shows_indexes=kind == "table" and not virtual,
+    )
+
+
+# table_xinfo's "hidden": 1 a virtual table's hidden column, 2 and 3 generated columns.
+_HIDDEN: Final = 1
+_GENERATED: Final = (2, 3)
+
+
+def _column(row: Sequence[Any], *, strict: bool, consumes_sequence: bool) -> Column:
+    name, declared, default, primary, hidden, not_null = row
+    family, storage = _affinity(
+        "" if strict and declared == "ANY" else declared.upper()
+    )
+    return Column(
+        name=name,
+        type="",
+        key_type="",
+        family=family,
+        storage=storage,
+        default=_default(default, storage),
+        consumes_sequence=consumes_sequence and bool(primary),
+        # An INTEGER PRIMARY KEY gets a number by itself.
+        required=bool(not_null)
+        and default is None
+        and not (primary and declared.upper() == "INTEGER"),
+        generated=hidden in _GENERATED,
+        type_id=f"{declared} {primary} {not_null}",
+    )
+
+
+def _affinity(declared: str) -> tuple[str, str]:
+    """Give a declared type's family and, by SQLite's rules in their order, its storage."""
+    if "INT" in declared:
+        return "integer", "sqlite number"
+    if any(word in declared for word in ("CHAR", "CLOB", "TEXT")):
+        return "text", "sqlite text"
+    if not declared:
+        return "", "sqlite blob"
+    if "BLOB" in declared:
+        return "bytes", "sqlite blob"
+    if any(word in declared for word in ("REAL", "FLOA", "DOUB")):
+        return "number", "sqlite real"
+    for word, family in _NUMERIC_FAMILIES.items():
+        if word in declared:
+            return family, "sqlite number"
+    return "", "sqlite number"
+
+
+_NUMERIC_FAMILIES: Final = {
+    "BOOL": "boolean",
+    "JSON": "json",
+    "NUM": "number",
+    "DEC": "number",
+    "DATE": "date",
+    "TIME": "date",
+}
+_KEYWORDS: Final = frozenset(
+    {"null", "true", "false", "current_time", "current_date", "current_timestamp"}
+)
+
+
+# A bare word, and one in any quotes but the single ones, is a string in a column
+# definition, and a column anywhere else.
+_WORD: Final = re.compile(r"(?:[A-Za-z_]|[^\x00-\x7f])(?:[\w$]|[^\x00-\x7f])*")
+_QUOTES: Final = ("''", '""', "``", "[]")
+_NUMERIC: Final = frozenset({"sqlite number", "sqlite real"})
+
+
+def _default(text: str | None, storage: str) -> str | None:
+    """Write a default as an expression with the value that the column would store."""
+    if text is None:
+        return None
+    string = _string(text)
+    if storage == "sqlite text":
+        is_blob = re.match(r"\(*x'", text, re.IGNORECASE)
+        expression = text if string is None else quote_text(string)
+        return text if is_blob else f"CAST(({expression}) AS TEXT)"
+    # A column may be called true.
+    text = {"true": "1", "false": "0"}.get(text.lower(), text)
+    if string is not None:
+        number = storage in _NUMERIC and looks_like_number(string)
+        text = string if number else quote_text(string)
+    if storage not in _NUMERIC or re.fullmatch(r"-?\d+|'.*'", text, re.DOTALL):
+        whole = storage != "sqlite real" or text.startswith("'")
+        return text if whole else f"{text}.0"
+    change = _STORED_REAL if storage == "sqlite real" else _STORED_NUMBER
+    return change.format(text)
+
+
+# What a numeric affinity does to a value that is stored.
+_STORED_REAL: Final = (
+    "CASE typeof({0}) WHEN 'integer' THEN CAST({0} AS REAL) ELSE {0} END"
+)
+_STORED_NUMBER: Final = (
+    "CASE WHEN typeof({0}) = 'real' AND {0} = CAST({0} AS INTEGER)"
+    " THEN CAST({0} AS INTEGER) ELSE {0} END"
+)
+
+
+def _string(text: str) -> str | None:
+    """Give the string that a default is, however it is written."""
+    for opening, closing in _QUOTES:
+        inner = text[1:-1].replace(closing * 2, "")
+        if text[0] == opening and text[-1] == closing and closing not in inner:
+            return text[1:-1].replace(closing * 2, closing)
+    if _WORD.fullmatch(text) and text.lower() not in _KEYWORDS:
+        return text
+    return None
+
+
+def _unique_indexes(
+    rows: Iterable[Sequence[Any]], definitions: dict[str, str]
+) -> tuple[UniqueIndex, ...]:
+    columns: dict[str, list[str | None]] = {}
+    predicates: dict[str, str | None] = {}
+    for name, _, partial, column, collation in rows:
+        sql = definitions.get(name, "")
+        # The catalog does not tell a column's own collation, which one that is named
+        # may be finer than.
+        finer = collation == "BINARY" and re.search(r"\bCOLLATE\b", sql, re.IGNORECASE)
+        columns.setdefault(name, []).append(None if finer else column)
+        predicates[name] = _predicate(sql) if partial else None
+    return tuple(
+        UniqueIndex(
+            name,
+            tuple(names),
+            predicate=predicates[name],
+            null_predicate=null_predicate(predicates[name]),
+        )
+        for name, names in columns.items()
+    )
+
+
+def _predicate(sql: str) -> str:
+    found = _WHERE.search(sql)
+    return found[1].strip() if found else sql
+
+
+# After the columns, and perhaps a comment.
+_WHERE: Final = re.compile(
+    r"\)(?:\s|--[^\n]*\n|/\*.*?\*/)*WHERE\b(.*)", re.IGNORECASE | re.DOTALL
+)

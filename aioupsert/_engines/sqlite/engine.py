@@ -1,0 +1,52 @@
+"""SQLite as an `Engine`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from aioupsert._engines.sqlite import catalog, steps, values
+from aioupsert._engines.sqlite.bulk_compiler import compile_batch
+from aioupsert._engines.sqlite.compiler import compile_call
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from aioupsert._engines.base import Steps, TransactionScope
+    from aioupsert._engines.sqlite.bulk_steps import SqliteBatch
+    from aioupsert._engines.sqlite.steps import SqliteCall
+    from aioupsert._plan import Plan
+    from aioupsert._plan.schema import Column, Table, TableName
+
+
+class SqliteEngine:
+    """SQLite."""
+
+    system: str = "sqlite"
+
+    def reflect(self, name: TableName) -> Steps[Table]:
+        """Read a table from the schema."""
+        return catalog.reflect(name)
+
+    def compile_call(self, plan: Plan) -> SqliteCall:
+        """Write the statements of a call."""
+        return compile_call(plan)
+
+    def compile_batch(self, plan: Plan, *, distinct: bool) -> SqliteBatch:
+        """Write the statements for many rows, which keep their order here."""
+        del distinct
+        return compile_batch(plan)
+
+    def scope(self, *, in_transaction: bool) -> TransactionScope:
+        """Return a transaction, or a savepoint in the one that is open."""
+        return steps.scope(in_transaction=in_transaction)
+
+    def python_equality_is_sql_equality(
+        self, column: Column, types: Iterable[type]
+    ) -> bool:
+        """Return False: rows are written one after the other, so it need not be known."""
+        del column, types
+        return False
+
+    def text_converter(self, column: Column) -> Callable[[str], Any]:
+        """Return what converts text as the column's affinity would."""
+        return values.text_converter(column)

@@ -1,0 +1,1 @@
+"""What runs a checked call: attempts, batches, transactions."""

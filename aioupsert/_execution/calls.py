@@ -1,0 +1,258 @@
+"""
+One call: attempts until one succeeds, or until nothing can be expected of another.
+
+An attempt is one statement where the engine has one for the whole call, and the classic
+steps otherwise. It fails in one of three ways after which another may succeed: it lost
+a race against a concurrent call; the database ended it with a transient error, and
+nothing of it is stored; or the table has changed since its description was read. A lost
+connection is none of them: what happened is unknown, and a counter must not be
+incremented twice.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import TYPE_CHECKING, Any, Final
+
+from aioupsert._drivers import session_on
+from aioupsert._drivers.base import ReadOnlyError, Session, TransientError
+from aioupsert._engines.outcomes import (
+    MAX_LOST_RACES,
+    LostRace,
+    race_error,
+    read_result,
+)
+from aioupsert._execution.retrying import Deadline, back_off
+from aioupsert._execution.table_cache import cached_call, compile_call, has_changed
+from aioupsert._execution.targets import Target
+from aioupsert.events import OBSERVERS, Watch, tell_system
+from aioupsert.results import Result, Statement
+
+if TYPE_CHECKING:
+    from aioupsert._engines.base import CompiledCall
+    from aioupsert._plan import RequestShape
+    from aioupsert._plan.request import Arguments
+    from aioupsert._plan.schema import TableName
+
+_logger: Final = logging.getLogger("aioupsert")
+
+# After so many attempts the log has a warning.
+_MANY_ATTEMPTS: Final = 10
+
+
+async def create_or_update(
+    conn: object, table: object, arguments: Arguments, timeout: float | None
+) -> Result:
+    """Create or update one row, on a connection or on one of a pool."""
+    target = Target(conn, table)
+    shape, values = target.read(arguments)
+    if not OBSERVERS:
+        async with session_on(conn) as session:
+            result = await write(session, target.name, shape, values, timeout)
+    else:
+        with Watch("create_or_update", target.name) as watch:
+            async with session_on(conn) as session:
+                tell_system(session.engine.system)
+                result = await write(session, target.name, shape, values, timeout)
+            watch.count(result)
+    if target.model is None:
+        return result
+    return await target.translate(result, arguments["returning"])
+
+
+async def get_or_create(
+    conn: object, table: object, arguments: Arguments, timeout: float | None
+) -> Result:
+    """Return the row, or create it with the defaults, which are its create_defaults."""
+    target = Target(conn, table)
+    if not OBSERVERS:
+        async with session_on(conn) as session:
+            result = await _get_or_create(session, target, arguments, timeout)
+    else:
+        with Watch("get_or_create", target.name) as watch:
+            async with session_on(conn) as session:
+                tell_system(session.engine.system)
+                result = await _get_or_create(session, target, arguments, timeout)
+            watch.count(result)
+    return await target.translate(result, arguments["returning"])
+
+
+async def _get_or_create(
+    session: Session, target: Target, arguments: Arguments, timeout: float | None
+) -> Result:
+    defaults = arguments["create_defaults"] or {}
+    # A transaction may be read-only, and a statement with an INSERT would abort it.
+    if any(map(callable, defaults.values())) or not session.can_repeat():
+        # Names are checked as if every value were known.
+        names: Arguments = {**arguments, "create_defaults": dict.fromkeys(defaults)}
+        shape, values = target.read_without_defaults(names)
+        found = await _look_up(session, target.name, shape, values, timeout)
+        if found is not None:
+            return found
+    shape, values = target.read(arguments)
+    return await write(session, target.name, shape, values, timeout)
+
+
+async def preview(
+    conn: object, table: object, arguments: Arguments, timeout: float | None
+) -> tuple[Statement, ...]:
+    """Return the statements that a call would send."""
+    target = Target(conn, table)
+    shape, values = target.read(arguments)
+    retries = _Retries(target.name, timeout, time.monotonic())
+    async with session_on(conn) as session:
+        while True:
+            try:
+                call = await _compiled(session, target.name, shape, values)
+            except Exception as exc:
+                if not await retries.follow(session, exc):
+                    raise
+            else:
+                return tuple(
+                    Statement(s.sql, tuple(s.arguments(values)), s.when)
+                    for s in call.statements()
+                )
+
+
+async def write(
+    session: Session,
+    name: TableName,
+    shape: RequestShape,
+    values: list[Any],
+    timeout: float | None,
+) -> Result:
+    """
+    Create or update one row.
+
+    Raises:
+        RetriesExhaustedError: Transient errors lasted until the timeout.
+    """
+    started = time.monotonic()
+    retries: _Retries | None = None
+    while True:
+        try:
+            outcome = await _attempt(session, name, shape, values, retries)
+        except Exception as exc:
+            retries = retries or _Retries(name, timeout, started)
+            if not await retries.follow(session, exc):
+                raise
+        else:
+            if not isinstance(outcome, LostRace):
+                if retries is not None:
+                    retries.log()
+                return outcome
+            retries = retries or _Retries(name, timeout, started)
+            await retries.follow_lost_race(outcome)
+
+
+async def _attempt(
+    session: Session,
+    name: TableName,
+    shape: RequestShape,
+    values: list[Any],
+    retries: _Retries | None,
+) -> Result | LostRace:
+    """Make one attempt, the first one by a single statement where there is one."""
+    call = cached_call(session, name, shape)
+    if call is None:
+        call = await compile_call(session, name, shape)
+    for parameter, check in call.plan.checks:
+        if values[parameter].__class__ not in check.harmless:
+            check.check(values[parameter])
+    single = call.single
+    if single is None or (retries is not None and retries.attempts):
+        conflicts = 0 if retries is None else retries.conflicts
+        return await session.run(call.attempt(values, conflicts))
+    arguments = single.arguments(values)
+    try:
+        rows = await session.fetch(single.sql, arguments, len(call.plan.returning))
+    except ReadOnlyError:
+        return LostRace()  # the steps may find that there is nothing to write
+    return read_result(call.plan, rows) if rows else LostRace()
+
+
+async def _look_up(
+    session: Session,
+    name: TableName,
+    shape: RequestShape,
+    values: list[Any],
+    timeout: float | None,
+) -> Result | None:
+    """Return the row of a call that updates nothing, or None if there is none."""
+    retries = _Retries(name, timeout, time.monotonic())
+    while True:
+        try:
+            call = await _compiled(session, name, shape, values)
+            return await session.run(call.look_up(values))
+        except Exception as exc:
+            if not await retries.follow(session, exc):
+                raise
+
+
+async def _compiled(
+    session: Session, name: TableName, shape: RequestShape, values: list[Any]
+) -> CompiledCall:
+    """Return the statements of a call, with its key checked."""
+    call = cached_call(session, name, shape)
+    if call is None:
+        call = await compile_call(session, name, shape)
+    for parameter, check in call.plan.checks:
+        check.check(values[parameter])
+    return call
+
+
+class _Retries:
+    """
+    The attempts of one call that have failed.
+
+    Attributes:
+        attempts: How many were lost, or ended by a transient error.
+        conflicts: How many inserts of theirs ended in a conflict.
+    """
+
+    def __init__(self, name: TableName, timeout: float | None, started: float) -> None:
+        self.attempts = 0
+        self.conflicts = 0
+        self._name = name
+        self._deadline = Deadline(timeout, started)
+        self._refreshed = False
+
+    async def follow(self, session: Session, error: Exception) -> bool:
+        """
+        Return whether the call is to be made again after an error, after a pause.
+
+        Raises:
+            RetriesExhaustedError: The error is transient, but the deadline has passed.
+        """
+        if isinstance(error, TransientError):
+            self._deadline.check(error.__cause__)
+            await self._pause()
+            return True
+        # An error that comes from a changed table is worth one more attempt.
+        if self._refreshed or not await has_changed(session, self._name, error):
+            return False
+        self._refreshed = True
+        return True
+
+    async def follow_lost_race(self, lost: LostRace) -> None:
+        """
+        Let the call be made again after a lost race.
+
+        Raises:
+            Exception: It has lost too many, or the deadline has passed.
+        """
+        self.conflicts += lost.error is not None
+        if self.attempts + 1 >= MAX_LOST_RACES or self._deadline.is_over():
+            raise race_error(self._name, lost)
+        await self._pause()
+
+    def log(self) -> None:
+        """Log a warning if the call needed many attempts."""
+        if self.attempts >= _MANY_ATTEMPTS:
+            name = ".".join(self._name)
+            _logger.warning("%s: %d attempts", name, self.attempts + 1)
+
+    async def _pause(self) -> None:
+        self.attempts += 1
+        await back_off(self.attempts)

@@ -1,0 +1,165 @@
+"""
+The tables that a connection knows: their descriptions and compiled statements.
+
+A description may be older than the table. Most changes are noticed by the error they
+cause: the description is read again then and, if it differs, the call is made again
+where that is safe. A changed default causes none, so a description is also read again
+after a minute.
+"""
+
+from __future__ import annotations
+
+import inspect
+import time
+import warnings
+from typing import TYPE_CHECKING, TypeVar
+
+from aioupsert._drivers.base import CachedTable, Session
+from aioupsert._plan import RequestShape, make_plan
+from aioupsert.errors import (
+    AioupsertError,
+    MissingUniqueIndexWarning,
+    UnknownTableError,
+    UsageError,
+)
+
+if TYPE_CHECKING:
+    from aioupsert._engines.base import CompiledBatch, CompiledCall
+    from aioupsert._plan.schema import TableName
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+_ttl = 60.0
+
+
+def set_schema_cache_ttl(seconds: float) -> None:
+    """
+    Set for how long a table's description is trusted, on every connection.
+
+    Most changes of a table are noticed by the error they cause; a changed column
+    default causes none, so a description is read again after this time.
+
+    Args:
+        seconds: 60 by default; 0 reads the catalog before every call.
+
+    Raises:
+        UsageError: *seconds* is negative.
+    """
+    global _ttl  # noqa: PLW0603  # one setting for the process, as documented
+    if seconds < 0:
+        msg = f"a time to live is zero or more seconds, not {seconds!r}"
+        raise UsageError(msg)
+    _ttl = seconds
+
+
+def cached_table(session: Session, name: TableName) -> CachedTable | None:
+    """Return the cached table, unless it is too old."""
+    cached = session.state.tables.get(name)
+    if cached is None or time.monotonic() - cached.read_at >= _ttl:
+        return None
+    return cached
+
+
+def cached_call(
+    session: Session, name: TableName, shape: RequestShape
+) -> CompiledCall | None:
+    """Return the cached statements of a request shape, unless they are too old."""
+    cached = session.state.tables.get(name)
+    if cached is None or time.monotonic() - cached.read_at >= _ttl:
+        return None
+    return cached.calls.get(shape)
+
+
+async def reflected_table(session: Session, name: TableName) -> CachedTable:
+    """Return the cached table, read from the catalog if need be."""
+    return cached_table(session, name) or await read_table(session, name)
+
+
+async def read_table(session: Session, name: TableName) -> CachedTable:
+    """Read a table from the catalog, cached or not."""
+    await refresh(session, name)
+    return session.state.tables[name]
+
+
+async def refresh(session: Session, name: TableName) -> bool:
+    """Read a table's description again; return whether it differs from the last one."""
+    cached = session.state.tables.get(name)
+    table = await session.run(session.engine.reflect(name))
+    if cached is not None and cached.table == table:
+        cached.read_at = time.monotonic()
+        return False
+    session.state.tables[name] = CachedTable(table, time.monotonic())
+    return True
+
+
+async def has_changed(session: Session, name: TableName, error: Exception) -> bool:
+    """Return whether an error comes from a table that has changed since it was read."""
+    if isinstance(error, UnknownTableError):
+        return False  # the catalog was just asked
+    is_ours = isinstance(error, AioupsertError)
+    if not is_ours and not session.may_be_stale(error):
+        return False
+    changed = unknown = False
+    if is_ours or session.can_repeat():
+        try:
+            changed = await refresh(session, name)
+        except Exception:  # noqa: BLE001  # the caller raises the error that led here
+            unknown = True
+    else:
+        unknown = True
+    if unknown:
+        # The next call reads it.
+        session.state.tables.pop(name, None)
+    if changed or unknown:
+        await session.forget()
+    return changed
+
+
+async def compile_call(
+    session: Session, name: TableName, shape: RequestShape
+) -> CompiledCall:
+    """Check a request against its table, write its statements, and cache them."""
+    cached = await reflected_table(session, name)
+    call = session.engine.compile_call(make_plan(shape, cached.table))
+    warn(session, call.plan.warning)
+    _keep(cached.calls, shape, call)
+    return call
+
+
+def compile_batch(
+    session: Session, cached: CachedTable, shape: RequestShape, *, distinct: bool
+) -> CompiledBatch:
+    """Do the same for many rows."""
+    batch = cached.batches.get((shape, distinct))
+    if batch is None:
+        plan = make_plan(shape, cached.table)
+        batch = session.engine.compile_batch(plan, distinct=distinct)
+        _keep(cached.batches, (shape, distinct), batch)
+    return batch
+
+
+# Request shapes come from the caller's source code, so they are few; a caller who makes
+# them from data must not fill the memory.
+_MAX_SHAPES = 1000
+
+
+def _keep(compiled: dict[K, V], shape: K, item: V) -> None:
+    if len(compiled) >= _MAX_SHAPES:
+        compiled.clear()
+    compiled[shape] = item
+
+
+def warn(session: Session, warning: str | None) -> None:
+    """Warn once per connection, at the line that called this library."""
+    if warning is not None and warning not in session.state.warned:
+        warnings.warn(warning, MissingUniqueIndexWarning, stacklevel=_stack_level())
+        session.state.warned.add(warning)
+
+
+def _stack_level() -> int:
+    """Return the number of frames up to the first outside of this package."""
+    depth, frame = 0, inspect.currentframe()
+    while frame is not None and frame.f_globals["__name__"].startswith("aioupsert."):
+        depth, frame = depth + 1, frame.f_back
+    return depth

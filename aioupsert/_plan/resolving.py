@@ -1,0 +1,351 @@
+"""
+Expressions, resolved against a table for one branch of a call: update or create.
+
+Here is decided what `F` and `Excluded` mean in the branch, which type a literal takes,
+and what is refused because the engines would not agree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+from aioupsert._plan.request import Items
+from aioupsert._plan.schema import Column, Table
+from aioupsert.errors import UsageError
+from aioupsert.expressions import COMPARISONS, Node
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """
+    One node of an expression, resolved for one branch (update or create).
+
+    Attributes:
+        kind: column, default (the column's default, inlined), value (typed by
+            *column*), literal (typed by its Python type), operator, function, call or
+            sql.
+        name: As in `Node`.
+        args: The operands.
+        slot: Where the value of a literal or value is.
+        column: The column that types it.
+        family: What expressions may do with it; "" where nobody can know.
+    """
+
+    kind: str
+    name: str = ""
+    args: tuple[Resolved, ...] = ()
+    parameter: int = -1
+    column: Column | None = None
+    family: str = ""
+
+
+class Assignment(NamedTuple):
+    """A column and what it is set to; None means the keyword DEFAULT."""
+
+    column: Column
+    term: Resolved | None
+
+
+class Comparison(NamedTuple):
+    """A column and the value that would replace the stored one."""
+
+    column: Column
+    term: Resolved
+
+
+@dataclass(frozen=True, slots=True)
+class NumberedNode:
+    """A node whose literals know their slots."""
+
+    kind: str
+    name: str
+    args: tuple[NumberedNode, ...] = ()
+    parameter: int = -1
+
+
+def number(items: Items, parameters: Iterator[int]) -> dict[str, NumberedNode]:
+    return {name: number_node(node, parameters) for name, node in items}
+
+
+def number_node(node: Node, parameters: Iterator[int]) -> NumberedNode:
+    kind, name, operands = node
+    if kind == "literal":
+        return NumberedNode(kind, name, parameter=next(parameters))
+    return NumberedNode(kind, name, tuple(number_node(o, parameters) for o in operands))
+
+
+_LITERAL_FAMILIES: Final = {
+    "bool": "boolean",
+    "int4": "integer",
+    "int8": "integer",
+    "numeric": "number",
+    "float": "number",
+    "decimal": "number",
+    "str": "text",
+    "bytes": "bytes",
+    "json": "json",
+    "list": "list",
+}
+# Literals whose SQL type is that of the column beside them, if it is of such a family: an
+# enum label is a str, an array a list, a composite value a dict, and NULL is of any type.
+_HINTED_LITERALS: Final[dict[str, frozenset[str]]] = {
+    "str": frozenset({"", "text", "date", "other"}),
+    "list": frozenset({"", "json", "other"}),
+    "json": frozenset({"", "json", "other"}),
+}
+_ALWAYS_HINTED: Final = frozenset({"null", "other"})
+_NUMBERS: Final = frozenset({"integer", "number"})
+_DATES: Final = frozenset({"date", "other"})
+_SAME_FAMILY: Final = ("coalesce", "greatest", "least")
+_ALIKE: Final = frozenset({*COMPARISONS, *_SAME_FAMILY})
+_ARITHMETIC: Final = frozenset({"+", "-", "*", "/"})
+_NULL_OF_NULLS: Final = frozenset({*_ARITHMETIC, "%", *_SAME_FAMILY})
+_RESULT_FAMILIES: Final = {
+    **dict.fromkeys((*COMPARISONS, "AND", "OR", "NOT", "is_null"), "boolean"),
+    **dict.fromkeys(("concat", "lower", "upper"), "text"),
+    "length": "integer",
+    "merge": "json",
+    "now": "other",
+}
+# What each operator or function can take so that both engines agree; "" is unknown and
+# passes. The words after it say why the rest is refused.
+_OPERANDS: Final[dict[str, tuple[frozenset[str], str]]] = {
+    **dict.fromkeys(
+        _ARITHMETIC,
+        (
+            frozenset({"integer", "number", "other"}),
+            "text has .concat(), JSON has .merge(), and it is arithmetic, on numbers",
+        ),
+    ),
+    **dict.fromkeys(
+        (*COMPARISONS, "greatest", "least"),
+        (
+            frozenset({"integer", "number", "text", "boolean", "bytes", *_DATES}),
+            "the engines compare JSON differently",
+        ),
+    ),
+    "%": (frozenset({"integer"}), "SQLite cuts the operands of % to integers"),
+    **dict.fromkeys(
+        ("AND", "OR", "NOT"),
+        (frozenset({"boolean"}), "&, | and ~ combine conditions, not numbers"),
+    ),
+    "concat": (
+        frozenset({"text", "integer"}),
+        "the engines write other values differently as text",
+    ),
+    **dict.fromkeys(
+        ("lower", "upper"), (frozenset({"text"}), "they change letters only")
+    ),
+    "length": (
+        frozenset({"text", "bytes"}),
+        "it counts characters of text and bytes of binary values",
+    ),
+    "merge": (frozenset({"json", "text"}), "it joins JSON objects"),
+}
+_KNOWN_FAMILIES: Final = frozenset(
+    {"integer", "number", "text", "boolean", "json", "bytes", *_DATES}
+)
+# What messages call a family; one engine's dates are the other's other types.
+_WORDS: Final = {
+    **{family: family for family in (*_KNOWN_FAMILIES, "list")},
+    "date": "other",
+}
+_UNTYPED: Final = "a list takes its type from a column beside it"
+
+
+class Branch:
+    """Resolves expressions for one branch: what F and Excluded mean there."""
+
+    def __init__(
+        self, table: Table, incoming: dict[str, NumberedNode], *, creates: bool
+    ) -> None:
+        self.table = table
+        self.incoming = incoming
+        self._creates = creates
+        self._open: list[str] = []
+
+    def assignment(self, name: str, value: NumberedNode) -> Assignment:
+        column = self.table.columns[name]
+        if value.kind == "default":
+            return Assignment(column, None)
+        return Assignment(column, self._assigned(value, column))
+
+    def comparison(self, name: str, value: NumberedNode) -> Comparison:
+        column = self.table.columns[name]
+        if value.kind == "default":
+            return Comparison(column, self._default(column))
+        return Comparison(column, self._assigned(value, column))
+
+    def _assigned(self, value: NumberedNode, column: Column) -> Resolved:
+        term = self._resolve(value, column)
+        if not _fits(term.family, column.family):
+            msg = (
+                f"{column.name!r} ({_WORDS[column.family]}) cannot take this expression"
+                f" ({_WORDS[term.family]}): the engines would store different values"
+            )
+            raise UsageError(msg)
+        return term
+
+    def condition(self, value: NumberedNode) -> Resolved:
+        term = self._resolve(value, None)
+        self._check_operands("AND", (term,), "where")
+        return term
+
+    def _resolve(self, value: NumberedNode, hint: Column | None) -> Resolved:
+        match value.kind:
+            case "literal":
+                return self._literal(value, hint)
+            case "column":
+                column = self.table.columns[value.name]
+                if self._creates:
+                    return self._default(column)
+                return Resolved("column", column=column, family=column.family)
+            case "excluded":
+                return self._excluded(value.name)
+            case "default":
+                msg = "DEFAULT is a whole value; inside an expression use F(column)"
+                raise UsageError(msg)
+            case _:
+                return self._operation(value, hint)
+
+    def _literal(self, value: NumberedNode, hint: Column | None) -> Resolved:
+        kind = value.name
+        plain = kind in {"value", "container", "text"}
+        if hint and not plain:
+            families = _HINTED_LITERALS.get(kind, ())
+            plain = kind in _ALWAYS_HINTED or hint.family in families
+        if plain:
+            family = "" if hint is None or kind == "null" else hint.family
+            return Resolved(
+                "value", kind, parameter=value.parameter, column=hint, family=family
+            )
+        family = _LITERAL_FAMILIES.get(kind, "" if kind == "null" else "other")
+        return Resolved("literal", kind, parameter=value.parameter, family=family)
+
+    def _default(self, column: Column) -> Resolved:
+        if column.generated:
+            msg = (
+                f"F({column.name!r}) has no value when the row is created:"
+                " the database computes this column"
+            )
+            raise UsageError(msg)
+        return Resolved("default", column=column, family=column.family)
+
+    def _excluded(self, name: str) -> Resolved:
+        if name not in self.incoming:
+            msg = f"Excluded({name!r}): this call brings no value for {name!r}"
+            raise UsageError(msg)
+        if name in self._open:
+            msg = f"Excluded({name!r}) is defined by itself"
+            raise UsageError(msg)
+        value = self.incoming[name]
+        column = self.table.columns[name]
+        if value.kind == "default":
+            return self._default(column)
+        self._open.append(name)
+        term = self._resolve(value, column)
+        self._open.pop()
+        return term
+
+    def _operation(self, value: NumberedNode, hint: Column | None) -> Resolved:
+        kind, name = value.kind, value.name
+        beside = self._column_beside(value)
+        inner = null = None
+        if name in _ALIKE:
+            inner = null = beside or (hint if name in _SAME_FAMILY else None)
+        elif name in _ARITHMETIC and beside and beside.family in _NUMBERS:
+            null = beside
+        args = tuple(
+            self._resolve(arg, null if arg.name == "null" else inner)
+            for arg in value.args
+        )
+        if kind in {"call", "sql"}:
+            return Resolved(kind, name, args)
+        if name in _NULL_OF_NULLS and all(arg.name == "null" for arg in args):
+            return args[0]  # which has a type where the database needs one
+        self._check_operands(name, args, name)
+        if name in _ALIKE:
+            _check_alike(name, args)
+        return Resolved(kind, name, args, family=_family(name, args))
+
+    def _column_beside(self, value: NumberedNode) -> Column | None:
+        """Find the column whose type the literals among the operands take."""
+        for arg in value.args:
+            if arg.kind in {"column", "excluded"}:
+                return self.table.columns[arg.name]
+            if arg.name in _SAME_FAMILY and (found := self._column_beside(arg)):
+                return found
+        return None
+
+    def _check_operands(self, rule: str, args: Iterable[Resolved], where: str) -> None:
+        allowed, why = _OPERANDS.get(rule, (_KNOWN_FAMILIES, _UNTYPED))
+        for arg in args:
+            if arg.family and arg.family not in allowed:
+                what = arg.column.name if arg.column else arg.name
+                msg = f"{where} cannot take {what!r} ({_WORDS[arg.family]}): {why}"
+                raise UsageError(msg)
+
+
+def _family(name: str, args: Sequence[Resolved]) -> str:
+    if name in _RESULT_FAMILIES:
+        return _RESULT_FAMILIES[name]
+    families = [arg.family for arg in args if arg.family]
+    for family in ("other", "number"):
+        if family in families:
+            return family
+    if name in _SAME_FAMILY:
+        return families[0] if families else ""
+    return "integer" if len(families) == len(args) else ""
+
+
+def _check_alike(name: str, args: Sequence[Resolved]) -> None:
+    known = [arg for arg in args if arg.family]
+    for arg in known[1:]:
+        first = known[0].family
+        if arg.family != first and not _group(first) & _group(arg.family):
+            msg = (
+                f"{name} cannot take {_WORDS[first]} beside {_WORDS[arg.family]}:"
+                " PostgreSQL refuses it, and SQLite gives some value"
+            )
+            raise UsageError(msg)
+
+
+def _group(family: str) -> frozenset[str]:
+    if family in _NUMBERS:
+        return _NUMBERS
+    return _DATES if family in _DATES else frozenset({family})
+
+
+def _fits(family: str, column: str) -> bool:
+    """Tell whether both engines store an expression as the same value in a column."""
+    if not family or not column or family == column:
+        return True
+    if "other" in {family, column} or "date" in {family, column}:
+        return True
+    return (family, column) in {("integer", "number"), ("json", "text")}
+
+
+def added(term: Resolved | None, created: Resolved, column: Column) -> int | None:
+    """Find the slot of what is added to a column, whether that is there or created."""
+    if term is None or column.family != "integer" or term.name not in {"+", "-"}:
+        return None
+    parameters = [
+        arg.parameter
+        for arg in term.args
+        if arg.kind == "literal" and arg.name == "int4"
+    ]
+    # What is added on create may be another thing, by create_defaults.
+    is_same = created.name == term.name and parameters == [
+        arg.parameter for arg in created.args if arg.kind == "literal"
+    ]
+    if len(parameters) != 1 or not is_same:
+        return None
+    positions = [0, 1] if term.name == "+" else [0]
+    stored = [term.args[position] for position in positions]
+    fresh = [created.args[position] for position in positions]
+    is_sum = any(
+        one.kind == "column" and one.column == column for one in stored
+    ) and any(one.kind == "default" and one.column == column for one in fresh)
+    return parameters[0] if is_sum else None

@@ -1,0 +1,1 @@
+"""SQLAlchemy's connections, sessions, tables and mapped classes."""

@@ -1,0 +1,597 @@
+"""
+SQLAlchemy's tables, mapped classes and SQLModel classes: what they say of a call.
+
+Here the caller's attribute names become names of columns, and values pass through the
+types of the columns, both ways. What SQLAlchemy would do in Python when it writes a row,
+the defaults of columns and their onupdate, is done here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache, partial
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
+from weakref import WeakKeyDictionary
+
+import sqlalchemy as sa
+from sqlalchemy.engine import make_url
+from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session
+from sqlalchemy.orm import Mapper
+
+from aioupsert._drivers import is_pool
+from aioupsert._plan import pairs
+from aioupsert._plan.bulk_request import RowTranslation
+from aioupsert.errors import UsageError
+from aioupsert.expressions import (
+    COMPARISONS,
+    DEFAULT,
+    SQL,
+    Expression,
+    Node,
+    literal_kind,
+)
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine.interfaces import Dialect
+
+    from aioupsert._plan.records import Records
+    from aioupsert._plan.schema import TableName
+    from aioupsert.results import Result
+
+# Where both sides are of one type, so that a column says what its neighbour is.
+_SAME: Final = frozenset({"coalesce", "greatest", "least"})
+_ALIKE: Final = frozenset({*COMPARISONS, *_SAME})
+_ARITHMETIC: Final = frozenset({"+", "-", "*", "/"})
+
+_Maker: TypeAlias = Callable[["Mapping[str, Any] | None"], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class _Column:
+    """
+    A column.
+
+    Attributes:
+        name: In the database.
+        key: In Python.
+        is_text: Whether the type takes text.
+        write: Makes what the driver takes; None for nothing to do.
+        read: Makes of what the driver gives what the type promises.
+        default: Gives the Python-side default from the values of the row.
+        onupdate: The same for an update, from None where the rows are not known.
+    """
+
+    name: str
+    key: str
+    is_text: bool
+    write: Callable[[Any], Any] | None
+    read: Callable[[Any], Any] | None
+    default: _Maker | None
+    onupdate: _Maker | None
+
+
+class _Context:
+    """What a default of SQLAlchemy may ask for while it is made."""
+
+    def __init__(self, label: str, parameters: Mapping[str, Any] | None) -> None:
+        self._label = label
+        self._parameters = parameters
+
+    @property
+    def current_parameters(self) -> Mapping[str, Any]:
+        """The values of the row."""
+        if self._parameters is None:
+            msg = (
+                f"{self._label} asks for the other values, which differ from row to row"
+                " here; let the rows bring it"
+            )
+            raise UsageError(msg)
+        return self._parameters
+
+    def get_current_parameters(self, *, isolate_multiinsert_groups: bool = True) -> Any:
+        """Give the values of the row."""
+        del isolate_multiinsert_groups  # a row is one here
+        return self.current_parameters
+
+
+class Model:
+    """
+    A table as SQLAlchemy describes it, for one kind of database.
+
+    Attributes:
+        name: The table's name.
+    """
+
+    def __init__(self, table: Any, mapper: Any, dialect: Dialect) -> None:
+        """Read what SQLAlchemy knows."""
+        self.name: TableName = (
+            (table.name,) if table.schema is None else (table.schema, table.name)
+        )
+        self._class: Any = None if mapper is None else mapper.class_
+        self._dialect = dialect
+        keys: dict[Any, str] = {column: column.key for column in table.columns}
+        if mapper is not None:
+            keys = {
+                attribute.columns[0]: attribute.key
+                for attribute in mapper.column_attrs
+                if attribute.columns[0] in keys
+            }
+        columns = [
+            _read_column(column, keys[column], dialect)
+            for column in table.columns
+            if column in keys
+        ]
+        self._by_key = {column.key: column for column in columns}
+        self._by_name = {column.name: column for column in columns}
+        self._defaults = {
+            column.name: (column, column.default)
+            for column in columns
+            if column.default is not None
+        }
+        which = getattr(mapper, "polymorphic_identity", None)
+        key = keys.get(getattr(mapper, "polymorphic_on", None))
+        if which is not None and key is not None:
+            # As the ORM says on create which class a row is of.
+            column = self._by_key[key]
+            self._defaults[column.name] = column, lambda _: which
+        self._identity = [
+            keys[c] for c in (() if mapper is None else mapper.primary_key)
+        ]
+
+    def names(self, keys: Any) -> Any:
+        """Give the names of columns for those of attributes."""
+        if isinstance(keys, str):
+            return self._name(keys)
+        return [self._name(key) for key in keys]
+
+    def call(
+        self,
+        *,
+        key: Mapping[str, Any],
+        defaults: Mapping[str, Any] | None,
+        create_defaults: Mapping[str, Any] | None,
+        where: Expression | None,
+        touch: Mapping[str, Any] | None,
+        returning: Any,
+        **others: Any,
+    ) -> dict[str, Any]:
+        """Translate the arguments of a call."""
+        found = self._given("key", key)
+        written = self._called("defaults", defaults)
+        created = self._called("create_defaults", create_defaults)
+        touched = self._called("touch", touch)
+        updated = {**found, **touched, **written}
+        made = self._made({**updated, **created})
+        more: dict[str, Any] = {}
+        if written or touched:
+            more = self._on_update(updated)
+        written, touched, created = map(self._written, (written, touched, created))
+        if touched or others.get("skip_unchanged"):
+            touched |= more
+        else:
+            written |= more
+        return {
+            "key": self._written(found),
+            "defaults": written,
+            # What an update sets, a row that is created does not take.
+            "create_defaults": {**dict.fromkeys(more, DEFAULT), **made, **created},
+            "where": self._condition(where),
+            "touch": touched,
+            "returning": self._asked(returning),
+            **others,
+        }
+
+    def look(
+        self,
+        *,
+        key: Mapping[str, Any],
+        create_defaults: Mapping[str, Any] | None,
+        returning: Any,
+        **others: Any,
+    ) -> dict[str, Any]:
+        """Translate the arguments of a call that makes nothing."""
+        return {
+            "key": self._written(self._given("key", key)),
+            "create_defaults": dict.fromkeys(self.names(create_defaults or ())),
+            "returning": self._asked(returning),
+            **others,
+        }
+
+    def bulk_call(
+        self,
+        *,
+        key: str | Sequence[str],
+        update: Any,
+        create_defaults: Mapping[str, Any] | None,
+        where: Expression | None,
+        touch: Mapping[str, Any] | None,
+        convert_text: bool,
+        returning: Any = None,
+        **others: Any,
+    ) -> dict[str, Any]:
+        """
+        Translate the arguments of a call for many rows.
+
+        Raises:
+            UsageError: Mapped objects are asked for.
+        """
+        if isinstance(returning, type):
+            msg = (
+                f"returning={returning.__name__} is for a single row; name columns here"
+            )
+            raise UsageError(msg)
+        keys = (key,) if isinstance(key, str) else tuple(key)
+        if isinstance(update, Mapping):
+            update = self._items("update", cast("Mapping[str, Any]", update))
+        elif update is not None:
+            update = self.names((update,) if isinstance(update, str) else update)
+        return {
+            "key": self.names(keys),
+            "update": update,
+            "create_defaults": self._items("create_defaults", create_defaults),
+            "where": self._condition(where),
+            "touch": self._items("touch", touch),
+            "returning": self._asked(returning),
+            "on_update": self._on_update(None),
+            "convert_text": convert_text,
+            "reads": RowTranslation(
+                keys,
+                partial(self._records, convert_text=convert_text),
+                partial(self._rows, convert_text=convert_text),
+            ),
+            **others,
+        }
+
+    def _records(self, records: Records, *, convert_text: bool) -> Records:
+        """Give rows the names and values of the database."""
+        names = tuple(self._name(name) for name in records.names)
+        columns = [
+            self._cells(self._by_name.get(name), cells, convert_text=convert_text)
+            for name, cells in zip(names, records.columns, strict=True)
+        ]
+        return records._replace(names=names, columns=columns)
+
+    def _rows(self, records: Records, *, convert_text: bool) -> Records:
+        """Do the same, and make the defaults of what rows lack."""
+        columns = [
+            [cell() if callable(cell) else cell for cell in cells]
+            for cells in records.columns
+        ]
+        written = self._records(
+            records._replace(columns=columns), convert_text=convert_text
+        )
+        names = written.names
+        lacking = [name for name in self._defaults if name not in names]
+        if not lacking:
+            return written
+        made = [
+            [*self._made(dict(zip(names, row, strict=True))).values()]
+            for row in zip(*columns, strict=True)
+        ]
+        return written._replace(
+            names=(*names, *lacking),
+            columns=[*written.columns, *map(list, zip(*made, strict=True))],
+            generated=frozenset(lacking),
+        )
+
+    def _cells(
+        self, column: _Column | None, cells: list[Any], *, convert_text: bool
+    ) -> list[Any]:
+        """Translate the cells of a column."""
+        if column is None or column.write is None:
+            kinds: set[type[Any]] = set(map(type, cells))
+            if not any(issubclass(kind, Expression) or _is_sql(kind) for kind in kinds):
+                return cells
+        if convert_text and column is not None and not column.is_text:
+            # The database reads text for the type of the column.
+            return [
+                cell if isinstance(cell, str) else self._translated(column, cell)
+                for cell in cells
+            ]
+        return [self._translated(column, cell) for cell in cells]
+
+    def result(self, result: Result) -> Result:
+        """Give the rows of a result their attribute names, and values of their types."""
+        rows = tuple(
+            {
+                column.key if column else name: (
+                    column.read(value) if column and column.read else value
+                )
+                for name, value in row.items()
+                for column in (self._by_name.get(name),)
+            }
+            for row in result.rows
+        )
+        return dataclasses.replace(result, rows=rows)
+
+    async def objects(self, handle: Any, result: Result) -> Result:
+        """Load the mapped objects of a result's rows afresh, into the session."""
+        session = _session_of(handle)
+        loaded: list[Any] = [
+            await session.get(
+                self._class,
+                tuple(row[key] for key in self._identity),
+                populate_existing=True,
+            )
+            for row in self.result(result).rows
+        ]
+        return dataclasses.replace(result, rows=(), objects=tuple(loaded))
+
+    def wants_objects(self, handle: Any, returning: Any) -> bool:
+        """
+        Tell whether mapped objects are asked for.
+
+        Raises:
+            UsageError: They cannot be given.
+        """
+        if not isinstance(returning, type):
+            return False
+        if returning is not self._class:
+            msg = f"returning={returning.__name__} is not the class given as the table"
+            raise UsageError(msg)
+        if _session_of(handle) is None:
+            msg = (
+                f"returning={returning.__name__} needs an AsyncSession to load it into"
+            )
+            raise UsageError(msg)
+        return True
+
+    def _name(self, key: Any) -> Any:
+        """Give the name of a column; what is unknown is left for the database."""
+        # A mapped attribute says its own key.
+        key = key if isinstance(key, str) else getattr(key, "key", key)
+        column = self._by_key.get(key)
+        return key if column is None else column.name
+
+    def _asked(self, returning: Any) -> Any:
+        if returning is None or returning == "*":
+            return returning
+        return self.names(self._identity if isinstance(returning, type) else returning)
+
+    def _given(self, argument: str, items: Mapping[str, Any]) -> dict[str, Any]:
+        """Give values by the names of their columns."""
+        return {self._name(key): value for key, value in pairs(argument, items)}
+
+    def _called(self, argument: str, items: Mapping[str, Any] | None) -> dict[str, Any]:
+        """Do the same, and call what gives a value."""
+        given = {} if items is None else self._given(argument, items)
+        return {n: value() if callable(value) else value for n, value in given.items()}
+
+    def _written(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Make what the driver takes."""
+        return {
+            name: self._translated(self._by_name.get(name), value)
+            for name, value in given.items()
+        }
+
+    def _items(self, argument: str, items: Mapping[str, Any] | None) -> dict[str, Any]:
+        return self._written(self._called(argument, items))
+
+    def _translated(self, column: _Column | None, value: Any) -> Any:
+        """Make what the driver takes of a value, or of what will give it."""
+        if isinstance(value, Expression):
+            return self._expression(value)
+        return self._value(column, value)
+
+    def _value(self, column: _Column | None, value: Any) -> Any:
+        if _is_sql(value.__class__):
+            msg = (
+                f"{value} is an expression of SQLAlchemy, which has no value on create;"
+                ' write it with F("column"), Excluded("column") or SQL("...")'
+            )
+            raise UsageError(msg)
+        return value if column is None or column.write is None else column.write(value)
+
+    def _condition(self, where: Any) -> Any:
+        return self._expression(where) if isinstance(where, Expression) else where
+
+    def _expression(self, expression: Expression) -> Expression:
+        """Name the columns of an expression, and translate what stands beside them."""
+        values: list[Any] = []
+        node = self._node(expression.node, iter(expression.values), values, None)
+        return Expression(node, tuple(values))
+
+    def _node(
+        self,
+        node: Node,
+        given: Iterator[Any],
+        values: list[Any],
+        beside: _Column | None,
+    ) -> Node:
+        kind, name, operands = node
+        if kind in {"column", "excluded"}:
+            return kind, self._name(name), operands
+        if kind == "literal":
+            value = next(given)
+            values.append(self._value(beside, value))
+            if beside is None or (isinstance(value, bool) and values[-1] == value):
+                return node  # to SQLite a boolean is a number
+            return kind, literal_kind(values[-1]), ()
+        # What is added to a date is none, but an amount is written as amounts are.
+        is_sum = name in _ARITHMETIC and _has_decimal(operands)
+        beside = self._column_in(operands) if is_sum or name in _ALIKE else None
+        done = (self._node(operand, given, values, beside) for operand in operands)
+        return kind, name, tuple(done)
+
+    def _column_in(self, operands: Sequence[Node]) -> _Column | None:
+        for kind, name, inner in operands:
+            if kind in {"column", "excluded"}:
+                return self._by_name.get(self._name(name))
+            if name in _SAME and (found := self._column_in(inner)):
+                return found
+        return None
+
+    def _made(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Make the defaults of columns that are not given; each sees those before it."""
+        seen = self._keyed(given)
+        made: dict[str, Any] = {}
+        for name, (column, make) in self._defaults.items():
+            if name not in given:
+                value = seen[name] = seen[column.key] = make(seen)
+                made[name] = self._translated(column, value)
+        return made
+
+    def _on_update(self, given: Mapping[str, Any] | None) -> dict[str, Any]:
+        """Make what an update sets beside what it is told to."""
+        seen = None if given is None else self._keyed(given)
+        return {
+            name: self._translated(column, column.onupdate(seen))
+            for name, column in self._by_name.items()
+            if column.onupdate is not None and name not in (given or ())
+        }
+
+    def _keyed(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Give values by the names of columns, and by those of attributes."""
+        keys = {n: c.key for n, c in self._by_name.items() if n in given}
+        return {**given, **{key: given[name] for name, key in keys.items()}}
+
+
+def _is_sql(cls: type[Any]) -> bool:
+    """Tell whether such values are expressions of SQLAlchemy."""
+    return issubclass(cls, sa.ClauseElement) or hasattr(cls, "__clause_element__")
+
+
+def _has_decimal(operands: Sequence[Node]) -> bool:
+    return ("literal", "decimal", ()) in operands
+
+
+def _read_column(column: sa.Column[Any], key: str, dialect: Dialect) -> _Column:
+    kind = column.type.dialect_impl(dialect)
+    if getattr(column.type, "_has_bind_expression", False):
+        msg = (
+            f"the type of {column} writes SQL around its values (bind_expression), which"
+            " cannot be used here; pass the table's name instead"
+        )
+        raise UsageError(msg)
+    return _Column(
+        column.name,
+        key,
+        isinstance(_plain(column.type), sa.String),
+        kind.bind_processor(dialect),
+        kind.result_processor(dialect, _oid_of(kind)),
+        _maker(f"default of {column}", column.default, dialect),
+        _maker(f"onupdate of {column}", column.onupdate, dialect),
+    )
+
+
+# PostgreSQL, "pg_type": SQLAlchemy asks for the type that the server announced.
+_FLOAT8, _NUMERIC = 701, 1700
+
+
+def _oid_of(kind: Any) -> int:
+    return _FLOAT8 if isinstance(_plain(kind), sa.Float) else _NUMERIC
+
+
+def _plain(kind: Any) -> Any:
+    """Give the type inside of one that decorates it."""
+    decorated: Any = kind
+    while isinstance(kind, cast("type", sa.TypeDecorator)):
+        kind = decorated = decorated.impl
+    return decorated
+
+
+def _maker(label: str, default: Any, dialect: Dialect) -> _Maker | None:
+    """Give what makes a default: a value, or an expression for the database."""
+    if default is None:
+        return None
+    if default.is_callable:
+        make: Any = default.arg
+        return lambda given: make(_Context(label, given))
+    if default.is_scalar:
+        value: Any = default.arg
+        return lambda _: value
+    if default.is_sequence:
+        if not dialect.supports_sequences:
+            return None
+        default = default.next_value()
+    else:
+        default = default.arg
+    text = str(default.compile(dialect=dialect, compile_kwargs={"literal_binds": True}))
+    if dialect.paramstyle in {"format", "pyformat"}:
+        text = text.replace("%%", "%")  # written for what would halve them
+    expression = SQL(text.replace("{", "{{").replace("}", "}}"))
+    return lambda _: expression
+
+
+_SCOPED: Final[Any] = async_scoped_session
+_models: Final[WeakKeyDictionary[Any, dict[tuple[Any, ...], Model]]] = (
+    WeakKeyDictionary()
+)
+
+
+def model_of(handle: Any, table: Any) -> Model | None:
+    """
+    Give what SQLAlchemy knows of a table; None if it is no table of SQLAlchemy's.
+
+    Raises:
+        UsageError: It is one that cannot be written as one table.
+    """
+    described: Any = _described(table) if isinstance(table, type) else None
+    is_mapped = isinstance(described, cast("type", Mapper))
+    mapper: Any = described if is_mapped else None
+    if mapper is None and not isinstance(table, sa.Table):
+        return None
+    dialect: Any = _dialect_of(handle, mapper)
+    known = _models.setdefault(table, {})
+    # What else makes the types of two engines of one kind differ.
+    own = dialect.__dict__
+    json = own.get("_json_serializer"), own.get("_json_deserializer")
+    kind = (dialect.__class__, *json)
+    model = known.get(kind)
+    if model is None:
+        model = known[kind] = Model(_table_of(table, mapper), mapper, dialect)
+    return model
+
+
+# What it gives for a class depends on the class.
+_described: Final[Callable[[Any], Any]] = partial(
+    cast("Any", sa.inspect), raiseerr=False
+)
+
+
+def _table_of(table: Any, mapper: Any) -> Any:
+    if mapper is None:
+        return table
+    if len(mapper.tables) > 1 or not isinstance(
+        mapper.local_table, cast("type", sa.Table)
+    ):
+        msg = (
+            f"{mapper.class_.__name__} is mapped to more than one table; pass the Table"
+            " to write"
+        )
+        raise UsageError(msg)
+    return mapper.local_table
+
+
+def _session_of(handle: Any) -> Any:
+    """Give the session that a handle is or stands for, or None."""
+    given: Any = handle() if isinstance(handle, _SCOPED) else handle
+    return given if isinstance(given, AsyncSession) else None
+
+
+def _dialect_of(handle: Any, mapper: Any) -> Dialect:
+    session = _session_of(handle)
+    if session is not None:
+        handle = session.get_bind(mapper)
+    dialect: Any = getattr(handle, "dialect", None)
+    if dialect is None:
+        is_pool(handle)  # refuses what is no connection
+        modules = (cls.__module__.partition(".")[0] for cls in type(handle).__mro__)
+        dialect = _plain_dialect(next(name for name in modules if name in _PLAIN))
+    return cast("Dialect", dialect)
+
+
+# Of the drivers' own connections, by the module of their class.
+_PLAIN: Final = {
+    "aiosqlite": "sqlite+aiosqlite://",
+    "asyncpg": "postgresql+asyncpg://",
+    "psycopg": "postgresql+psycopg://",
+    "psycopg_pool": "postgresql+psycopg://",
+}
+
+
+@cache
+def _plain_dialect(driver: str) -> Dialect:
+    return make_url(_PLAIN[driver]).get_dialect(_is_async=True)()
