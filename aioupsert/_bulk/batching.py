@@ -22,7 +22,7 @@ from aioupsert.errors import UsageError
 
 
 class Size(NamedTuple):
-    """How much makes a batch: rows, and about how many bytes."""
+    """How large a batch is at most: rows, and bytes, about."""
 
     rows: int
     size: int
@@ -42,7 +42,7 @@ def checked_size(batch_size: int | None) -> Size:
 
 
 class Source:
-    """The caller's rows, read no further than the batch that is asked for and one row."""
+    """The caller's rows, read one batch and one row at a time, no further."""
 
     def __init__(self, rows: object, size: Size) -> None:
         given: Any = rows
@@ -55,13 +55,13 @@ class Source:
             raise UsageError(msg)
         self._rows = given
         self._size = size
-        self._next: list[Any] = []
-        self._take: Callable[[int], Awaitable[list[Any]]]
+        self._next: list[object] = []
+        self._take: Callable[[int], Awaitable[list[object]]]
         if isinstance(rows, AsyncIterable):
-            self._async: AsyncIterator[Any] = aiter(given)
+            self._async: AsyncIterator[object] = aiter(given)
             self._take = self._take_async
         else:
-            self._sync: Iterator[Any] = iter(given)
+            self._sync: Iterator[object] = iter(given)
             self._take = self._take_sync
         self.is_empty = False
 
@@ -72,7 +72,7 @@ class Source:
         return Source(self._rows, self._size)
 
     async def batches(self) -> AsyncGenerator[Batch]:
-        """Give batch after batch; `is_empty` tells whether one is the last."""
+        """Yield batch after batch; `is_empty` is true from the last one on."""
         start = 0
         while not self.is_empty:
             rows = await self._read()
@@ -80,7 +80,7 @@ class Source:
                 yield Batch(range(start, start + len(rows)), rows)
             start += len(rows)
 
-    async def _read(self) -> list[Any]:
+    async def _read(self) -> list[object]:
         rows, self._next = self._next, []
         room, chunk = self._size.size, _FIRST_CHUNK
         while len(rows) < self._size.rows and room > 0:
@@ -97,12 +97,13 @@ class Source:
         self.is_empty = not self._next
         return rows
 
-    async def _take_sync(self, number: int) -> list[Any]:
-        await asyncio.sleep(0)  # so that other tasks get a turn
+    async def _take_sync(self, number: int) -> list[object]:
+        if number > _FIRST_CHUNK:
+            await asyncio.sleep(0)  # lets other tasks run
         return [*itertools.islice(self._sync, number)]
 
-    async def _take_async(self, number: int) -> list[Any]:
-        rows: list[Any] = []
+    async def _take_async(self, number: int) -> list[object]:
+        rows: list[object] = []
         while len(rows) < number:
             try:
                 rows.append(await anext(self._async))
@@ -111,29 +112,29 @@ class Source:
         return rows
 
 
-# Rows are taken in chunks, small ones first, since nothing is known of their size.
+# Rows are taken in chunks, small ones first, as their size is not known.
 _FIRST_CHUNK: Final = 16
 _MAX_CHUNK: Final = 1_000
 _SAMPLE: Final = 4
-# What a value takes that is no text.
+# Bytes of a value that is not text, about.
 _CELL: Final = 16
 
 
-def _size_of(rows: Sequence[Any]) -> int:
-    """Guess the mean size of rows, from a few of them, in bytes."""
+def _size_of(rows: Sequence[object]) -> int:
+    """Estimate the mean size of rows in bytes, from a few of them."""
     few = rows[:: max(1, len(rows) // _SAMPLE)]
     return max(1, sum(map(_size_of_row, few)) // len(few))
 
 
-def _size_of_row(row: Any) -> int:
+def _size_of_row(row: object) -> int:
     return sum(
         _CELL + (len(cell) if isinstance(cell, (str, bytes)) else 0)
         for cell in _cells_of(row)
     )
 
 
-def _cells_of(row: Any) -> Iterable[Any]:
+def _cells_of(row: Any) -> Iterable[object]:
     if hasattr(row, "keys"):
         return map(row.__getitem__, row.keys())
-    cells: Iterable[Any] = getattr(row, "__dict__", {}).values()
+    cells: Iterable[object] = getattr(row, "__dict__", {}).values()
     return cells or (row if hasattr(row, "_fields") else ())

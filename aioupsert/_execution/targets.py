@@ -49,7 +49,7 @@ class Target:
         if self.model is None:
             return read_request(**arguments)
         self.model.wants_objects(self._conn, arguments["returning"])
-        return read_request(**self.model.call(**arguments))
+        return read_request(**self.model.call(arguments))
 
     def read_without_defaults(
         self, arguments: Arguments
@@ -58,7 +58,7 @@ class Target:
         if self.model is None:
             return read_request(**arguments)
         self.model.wants_objects(self._conn, arguments["returning"])
-        return read_request(**self.model.look(**arguments))
+        return read_request(**self.model.look(arguments))
 
     def read_bulk(self, **arguments: Any) -> BulkRequest:
         """Check the arguments of a bulk call by themselves."""

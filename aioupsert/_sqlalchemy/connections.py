@@ -1,9 +1,9 @@
 """
-SQLAlchemy: its connections, sessions and engines, over any driver that we know.
+SQLAlchemy's connections, sessions and engines, over every supported driver.
 
-Statements go to the driver's own connection, once SQLAlchemy and its adapter of the
-driver know that a transaction is open: both begin one late, and what came before would
-not be in it.
+Statements go to the driver's own connection. SQLAlchemy and its adapter of the driver
+begin a transaction with their first statement, so both are told first that one is open;
+statements sent before would not be part of it.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from aioupsert.errors import UnsupportedConnectionError
 
 async def _begin_asyncpg(adapted: Any) -> None:
     if not adapted.driver_connection.is_in_transaction():
-        # What its cursor does before the first statement; a statement of no effect
-        # would be one more round trip. To the end even when cancelled: else it does
-        # not know of a transaction that is open.
+        # Its cursor does this before the first statement; a statement without effect
+        # would cost a round trip. It runs to its end even when cancelled: otherwise
+        # the adapter would not know of a transaction that is open.
         begun = adapted._start_transaction()  # noqa: SLF001  # see above
         task = asyncio.ensure_future(begun)
         await finish(task)
@@ -41,19 +41,19 @@ async def _begin_asyncpg(adapted: Any) -> None:
 
 async def _begin_aiosqlite(adapted: Any) -> None:
     connection = adapted.driver_connection
-    # None is SQLAlchemy's AUTOCOMMIT. Otherwise sqlite3 begins by itself, but only
-    # before what it takes for a statement that writes.
+    # None is SQLAlchemy's AUTOCOMMIT. Otherwise sqlite3 begins a transaction itself, but
+    # only before statements that it knows to write.
     if connection.isolation_level is not None and not connection.in_transaction:
-        # At once for writing: a transaction that has only read may come too late.
+        # With the write lock: a transaction that has only read may be too late for it.
         await connection.execute("BEGIN IMMEDIATE")
 
 
 async def _begin_psycopg(_: Any) -> None:
-    """Do nothing: psycopg itself begins with the first statement, whoever sends it."""
+    """Do nothing: psycopg begins a transaction with the first statement sent."""
 
 
 @asynccontextmanager
-async def _as_it_is(connection: Any) -> AsyncGenerator[Any]:
+async def _unchanged(connection: Any) -> AsyncGenerator[Any]:
     yield connection
 
 
@@ -70,8 +70,8 @@ _BEGIN: Final[dict[str, Callable[[Any], Awaitable[None]]]] = {
     "psycopg": _begin_psycopg,
 }
 _BARE: Final[dict[str, Callable[[Any], Any]]] = {
-    "asyncpg": _as_it_is,
-    "aiosqlite": _as_it_is,
+    "asyncpg": _unchanged,
+    "aiosqlite": _unchanged,
     "psycopg": _in_autocommit,
 }
 
@@ -88,7 +88,7 @@ def _driver_of(connection: AsyncConnection) -> str:
 
 
 async def _adapted(connection: AsyncConnection) -> Any:
-    """Give SQLAlchemy's adapter of the driver's connection."""
+    """Return SQLAlchemy's adapter of the driver's connection."""
     return (await connection.get_raw_connection()).dbapi_connection
 
 
@@ -105,7 +105,7 @@ async def _on_connection(connection: AsyncConnection) -> AsyncGenerator[Any]:
 
 @asynccontextmanager
 async def _on_session(session: AsyncSession) -> AsyncGenerator[Any]:
-    """Do the same, with what is pending in the session sent first."""
+    """Lend the same, after flushing what is pending in the session."""
     if session.sync_session.autoflush and (
         session.new or session.dirty or session.deleted
     ):
@@ -138,7 +138,7 @@ def _session(connection: Any) -> Session:
 
 
 def is_retryable(error: BaseException) -> bool:
-    """Look at the driver's error inside of SQLAlchemy's."""
+    """Return whether repeating the transaction is right, by the driver's error."""
     if not isinstance(error, DBAPIError):
         return False
     state = getattr(error.orig, "sqlstate", None)

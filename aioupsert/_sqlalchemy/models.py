@@ -1,9 +1,9 @@
 """
-SQLAlchemy's tables, mapped classes and SQLModel classes: what they say of a call.
+SQLAlchemy's tables, mapped classes and SQLModel classes, and what they mean for a call.
 
-Here the caller's attribute names become names of columns, and values pass through the
-types of the columns, both ways. What SQLAlchemy would do in Python when it writes a row,
-the defaults of columns and their onupdate, is done here.
+Attribute names become column names, and values pass through the types of the columns,
+both ways. What SQLAlchemy would do in Python when it writes a row, defaults and onupdate
+of columns, is done here.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
-from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 from weakref import WeakKeyDictionary
 
 import sqlalchemy as sa
@@ -23,11 +23,11 @@ from sqlalchemy.orm import Mapper
 from aioupsert._drivers import is_pool
 from aioupsert._plan import pairs
 from aioupsert._plan.bulk_request import RowTranslation
+from aioupsert._sqlalchemy.defaults import Maker, maker_of
 from aioupsert.errors import UsageError
 from aioupsert.expressions import (
     COMPARISONS,
     DEFAULT,
-    SQL,
     Expression,
     Node,
     literal_kind,
@@ -37,15 +37,15 @@ if TYPE_CHECKING:
     from sqlalchemy.engine.interfaces import Dialect
 
     from aioupsert._plan.records import Records
+    from aioupsert._plan.request import Arguments
     from aioupsert._plan.schema import TableName
     from aioupsert.results import Result
+    from aioupsert.typing import Values
 
-# Where both sides are of one type, so that a column says what its neighbour is.
+# Both sides have one type, so a column tells the type of its neighbour.
 _SAME: Final = frozenset({"coalesce", "greatest", "least"})
 _ALIKE: Final = frozenset({*COMPARISONS, *_SAME})
 _ARITHMETIC: Final = frozenset({"+", "-", "*", "/"})
-
-_Maker: TypeAlias = Callable[["Mapping[str, Any] | None"], Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,43 +57,19 @@ class _Column:
         name: In the database.
         key: In Python.
         is_text: Whether the type takes text.
-        write: Makes what the driver takes; None for nothing to do.
-        read: Makes of what the driver gives what the type promises.
-        default: Gives the Python-side default from the values of the row.
-        onupdate: The same for an update, from None where the rows are not known.
+        write: Converts a value to what the driver takes; None if nothing is to be done.
+        read: Converts what the driver returns to what the type promises; likewise.
+        default: Returns the Python-side default.
+        onupdate: Returns what an update sets.
     """
 
     name: str
     key: str
     is_text: bool
-    write: Callable[[Any], Any] | None
-    read: Callable[[Any], Any] | None
-    default: _Maker | None
-    onupdate: _Maker | None
-
-
-class _Context:
-    """What a default of SQLAlchemy may ask for while it is made."""
-
-    def __init__(self, label: str, parameters: Mapping[str, Any] | None) -> None:
-        self._label = label
-        self._parameters = parameters
-
-    @property
-    def current_parameters(self) -> Mapping[str, Any]:
-        """The values of the row."""
-        if self._parameters is None:
-            msg = (
-                f"{self._label} asks for the other values, which differ from row to row"
-                " here; let the rows bring it"
-            )
-            raise UsageError(msg)
-        return self._parameters
-
-    def get_current_parameters(self, *, isolate_multiinsert_groups: bool = True) -> Any:
-        """Give the values of the row."""
-        del isolate_multiinsert_groups  # a row is one here
-        return self.current_parameters
+    write: Callable[[object], object] | None
+    read: Callable[[object], object] | None
+    default: Maker | None
+    onupdate: Maker | None
 
 
 class Model:
@@ -141,62 +117,46 @@ class Model:
         ]
 
     def names(self, keys: Any) -> Any:
-        """Give the names of columns for those of attributes."""
+        """Return the names of columns for those of attributes."""
         if isinstance(keys, str):
             return self._name(keys)
         return [self._name(key) for key in keys]
 
-    def call(
-        self,
-        *,
-        key: Mapping[str, Any],
-        defaults: Mapping[str, Any] | None,
-        create_defaults: Mapping[str, Any] | None,
-        where: Expression | None,
-        touch: Mapping[str, Any] | None,
-        returning: Any,
-        **others: Any,
-    ) -> dict[str, Any]:
+    def call(self, arguments: Arguments) -> Arguments:
         """Translate the arguments of a call."""
-        found = self._given("key", key)
-        written = self._called("defaults", defaults)
-        created = self._called("create_defaults", create_defaults)
-        touched = self._called("touch", touch)
+        found = self._given("key", arguments["key"])
+        written = self._called("defaults", arguments["defaults"])
+        created = self._called("create_defaults", arguments["create_defaults"])
+        touched = self._called("touch", arguments["touch"])
         updated = {**found, **touched, **written}
         made = self._made({**updated, **created})
-        more: dict[str, Any] = {}
+        more: dict[str, object] = {}
         if written or touched:
             more = self._on_update(updated)
         written, touched, created = map(self._written, (written, touched, created))
-        if touched or others.get("skip_unchanged"):
+        if touched or arguments["skip_unchanged"]:
             touched |= more
         else:
             written |= more
         return {
+            **arguments,
             "key": self._written(found),
             "defaults": written,
-            # What an update sets, a row that is created does not take.
+            # A row that is created does not take what an update sets.
             "create_defaults": {**dict.fromkeys(more, DEFAULT), **made, **created},
-            "where": self._condition(where),
+            "where": self._condition(arguments["where"]),
             "touch": touched,
-            "returning": self._asked(returning),
-            **others,
+            "returning": self._asked(arguments["returning"]),
         }
 
-    def look(
-        self,
-        *,
-        key: Mapping[str, Any],
-        create_defaults: Mapping[str, Any] | None,
-        returning: Any,
-        **others: Any,
-    ) -> dict[str, Any]:
-        """Translate the arguments of a call that makes nothing."""
+    def look(self, arguments: Arguments) -> Arguments:
+        """Translate the arguments of a call that only reads."""
+        created = self.names(arguments["create_defaults"] or ())
         return {
-            "key": self._written(self._given("key", key)),
-            "create_defaults": dict.fromkeys(self.names(create_defaults or ())),
-            "returning": self._asked(returning),
-            **others,
+            **arguments,
+            "key": self._written(self._given("key", arguments["key"])),
+            "create_defaults": dict.fromkeys(created),
+            "returning": self._asked(arguments["returning"]),
         }
 
     def bulk_call(
@@ -204,9 +164,9 @@ class Model:
         *,
         key: str | Sequence[str],
         update: Any,
-        create_defaults: Mapping[str, Any] | None,
+        create_defaults: Values | None,
         where: Expression | None,
-        touch: Mapping[str, Any] | None,
+        touch: Values | None,
         convert_text: bool,
         returning: Any = None,
         **others: Any,
@@ -224,7 +184,7 @@ class Model:
             raise UsageError(msg)
         keys = (key,) if isinstance(key, str) else tuple(key)
         if isinstance(update, Mapping):
-            update = self._items("update", cast("Mapping[str, Any]", update))
+            update = self._items("update", cast("Values", update))
         elif update is not None:
             update = self.names((update,) if isinstance(update, str) else update)
         return {
@@ -245,7 +205,7 @@ class Model:
         }
 
     def _records(self, records: Records, *, convert_text: bool) -> Records:
-        """Give rows the names and values of the database."""
+        """Return rows with the names and values of the database."""
         names = tuple(self._name(name) for name in records.names)
         columns = [
             self._cells(self._by_name.get(name), cells, convert_text=convert_text)
@@ -254,7 +214,7 @@ class Model:
         return records._replace(names=names, columns=columns)
 
     def _rows(self, records: Records, *, convert_text: bool) -> Records:
-        """Do the same, and make the defaults of what rows lack."""
+        """Return the same, with the defaults of the columns that rows lack."""
         columns = [
             [cell() if callable(cell) else cell for cell in cells]
             for cells in records.columns
@@ -277,8 +237,8 @@ class Model:
         )
 
     def _cells(
-        self, column: _Column | None, cells: list[Any], *, convert_text: bool
-    ) -> list[Any]:
+        self, column: _Column | None, cells: list[object], *, convert_text: bool
+    ) -> list[object]:
         """Translate the cells of a column."""
         if column is None or column.write is None:
             kinds: set[type[Any]] = set(map(type, cells))
@@ -293,7 +253,7 @@ class Model:
         return [self._translated(column, cell) for cell in cells]
 
     def result(self, result: Result) -> Result:
-        """Give the rows of a result their attribute names, and values of their types."""
+        """Return a result with the attribute names and types of the model."""
         rows = tuple(
             {
                 column.key if column else name: (
@@ -309,7 +269,7 @@ class Model:
     async def objects(self, handle: Any, result: Result) -> Result:
         """Load the mapped objects of a result's rows afresh, into the session."""
         session = _session_of(handle)
-        loaded: list[Any] = [
+        loaded: list[object] = [
             await session.get(
                 self._class,
                 tuple(row[key] for key in self._identity),
@@ -339,7 +299,7 @@ class Model:
         return True
 
     def _name(self, key: Any) -> Any:
-        """Give the name of a column; what is unknown is left for the database."""
+        """Return the name of a column; an unknown one is left for the plan to refuse."""
         # A mapped attribute says its own key.
         key = key if isinstance(key, str) else getattr(key, "key", key)
         column = self._by_key.get(key)
@@ -350,32 +310,32 @@ class Model:
             return returning
         return self.names(self._identity if isinstance(returning, type) else returning)
 
-    def _given(self, argument: str, items: Mapping[str, Any]) -> dict[str, Any]:
-        """Give values by the names of their columns."""
+    def _given(self, argument: str, items: Values) -> dict[str, object]:
+        """Return values by the names of their columns."""
         return {self._name(key): value for key, value in pairs(argument, items)}
 
-    def _called(self, argument: str, items: Mapping[str, Any] | None) -> dict[str, Any]:
-        """Do the same, and call what gives a value."""
+    def _called(self, argument: str, items: Values | None) -> dict[str, object]:
+        """Return the same, with callables called."""
         given = {} if items is None else self._given(argument, items)
         return {n: value() if callable(value) else value for n, value in given.items()}
 
-    def _written(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """Make what the driver takes."""
+    def _written(self, given: Values) -> dict[str, object]:
+        """Return the values as the driver takes them."""
         return {
             name: self._translated(self._by_name.get(name), value)
             for name, value in given.items()
         }
 
-    def _items(self, argument: str, items: Mapping[str, Any] | None) -> dict[str, Any]:
+    def _items(self, argument: str, items: Values | None) -> dict[str, object]:
         return self._written(self._called(argument, items))
 
-    def _translated(self, column: _Column | None, value: Any) -> Any:
-        """Make what the driver takes of a value, or of what will give it."""
+    def _translated(self, column: _Column | None, value: object) -> object:
+        """Return a value, or an expression with its values, as the driver takes it."""
         if isinstance(value, Expression):
             return self._expression(value)
         return self._value(column, value)
 
-    def _value(self, column: _Column | None, value: Any) -> Any:
+    def _value(self, column: _Column | None, value: object) -> object:
         if _is_sql(value.__class__):
             msg = (
                 f"{value} is an expression of SQLAlchemy, which has no value on create;"
@@ -389,15 +349,15 @@ class Model:
 
     def _expression(self, expression: Expression) -> Expression:
         """Name the columns of an expression, and translate what stands beside them."""
-        values: list[Any] = []
+        values: list[object] = []
         node = self._node(expression.node, iter(expression.values), values, None)
         return Expression(node, tuple(values))
 
     def _node(
         self,
         node: Node,
-        given: Iterator[Any],
-        values: list[Any],
+        given: Iterator[object],
+        values: list[object],
         beside: _Column | None,
     ) -> Node:
         kind, name, operands = node
@@ -423,18 +383,18 @@ class Model:
                 return found
         return None
 
-    def _made(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """Make the defaults of columns that are not given; each sees those before it."""
+    def _made(self, given: Values) -> dict[str, object]:
+        """Return the defaults of columns that are not given; each sees those before it."""
         seen = self._keyed(given)
-        made: dict[str, Any] = {}
+        made: dict[str, object] = {}
         for name, (column, make) in self._defaults.items():
             if name not in given:
                 value = seen[name] = seen[column.key] = make(seen)
                 made[name] = self._translated(column, value)
         return made
 
-    def _on_update(self, given: Mapping[str, Any] | None) -> dict[str, Any]:
-        """Make what an update sets beside what it is told to."""
+    def _on_update(self, given: Values | None) -> dict[str, object]:
+        """Return what an update sets by onupdate."""
         seen = None if given is None else self._keyed(given)
         return {
             name: self._translated(column, column.onupdate(seen))
@@ -442,14 +402,14 @@ class Model:
             if column.onupdate is not None and name not in (given or ())
         }
 
-    def _keyed(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """Give values by the names of columns, and by those of attributes."""
+    def _keyed(self, given: Values) -> dict[str, object]:
+        """Return values by the names of columns and by those of attributes."""
         keys = {n: c.key for n, c in self._by_name.items() if n in given}
         return {**given, **{key: given[name] for name, key in keys.items()}}
 
 
 def _is_sql(cls: type[Any]) -> bool:
-    """Tell whether such values are expressions of SQLAlchemy."""
+    """Return whether values of a class are expressions of SQLAlchemy."""
     return issubclass(cls, sa.ClauseElement) or hasattr(cls, "__clause_element__")
 
 
@@ -471,8 +431,8 @@ def _read_column(column: sa.Column[Any], key: str, dialect: Dialect) -> _Column:
         isinstance(_plain(column.type), sa.String),
         kind.bind_processor(dialect),
         kind.result_processor(dialect, _oid_of(kind)),
-        _maker(f"default of {column}", column.default, dialect),
-        _maker(f"onupdate of {column}", column.onupdate, dialect),
+        maker_of(f"default of {column}", column.default, dialect),
+        maker_of(f"onupdate of {column}", column.onupdate, dialect),
     )
 
 
@@ -485,45 +445,22 @@ def _oid_of(kind: Any) -> int:
 
 
 def _plain(kind: Any) -> Any:
-    """Give the type inside of one that decorates it."""
+    """Return the type inside a type that decorates it."""
     decorated: Any = kind
     while isinstance(kind, cast("type", sa.TypeDecorator)):
         kind = decorated = decorated.impl
     return decorated
 
 
-def _maker(label: str, default: Any, dialect: Dialect) -> _Maker | None:
-    """Give what makes a default: a value, or an expression for the database."""
-    if default is None:
-        return None
-    if default.is_callable:
-        make: Any = default.arg
-        return lambda given: make(_Context(label, given))
-    if default.is_scalar:
-        value: Any = default.arg
-        return lambda _: value
-    if default.is_sequence:
-        if not dialect.supports_sequences:
-            return None
-        default = default.next_value()
-    else:
-        default = default.arg
-    text = str(default.compile(dialect=dialect, compile_kwargs={"literal_binds": True}))
-    if dialect.paramstyle in {"format", "pyformat"}:
-        text = text.replace("%%", "%")  # written for what would halve them
-    expression = SQL(text.replace("{", "{{").replace("}", "}}"))
-    return lambda _: expression
-
-
 _SCOPED: Final[Any] = async_scoped_session
-_models: Final[WeakKeyDictionary[Any, dict[tuple[Any, ...], Model]]] = (
+_models: Final[WeakKeyDictionary[Any, dict[tuple[object, ...], Model]]] = (
     WeakKeyDictionary()
 )
 
 
 def model_of(handle: Any, table: Any) -> Model | None:
     """
-    Give what SQLAlchemy knows of a table; None if it is no table of SQLAlchemy's.
+    Return what SQLAlchemy knows of a table, or None if it is not a table of SQLAlchemy's.
 
     Raises:
         UsageError: It is one that cannot be written as one table.
@@ -546,7 +483,7 @@ def model_of(handle: Any, table: Any) -> Model | None:
 
 
 # What it gives for a class depends on the class.
-_described: Final[Callable[[Any], Any]] = partial(
+_described: Final[Callable[[object], object]] = partial(
     cast("Any", sa.inspect), raiseerr=False
 )
 
@@ -566,7 +503,7 @@ def _table_of(table: Any, mapper: Any) -> Any:
 
 
 def _session_of(handle: Any) -> Any:
-    """Give the session that a handle is or stands for, or None."""
+    """Return the session that a connection argument is or stands for, or None."""
     given: Any = handle() if isinstance(handle, _SCOPED) else handle
     return given if isinstance(given, AsyncSession) else None
 

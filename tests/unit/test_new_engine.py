@@ -1,0 +1,280 @@
+"""
+A new engine is a class, and a new driver a module and one line: here is one of each.
+
+The toy database keeps rows in a dict. Nothing of the package but the list of drivers
+knows it, and single calls, many rows, and a coalescer work on it.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from types import ModuleType
+from typing import Any, Final, Self, TypeVar
+
+import pytest
+
+from aioupsert import (
+    Action,
+    BulkError,
+    Coalescer,
+    UnknownColumnError,
+    UnknownTableError,
+    create_or_update,
+    create_or_update_many,
+    get_or_create,
+    is_retryable,
+)
+from aioupsert._drivers import DRIVERS
+from aioupsert._drivers.base import ConnectionKind, ConnectionState, drive, state_of
+from aioupsert._engines.base import (
+    Command,
+    CompiledBatch,
+    CompiledCall,
+    Engine,
+    Rows,
+    Steps,
+    TransactionScope,
+)
+from aioupsert._engines.outcomes import BatchOutcome, LostRace, read_result
+from aioupsert._engines.sql import CREATED, UNCHANGED, UPDATED, CompiledStatement
+from aioupsert._plan import Assignment, Plan, RowGroup
+from aioupsert._plan.schema import Column, Table, TableName, UniqueIndex
+from aioupsert.results import Result
+
+T = TypeVar("T")
+
+# --- The engine -------------------------------------------------------------------------
+
+
+def toy_column(name: str) -> Column:
+    return Column(name, "", "", "", "other")
+
+
+@dataclass(frozen=True)
+class ToyCall:
+    """Get the row by its key; put it."""
+
+    plan: Plan
+    single: CompiledStatement | None = None
+
+    def statements(self) -> tuple[CompiledStatement, ...]:
+        return ()
+
+    def look_up(self, values: Sequence[Any]) -> Steps[Result | None]:
+        rows = yield Command("GET", [self._key(values)])
+        return self._result(UNCHANGED, rows[0][0]) if rows else None
+
+    def attempt(
+        self, values: Sequence[Any], _conflicts: int
+    ) -> Steps[Result | LostRace]:
+        return (yield from self.write(values))
+
+    def write(self, values: Sequence[Any]) -> Steps[Result]:
+        rows = yield Command("GET", [self._key(values)])
+        if rows and not self.plan.update:
+            return self._result(UNCHANGED, rows[0][0])
+        items = self.plan.update if rows else self.plan.insert
+        row = {**(rows[0][0] if rows else {}), **dict(self._set(items, values))}
+        yield Command("PUT", [self._key(values), row])
+        return self._result(UPDATED if rows else CREATED, row)
+
+    def _key(self, values: Sequence[Any]) -> tuple[Any, ...]:
+        return tuple(values[key.parameter] for key in self.plan.key)
+
+    def _set(
+        self, items: Iterable[Assignment], values: Sequence[Any]
+    ) -> Iterator[tuple[str, Any]]:
+        for column, expression in items:
+            assert expression is not None
+            yield column.name, values[expression.parameter]
+
+    def _result(self, code: int, row: dict[str, Any]) -> Result:
+        return read_result(
+            self.plan, [(code, *(row[name] for name in self.plan.returning))]
+        )
+
+
+@dataclass(frozen=True)
+class ToyBatch:
+    """One row after the other."""
+
+    per_row: ToyCall
+    how: str = "one by one: it is a toy"
+
+    def write(self, group: RowGroup, outcome: BatchOutcome) -> Steps[None]:
+        for row, position in enumerate(group.positions):
+            result = yield from self.per_row.write(group.values(row))
+            outcome.add(position, result)
+
+    def write_alone(self, _group: RowGroup, _outcome: BatchOutcome) -> None:
+        return None
+
+
+class ToyEngine:
+    system: str = "toy"
+
+    def reflect(self, name: TableName) -> Steps[Table]:
+        rows = yield Command("DESCRIBE", [name[-1]], kind="catalog")
+        if not rows:
+            raise UnknownTableError(".".join(name))
+        key, *others = rows[0]
+        columns = {column: toy_column(column) for column in (key, *others)}
+        return Table(name, "", columns, (UniqueIndex("key", (key,)),))
+
+    def compile_call(self, plan: Plan) -> CompiledCall:
+        return ToyCall(plan)
+
+    def compile_batch(self, plan: Plan, *, distinct: bool) -> CompiledBatch:
+        del distinct
+        return ToyBatch(ToyCall(plan))
+
+    def scope(self, *, in_transaction: bool) -> TransactionScope:
+        del in_transaction
+        return TransactionScope(
+            Command("BEGIN", kind="command"),
+            Command("COMMIT", kind="command"),
+            (Command("ROLLBACK", kind="rollback"),),
+        )
+
+    def python_equality_is_sql_equality(
+        self, _column: Column, _types: Iterable[type]
+    ) -> bool:
+        return True
+
+    def text_converter(self, _column: Column) -> None:
+        return None
+
+
+# --- The driver -------------------------------------------------------------------------
+
+
+@dataclass(eq=False)
+class ToyConnection:
+    rows: dict[Any, dict[str, Any]] = field(default_factory=dict)
+    before: list[dict[Any, dict[str, Any]]] = field(default_factory=list)
+
+    async def send(self, command: Command) -> Rows:
+        match command.sql, [*command.arguments]:
+            case "DESCRIBE", ["t"]:
+                return [("k", "v")]
+            case "GET", [key]:
+                return [(self.rows[key],)] if key in self.rows else []
+            case "PUT", [_, {"v": "bad"}]:
+                msg = "the toy does not take that"
+                raise ValueError(msg)
+            case "PUT", [key, row]:
+                self.rows[key] = row
+            case "BEGIN", _:
+                self.before.append(dict(self.rows))
+            case "COMMIT", _:
+                self.before.pop()
+            case "ROLLBACK", _:
+                self.rows = self.before.pop()
+            case _:
+                pass
+        return []
+
+
+class ToySession:
+    engine: Engine = ToyEngine()
+
+    def __init__(self, connection: ToyConnection) -> None:
+        self._connection = connection
+        self.state: ConnectionState = state_of(connection)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        pass
+
+    async def run(self, steps: Steps[T]) -> T:
+        return await drive(steps, self._connection.send)
+
+    async def fetch(self, sql: str, arguments: Sequence[Any], asked: int) -> Rows:
+        return await self._connection.send(Command(sql, arguments, asked=asked))
+
+    def in_transaction(self) -> bool:
+        return False
+
+    def can_repeat(self) -> bool:
+        return True
+
+    def may_be_stale(self, _error: Exception) -> bool:
+        return False
+
+    def blames_row(self, error: Exception) -> bool:
+        return isinstance(error, ValueError)
+
+    async def forget(self) -> None:
+        pass
+
+
+KINDS: Final = (ConnectionKind(ToyConnection, ToySession),)
+
+
+def toy_is_retryable(error: BaseException) -> bool:
+    return isinstance(error, BlockingIOError)
+
+
+@pytest.fixture
+def conn(monkeypatch: pytest.MonkeyPatch) -> Any:
+    module: Any = ModuleType("toy_driver")
+    module.KINDS = KINDS
+    module.is_retryable = toy_is_retryable
+    monkeypatch.setitem(sys.modules, "toy_driver", module)
+    # The line that a new driver takes.
+    monkeypatch.setitem(DRIVERS, "toy_driver", "toy_driver")
+    return ToyConnection()
+
+
+# --- What works on it -------------------------------------------------------------------
+
+
+async def test_single_calls(conn: Any) -> None:
+    key = {"k": 1}
+    first = await create_or_update(conn, "t", key=key, defaults={"v": "a"})
+    row, created = await create_or_update(
+        conn, "t", key=key, defaults={"v": "b"}, returning="*"
+    )
+    assert first.action is Action.CREATED
+    assert (row, created) == ({"k": 1, "v": "b"}, False)
+    found = await get_or_create(conn, "t", key=key)
+    assert found.action is Action.UNCHANGED
+    assert found.row == {"k": 1, "v": "b"}
+
+
+async def test_names_are_checked(conn: Any) -> None:
+    with pytest.raises(UnknownTableError, match="no table u"):
+        await create_or_update(conn, "u", key={"k": 1})
+    with pytest.raises(UnknownColumnError, match="'w'"):
+        await create_or_update(conn, "t", key={"k": 1}, defaults={"w": 1})
+
+
+async def test_many_rows(conn: Any) -> None:
+    rows = [{"k": n % 3, "v": n} for n in range(5)]
+    counts = await create_or_update_many(conn, "t", rows, key="k")
+    assert (counts.created, counts.updated) == (3, 2)
+    assert conn.rows[1,] == {"k": 1, "v": 4}
+
+
+async def test_the_row_at_fault_is_named_and_nothing_is_stored(conn: Any) -> None:
+    rows = [{"k": n, "v": "bad" if n == 5 else n} for n in range(9)]
+    with pytest.raises(BulkError, match="row 5: the toy does not take that"):
+        await create_or_update_many(conn, "t", rows, key="k")
+    assert conn.rows == {}
+
+
+async def test_a_coalescer(conn: Any) -> None:
+    async with Coalescer(conn, "t", key="k") as coalescer:
+        call: Callable[..., Any] = coalescer.create_or_update
+        results = [await call(key={"k": 1}, defaults={"v": n}) for n in range(3)]
+    assert [result.created for result in results] == [True, False, False]
+
+
+def test_its_errors_are_known(conn: Any) -> None:
+    del conn
+    assert is_retryable(BlockingIOError())
+    assert not is_retryable(ValueError())
