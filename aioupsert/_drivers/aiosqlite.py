@@ -22,7 +22,7 @@ from aioupsert._drivers.base import (
     log,
     state_of,
 )
-from aioupsert._engines.base import Command, Engine, Rows, Steps
+from aioupsert._engines.base import Command, Engine, Fault, Rows, Steps
 from aioupsert._engines.sql import UPDATED
 from aioupsert._engines.sqlite import SQLITE
 from aioupsert._engines.sqlite.bulk_steps import MARK, NOTE
@@ -105,9 +105,9 @@ class AiosqliteSession:
         """Look at the code: no such column, a changed schema."""
         return _code(error) in _STALE
 
-    def blames_row(self, error: Exception) -> bool:
+    def fault_of(self, error: Exception) -> Fault:
         """Look at the code; an error without one comes from binding a row's values."""
-        return _code(error) in _ROW
+        return "row" if _code(error) in _ROW else "connection"
 
     async def forget(self) -> None:
         """Do nothing: SQLite itself prepares statements again."""

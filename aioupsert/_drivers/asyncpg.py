@@ -26,9 +26,14 @@ from aioupsert._drivers.base import (
     log,
     state_of,
 )
-from aioupsert._engines.base import CannotCopyError, Command, Engine, Rows, Steps
+from aioupsert._engines.base import CannotCopyError, Command, Engine, Fault, Rows, Steps
 from aioupsert._engines.postgresql import engine_of
-from aioupsert._engines.postgresql.sqlstates import READ_ONLY, ROW, STALE, TRANSIENT
+from aioupsert._engines.postgresql.sqlstates import (
+    READ_ONLY,
+    STALE,
+    TRANSIENT,
+    fault_by_sqlstate,
+)
 
 T = TypeVar("T")
 
@@ -136,15 +141,15 @@ class AsyncpgSession:
         """Return whether no transaction is open, which an error would have aborted."""
         return not self.in_transaction()
 
-    def blames_row(self, error: Exception) -> bool:
+    def fault_of(self, error: Exception) -> Fault:
         """Look at the SQLSTATE; an error without one comes from encoding a row's values."""
-        if self._is_closed():
-            return False
+        if self._is_closed() or isinstance(error, OSError):
+            return "connection"
         if isinstance(error, asyncpg.PostgresError):
-            return sqlstate(error).startswith(ROW)
+            return fault_by_sqlstate(sqlstate(error))
         if isinstance(error, asyncpg.InterfaceError):
-            return isinstance(error, asyncpg.DataError)
-        return not isinstance(error, OSError)
+            return "row" if isinstance(error, asyncpg.DataError) else "connection"
+        return "row"
 
     def _is_closed(self) -> bool:
         """Ask the real connection: a lost one is returned to its pool, the proxy empty."""

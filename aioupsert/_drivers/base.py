@@ -12,10 +12,18 @@ import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, Self, TypeVar
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Final,
+    NamedTuple,
+    Protocol,
+    Self,
+    TypeVar,
+)
 from weakref import WeakKeyDictionary
 
-from aioupsert._engines.base import Command, Engine, Rows, Steps
+from aioupsert._engines.base import Command, Engine, Fault, Rows, Steps
 
 if TYPE_CHECKING:
     from aioupsert._engines.base import CompiledBatch, CompiledCall
@@ -105,8 +113,8 @@ class Session(Protocol):
         """Return whether an error may come from a table that has changed meanwhile."""
         ...
 
-    def blames_row(self, error: Exception) -> bool:
-        """Return whether an error may come from a row, so that others may be stored."""
+    def fault_of(self, error: Exception) -> Fault:
+        """Return whose fault an error is, as far as the error itself tells."""
         ...
 
     async def forget(self) -> None:

@@ -34,11 +34,17 @@ from aioupsert._engines.base import (
     CannotCopyError,
     Command,
     Engine,
+    Fault,
     Rows,
     Steps,
 )
 from aioupsert._engines.postgresql import engine_of
-from aioupsert._engines.postgresql.sqlstates import READ_ONLY, ROW, STALE, TRANSIENT
+from aioupsert._engines.postgresql.sqlstates import (
+    READ_ONLY,
+    STALE,
+    TRANSIENT,
+    fault_by_sqlstate,
+)
 from aioupsert._engines.sql import quote
 
 T = TypeVar("T")
@@ -139,14 +145,14 @@ class PsycopgSession:
         """Tell whether there is no transaction that an error would have aborted."""
         return not self.in_transaction()
 
-    def blames_row(self, error: Exception) -> bool:
-        """Look at the SQLSTATE; what has none comes from making a row's arguments."""
+    def fault_of(self, error: Exception) -> Fault:
+        """Look at the SQLSTATE; an error without one comes from encoding a row's values."""
         if self._connection.closed:
-            return False
+            return "connection"
         if state := sqlstate(error):
-            return state.startswith(ROW)
+            return fault_by_sqlstate(state)
         lost = (psycopg.OperationalError, psycopg.InterfaceError, OSError)
-        return not isinstance(error, lost)
+        return "connection" if isinstance(error, lost) else "row"
 
     async def forget(self) -> None:
         """Have statements prepared afresh."""

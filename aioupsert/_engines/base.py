@@ -14,7 +14,16 @@ driver that speaks to it.
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Protocol, TypeVar
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Final,
+    Literal,
+    NamedTuple,
+    Protocol,
+    TypeAlias,
+    TypeVar,
+)
 
 from aioupsert._plan.rows import ValueSemantics
 from aioupsert.errors import NotAppliedError
@@ -122,6 +131,15 @@ def check_committed(answer: Rows) -> None:
     if answer[0][0] == "ROLLBACK":
         msg = "the database answered ROLLBACK to COMMIT; nothing is stored"
         raise NotAppliedError(msg)
+
+
+# --- Errors ---------------------------------------------------------------------------
+
+Fault: TypeAlias = Literal["row", "unknown", "connection"]
+"""
+What an error comes from: the values of a row; perhaps those, perhaps whatever is sent;
+or the connection or the server, so that nothing else will pass either.
+"""
 
 
 # --- Engines --------------------------------------------------------------------------

@@ -5,6 +5,12 @@ A batch is written in one transaction, or in a savepoint of the caller's. If it 
 it is bisected: its halves are written in savepoints of their own, and those that fail
 are halved again, until the rows at fault stand alone, each with the error that it
 causes by itself.
+
+Trying decides whose fault an error is, not a list of codes: a row is at fault if it
+fails alone while others of the batch pass. Only of some errors it is known beforehand
+that they come from a row's values. Of any other, some rows are tried before the first
+one is blamed; if none of them passes either, the error is not one of a row, and is
+raised as it is.
 """
 
 from __future__ import annotations
@@ -98,6 +104,7 @@ class BatchWriter:
             each: Whether the result of each row is asked for.
         """
         self.retries = 0
+        self._some_pass = False
         self._name = name
         self._reader = reader
         self._timeout = timeout
@@ -124,7 +131,7 @@ class BatchWriter:
         while True:
             failed: Exception
             try:
-                return await self._write(session, batch, alone=alone)
+                outcome = await self._write(session, batch, alone=alone)
             except TransientError as exc:
                 deadline.check(exc.__cause__)
                 await self._pause()
@@ -133,12 +140,16 @@ class BatchWriter:
                 if not changed and await has_changed(session, self._name, exc):
                     changed = True
                     continue
-                if isinstance(exc, RejectedRowError) or not _blames_row(session, exc):
+                if not _may_be_bisected(session, exc):
                     raise
                 failed = exc
+            else:
+                self._some_pass = True
+                return outcome
+            search = _Search(batch, failed, some_pass=self._some_pass)
             try:
                 async with transaction(session):
-                    return await self._bisect(session, batch, failed)
+                    return await self._bisect(session, batch, failed, search)
             except Exception as exc:
                 if session.in_transaction():
                     raise
@@ -151,7 +162,11 @@ class BatchWriter:
         self, session: Session, batch: Batch, failed: Exception
     ) -> BatchOutcome:
         """Store halves, each committed by itself: the error may be one of COMMIT."""
-        if not self._skip or not _blames_row(session, failed):
+        if (
+            not self._skip
+            or not _may_be_bisected(session, failed)
+            or len(batch.rows) == 1
+        ):
             raise failed
         outcome = BatchOutcome(each=self._each)
         for half in _halves(batch):
@@ -163,11 +178,13 @@ class BatchWriter:
         await back_off(AFTER_A_BATCH)
 
     async def _bisect(
-        self, session: Session, batch: Batch, failed: Exception
+        self, session: Session, batch: Batch, failed: Exception, search: _Search
     ) -> BatchOutcome:
         """Write the rows that can be written; find those that cannot by halving."""
         outcome = BatchOutcome(each=self._each)
         if len(batch.rows) == 1:
+            if not search.some_pass and not _comes_from_row(session, failed):
+                await self._try_others(session, batch, search)
             rejected = RejectedRow(batch.positions[0], failed, batch.rows[0])
             if not self._skip:
                 raise RejectedRowError(rejected)
@@ -175,12 +192,44 @@ class BatchWriter:
             return outcome
         for half in _halves(batch):
             try:
-                outcome.merge(await self._write(session, half))
+                written = await self._write(session, half)
             except Exception as exc:
-                if isinstance(exc, RejectedRowError) or not _blames_row(session, exc):
+                if not _may_be_bisected(session, exc):
                     raise
-                outcome.merge(await self._bisect(session, half, exc))
+                outcome.merge(await self._bisect(session, half, exc, search))
+            else:
+                outcome.merge(written)
+                search.some_pass = True
         return outcome
+
+    async def _try_others(
+        self, session: Session, batch: Batch, search: _Search
+    ) -> None:
+        """
+        Check that a row is at fault, and not whatever is sent.
+
+        Raises:
+            Exception: Other rows fail as well; the error of the whole batch.
+        """
+        (position,) = batch.positions
+        for other in search.samples():
+            if other.positions[0] != position and await self._passes(session, other):
+                search.some_pass = True
+                return
+        raise search.failed
+
+    async def _passes(self, session: Session, batch: Batch) -> bool:
+        """Return whether a batch can be written; undo it."""
+        try:
+            async with transaction(session):
+                await self._write(session, batch)
+                raise _UndoError  # noqa: TRY301  # what leaves a transaction undone
+        except _UndoError:
+            return True
+        except Exception as exc:
+            if not _may_be_bisected(session, exc):
+                raise
+            return False
 
     async def _write(
         self, session: Session, batch: Batch, *, alone: bool = False
@@ -228,6 +277,31 @@ class BatchWriter:
         if not self._skip:
             raise RejectedRowError(rejected[0])
         return ready, rejected
+
+
+class _UndoError(Exception):
+    """Ends a transaction whose work is not to be kept."""
+
+
+class _Search:
+    """
+    The search for the rows of a batch that are at fault.
+
+    Attributes:
+        failed: The error of the whole batch.
+        some_pass: Whether some row is known to pass.
+    """
+
+    def __init__(self, batch: Batch, failed: Exception, *, some_pass: bool) -> None:
+        self.failed = failed
+        self.some_pass = some_pass
+        self._batch = batch
+
+    def samples(self) -> list[Batch]:
+        """Return the first row, the last one, and the one in the middle."""
+        positions, rows = self._batch
+        chosen = dict.fromkeys((0, len(rows) - 1, len(rows) // 2))
+        return [Batch([positions[at]], [rows[at]]) for at in chosen]
 
 
 _Compiled = tuple[CompiledBatch, RowGroup]
@@ -281,7 +355,17 @@ def _halves(batch: Batch) -> tuple[Batch, Batch]:
     )
 
 
-def _blames_row(session: Session, error: Exception) -> bool:
+def _may_be_bisected(session: Session, error: Exception) -> bool:
+    """Return whether rows may pass alone, although they have failed together."""
+    if isinstance(error, RejectedRowError) or is_retryable(error):
+        return False
+    if isinstance(error, AioupsertError):
+        return _comes_from_row(session, error)
+    return session.fault_of(error) != "connection"
+
+
+def _comes_from_row(session: Session, error: Exception) -> bool:
+    """Return whether an error is known to come from the values of a row."""
     if isinstance(error, AioupsertError):
         return isinstance(error, (NotAppliedError, UsageError))
-    return not is_retryable(error) and session.blames_row(error)
+    return session.fault_of(error) == "row"

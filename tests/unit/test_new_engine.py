@@ -33,6 +33,7 @@ from aioupsert._engines.base import (
     CompiledBatch,
     CompiledCall,
     Engine,
+    Fault,
     Rows,
     Steps,
     TransactionScope,
@@ -205,8 +206,8 @@ class ToySession:
     def may_be_stale(self, _error: Exception) -> bool:
         return False
 
-    def blames_row(self, error: Exception) -> bool:
-        return isinstance(error, ValueError)
+    def fault_of(self, error: Exception) -> Fault:
+        return "row" if isinstance(error, ValueError) else "connection"
 
     async def forget(self) -> None:
         pass

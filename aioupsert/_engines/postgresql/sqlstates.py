@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from aioupsert._engines.base import Fault
+
 TRANSIENT: Final = frozenset({"40001", "40P01"})
 """serialization_failure, deadlock_detected: repeating the transaction is right."""
 
@@ -21,15 +23,32 @@ cached plan, a rule), object_not_in_prerequisite_state (a deferrable constraint)
 internal_error (a type that is gone).
 """
 
-ROW: Final = ("0A", "20", "21", "22", "23", "44", "428", "42804", "54", "55000", "P0")
+_ROW: Final = ("0A", "20", "21", "22", "23", "44", "428", "42804", "54", "55000", "P0")
 """
-What a row may cause.
+What comes from a row.
 
 feature_not_supported, cardinality_violation, data_exception,
 integrity_constraint_violation, with_check_option_violation, syntax (a type that does
 not fit), program_limit_exceeded, object_not_in_prerequisite_state, and what triggers
-raise (P0, and any other class they like, which cannot be known).
+raise (P0, and any other class they like).
 """
+
+_CONNECTION: Final = ("08", "25", "28", "3D", "53", "57P", "58")
+"""
+What no row causes, and no other row passes.
+
+connection_exception, invalid_transaction_state, invalid_authorization_specification,
+invalid_catalog_name, insufficient_resources, operator_intervention (but for
+query_canceled, as a statement's timeout raises it), system_error.
+"""
+
+
+def fault_by_sqlstate(state: str) -> Fault:
+    """Return what an error of the server comes from."""
+    if state.startswith(_ROW):
+        return "row"
+    return "connection" if state.startswith(_CONNECTION) else "unknown"
+
 
 READ_ONLY: Final = "25006"
 """read_only_sql_transaction."""
