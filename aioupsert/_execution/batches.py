@@ -151,7 +151,7 @@ class BatchWriter:
                 async with transaction(session):
                     return await self._bisect(session, batch, failed, search)
             except Exception as exc:
-                if session.in_transaction():
+                if session.in_transaction() or exc is failed:
                     raise
                 if not is_retryable(exc):
                     return await self._store_apart(session, batch, exc)
