@@ -11,9 +11,9 @@ from aioupsert._bulk.parallel import ParallelWriter
 from aioupsert._bulk.writing import BulkWrite
 from aioupsert._drivers import is_pool, session_on
 from aioupsert._execution.targets import Target
+from aioupsert._observation import Observation, record_system
 from aioupsert._upsert import TIMEOUT
 from aioupsert.errors import BulkError, UsageError
-from aioupsert.events import Watch, tell_system
 from aioupsert.results import BulkResult, Progress, Result
 
 if TYPE_CHECKING:
@@ -132,19 +132,19 @@ async def create_or_update_many(
         target.name, request, timeout, skip=on_error == "skip", progress=progress
     )
     source = Source(rows, size)
-    with Watch("create_or_update_many", target.name) as watch:
+    with Observation("create_or_update_many", target.name) as observation:
         try:
             if connections > 1:
                 await ParallelWriter(write, source, connections).run(conn)
             else:
                 async with session_on(conn) as session:
-                    tell_system(session.engine.system)
+                    record_system(session.engine.system)
                     await write.write_all(session, source, atomic=atomic)
         except BulkError as exc:
-            watch.count_all(replace(exc.committed, rejected=(exc,)))
+            observation.record(replace(exc.committed, rejected=(exc,)))
             raise
         result = write.result()
-        watch.count_all(result)
+        observation.record(result)
         return result
 
 
@@ -215,10 +215,10 @@ async def iter_create_or_update(
     async with session_on(conn) as session:
         await write.check(session)
     async for batch in source.batches():
-        with Watch("iter_create_or_update", target.name) as watch:
+        with Observation("iter_create_or_update", target.name) as observation:
             async with session_on(conn) as session:
-                tell_system(session.engine.system)
+                record_system(session.engine.system)
                 results = await write.results(session, batch)
-            watch.count(*results)
+            observation.record_each(*results)
         for result in results:
             yield result if target.model is None else target.model.result(result)

@@ -26,12 +26,13 @@ from aioupsert._execution.batches import Batch, BatchWriter
 from aioupsert._execution.calls import write
 from aioupsert._execution.table_cache import has_changed
 from aioupsert._execution.targets import Target
+from aioupsert._observation import Observation
 from aioupsert._plan import CallGrouper, RequestShape, pairs, read_key_names
 from aioupsert._plan.plan import check_without_unique_index
 from aioupsert._plan.request import Arguments
 from aioupsert._upsert import TIMEOUT
 from aioupsert.errors import AioupsertError, CoalescerClosedError, UsageError
-from aioupsert.events import OBSERVERS, Watch
+from aioupsert.events import OBSERVERS
 from aioupsert.results import CoalescerStats, Result
 
 if TYPE_CHECKING:
@@ -275,7 +276,9 @@ class Coalescer:
         shape = known
         del known, arguments, key, defaults, create_defaults, where, touch
         self._calls += 1
-        watch = Watch("Coalescer.create_or_update", self._name) if OBSERVERS else None
+        observation = (
+            Observation("Coalescer.create_or_update", self._name) if OBSERVERS else None
+        )
         try:
             is_full = self._pending >= self._max_pending
             if is_full or self._waiters or self._entering:
@@ -296,13 +299,13 @@ class Coalescer:
                     self._let_in()
         except BaseException as exc:
             self._failures += isinstance(exc, Exception)
-            if watch is not None:
-                watch.end(exc)
+            if observation is not None:
+                observation.end(exc)
             raise
-        if watch is not None:
-            watch.event.system = self._system
-            watch.count(result)
-            watch.end()
+        if observation is not None:
+            observation.event.system = self._system
+            observation.record_each(result)
+            observation.end()
         model = self._target.model
         return result if model is None else model.result(result)
 
@@ -474,8 +477,8 @@ class Coalescer:
         self._seconds += time.perf_counter() - trip.started
         self._sent += 1
         self._largest = max(self._largest, len(batch))
-        if trip.watch is not None:
-            self._tell(trip.watch, batch, error)
+        if trip.observation is not None:
+            self._tell(trip.observation, batch, error)
         self._queue.release(batch)
 
     def _go_on(self, idle: _Trip | None = None) -> None:
@@ -485,17 +488,17 @@ class Coalescer:
             self._send(idle, impatient=self._max_delay > 0)
 
     def _tell(
-        self, watch: Watch, batch: list[Call], error: BaseException | None
+        self, observation: Observation, batch: list[Call], error: BaseException | None
     ) -> None:
         """Tell the observers what became of a batch."""
         futures = [future for _, _, _, future in batch if not future.cancelled()]
-        event = watch.event
-        watch.count(*(f.result() for f in futures if f.exception() is None))
+        event = observation.event
+        observation.record_each(*(f.result() for f in futures if f.exception() is None))
         event.failed = sum(f.exception() is not None for f in futures)
         event.rows = len(batch)
         event.pending = self._pending
         event.system = self._system
-        watch.end(error)
+        observation.end(error)
 
     async def _write(self, session: Session, batch: list[Call]) -> None:
         """Store the calls that are still wanted."""
@@ -584,17 +587,17 @@ class _Trip:
     Attributes:
         batch: The calls under way.
         started: When they were sent, or waited for the connection.
-        watch: What observers see of them.
+        observation: What observers see of them.
     """
 
-    __slots__ = ("batch", "started", "watch")
+    __slots__ = ("batch", "observation", "started")
 
     def __init__(self, batch: list[Call]) -> None:
         self.batch = batch
         self.started = 0.0
-        self.watch: Watch | None = None
+        self.observation: Observation | None = None
 
     def begin(self, table: TableName) -> None:
         """Begin with a batch."""
         self.started = time.perf_counter()
-        self.watch = Watch("Coalescer.batch", table) if OBSERVERS else None
+        self.observation = Observation("Coalescer.batch", table) if OBSERVERS else None
