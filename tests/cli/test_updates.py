@@ -100,7 +100,7 @@ def test_an_expression_is_read(text: str, expected: Any) -> None:
         ("open('x')", "there is no function 'open'; use coalesce, greatest,"),
         ("F(a)", "there is no function 'f'"),
         ("now(1)", "now: .* takes 0 positional arguments but 1 was given"),
-        ("coalesce()", "coalesce: .* needs a value"),
+        ("coalesce()", "coalesce: .* needs at least one value"),
         ("'a' + 'b'", "cannot compute with 'a' and 'b'"),
         ("-'a'", "cannot compute with 0 and 'a'"),
         ("(" * 5_000, "cannot read|nested too deeply"),
