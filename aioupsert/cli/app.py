@@ -108,7 +108,7 @@ def _split_arguments(
     try:
         table_name(table)
     except ValueError as exc:
-        msg = f"{table!r} is not a table: write name or schema.name"
+        msg = f"{table!r} is not the name of a table: write name or schema.name"
         raise typer.BadParameter(msg) from exc
     return db, table, rest
 
@@ -139,7 +139,7 @@ def _parse_encoding(value: str) -> str:
         msg = f"Python has no text encoding {value!r}"
         raise typer.BadParameter(msg) from exc
     except ValueError:
-        return value  # it cannot encode a byte order mark, so it never writes one
+        return value  # it cannot encode a byte order mark, so there is none to skip
     return "utf-8-sig" if is_utf8 else value
 
 

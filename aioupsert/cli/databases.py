@@ -68,7 +68,7 @@ def check_url(url: str) -> str:
             msg = "an in-memory database would not outlive the command: name a file"
             raise ValueError(msg)
         if not rest.startswith("/"):
-            msg = f"a file comes after three slashes: sqlite:///{rest}"
+            msg = f"write three slashes before a file: sqlite:///{rest}"
             raise ValueError(msg)
     elif scheme not in {"postgresql", "postgres"} or not separator:
         msg = (

@@ -230,12 +230,12 @@ def _write_rejected(report: Report, file: IO[str] | None) -> None:
     rejected = report.rejected
     if file is not None:
         for row in rejected:
-            file.write(json.dumps(_reject_record(row), default=str) + "\n")
+            file.write(json.dumps(_rejected_record(row), default=str) + "\n")
         return
     report.notes += [str(row) for row in rejected[:_MAX_SHOWN]]
     if len(rejected) > _MAX_SHOWN:
         report.notes.append(f"... and {len(rejected) - _MAX_SHOWN} more; see --rejects")
 
 
-def _reject_record(row: RowError) -> dict[str, Any]:
+def _rejected_record(row: RowError) -> dict[str, Any]:
     return {"file": row.file, "line": row.line, "reason": row.reason, "row": row.row}

@@ -103,9 +103,8 @@ def parse_expression(text: str) -> Any:
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore"
-            )  # Python warns about code, which this is not
+            # Python warns about what looks wrong as code; this is never run as code.
+            warnings.simplefilter("ignore")
             tree = ast.parse(text.strip(), mode="eval")
         return _read(tree.body)
     except SyntaxError as exc:
@@ -187,7 +186,9 @@ def _expression(value: Any) -> Expression:
 
 def _call(name: str, values: Sequence[Any]) -> Expression:
     if name not in _FUNCTIONS:
-        msg = f"there is no function {name!r}; use {', '.join(_FUNCTIONS)}"
+        msg = (
+            f"there is no function {name!r}; the functions are {', '.join(_FUNCTIONS)}"
+        )
         raise ValueError(msg)
     try:
         return _FUNCTIONS[name](*values)

@@ -98,7 +98,7 @@ def test_a_file_that_cannot_be_opened(
         ),
         ("sqlite:test.db", "no database given: put its URL before the table"),
         ("mysql://root:secret@host/db", "must be sqlite:///relative.db"),
-        ("sqlite://test.db", "a file comes after three slashes: sqlite:///test.db"),
+        ("sqlite://test.db", "write three slashes before a file: sqlite:///test.db"),
         ("sqlite:///:memory:", "an in-memory database would not outlive the command"),
         ("sqlite://", "an in-memory database would not outlive the command"),
     ],
@@ -131,7 +131,7 @@ def test_wrong_options(
 @pytest.mark.parametrize("table", ["a.b.c", ""])
 def test_a_name_of_no_table(lite_place: Place, file: Write, table: str) -> None:
     said = misuse(run("load", lite_place.url, table, file("id\n1\n"), *KEY))
-    assert "is not a table: write name or schema.name" in said
+    assert "is not the name of a table: write name or schema.name" in said
 
 
 # --- the database ---------------------------------------------------------------------

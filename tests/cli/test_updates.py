@@ -97,7 +97,10 @@ def test_an_expression_is_read(text: str, expected: Any) -> None:
         ("coalesce(a)(b)", "cannot read "),
         ("coalesce(a, b=1)", "cannot read "),
         ("coalesce(*a)", "cannot read "),
-        ("open('x')", "there is no function 'open'; use coalesce, greatest,"),
+        (
+            "open('x')",
+            "there is no function 'open'; the functions are coalesce, greatest,",
+        ),
         ("F(a)", "there is no function 'f'"),
         ("now(1)", "now: .* takes 0 positional arguments but 1 was given"),
         ("coalesce()", "coalesce: .* needs at least one value"),

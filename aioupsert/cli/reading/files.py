@@ -73,7 +73,7 @@ class Input:
         return self._rows
 
     def peek(self, number: int) -> list[Row]:
-        """Return the first rows, which *rows* will yield all the same."""
+        """Return the first rows without consuming them."""
         first = [*itertools.islice(self._rows, number)]
         self._rows = itertools.chain(first, self._rows)
         return first

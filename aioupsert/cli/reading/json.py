@@ -1,4 +1,4 @@
-"""Reading JSON Lines, and JSON: an array of objects, or objects in a row."""
+"""Reading JSON Lines, and JSON that is an array or a sequence of objects."""
 
 from __future__ import annotations
 
