@@ -1,7 +1,8 @@
 """
-Create this row, or update it if it is there: one awaitable, right under concurrency.
+Create a row, or update it if it exists: one awaitable, correct under concurrency.
 
-See `create_or_update`.
+Start with `create_or_update`; for many rows see `create_or_update_many`, and for many
+concurrent callers `Coalescer`.
 """
 
 from __future__ import annotations
@@ -97,10 +98,10 @@ __all__ = [
 
 
 def __getattr__(name: str) -> str:
-    """Give ``__version__`` from the installed package, read only when asked for."""
+    """Return ``__version__``, which is read from the installed package when used."""
     if name != "__version__":
         msg = f"module {__name__!r} has no attribute {name!r}"
         raise AttributeError(msg)
-    from importlib.metadata import version  # noqa: PLC0415  # costs 10 ms that few need
+    from importlib.metadata import version  # noqa: PLC0415  # takes 10 ms, and few callers need it
 
     return version("aioupsert")

@@ -41,49 +41,62 @@ async def create_or_update(
     """
     Update the row that has this key, or create it.
 
-    In the steady state one statement and one round trip on PostgreSQL, and one job on
-    the connection's thread on SQLite. Takes part in the caller's transaction if one is
-    open; otherwise the call is atomic and committed when it returns. A concurrent
-    creation of the same row is no error: the call then updates.
+    If another session creates the same row at the same time, the call updates it. In
+    the caller's transaction, if one is open, the call becomes part of it; otherwise the
+    call is atomic, and committed when it returns.
+
+    Once the description of the table is cached, a call usually takes one statement and
+    one round trip on PostgreSQL, and one job on the connection's thread on SQLite.
 
     Args:
-        conn: A connection, pooled connection or pool of asyncpg; a connection or pool
-            of psycopg, whose transaction the call takes part in where the connection
-            does not autocommit; an aiosqlite connection; or, with the extra
-            ``sqlalchemy``, what `aioupsert.typing.Connection` says.
-        table: The table's name, or with the extra ``sqlalchemy`` a `Table`, a mapped
-            class or a SQLModel class; see `aioupsert.typing.Table`.
-        key: The columns that identify the row; None means IS NULL.
-        defaults: What is written either way; plain values, expressions, or callables,
-            which are called now.
-        create_defaults: Merged over key and defaults when the row is created.
-        where: Update only if this is true of the stored row; otherwise it is left, and
-            the action is SKIPPED.
-        skip_unchanged: Leave a row that already holds every value; UNCHANGED.
-        touch: Written on create, and on update only if another value really changes;
-            implies *skip_unchanged*.
-        returning: The columns of `Result.row`; ``"*"`` for all.
-        without_unique_index: What to do when no unique index makes the key unique:
-            warn once, raise an error, allow it, or lock (an advisory lock of
-            PostgreSQL; SQLite needs none).
-        strategy: ``"auto"`` chooses. ``"fast"`` is the single statement, refused where
-            it cannot serve; ``"exact"`` the classic steps; ``"on_conflict"`` the
-            native ``INSERT ... ON CONFLICT DO UPDATE``.
-        timeout: Seconds after which no new attempt is made; None for no limit. It does
-            not interrupt a statement: use ``asyncio.timeout`` for that.
+        conn: A connection or pool of asyncpg or psycopg, an aiosqlite connection or,
+            with the extra ``sqlalchemy``, a SQLAlchemy connection, session or engine;
+            see `aioupsert.typing.Connection`. A psycopg connection that is not in
+            autocommit mode is in the caller's transaction.
+        table: The name of the table or, with the extra ``sqlalchemy``, a `Table`, a
+            mapped class or a SQLModel class; see `aioupsert.typing.Table`.
+        key: The columns that identify the row, each with a plain value; None means IS
+            NULL.
+        defaults: The values to write in either case: plain values, expressions, or
+            callables without arguments, which are called once per call.
+        create_defaults: Values that replace those of *key* and *defaults*, or add to
+            them, when the row is created.
+        where: A condition on the stored row. If it is not true, the row is left as it
+            is, and the action is SKIPPED. It does not prevent creating the row.
+        skip_unchanged: Whether to leave a row that already holds every value as it is,
+            with the action UNCHANGED.
+        touch: Values that are written when the row is created, and when it is updated
+            only if another value changes. Implies *skip_unchanged*.
+        returning: The columns of `Result.row`: ``"*"`` for all, one name, or several.
+        without_unique_index: What to do if no unique index makes the key unique.
+            ``"warn"`` warns once per table and key on a connection, ``"error"`` raises
+            an error, ``"allow"`` does nothing, and ``"lock"`` makes calls with this
+            argument wait for one another, with an advisory lock on PostgreSQL; SQLite
+            needs no lock.
+        strategy: ``"auto"`` chooses the best strategy. ``"fast"`` requires the single
+            statement of PostgreSQL, ``"exact"`` takes separate steps of UPDATE and
+            INSERT, and ``"on_conflict"`` sends ``INSERT ... ON CONFLICT DO UPDATE``.
+        timeout: The number of seconds after which no further attempt is made, or None
+            for no limit. It does not interrupt a statement; use ``asyncio.timeout`` to
+            do so.
 
     Returns:
-        What happened, and the rows asked for.
+        The action, the number of rows written, and the rows if *returning* is given.
 
     Raises:
-        UsageError: The arguments are wrong; nothing was sent.
-        UnknownTableError: No such table.
-        UnknownColumnError: No such columns.
-        UnsupportedConnectionError: *conn* is nothing this library can use.
-        MissingUniqueIndexError: There is no unique index, and the call insisted.
-        NotAppliedError: The database silently refused the row.
-        RetriesExhaustedError: Transient errors lasted until *timeout*.
-        SerializationConflictError: The caller's transaction must be repeated.
+        UsageError: An argument is invalid, or the strategy cannot be used for this
+            table. Nothing was written.
+        UnknownTableError: The table does not exist.
+        UnknownColumnError: The table does not have some of the columns.
+        UnsupportedConnectionError: *conn* is not a supported connection or pool.
+        MissingUniqueIndexError: No unique index makes the key unique, and the call
+            requires one.
+        NotAppliedError: The database rejected the row without an error, for example by
+            a trigger.
+        RetriesExhaustedError: Transient errors lasted until *timeout*. Nothing was
+            stored, and the call may be repeated.
+        SerializationConflictError: The caller's transaction cannot see the conflicting
+            row. It must be rolled back and repeated.
 
     References:
         PostgreSQL, "INSERT" and "Transaction Isolation"; SQLite, "Transaction".
@@ -114,29 +127,39 @@ async def get_or_create(
     timeout: float | None = TIMEOUT,
 ) -> Result:
     """
-    Return the row that has this key, untouched, or create it.
+    Return the row that has this key as it is, or create it.
 
-    A row that is there is only read: nothing is written, no row is locked, and no
-    trigger fires. One round trip, as `create_or_update`. A second one creates a missing
-    row in the caller's transaction on PostgreSQL, which a statement that could write
-    must not abort if it is read-only; or when *defaults* has callables, since these are
-    called only then.
+    An existing row is only read: nothing is written, no row is locked, no trigger
+    fires, and a read-only transaction is enough. Transactions are treated as by
+    `create_or_update`.
+
+    A call usually takes one round trip on PostgreSQL, and one job on the connection's
+    thread on SQLite. Creating a missing row takes a second one if *defaults* contains
+    callables, and on PostgreSQL in the caller's transaction, because a statement that
+    may write would abort a read-only transaction.
 
     Args:
-        conn: As for `create_or_update`.
-        table: As for `create_or_update`.
-        key: The columns that identify the row; None means IS NULL.
-        defaults: What else the row is created with.
-        returning: The columns of `Result.row`; every column by default.
-        without_unique_index: As for `create_or_update`.
-        strategy: As for `create_or_update`.
-        timeout: As for `create_or_update`.
+        conn: A connection or pool, as for `create_or_update`.
+        table: The table, as for `create_or_update`.
+        key: The columns that identify the row, each with a plain value; None means IS
+            NULL.
+        defaults: Further values for creating the row. Callables are called only if the
+            row does not exist.
+        returning: The columns of `Result.row`: ``"*"`` for all, one name, or several.
+        without_unique_index: What to do if no unique index makes the key unique, as for
+            `create_or_update`.
+        strategy: How to execute the call, as for `create_or_update`.
+        timeout: The number of seconds after which no further attempt is made, or None
+            for no limit.
 
     Returns:
-        The row; its action is CREATED or UNCHANGED.
+        The row, with the action CREATED or UNCHANGED.
 
     Raises:
         AioupsertError: As for `create_or_update`.
+
+    References:
+        PostgreSQL, "INSERT" and "SET TRANSACTION"; SQLite, "Transaction".
     """
     arguments = Arguments(
         key=key,
@@ -167,28 +190,37 @@ async def preview(
     strategy: Strategy = "auto",
 ) -> tuple[Statement, ...]:
     """
-    Show the statements that `create_or_update` would send, in order; write nothing.
+    Return the statements that `create_or_update` would send, without sending them.
 
-    Transaction commands (SAVEPOINT, BEGIN) are left out. Only the catalog is read.
+    Only the catalog is read. The commands that begin and end a transaction or savepoint
+    are left out.
+
+    The arguments have the same meaning as for `create_or_update`.
 
     Args:
-        conn: As for `create_or_update`, and so on for every argument.
+        conn: A connection or pool.
         table: The table.
         key: The columns that identify the row.
-        defaults: What is written either way.
-        create_defaults: What is added on create.
-        where: The condition of an update.
-        skip_unchanged: Whether to leave a row that already holds every value.
-        touch: What is written when another value changes.
+        defaults: The values to write in either case.
+        create_defaults: Values for creating the row.
+        where: A condition on the stored row.
+        skip_unchanged: Whether to leave a row that already holds every value as it is.
+        touch: Values that are written only if another value changes.
         returning: The columns to return.
-        without_unique_index: What to do without a unique index.
-        strategy: How the call would run.
+        without_unique_index: What to do if no unique index makes the key unique.
+        strategy: How to execute the call.
 
     Returns:
-        The statements with their arguments, each with the case in which it is sent.
+        The statements in the order in which they would be sent, each with its arguments
+        and the case in which it is sent.
 
     Raises:
-        AioupsertError: As for `create_or_update`.
+        UsageError: An argument is invalid.
+        UnknownTableError: The table does not exist.
+        UnknownColumnError: The table does not have some of the columns.
+        UnsupportedConnectionError: *conn* is not a supported connection or pool.
+        MissingUniqueIndexError: No unique index makes the key unique, and the call
+            requires one.
     """
     arguments = Arguments(
         key=key,

@@ -1,8 +1,8 @@
 """
-What callers catch: every error and warning this library raises itself.
+The errors and warnings that this library raises.
 
-Errors that are not about upserting (a violated check, a foreign key, another
-unique constraint, a lost connection) reach the caller as the driver raised them.
+Errors that are not about upserting reach the caller as the driver raised them, such as
+a violated CHECK, foreign key or other unique constraint, or a lost connection.
 """
 
 from __future__ import annotations
@@ -17,68 +17,68 @@ if TYPE_CHECKING:
 
 
 class AioupsertError(Exception):
-    """Base of every error of this library."""
+    """The base class of all errors of this library."""
 
 
 class UsageError(AioupsertError, ValueError):
-    """The arguments do not make sense together; nothing was sent."""
+    """An argument is invalid, or arguments contradict each other; nothing was sent."""
 
 
 class UnknownTableError(UsageError):
     """
-    The database knows no such table, or this role may not see it; nothing was written.
+    The table does not exist, or the role may not see it; nothing was written.
 
     Attributes:
         table: The name as the caller wrote it.
-        known: The names there are.
+        known: The names of existing tables, among which the closest is suggested.
     """
 
     def __init__(self, table: str, known: Iterable[str] = ()) -> None:
-        """Say which table, and the closest name that does exist."""
+        """Compose the message from the name and the closest existing name."""
         self.table: str = table
         self.known: tuple[str, ...] = tuple(known)
         super().__init__(f"there is no table {table}{_closest(table, self.known)}")
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Make copies and pickles from what the error was made of."""
+        """Copy and pickle by the arguments of the constructor."""
         return type(self), (self.table, self.known)
 
 
 class UnknownColumnError(UsageError):
     """
-    The table has no such columns; nothing was written.
+    The table does not have these columns; nothing was written.
 
     Attributes:
-        table: The table's name.
-        columns: Every unknown name, sorted.
-        known: The names there are.
+        table: The name of the table.
+        columns: All unknown names, sorted.
+        known: The names of the table's columns, among which the closest are suggested.
     """
 
     def __init__(
         self, table: str, columns: Iterable[str], known: Iterable[str]
     ) -> None:
-        """Say which columns, each with the closest name that does exist."""
+        """Compose the message from the names, each with the closest existing name."""
         self.table: str = table
         self.columns: tuple[str, ...] = tuple(sorted(columns))
         self.known: tuple[str, ...] = tuple(known)
-        words = ", ".join(f"{c!r}{_closest(c, self.known)}" for c in self.columns)
-        super().__init__(f"table {table} has no column {words}")
+        names = ", ".join(f"{c!r}{_closest(c, self.known)}" for c in self.columns)
+        super().__init__(f"table {table} has no column {names}")
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Make copies and pickles from what the error was made of."""
+        """Copy and pickle by the arguments of the constructor."""
         return type(self), (self.table, self.columns, self.known)
 
 
 class UnsupportedConnectionError(AioupsertError, TypeError):
-    """The object is no connection this library can use; the message hints at one."""
+    """The object is not a supported connection or pool; the message says what is."""
 
 
 class MissingUniqueIndexError(AioupsertError):
     """
-    No unique index makes the key unique, and the call insisted on one.
+    No unique index makes the key unique, and the call requires one.
 
-    Raised with ``without_unique_index="error"``, and with ``strategy="on_conflict"``
-    when no index matches the key exactly. Only the catalog was read.
+    Raised with ``without_unique_index="error"``, and with ``strategy="on_conflict"`` if
+    no index matches the key exactly. Only the catalog was read.
     """
 
 
@@ -86,17 +86,17 @@ class NotAppliedError(AioupsertError):
     """
     The row was neither created nor updated, and the database raised no error.
 
-    The usual causes: a BEFORE trigger that returns NULL, a rule, or a row-level
-    security policy that hides the row.
+    Usual causes are a BEFORE trigger that returns NULL, a rule, or a row-level security
+    policy that hides the row.
     """
 
 
 class RetriesExhaustedError(AioupsertError):
     """
-    The call's own transaction kept failing with a transient error until *timeout*.
+    The call's own transaction failed with transient errors until *timeout*.
 
-    ``__cause__`` is the last error of the driver. Nothing of the call is stored, and
-    the call may be repeated: `is_retryable` is true.
+    ``__cause__`` is the last error of the driver. Nothing was stored, and the call may
+    be repeated: `is_retryable` returns True.
     """
 
 
@@ -105,26 +105,29 @@ class SerializationConflictError(AioupsertError):
     The caller's transaction cannot see the row that blocks it.
 
     At REPEATABLE READ and above, a row that was committed after the transaction's
-    snapshot can neither be updated nor inserted. Roll back and repeat the whole
-    transaction: `is_retryable` is true.
+    snapshot was taken can neither be updated nor inserted. Roll back and repeat the
+    whole transaction: `is_retryable` returns True.
     """
 
 
 class BulkError(AioupsertError):
     """
-    A row of a bulk call could not be stored; ``__cause__`` is the error it caused alone.
+    A row of a bulk call could not be stored.
+
+    ``__cause__`` is the error that the row causes by itself: the driver's, or an error
+    of this library.
 
     Attributes:
-        index: The row's place in the input, counted from 0.
-        row: The row as it was given.
-        committed: What is stored all the same: nothing of an atomic call, the batches
-            before this one otherwise.
+        index: The position of the row in the input, counted from 0.
+        row: The row as the caller gave it.
+        committed: What was stored nevertheless: nothing if the call is atomic,
+            otherwise the batches that were committed before the error.
     """
 
     def __init__(
         self, index: int, row: object, cause: object, committed: BulkResult
     ) -> None:
-        """Say which row, and why."""
+        """Compose the message from the position and the cause."""
         self.index: int = index
         self.row: object = row
         self.committed: BulkResult = committed
@@ -132,20 +135,20 @@ class BulkError(AioupsertError):
         super().__init__(f"row {index}: {cause}")
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Make copies and pickles from what the error was made of."""
+        """Copy and pickle by the arguments of the constructor."""
         return type(self), (self.index, self.row, self._cause, self.committed)
 
 
 class CoalescerClosedError(AioupsertError):
     """
-    The coalescer is closed, or was never entered.
+    The coalescer is closed, was not entered, or belongs to another event loop.
 
     The call was not sent, unless the message says that its outcome is unknown.
     """
 
 
 class MissingUniqueIndexWarning(UserWarning):
-    """No unique index makes the key unique: concurrent calls may create it twice."""
+    """No unique index makes the key unique; concurrent calls may create two rows."""
 
 
 def _closest(name: str, known: Sequence[str]) -> str:

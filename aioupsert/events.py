@@ -1,19 +1,19 @@
-"""What calls did, told to whoever observes them; nobody does until asked to."""
+"""
+What is reported about each call, and how to receive it.
+
+Nothing is recorded until an observer or a hook is registered.
+"""
 
 from __future__ import annotations
 
-import logging
-import time
-from collections import Counter
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, contextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Final, Literal, Self, TypeAlias
+from typing import Final, Literal, TypeAlias
 
-from aioupsert.results import Action, BulkResult, Result
+from aioupsert.results import BulkResult
 
-_logger: Final = logging.getLogger("aioupsert")
+__all__ = ["Event", "Observer", "Operation", "observe", "on_event"]
 
 Operation: TypeAlias = Literal[
     "create_or_update",
@@ -24,30 +24,34 @@ Operation: TypeAlias = Literal[
     "Coalescer.batch",
 ]
 """
-What is observed: the calls, each batch of `iter_create_or_update`, and each batch of a
-`Coalescer`, with what its callers asked for.
+The operations that are reported.
+
+Each is a call, except that `iter_create_or_update` reports every batch separately. A
+`Coalescer` reports each call, with the time its caller waited, and each batch.
 """
 
 
 @dataclass(slots=True, kw_only=True)
 class Event:
     """
-    What a call did; while it runs, what is known of it so far.
+    A record of one operation; while it runs, what is known so far.
 
     Attributes:
-        operation: Which call it is.
-        table: The table's name, with its schema if the call named one.
-        system: The database, as OpenTelemetry calls it: ``"postgresql"``, ``"sqlite"``
-            or ``"cockroachdb"``; empty until there is a connection.
-        rows: The rows, or for a batch of a `Coalescer` the calls, that it had; one at
-            least of a call that failed, zero while it runs.
-        result: What became of them. Calls of a batch whose callers have been cancelled
-            are not in it.
-        failed: How many of them failed.
-        retries: Attempts that were made again, since another session was in the way.
-        pending: For a batch of a `Coalescer`, the calls pending with those of the batch.
-        seconds: How long it took; the time that a pool took is part of it.
-        error: What it raised, if anything; a cancellation too.
+        operation: The kind of operation.
+        table: The table's name, with its schema if the call gave one.
+        system: The database system, by its OpenTelemetry name: ``"postgresql"``,
+            ``"sqlite"`` or ``"cockroachdb"``; empty until a connection is acquired.
+        rows: The number of rows, or the number of calls in a batch of a `Coalescer`.
+            Zero while the operation runs; at least one if it failed.
+        result: How many rows were created, updated, left unchanged, and skipped. In a
+            batch of a `Coalescer`, cancelled calls are not counted.
+        failed: The number of rows, or calls in a batch, that failed.
+        retries: The number of attempts that were repeated because another session got
+            in the way.
+        pending: For a batch of a `Coalescer`, the number of pending calls, including
+            those of the batch; None otherwise.
+        seconds: The duration, including the time to acquire a connection from a pool.
+        error: The exception that was raised, including a cancellation, or None.
     """
 
     operation: Operation
@@ -62,64 +66,57 @@ class Event:
     error: BaseException | None = None
 
 
-def bulk_result(counts: Mapping[Action, int]) -> BulkResult:
-    """Make a result of the number of rows that have each action."""
-    return BulkResult(
-        created=counts[Action.CREATED],
-        updated=counts[Action.UPDATED],
-        unchanged=counts[Action.UNCHANGED],
-        skipped=counts[Action.SKIPPED],
-    )
-
-
 Observer: TypeAlias = Callable[[Event], AbstractContextManager[object]]
 """
-Is called when a call begins, and gives a context manager that is left when it ends.
+A function that is called when an operation begins.
+
+It returns a context manager, which is entered at once and exited when the operation
+ends.
 """
 
+# Insertion-ordered, and keyed by an object of its own for each registration, so that
+# the same observer can be registered twice.
 OBSERVERS: Final[dict[object, Observer]] = {}
-"""Who observes; when nobody does, a call only looks here."""
-
-_current: ContextVar[Event | None] = ContextVar("_current", default=None)
 
 
 def observe(observer: Observer) -> Callable[[], None]:
     """
-    Have every call of this process observed.
+    Register an observer for every operation in this process.
 
-    The observer is called when a call begins, in its task, and gives a context manager,
-    which is entered, and left when the call ends; the event it is called with is then
-    complete. What it raises is logged and changes nothing of the call.
+    The observer is called in the operation's own task when the operation begins. It
+    returns a context manager, which is entered at once and exited when the operation
+    ends; by then the event is complete. An exception that the observer or the context
+    manager raises is logged and does not affect the operation.
 
-    Calls whose arguments are refused are not observed: they do not begin.
+    A call whose arguments are refused is not reported, since it never begins.
 
     Args:
-        observer: Such as those of `aioupsert.observers`.
+        observer: The function to call, such as those of `aioupsert.observers`.
 
     Returns:
-        A function without arguments that ends it.
+        A function that unregisters the observer.
     """
-    entry = object()
-    OBSERVERS[entry] = observer
+    registration = object()
+    OBSERVERS[registration] = observer
 
     def stop() -> None:
-        OBSERVERS.pop(entry, None)
+        OBSERVERS.pop(registration, None)
 
     return stop
 
 
 def on_event(hook: Callable[[Event], object]) -> Callable[[], None]:
     """
-    Have a function called with the event of every call of this process that has ended.
+    Register a function to be called whenever an operation in this process has ended.
 
-    It is called in the task of the call, so it should be quick; what it raises is
-    logged and changes nothing of the call.
+    The function is called in the operation's own task, so it should return quickly. An
+    exception that it raises is logged and does not affect the operation.
 
     Args:
-        hook: The function.
+        hook: The function to call with the complete event.
 
     Returns:
-        A function without arguments that ends it.
+        A function that unregisters the hook.
     """
 
     @contextmanager
@@ -130,78 +127,3 @@ def on_event(hook: Callable[[Event], object]) -> Callable[[], None]:
             hook(event)
 
     return observe(observer)
-
-
-def tell_system(system: str) -> None:
-    """Take down the database of the call that is under way."""
-    if (event := _current.get()) is not None:
-        event.system = system
-
-
-def tell_retry() -> None:
-    """Count an attempt of the call that is under way."""
-    if (event := _current.get()) is not None:
-        event.retries += 1
-
-
-class Watch:
-    """
-    A call in the sight of the observers, from its begin to its end.
-
-    Attributes:
-        event: What they see.
-    """
-
-    __slots__ = ("_contexts", "_started", "_token", "event")
-
-    def __init__(self, operation: Operation, table: tuple[str, ...]) -> None:
-        """Begin."""
-        self.event: Event = Event(operation=operation, table=".".join(table))
-        self._token = _current.set(self.event)
-        self._contexts: list[AbstractContextManager[object]] = []
-        for observer in [*OBSERVERS.values()]:
-            try:
-                context = observer(self.event)
-                context.__enter__()
-            except Exception:
-                _logger.exception("an observer failed when a call began")
-            else:
-                self._contexts.append(context)
-        self._started = time.perf_counter()
-
-    def count(self, *results: Result) -> None:
-        """Take down what became of the rows, from the result of each."""
-        self.count_all(bulk_result(Counter(result.action for result in results)))
-
-    def count_all(self, result: BulkResult) -> None:
-        """Take down what became of the rows."""
-        event = self.event
-        event.result = result
-        event.rows = result.rows
-        event.failed = len(result.rejected)
-
-    def end(self, error: BaseException | None = None) -> None:
-        """End, with what the call raised."""
-        event = self.event
-        event.seconds = time.perf_counter() - self._started
-        event.error = error
-        if error is not None:
-            event.failed = event.failed or 1
-            event.rows = event.rows or 1
-        traceback = None if error is None else error.__traceback__
-        for context in reversed(self._contexts):
-            try:
-                context.__exit__(type(error) if error else None, error, traceback)
-            except Exception:
-                _logger.exception("an observer failed when a call ended")
-        _current.reset(self._token)
-
-    def __enter__(self) -> Self:
-        """Give this."""
-        return self
-
-    def __exit__(
-        self, _: object, error: BaseException | None, traceback: object
-    ) -> None:
-        """End."""
-        self.end(error)

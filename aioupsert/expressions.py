@@ -1,9 +1,9 @@
 """
 Values that the database computes: `F`, `Excluded`, `DEFAULT`, operators, functions.
 
-An expression is a tree of nodes (hashable, without values) and, beside it, the
-values bound to its literals from left to right. Two calls with equal trees share one
-statement, whatever their values are. Nothing here knows a database.
+An expression consists of a tree of nodes, which is hashable and contains no values, and
+of the values of its literals, from left to right. Calls with equal trees share one
+statement, whatever their values are. This module is independent of any database.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 
 Node: TypeAlias = "tuple[str, str, tuple[Node, ...]]"
 """
-One node of an expression, without its values: kind, name, operands.
+A node of an expression, without values: its kind, its name and its operands.
 
-The kind is column, excluded, default, literal, operator, function, call or sql; the
-name is a column, an operator, a function, SQL text, or a literal's Python type. Plain
-tuples, since one is made and hashed in every call.
+The kind is column, excluded, default, literal, operator, function, call or sql. The
+name is that of a column, operator or function, SQL text, or the Python type of a
+literal. Nodes are plain tuples because every call creates and hashes some.
 """
 
 Operand: TypeAlias = "Expression | Any"
@@ -37,10 +37,10 @@ _INT32: Final = 2**31
 _INT64: Final = 2**63
 
 COMPARISONS: Final = ("=", "<>", "<", "<=", ">", ">=", "in")
-"""The operators whose sides are of one type."""
+"""The operators whose operands have the same type."""
 
-# A literal's Python type decides its SQL type where no column does. The order matters
-# for subclasses only (an IntEnum, a str subclass): datetime is a date.
+# The Python type of a literal decides its SQL type unless a column does. The order
+# matters only for subclasses, such as an IntEnum; a datetime is also a date.
 _KINDS: Final[dict[type, str]] = {
     type(None): "null",
     bool: "bool",
@@ -60,7 +60,7 @@ _KINDS: Final[dict[type, str]] = {
 
 
 def literal_kind(value: Any) -> str:
-    """Name the Python type of a literal; part of the expression's shape."""
+    """Return a name for the Python type of a literal, which becomes part of the node."""
     kind = _KINDS.get(value.__class__) or next(
         (kind for cls, kind in _KINDS.items() if isinstance(value, cls)), "other"
     )
@@ -75,50 +75,46 @@ def literal_kind(value: Any) -> str:
 
 class Expression:
     """
-    A value that the database computes; made by `F` and the functions of this module.
+    A value that the database computes, made by `F` and the functions of this module.
 
-    Comparing with ``==`` builds an expression and does not compare. An expression has
-    no truth value: combine conditions with ``&``, ``|`` and ``~``.
+    The operators ``+ - * / %`` and the comparisons, including ``==``, build further
+    expressions; nothing is computed in Python. An expression has no truth value:
+    combine conditions with ``&``, ``|`` and ``~``.
     """
 
     __slots__ = ("node", "values")
 
     def __init__(self, node: Node, values: tuple[Any, ...] = ()) -> None:
-        """Hold a node and the values of its literals; use the functions instead."""
+        """Create an expression; callers use the functions of this module instead."""
         self.node: Node = node
         self.values: tuple[Any, ...] = values
 
     def __repr__(self) -> str:
-        """Show the tree, with the values in their places."""
+        """Return the tree as text, including the values of its literals."""
         return _describe(self.node, iter(self.values))
 
     def __hash__(self) -> int:
-        """Hash by identity, as == builds an expression and does not compare."""
+        """Hash by identity, since ``==`` builds an expression and does not compare."""
         return object.__hash__(self)
 
     def __bool__(self) -> bool:
-        """Refuse: ``and``, ``or`` and ``not`` would silently drop a condition."""
-        msg = f"{self!r} has no truth value here; combine conditions with &, | and ~"
+        """Raise, because ``and``, ``or`` and ``not`` would silently drop a condition."""
+        msg = f"{self!r} has no truth value: combine conditions with &, | and ~"
         raise UsageError(msg)
 
     def __add__(self, other: Operand) -> Expression:
-        """Add."""
         return self._operate("+", other)
 
     def __radd__(self, other: Operand) -> Expression:
-        """Add, with the plain value on the left."""
         return _build("operator", "+", other, self)
 
     def __sub__(self, other: Operand) -> Expression:
-        """Subtract."""
         return self._operate("-", other)
 
     def __rsub__(self, other: Operand) -> Expression:
-        """Subtract, with the plain value on the left."""
         return _build("operator", "-", other, self)
 
     def __mul__(self, other: Operand) -> Expression:
-        """Multiply."""
         return self._operate("*", other)
 
     def __rmul__(self, other: Operand) -> Expression:
@@ -126,69 +122,65 @@ class Expression:
         return _build("operator", "*", other, self)
 
     def __truediv__(self, other: Operand) -> Expression:
-        """Divide; integers truncate toward zero, by zero gives NULL."""
+        """Divide; integers truncate toward zero, and division by zero is NULL."""
         return self._operate("/", other)
 
     def __rtruediv__(self, other: Operand) -> Expression:
-        """Divide, with the plain value on the left."""
         return _build("operator", "/", other, self)
 
     def __mod__(self, other: Operand) -> Expression:
-        """Take the remainder of integers, signed as the dividend; by zero gives NULL."""
+        """Return the remainder of integers, with the dividend's sign; by zero NULL."""
         return self._operate("%", other)
 
     def __rmod__(self, other: Operand) -> Expression:
-        """Take the remainder, with the plain value on the left."""
         return _build("operator", "%", other, self)
 
     def __eq__(self, other: Operand) -> Expression:  # type: ignore[override]  # builds a condition, as in every query builder
-        """Compare; with None it means IS NULL."""
+        """Return a condition; with None it means IS NULL."""
         return self.is_null() if other is None else self._operate("=", other)
 
     def __ne__(self, other: Operand) -> Expression:  # type: ignore[override]  # builds a condition, as in every query builder
-        """Compare; with None it means IS NOT NULL."""
+        """Return a condition; with None it means IS NOT NULL."""
         if other is None:
             return ~self.is_null()
         return self._operate("<>", other)
 
     def __lt__(self, other: Operand) -> Expression:
-        """Compare; text by code point on both engines."""
+        """Return a condition; text is compared by code point on both engines."""
         return self._operate("<", other)
 
     def __le__(self, other: Operand) -> Expression:
-        """Compare; text by code point on both engines."""
+        """Return a condition; text is compared by code point on both engines."""
         return self._operate("<=", other)
 
     def __gt__(self, other: Operand) -> Expression:
-        """Compare; text by code point on both engines."""
+        """Return a condition; text is compared by code point on both engines."""
         return self._operate(">", other)
 
     def __ge__(self, other: Operand) -> Expression:
-        """Compare; text by code point on both engines."""
+        """Return a condition; text is compared by code point on both engines."""
         return self._operate(">=", other)
 
     def __and__(self, other: Operand) -> Expression:
-        """Both conditions; not a bitwise operator."""
+        """Return the conjunction of two conditions; this is not a bitwise operator."""
         return self._operate("AND", other)
 
     def __rand__(self, other: Operand) -> Expression:
-        """Both conditions, with the plain value on the left."""
         return _build("operator", "AND", other, self)
 
     def __or__(self, other: Operand) -> Expression:
-        """Either condition; not a bitwise operator."""
+        """Return the disjunction of two conditions; this is not a bitwise operator."""
         return self._operate("OR", other)
 
     def __ror__(self, other: Operand) -> Expression:
-        """Either condition, with the plain value on the left."""
         return _build("operator", "OR", other, self)
 
     def __invert__(self) -> Expression:
-        """Not the condition; NULL stays NULL."""
+        """Return the negation of a condition; NULL stays NULL."""
         return _build("operator", "NOT", self)
 
     def _operate(self, operator: str, other: Operand) -> Expression:
-        # As _build does, but quicker: F("n") + 1 is made in most calls.
+        # The same as _build, but faster, because most calls build F("n") + 1.
         if isinstance(other, Expression):
             node, values = other.node, (*self.values, *other.values)
         else:
@@ -196,35 +188,35 @@ class Expression:
         return Expression(("operator", operator, (self.node, node)), values)
 
     def is_null(self) -> Expression:
-        """Whether the value is NULL."""
+        """Return the condition that the value is NULL."""
         return _build("function", "is_null", self)
 
     def in_(self, values: Iterable[Any]) -> Expression:
-        """Whether the value is among *values*; a None there means IS NULL."""
+        """Return the condition that the value is in *values*; None means IS NULL."""
         members = tuple(values)
         present = [member for member in members if member is not None]
         among = _build("function", "in", self, *present)
         return among if len(present) == len(members) else among | self.is_null()
 
     def concat(self, *others: Operand) -> Expression:
-        """Join text (or integers, as text); NULL if any part is NULL."""
+        """Concatenate text, or integers as text; NULL if any part is NULL."""
         return _build("function", "concat", self, *others)
 
     def merge(self, other: Operand) -> Expression:
         """
-        Merge a JSON object over this one, key by key (not recursively).
+        Merge a JSON object into this one, key by key, not recursively.
 
-        NULL if either is NULL; where one of the two is no object, *other* replaces.
+        The result is NULL if either is NULL, and *other* if either is not an object.
         """
         return _build("function", "merge", self, other)
 
 
 class F(Expression):
     """
-    The stored value of a column; on create, the column's database default.
+    The stored value of a column; when the row is created, the column's default.
 
-    A column without a default gives NULL there, so ``F("hits") + 1`` is NULL on create
-    and ``coalesce(F("hits"), 0) + 1`` is 1.
+    The default of a column that has none is NULL, so on create ``F("hits") + 1`` is
+    NULL and ``coalesce(F("hits"), 0) + 1`` is 1.
     """
 
     __slots__ = ()
@@ -238,7 +230,7 @@ class F(Expression):
 
 
 class Excluded(Expression):
-    """The value that this call brings for a column (SQL: EXCLUDED)."""
+    """The value that this call would insert into a column, as EXCLUDED in SQL."""
 
     __slots__ = ()
 
@@ -251,55 +243,62 @@ class Excluded(Expression):
 
 
 DEFAULT: Final = Expression(("default", "", ()))
-"""The column's database default, as a whole value: ``defaults={"state": DEFAULT}``."""
+"""
+The default of the column, as in ``defaults={"state": DEFAULT}``.
+
+It is a whole value and cannot be part of another expression.
+"""
 
 
 def coalesce(*values: Operand) -> Expression:
-    """Give the first value that is not NULL."""
+    """Return the first value that is not NULL."""
     return _function("coalesce", values, at_least=1)
 
 
 def greatest(*values: Operand) -> Expression:
-    """Give the greatest value; NULLs are ignored on both engines."""
+    """Return the greatest value; NULLs are ignored on both engines."""
     return _function("greatest", values, at_least=1)
 
 
 def least(*values: Operand) -> Expression:
-    """Give the least value; NULLs are ignored on both engines."""
+    """Return the least value; NULLs are ignored on both engines."""
     return _function("least", values, at_least=1)
 
 
 def now() -> Expression:
     """
-    Give the database's current time.
+    Return the current time of the database.
 
-    PostgreSQL: ``now()``, the start of the transaction. SQLite: ``CURRENT_TIMESTAMP``,
-    the text ``YYYY-MM-DD HH:MM:SS`` in UTC.
+    On PostgreSQL this is ``now()``, the start of the transaction; on SQLite it is
+    ``CURRENT_TIMESTAMP``, text of the form ``YYYY-MM-DD HH:MM:SS`` in UTC.
     """
     return _build("function", "now")
 
 
 def lower(value: Operand) -> Expression:
-    """Lower the ASCII letters of a text; other letters stay on both engines."""
+    """Convert ASCII letters to lower case; both engines leave other letters as is."""
     return _build("function", "lower", value)
 
 
 def upper(value: Operand) -> Expression:
-    """Raise the ASCII letters of a text; other letters stay on both engines."""
+    """Convert ASCII letters to upper case; both engines leave other letters as is."""
     return _build("function", "upper", value)
 
 
 def length(value: Operand) -> Expression:
-    """Count the characters of a text, or the bytes of a binary value."""
+    """Return the number of characters of text, or of bytes of a binary value."""
     return _build("function", "length", value)
 
 
 def func(name: str, *values: Operand) -> Expression:
     """
-    Call any function of the database by its plain or schema-qualified name.
+    Call a function of the database by its plain or schema-qualified name.
 
-    What it does on another engine is the caller's business. Text among *values* is
-    sent without a type, so the database chooses the function as for a quoted literal.
+    It is not translated between engines. Text in *values* is sent without a type, so
+    the database chooses the function as it does for a quoted literal.
+
+    Raises:
+        UsageError: *name* is not a plain or schema-qualified name.
     """
     if not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)?", name, re.ASCII):
         msg = f"func() takes a plain function name, not {name!r}"
@@ -309,27 +308,32 @@ def func(name: str, *values: Operand) -> Expression:
 
 def SQL(text: str, *values: Operand) -> Expression:  # noqa: N802  # reads as the keyword it stands for
     """
-    Trusted raw SQL; each ``{}`` takes one of *values*, as a bound parameter.
+    Insert raw SQL; each ``{}`` in it stands for one of *values*, a bound parameter.
 
-    *text* is sent as it is: never build it from user input. Write ``{{`` and ``}}``
+    *text* is sent as it is, so never build it from user input. Write ``{{`` and ``}}``
     for braces.
+
+    Raises:
+        UsageError: The placeholders in *text* are invalid, or do not match *values*.
     """
-    places = [
+    fields = [
         field + (f"!{conversion}" if conversion else "") + (f":{spec}" if spec else "")
         for _, field, spec, conversion in _parse(text)
         if field is not None
     ]
-    if any(places):
-        msg = f"SQL() takes plain {{}} places, not {{{next(filter(None, places))}}}"
+    if any(fields):
+        msg = (
+            f"SQL() takes plain {{}} placeholders, not {{{next(filter(None, fields))}}}"
+        )
         raise UsageError(msg)
-    if len(places) != len(values):
-        msg = f"SQL() has {len(places)} places for {len(values)} values"
+    if len(fields) != len(values):
+        msg = f"SQL() needs one value for each {{}}: {len(fields)}, not {len(values)}"
         raise UsageError(msg)
     return _build("sql", text, *values)
 
 
 def sql_parts(text: str) -> tuple[str, ...]:
-    """Split the text of `SQL` at its places; one part more than there are values."""
+    """Split the text of `SQL` at its placeholders, into one part more than values."""
     parts = [""]
     for literal, field, _, _ in _parse(text):
         parts[-1] += literal
@@ -348,13 +352,13 @@ def _parse(text: str) -> list[tuple[str, str | None, str | None, str | None]]:
 
 def _function(name: str, values: tuple[Operand, ...], at_least: int) -> Expression:
     if len(values) < at_least:
-        msg = f"{name}() needs a value"
+        msg = f"{name}() needs at least one value"
         raise UsageError(msg)
     return _build("function", name, *values)
 
 
-def _refuse_name(column: object, who: str) -> NoReturn:
-    msg = f"{who}() takes a column name, not {column!r}"
+def _refuse_name(column: object, function: str) -> NoReturn:
+    msg = f"{function}() takes a column name, not {column!r}"
     raise UsageError(msg)
 
 

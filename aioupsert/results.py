@@ -1,4 +1,4 @@
-"""What a call reports: the action, how many rows, and the rows asked for."""
+"""What calls return: the action, the number of rows, and the requested columns."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ if TYPE_CHECKING:
 
 
 class Action(StrEnum):
-    """What a call did."""
+    """What a call did with the row."""
 
     CREATED = "created"
-    """The row was not there and has been inserted."""
+    """The row did not exist and was inserted."""
     UPDATED = "updated"
-    """The row was there and has been written."""
+    """The row existed and was written."""
     UNCHANGED = "unchanged"
-    """The row was there, and there was nothing to write."""
+    """The row existed, and there was nothing to write."""
     SKIPPED = "skipped"
-    """The row was there, and *where* was not true for it."""
+    """The row existed, and *where* was not true for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,15 +30,17 @@ class Result:
     """
     The outcome of one call; unpacks as ``row, created = result``.
 
-    Inside the caller's transaction it becomes true when that transaction commits.
+    In the caller's transaction, the outcome is final once that transaction commits.
 
     Attributes:
-        action: What happened.
-        rows_affected: Rows written; more than one only if the key matches several.
-        rows: The rows after the call, one mapping each; empty without *returning*. If
-            the key matches several and only some are written, those.
-        objects: The same as mapped objects of SQLAlchemy, where *returning* names
-            their class.
+        action: What the call did.
+        rows_affected: The number of rows written; more than one only if the key matches
+            several rows.
+        rows: The rows after the call, as one mapping of column names to values each;
+            empty without *returning*. If the key matches several rows and only some
+            were written, only those.
+        objects: The same rows as SQLAlchemy mapped objects, if *returning* is a mapped
+            class.
     """
 
     action: Action
@@ -48,21 +50,21 @@ class Result:
 
     @property
     def created(self) -> bool:
-        """Whether this very call created the row; exact under concurrency."""
+        """Whether this call created the row; exact under concurrency."""
         return self.action is Action.CREATED
 
     @property
     def row(self) -> Mapping[str, Any] | None:
-        """The first row, or None without *returning*."""
+        """The first of `rows`, or None without *returning*."""
         return self.rows[0] if self.rows else None
 
     @property
     def object(self) -> Any:
-        """The first mapped object, or None unless *returning* names its class."""
+        """The first of `objects`, or None unless *returning* is a mapped class."""
         return self.objects[0] if self.objects else None
 
     def __iter__(self) -> Iterator[Any]:
-        """Yield `row`, or the mapped object, and `created`."""
+        """Yield `object` if there is one, otherwise `row`; then `created`."""
         yield self.object if self.objects else self.row
         yield self.created
 
@@ -70,12 +72,12 @@ class Result:
 @dataclass(frozen=True, slots=True)
 class Statement:
     """
-    One statement that a call may send.
+    A statement that a call may send.
 
     Attributes:
-        sql: The text, with the driver's placeholders.
-        arguments: The values bound to the placeholders, in order.
-        when: In which case it is sent.
+        sql: The SQL text, with the driver's placeholders.
+        arguments: The values for the placeholders, in order.
+        when: The case in which the statement is sent, in words.
     """
 
     sql: str
@@ -86,15 +88,15 @@ class Statement:
 @dataclass(frozen=True, slots=True)
 class BulkResult:
     """
-    The outcome of many rows: how many were created, updated, and so on.
+    The outcome of a bulk call: the number of input rows with each outcome.
 
     Attributes:
-        created: Rows that were not there and have been inserted.
-        updated: Rows that were there and have been written.
-        unchanged: Rows that were there, with nothing to write.
-        skipped: Rows that were there, and for which *where* was not true.
-        rejected: With ``on_error="skip"``, the rows that could not be stored, each with
-            its index and the database's error.
+        created: Rows that did not exist and were inserted.
+        updated: Rows that existed and were written.
+        unchanged: Rows that existed, with nothing to write.
+        skipped: Rows that existed, and for which *where* was not true.
+        rejected: With ``on_error="skip"``, one error for each row that could not be
+            stored, with the row, its index and the database's error.
     """
 
     created: int = 0
@@ -105,7 +107,7 @@ class BulkResult:
 
     @property
     def rows(self) -> int:
-        """The number of rows that were given."""
+        """The number of input rows: the sum of all outcomes."""
         stored = self.created + self.updated + self.unchanged + self.skipped
         return stored + len(self.rejected)
 
@@ -113,12 +115,12 @@ class BulkResult:
 @dataclass(frozen=True, slots=True)
 class Progress:
     """
-    How far a bulk call is.
+    The progress of a bulk call.
 
     Attributes:
-        rows: Rows done.
-        seconds: Since the call began.
-        result: What happened to them; *rejected* is left empty until the end.
+        rows: The number of input rows processed so far.
+        seconds: The time since the call began.
+        result: The outcomes of these rows; *rejected* stays empty until the end.
     """
 
     rows: int
@@ -127,24 +129,26 @@ class Progress:
 
     @property
     def rows_per_second(self) -> float:
-        """The mean rate since the call began."""
+        """The mean rate since the call began; 0 if no time has passed."""
         return self.rows / self.seconds if self.seconds else 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class CoalescerStats:
     """
-    What a coalescer has done since it was made.
+    What a coalescer has done since it was constructed.
 
     Attributes:
-        calls: Calls made, those under way among them.
-        batches: Batches sent; a call that went alone is one.
-        rows: Rows sent in them; fewer than calls where some were one write.
-        largest_batch: Calls in the largest batch.
-        waits: Calls that had to wait since *max_pending* others were pending.
-        retries: Attempts that a transient error ended, and that were made again.
-        failures: Calls that ended in an error, a cancellation not counted.
-        seconds: Time spent in the database, batches side by side added up.
+        calls: The number of calls made, including those in progress.
+        batches: The number of batches sent; a call that is sent alone counts as one.
+        rows: The number of rows in these batches; less than the number of calls if
+            several calls were combined into one write.
+        largest_batch: The number of calls in the largest batch.
+        waits: The number of calls that had to wait because *max_pending* calls were
+            pending.
+        retries: The number of attempts that were repeated after a transient error.
+        failures: The number of calls that raised an error; cancellations do not count.
+        seconds: The total duration of all batches; concurrent batches add up.
     """
 
     calls: int = 0

@@ -1,4 +1,4 @@
-"""What callers annotate with."""
+"""Types for annotations: connections, tables, values, rows and options."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any, Literal, Protocol, TypeAlias
 
 
 class PostgresqlConnection(Protocol):
-    """An asyncpg connection, plain or pooled, or a pool."""
+    """An asyncpg `Connection`, a connection of a pool, or a `Pool`."""
 
     def fetch(self, query: str, /, *args: Any) -> Awaitable[Any]:
         """Run a query."""
@@ -19,7 +19,7 @@ class PostgresqlConnection(Protocol):
 
 
 class SqliteConnection(Protocol):
-    """An aiosqlite connection."""
+    """An aiosqlite `Connection`."""
 
     def execute_fetchall(self, sql: str, /) -> Awaitable[Any]:
         """Run a query."""
@@ -33,8 +33,8 @@ class SqliteConnection(Protocol):
 class PsycopgConnection(Protocol):
     """A psycopg `AsyncConnection`."""
 
-    def set_autocommit(self, value: bool, /) -> Awaitable[None]:  # noqa: FBT001  # its name for it
-        """Say whether statements begin a transaction."""
+    def set_autocommit(self, value: bool, /) -> Awaitable[None]:  # noqa: FBT001  # the signature is psycopg's
+        """Set whether the connection is in autocommit mode."""
         ...
 
 
@@ -42,7 +42,7 @@ class PsycopgPool(Protocol):
     """A psycopg_pool `AsyncConnectionPool`."""
 
     def getconn(self, timeout: float | None = None) -> Awaitable[Any]:
-        """Lend a connection."""
+        """Acquire a connection."""
         ...
 
 
@@ -62,11 +62,11 @@ class SqlalchemyEngine(Protocol):
     """A SQLAlchemy `AsyncEngine`."""
 
     def connect(self) -> Any:
-        """Lend a connection."""
+        """Acquire a connection."""
         ...
 
     def begin(self) -> Any:
-        """Lend a connection in a transaction."""
+        """Acquire a connection in a transaction."""
         ...
 
 
@@ -78,7 +78,7 @@ Connection: TypeAlias = (
     | SqlalchemyConnection
     | SqlalchemyEngine
 )
-"""Whatever a call may be given as its connection."""
+"""Anything that a call accepts as its connection."""
 
 
 class SqlalchemyTable(Protocol):
@@ -86,43 +86,47 @@ class SqlalchemyTable(Protocol):
 
     @property
     def columns(self) -> Any:
-        """Its columns."""
+        """The columns of the table."""
         ...
 
     @property
     def schema(self) -> str | None:
-        """Its schema."""
+        """The schema of the table, or None for the default."""
         ...
 
 
 Table: TypeAlias = str | Sequence[str] | SqlalchemyTable | type[Any]
 """
-``"table"``, ``"schema.table"``, a tuple of one or two names, or, with the extra
-``sqlalchemy``, a `Table`, a mapped class, or a SQLModel class.
+A table: ``"table"``, ``"schema.table"``, or a tuple of one or two names.
+
+With the extra ``sqlalchemy`` also a SQLAlchemy `Table`, a mapped class, or a SQLModel
+class.
 """
 
 Values: TypeAlias = Mapping[str, Any]
-"""Column names to plain values, expressions, or callables that give one."""
+"""A mapping of column names to values, expressions, or callables that return one."""
 
 Returning: TypeAlias = str | Sequence[str] | type[Any] | None
 """
-``"*"``, one column name, or several; or the mapped class that is the table, for
+The columns to return: ``"*"`` for all, one name, or several names.
+
+If the table is a mapped class, the class itself requests mapped objects, in
 `Result.object`.
 """
 
 WithoutUniqueIndex: TypeAlias = Literal["warn", "error", "allow", "lock"]
-"""What to do when no unique index makes the key unique."""
+"""What to do if no unique index makes the key unique; see `create_or_update`."""
 
 Strategy: TypeAlias = Literal["auto", "fast", "exact", "on_conflict"]
-"""How a call runs."""
+"""How a call is executed; see `create_or_update`."""
 
 Rows: TypeAlias = Iterable[Any] | AsyncIterable[Any]
 """
-Rows of a bulk call, read lazily.
+The rows of a bulk call, which are read lazily.
 
-Mappings (and whatever has their ``keys()``, as the rows of drivers), named tuples, and
-instances of dataclasses, attrs or pydantic classes.
+Each is a mapping, or another object with ``keys()`` such as a driver's row; a named
+tuple; or an instance of a dataclass, an attrs class or a pydantic model.
 """
 
 Update: TypeAlias = Mapping[str, Any] | Sequence[str] | None
-"""Columns to expressions, or the names of columns."""
+"""The columns to update: names, or a mapping of names to expressions."""

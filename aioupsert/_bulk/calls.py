@@ -11,9 +11,9 @@ from aioupsert._bulk.parallel import ParallelWriter
 from aioupsert._bulk.writing import BulkWrite
 from aioupsert._drivers import is_pool, session_on
 from aioupsert._execution.targets import Target
+from aioupsert._observation import Observation, record_system
 from aioupsert._upsert import TIMEOUT
 from aioupsert.errors import BulkError, UsageError
-from aioupsert.events import Watch, tell_system
 from aioupsert.results import BulkResult, Progress, Result
 
 if TYPE_CHECKING:
@@ -53,51 +53,61 @@ async def create_or_update_many(
     timeout: float | None = TIMEOUT,
 ) -> BulkResult:
     """
-    Create or update many rows: as if each were applied in order, in few statements.
+    Create or update many rows in few statements, as if each were applied in order.
 
-    Rows are read lazily, a batch at a time. Takes part in the caller's transaction, in
-    a savepoint, if one is open; otherwise it has a transaction of its own, or, with
-    ``atomic=False``, one for each batch.
+    In the caller's transaction, if one is open, the call becomes part of it, within a
+    savepoint. Otherwise it has a transaction of its own, committed when it returns or,
+    with ``atomic=False``, one transaction for each batch.
 
-    On PostgreSQL a batch is one statement over arrays, or over a temporary table that
-    the rows are copied to when there are thousands; a batch on SQLite is one job on the
-    connection's thread.
+    Rows are read lazily, a batch at a time. On PostgreSQL, a batch is one statement
+    over arrays or, for thousands of rows, a COPY into a temporary table and one
+    statement; on SQLite, it is one job on the connection's thread.
 
     Args:
-        conn: As for `create_or_update`.
-        table: The table's name.
+        conn: A connection or pool, as for `create_or_update`.
+        table: The table, as for `create_or_update`.
         rows: An iterable or async iterable of mappings, named tuples, or instances of
-            dataclasses, attrs or pydantic classes. A column that a row does not have is
-            not written.
+            dataclasses, attrs classes or pydantic models. They may have different
+            columns, and only the columns that a row has are written. A key may occur
+            any number of times.
         key: The column or columns that identify a row.
-        update: What is written to a row that is there: names of the row's columns, or a
-            mapping of columns to expressions, in which ``Excluded("c")`` is the row's
-            value and ``F("c")`` the stored one. Every column of the row but the key by
-            default; nothing if it is empty. An expression is left out for rows without
-            a column that it takes.
-        create_defaults: Merged over the row when it is created.
-        where: As for `create_or_update`.
-        skip_unchanged: As for `create_or_update`.
-        touch: As for `create_or_update`.
-        convert_text: Whether text for columns that hold no text is converted by the
-            database, as that of a CSV file.
-        without_unique_index: As for `create_or_update`.
-        batch_size: How many rows make a batch; by default as many as 100,000, or about
-            32 MB.
-        progress: Called with a `Progress` after batches, at most ten times a second.
-        atomic: Whether all rows are stored or none.
-        on_error: ``"skip"`` leaves out rows that cannot be stored and stores the
-            others; needs ``atomic=False``.
-        connections: Over how many connections of a pool rows are spread, by their
-            keys; more than one implies ``atomic=False``.
-        timeout: Seconds after which no batch is tried again after a transient error.
+        update: What to write to an existing row: names of the row's columns, or a
+            mapping of columns to expressions, in which ``Excluded("c")`` is the value
+            of the row and ``F("c")`` the stored value. By default every column of the
+            row except the key; if empty, nothing. An expression is left out for rows
+            that do not have a column it uses.
+        create_defaults: Values that replace those of the row, or add to them, when it
+            is created.
+        where: A condition on the stored row, as for `create_or_update`.
+        skip_unchanged: Whether to leave a row that already holds every value as it is,
+            as for `create_or_update`.
+        touch: Values that are written only if another value changes, as for
+            `create_or_update`.
+        convert_text: Whether the database converts text for columns of other types, as
+            is needed for the text of a CSV file.
+        without_unique_index: What to do if no unique index makes the key unique, as for
+            `create_or_update`.
+        batch_size: The number of rows in a batch; by default up to 100,000 rows or
+            about 32 MB.
+        progress: A function that is called with a `Progress` after batches, at most ten
+            times per second.
+        atomic: Whether to store all rows or none.
+        on_error: ``"raise"`` raises an error for the first row that cannot be stored.
+            ``"skip"`` leaves such rows out and stores all others; it requires
+            ``atomic=False``.
+        connections: The number of connections of a pool to write over. Rows with the
+            same key use the same connection. More than one implies ``atomic=False``.
+        timeout: The number of seconds after which no batch is repeated after a
+            transient error, or None for no limit.
 
     Returns:
-        How many rows were created, updated, left unchanged, and skipped.
+        The number of rows that were created, updated, left unchanged, and skipped, and
+        the errors of the rows that were left out.
 
     Raises:
-        UsageError: The arguments are wrong; nothing was read or sent.
-        BulkError: A row could not be stored; which, why, and what is committed.
+        UsageError: An argument is invalid; no row was read, and nothing was sent.
+        BulkError: A row could not be stored. It tells which one, why, and which rows
+            are stored nevertheless.
         AioupsertError: As for `create_or_update`.
 
     References:
@@ -132,19 +142,19 @@ async def create_or_update_many(
         target.name, request, timeout, skip=on_error == "skip", progress=progress
     )
     source = Source(rows, size)
-    with Watch("create_or_update_many", target.name) as watch:
+    with Observation("create_or_update_many", target.name) as observation:
         try:
             if connections > 1:
                 await ParallelWriter(write, source, connections).run(conn)
             else:
                 async with session_on(conn) as session:
-                    tell_system(session.engine.system)
+                    record_system(session.engine.system)
                     await write.write_all(session, source, atomic=atomic)
         except BulkError as exc:
-            watch.count_all(replace(exc.committed, rejected=(exc,)))
+            observation.record(replace(exc.committed, rejected=(exc,)))
             raise
         result = write.result()
-        watch.count_all(result)
+        observation.record(result)
         return result
 
 
@@ -166,35 +176,41 @@ async def iter_create_or_update(
     timeout: float | None = TIMEOUT,
 ) -> AsyncGenerator[Result]:
     """
-    Create or update many rows, and give the result of each, in the order of the rows.
+    Create or update many rows, and yield the result of each in the order of the rows.
 
-    Works a batch at a time, as `create_or_update_many`. Outside a transaction of the
-    caller's every batch is committed before its results are given, so each of them is
-    true, and nothing is open while the caller looks at one; a caller who wants all rows
-    or none opens a transaction.
+    Rows are read and written a batch at a time, as by `create_or_update_many`. Unless
+    the caller has a transaction open, every batch is committed before its results are
+    yielded, so no transaction is open in between. To store all rows or none, open a
+    transaction.
+
+    The arguments have the same meaning as for `create_or_update_many`.
 
     Args:
-        conn: As for `create_or_update_many`, and so on for every other argument. A pool
-            lends a connection for each batch.
-        table: The table's name.
-        rows: The rows.
+        conn: A connection or pool. A connection of a pool is acquired for each batch.
+        table: The table.
+        rows: An iterable or async iterable of rows.
         key: The column or columns that identify a row.
-        update: What is written to a row that is there.
-        create_defaults: Merged over the row when it is created.
-        where: The condition of an update.
-        skip_unchanged: Whether to leave a row that already holds every value.
-        touch: What is written when another value changes.
-        returning: The columns of `Result.row`; ``"*"`` for all.
-        convert_text: Whether the database converts text.
-        without_unique_index: What to do without a unique index.
-        batch_size: How many rows make a batch; 1,000 by default.
-        timeout: As for `create_or_update_many`.
+        update: What to write to an existing row.
+        create_defaults: Values for creating a row.
+        where: A condition on the stored row.
+        skip_unchanged: Whether to leave a row that already holds every value as it is.
+        touch: Values that are written only if another value changes.
+        returning: The columns of `Result.row`: ``"*"`` for all, one name, or several.
+        convert_text: Whether the database converts text for columns of other types.
+        without_unique_index: What to do if no unique index makes the key unique.
+        batch_size: The number of rows in a batch; 1,000 by default. The first result
+            is yielded after the first batch.
+        timeout: The number of seconds after which no batch is repeated after a
+            transient error, or None for no limit.
 
     Yields:
-        What happened to each row, and the columns asked for.
+        The `Result` of each row, as `create_or_update` would return it.
 
     Raises:
         AioupsertError: As for `create_or_update_many`.
+
+    References:
+        PostgreSQL, "INSERT" (ON CONFLICT); SQLite, "UPSERT".
     """
     target = Target(conn, table)
     request = target.read_bulk(
@@ -215,10 +231,10 @@ async def iter_create_or_update(
     async with session_on(conn) as session:
         await write.check(session)
     async for batch in source.batches():
-        with Watch("iter_create_or_update", target.name) as watch:
+        with Observation("iter_create_or_update", target.name) as observation:
             async with session_on(conn) as session:
-                tell_system(session.engine.system)
+                record_system(session.engine.system)
                 results = await write.results(session, batch)
-            watch.count(*results)
+            observation.record_each(*results)
         for result in results:
             yield result if target.model is None else target.model.result(result)

@@ -25,9 +25,9 @@ from aioupsert._execution.batches import (
 from aioupsert._execution.retrying import Deadline, back_off
 from aioupsert._execution.table_cache import reflected_table
 from aioupsert._execution.transactions import transaction
+from aioupsert._observation import bulk_result
 from aioupsert._plan import RejectedRow, RowGrouper
 from aioupsert.errors import BulkError
-from aioupsert.events import bulk_result
 from aioupsert.results import BulkResult, Progress, Result
 
 if TYPE_CHECKING:

@@ -26,12 +26,13 @@ from aioupsert._execution.batches import Batch, BatchWriter
 from aioupsert._execution.calls import write
 from aioupsert._execution.table_cache import has_changed
 from aioupsert._execution.targets import Target
+from aioupsert._observation import Observation
 from aioupsert._plan import CallGrouper, RequestShape, pairs, read_key_names
 from aioupsert._plan.plan import check_without_unique_index
 from aioupsert._plan.request import Arguments
 from aioupsert._upsert import TIMEOUT
 from aioupsert.errors import AioupsertError, CoalescerClosedError, UsageError
-from aioupsert.events import OBSERVERS, Watch
+from aioupsert.events import OBSERVERS
 from aioupsert.results import CoalescerStats, Result
 
 if TYPE_CHECKING:
@@ -65,21 +66,25 @@ _EAGERLY: Final[dict[str, Any]] = (
 
 class Coalescer:
     """
-    Executes together what is pending together, with the same answers.
+    Combines concurrent calls of many tasks into batches, with the same results.
 
-    For web handlers and workers, of which hundreds await an upsert of the same table at
-    the same moment: every caller gets the `Result` that `create_or_update` would have
-    given it alone, for some serial order of the calls, and calls for one row are
-    applied in the order in which they were made. A call is sent at once if nothing is
-    under way; the calls made meanwhile make the next batch.
+    It is meant for web handlers and workers, when hundreds of them await an upsert of
+    the same table at the same time. A call is sent at once if no batch is in progress;
+    the calls made in the meantime form the next batch.
 
-    A batch is one transaction of its own, committed before its callers are answered; or
-    a savepoint, if the connection is in a transaction of the caller's. A call that fails
-    does so alone, with the database's own error. A lost connection fails the calls of
-    its batch, whose outcome is unknown, and which are never sent again. A caller that is
-    cancelled before its call is sent withdraws it; one that was sent is left to finish.
+    Every caller gets the `Result` that `create_or_update` would have returned to it, as
+    if the calls had been executed one after the other in some order. Calls for the same
+    row are executed in the order in which they were made.
 
-    An async context manager: leaving it waits for what is pending.
+    A batch is a transaction, which is committed before its callers get their results
+    or, if the connection is in the caller's transaction, a savepoint in it. A call that
+    cannot be stored raises the database's own error and does not affect the others.
+    If the connection is lost, all calls of the batch fail; their outcome is unknown,
+    and they are never sent again. A caller that is cancelled withdraws its call if it
+    has not been sent; otherwise the call is completed.
+
+    A coalescer is an async context manager, and exiting it waits for pending calls. It
+    can be entered once.
     """
 
     def __init__(
@@ -96,25 +101,29 @@ class Coalescer:
         timeout: float | None = TIMEOUT,
     ) -> None:
         """
-        Coalesce calls for one table and key; connects nowhere yet.
+        Create a coalescer for one table and key, without sending anything.
 
         Args:
-            conn_or_pool: As for `create_or_update`; a pool lends a connection for some
-                batches in a row.
-            table: The table's name.
-            key: The columns that identify a row.
-            max_batch: How many calls make a batch at most.
-            max_delay: Seconds that a call may wait for others to join it; by default no
-                call waits while a connection is free.
-            max_pending: How many calls may be pending; further callers wait, in order.
-            concurrency: How many batches may be under way at once, over connections of
-                a pool; never two with the same row.
-            without_unique_index: As for `create_or_update`.
-            timeout: As for `create_or_update`, for each batch.
+            conn_or_pool: A connection or pool, as for `create_or_update`. A connection
+                of a pool is acquired for up to eight successive batches.
+            table: The table, as for `create_or_update`.
+            key: The column or columns that identify a row.
+            max_batch: The maximum number of calls in a batch.
+            max_delay: The number of seconds for which a call may wait for others to
+                join its batch; by default none waits while a connection is free.
+            max_pending: The maximum number of pending calls; further callers wait, in
+                order.
+            concurrency: The maximum number of batches in progress at the same time,
+                each over its own connection of a pool. They never contain the same row.
+            without_unique_index: What to do if no unique index makes the key unique, as
+                for `create_or_update`.
+            timeout: The number of seconds after which a batch is not repeated after a
+                transient error, or None for no limit.
 
         Raises:
-            UsageError: The arguments are wrong.
-            UnsupportedConnectionError: The connection is nothing this library can use.
+            UsageError: An argument is invalid.
+            UnsupportedConnectionError: *conn_or_pool* is not a supported connection or
+                pool.
         """
         self._target = target = Target(conn_or_pool, table)
         self._name = target.name
@@ -166,7 +175,7 @@ class Coalescer:
 
     @property
     def stats(self) -> CoalescerStats:
-        """What it has done so far."""
+        """The statistics of this coalescer so far."""
         return CoalescerStats(
             calls=self._calls,
             batches=self._sent,
@@ -179,7 +188,7 @@ class Coalescer:
         )
 
     async def __aenter__(self) -> Self:
-        """Begin to take calls."""
+        """Start accepting calls, in the running event loop."""
         if self._loop is not None:
             msg = "a coalescer is entered once; make another one"
             raise UsageError(msg)
@@ -193,16 +202,19 @@ class Coalescer:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Send what is pending, and wait for it."""
+        """Send the pending calls, and wait for them."""
         await self.aclose()
 
     async def aclose(self, *, cancel: bool = False) -> None:
         """
-        Take no more calls; return when none is pending and none of ours is left.
+        Accept no more calls, and return once no call is pending and no task is left.
+
+        If this method is cancelled, calls that were not sent fail, and the batches in
+        progress are cancelled.
 
         Args:
-            cancel: Whether calls that were not sent fail, with `CoalescerClosedError`,
-                instead of being sent.
+            cancel: Whether calls that were not sent fail with `CoalescerClosedError`;
+                by default they are sent.
         """
         self._closed = self._closed or "it is closed"
         if cancel:
@@ -229,22 +241,27 @@ class Coalescer:
         returning: Returning = None,
     ) -> Result:
         """
-        Update the row that has this key, or create it, together with other calls.
+        Update the row that has this key, or create it, in a batch with other calls.
+
+        The arguments have the same meaning as for `aioupsert.create_or_update`.
 
         Args:
             key: A value for each column of the coalescer's key.
-            defaults: As for `aioupsert.create_or_update`, and so on for the others.
-            create_defaults: What is added on create.
-            where: The condition of an update.
-            skip_unchanged: Whether to leave a row that already holds every value.
-            touch: What is written when another value changes.
-            returning: The columns of `Result.row`: the row as this call left it.
+            defaults: The values to write in either case.
+            create_defaults: Values for creating the row.
+            where: A condition on the stored row.
+            skip_unchanged: Whether to leave a row that already holds every value as it
+                is.
+            touch: Values that are written only if another value changes.
+            returning: The columns of `Result.row`, which is the row as this call left
+                it.
 
         Returns:
-            What the call would have given alone.
+            The result that `aioupsert.create_or_update` would have returned.
 
         Raises:
-            CoalescerClosedError: It is closed.
+            CoalescerClosedError: The coalescer is closed, was not entered, or belongs
+                to another event loop.
             AioupsertError: As for `aioupsert.create_or_update`.
         """
         loop = asyncio.get_running_loop()
@@ -275,7 +292,9 @@ class Coalescer:
         shape = known
         del known, arguments, key, defaults, create_defaults, where, touch
         self._calls += 1
-        watch = Watch("Coalescer.create_or_update", self._name) if OBSERVERS else None
+        observation = (
+            Observation("Coalescer.create_or_update", self._name) if OBSERVERS else None
+        )
         try:
             is_full = self._pending >= self._max_pending
             if is_full or self._waiters or self._entering:
@@ -296,13 +315,13 @@ class Coalescer:
                     self._let_in()
         except BaseException as exc:
             self._failures += isinstance(exc, Exception)
-            if watch is not None:
-                watch.end(exc)
+            if observation is not None:
+                observation.end(exc)
             raise
-        if watch is not None:
-            watch.event.system = self._system
-            watch.count(result)
-            watch.end()
+        if observation is not None:
+            observation.event.system = self._system
+            observation.record_each(result)
+            observation.end()
         model = self._target.model
         return result if model is None else model.result(result)
 
@@ -474,8 +493,8 @@ class Coalescer:
         self._seconds += time.perf_counter() - trip.started
         self._sent += 1
         self._largest = max(self._largest, len(batch))
-        if trip.watch is not None:
-            self._tell(trip.watch, batch, error)
+        if trip.observation is not None:
+            self._tell(trip.observation, batch, error)
         self._queue.release(batch)
 
     def _go_on(self, idle: _Trip | None = None) -> None:
@@ -485,17 +504,17 @@ class Coalescer:
             self._send(idle, impatient=self._max_delay > 0)
 
     def _tell(
-        self, watch: Watch, batch: list[Call], error: BaseException | None
+        self, observation: Observation, batch: list[Call], error: BaseException | None
     ) -> None:
         """Tell the observers what became of a batch."""
         futures = [future for _, _, _, future in batch if not future.cancelled()]
-        event = watch.event
-        watch.count(*(f.result() for f in futures if f.exception() is None))
+        event = observation.event
+        observation.record_each(*(f.result() for f in futures if f.exception() is None))
         event.failed = sum(f.exception() is not None for f in futures)
         event.rows = len(batch)
         event.pending = self._pending
         event.system = self._system
-        watch.end(error)
+        observation.end(error)
 
     async def _write(self, session: Session, batch: list[Call]) -> None:
         """Store the calls that are still wanted."""
@@ -584,17 +603,17 @@ class _Trip:
     Attributes:
         batch: The calls under way.
         started: When they were sent, or waited for the connection.
-        watch: What observers see of them.
+        observation: What observers see of them.
     """
 
-    __slots__ = ("batch", "started", "watch")
+    __slots__ = ("batch", "observation", "started")
 
     def __init__(self, batch: list[Call]) -> None:
         self.batch = batch
         self.started = 0.0
-        self.watch: Watch | None = None
+        self.observation: Observation | None = None
 
     def begin(self, table: TableName) -> None:
         """Begin with a batch."""
         self.started = time.perf_counter()
-        self.watch = Watch("Coalescer.batch", table) if OBSERVERS else None
+        self.observation = Observation("Coalescer.batch", table) if OBSERVERS else None

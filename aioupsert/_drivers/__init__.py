@@ -84,11 +84,18 @@ def is_pool(connection: object) -> bool:
 
 def is_retryable(error: BaseException) -> bool:
     """
-    Return whether repeating the caller's whole transaction is right.
+    Return whether it is safe and useful to repeat the whole transaction.
 
-    True for serialization failures and deadlocks of PostgreSQL (SQLSTATE 40001 and
-    40P01), for SQLite's BUSY and LOCKED, and for `SerializationConflictError` and
-    `RetriesExhaustedError`. Never for a lost connection, whose outcome is unknown.
+    True for `SerializationConflictError` and `RetriesExhaustedError`, for serialization
+    failures and deadlocks of PostgreSQL (SQLSTATE 40001 and 40P01), and for the BUSY
+    and LOCKED errors of SQLite. Never true for a lost connection, because it is unknown
+    whether the transaction was committed.
+
+    Args:
+        error: Any exception, of this library, a driver or SQLAlchemy.
+
+    References:
+        PostgreSQL, "Serialization Failure Handling"; SQLite, "Result and Error Codes".
     """
     if isinstance(error, (SerializationConflictError, RetriesExhaustedError)):
         return True

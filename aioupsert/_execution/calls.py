@@ -26,7 +26,8 @@ from aioupsert._engines.outcomes import (
 from aioupsert._execution.retrying import Deadline, back_off
 from aioupsert._execution.table_cache import cached_call, compile_call, has_changed
 from aioupsert._execution.targets import Target
-from aioupsert.events import OBSERVERS, Watch, tell_system
+from aioupsert._observation import Observation, record_system
+from aioupsert.events import OBSERVERS
 from aioupsert.results import Result, Statement
 
 if TYPE_CHECKING:
@@ -51,11 +52,11 @@ async def create_or_update(
         async with session_on(conn) as session:
             result = await write(session, target.name, shape, values, timeout)
     else:
-        with Watch("create_or_update", target.name) as watch:
+        with Observation("create_or_update", target.name) as observation:
             async with session_on(conn) as session:
-                tell_system(session.engine.system)
+                record_system(session.engine.system)
                 result = await write(session, target.name, shape, values, timeout)
-            watch.count(result)
+            observation.record_each(result)
     if target.model is None:
         return result
     return await target.translate(result, arguments["returning"])
@@ -70,11 +71,11 @@ async def get_or_create(
         async with session_on(conn) as session:
             result = await _get_or_create(session, target, arguments, timeout)
     else:
-        with Watch("get_or_create", target.name) as watch:
+        with Observation("get_or_create", target.name) as observation:
             async with session_on(conn) as session:
-                tell_system(session.engine.system)
+                record_system(session.engine.system)
                 result = await _get_or_create(session, target, arguments, timeout)
-            watch.count(result)
+            observation.record_each(result)
     return await target.translate(result, arguments["returning"])
 
 

@@ -7,8 +7,8 @@ import random
 import time
 from typing import Final
 
+from aioupsert._observation import record_retry
 from aioupsert.errors import RetriesExhaustedError
-from aioupsert.events import tell_retry
 
 
 class Deadline:
@@ -50,7 +50,7 @@ _MAX_PAUSE: Final = 0.015
 
 async def back_off(attempts: int) -> None:
     """Wait a random time, so that calls which collided do not collide again."""
-    tell_retry()
+    record_retry()
     if attempts > _WITHOUT_PAUSE:
         longest = min(_MAX_PAUSE, 0.001 * 2 ** (attempts - _WITHOUT_PAUSE))
         await asyncio.sleep(random.uniform(0, longest))  # noqa: S311  # not for secrets

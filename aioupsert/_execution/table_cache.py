@@ -35,20 +35,21 @@ _ttl = 60.0
 
 def set_schema_cache_ttl(seconds: float) -> None:
     """
-    Set for how long a table's description is trusted, on every connection.
+    Set how long a cached table description stays valid, on every connection.
 
-    Most changes of a table are noticed by the error they cause; a changed column
-    default causes none, so a description is read again after this time.
+    Most schema changes are noticed because they cause an error, and the description is
+    then read again. A changed column default causes no error, so a description is also
+    read again once it is this old.
 
     Args:
-        seconds: 60 by default; 0 reads the catalog before every call.
+        seconds: The maximum age; 60 by default. With 0, every call reads the catalog.
 
     Raises:
         UsageError: *seconds* is negative.
     """
     global _ttl  # noqa: PLW0603  # one setting for the process, as documented
     if seconds < 0:
-        msg = f"a time to live is zero or more seconds, not {seconds!r}"
+        msg = f"set_schema_cache_ttl() takes zero or more seconds, not {seconds!r}"
         raise UsageError(msg)
     _ttl = seconds
 

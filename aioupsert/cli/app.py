@@ -1,4 +1,4 @@
-"""The commands and their options."""
+"""The commands, their arguments and their options."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from aioupsert.cli import inspect as inspection
 from aioupsert.cli import preview as previewing
 from aioupsert.cli.databases import check_url, is_postgresql
 from aioupsert.cli.errors import FAILED, INTERRUPTED, REJECTED, LoadError
-from aioupsert.cli.load import Options
-from aioupsert.cli.reading import How
-from aioupsert.cli.run import Run, load_files
-from aioupsert.cli.updates import read_condition, read_updates
+from aioupsert.cli.load import LoadOptions
+from aioupsert.cli.reading import ReadOptions
+from aioupsert.cli.run import LoadRequest, load_files
+from aioupsert.cli.updates import parse_condition, parse_updates
 from aioupsert.expressions import Expression
 
 S = TypeVar("S")
 T = TypeVar("T")
 
 app: Final = typer.Typer(
-    help="Create rows, or update them if they are there.",
+    help="Create rows, or update the ones that already exist.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
 
 
-def _print_version(asked: bool) -> None:
-    if asked:
+def _print_version(requested: bool) -> None:
+    if requested:
         typer.echo(f"aioupsert {version('aioupsert')}")
         raise typer.Exit
 
@@ -51,10 +51,10 @@ def common(
         ),
     ] = False,
 ) -> None:
-    """Create rows, or update them if they are there."""
+    """Create rows, or update the ones that already exist."""
 
 
-# --- Arguments that several commands have ---------------------------------------------
+# --- Arguments of more than one command -----------------------------------------------
 
 
 _DB_HELP: Final = (
@@ -67,18 +67,18 @@ Db = Annotated[
         "--db",
         "-d",
         envvar="AIOUPSERT_DB",
-        help=f"The database, if it is not the first argument: {_DB_HELP}",
+        help=f"The database, if it is not the first argument: {_DB_HELP}.",
         show_default=False,
     ),
 ]
 Verbose = Annotated[
-    bool, typer.Option("--verbose", "-v", help="Show the SQL, without values.")
+    bool, typer.Option("--verbose", "-v", help="Show the SQL, without the values.")
 ]
 DbAndTable = Annotated[
     list[str],
     typer.Argument(
         metavar="[DB] TABLE",
-        help=f"The database: {_DB_HELP}; and the table: name or schema.name.",
+        help=f"The database: {_DB_HELP}. The table: name or schema.name.",
         show_default=False,
     ),
 ]
@@ -87,15 +87,18 @@ DbAndTable = Annotated[
 def _split_arguments(
     given: Sequence[str], db: str | None
 ) -> tuple[str, str, list[str]]:
-    """Tell the database, the table and the rest; only a database has :// in it."""
+    """Return the URL, the table and the remaining arguments."""
     rest = [*given]
-    if "://" in rest[0]:
+    if "://" in rest[0]:  # only a URL contains this
         db = rest.pop(0)
     if not db:
-        msg = f"no database: it comes before the table, as --db or in AIOUPSERT_DB: {_DB_HELP}"
+        msg = (
+            "no database given: put its URL before the table, or use --db or"
+            f" AIOUPSERT_DB. A URL is {_DB_HELP}"
+        )
         raise typer.BadParameter(msg)
     if not rest:
-        msg = "no table: give its name after the database"
+        msg = "no table given: put its name after the database"
         raise typer.BadParameter(msg)
     try:
         check_url(db)
@@ -105,69 +108,72 @@ def _split_arguments(
     try:
         table_name(table)
     except ValueError as exc:
-        msg = f"{table!r} is neither name nor schema.name"
+        msg = f"{table!r} is not the name of a table: write name or schema.name"
         raise typer.BadParameter(msg) from exc
     return db, table, rest
 
 
-def _split_two(given: Sequence[str], db: str | None) -> tuple[str, str]:
+def _split_db_and_table(given: Sequence[str], db: str | None) -> tuple[str, str]:
     url, table, rest = _split_arguments(given, db)
     if rest:
-        msg = f"there is nothing to do with {rest[0]!r}"
+        msg = f"unexpected argument {rest[0]!r}"
         raise typer.BadParameter(msg)
     return url, table
 
 
-def _delimiter(value: str | None) -> str | None:
+def _parse_delimiter(value: str | None) -> str | None:
     delimiter = "\t" if value == r"\t" else value
     if delimiter is not None and (len(delimiter) != 1 or delimiter in '"\r\n'):
-        msg = f"one character, no quotation mark and no line end, not {value!r}"
+        msg = (
+            "must be one character other than a quotation mark or a line break, not"
+            f" {value!r}"
+        )
         raise typer.BadParameter(msg)
     return delimiter
 
 
-def _encoding(value: str) -> str:
+def _parse_encoding(value: str) -> str:
     try:
         is_utf8 = "\ufeff".encode(value) == b"\xef\xbb\xbf"
     except LookupError as exc:
-        msg = f"Python knows no text encoding {value!r}"
+        msg = f"Python has no text encoding {value!r}"
         raise typer.BadParameter(msg) from exc
     except ValueError:
-        return value  # one without the byte order mark
+        return value  # it cannot encode a byte order mark, so there is none to skip
     return "utf-8-sig" if is_utf8 else value
 
 
-def _updates(
+def _parse_updates(
     texts: Sequence[str] | None, create_only: bool
 ) -> dict[str, Expression] | None:
     if create_only and texts:
-        msg = "--create-only updates nothing, so --update makes no sense with it"
+        msg = "--create-only updates no rows, so it cannot be combined with --update"
         raise typer.BadParameter(msg)
     if not texts:
         return {} if create_only else None
-    return _read("--update", texts, read_updates)
+    return _parse("--update", texts, parse_updates)
 
 
-def _read(option: str, given: S, read: Callable[[S], T]) -> T:
+def _parse(option: str, value: S, parse: Callable[[S], T]) -> T:
     try:
-        return read(given)
+        return parse(value)
     except ValueError as exc:
         msg = f"{option}: {exc}"
         raise typer.BadParameter(msg) from exc
 
 
 @contextmanager
-def _failures_told() -> Generator[None]:
-    """Make of a failure a message and an exit code."""
+def _report_failures() -> Generator[None]:
+    """Turn a failure into a message and an exit code."""
     try:
         yield
     except LoadError as exc:
-        _fail(str(exc), FAILED, exc)
+        _exit_with(str(exc), FAILED, exc)
     except KeyboardInterrupt as exc:
-        _fail(str(exc) or "interrupted", INTERRUPTED, exc)
+        _exit_with(str(exc) or "interrupted", INTERRUPTED, exc)
 
 
-def _fail(message: str, code: int, cause: BaseException) -> NoReturn:
+def _exit_with(message: str, code: int, cause: BaseException) -> NoReturn:
     typer.echo(f"aioupsert: {message}", err=True)
     raise typer.Exit(code) from cause
 
@@ -182,7 +188,7 @@ def load_command(
         typer.Argument(
             metavar="[DB] TABLE [FILE]",
             help=f"The database: {_DB_HELP}. The table: name or schema.name. The files,"
-            " read as one; - or none is standard input.",
+            " read as one input; - or no file means standard input.",
             show_default=False,
         ),
     ],
@@ -191,7 +197,8 @@ def load_command(
         typer.Option(
             "--key",
             "-k",
-            help="The columns that identify a row: repeated, or separated by commas.",
+            help="The columns that identify a row: repeat the option, or separate them by"
+            " commas.",
         ),
     ],
     db: Db = None,
@@ -200,7 +207,8 @@ def load_command(
         typer.Option(
             "--format",
             "-f",
-            help="What the files are; by default what their names say, and csv.",
+            help="The format of the files; by default it follows from their names, or is"
+            " csv.",
             show_default=False,
         ),
     ] = None,
@@ -208,8 +216,9 @@ def load_command(
         bool,
         typer.Option(
             "--create-table",
-            help="Make the table if it is missing: types guessed from the first rows,"
-            " the key as primary key. One that is there is left as it is.",
+            help="Create the table if it does not exist, with the key as primary key"
+            " and with types guessed from the first rows. Leave an existing table as it"
+            " is.",
         ),
     ] = False,
     add_columns: Annotated[
@@ -221,21 +230,21 @@ def load_command(
         typer.Option(
             "--update",
             "-u",
-            help="What to set in a row that is there: COLUMN, or COLUMN=EXPRESSION such"
-            " as 'hits=hits+excluded.hits'; repeated. By default every column.",
+            help="What to set in an existing row: COLUMN, or COLUMN=EXPRESSION such as"
+            " 'hits=hits+excluded.hits'; may be repeated. By default every column.",
             show_default=False,
         ),
     ] = None,
     create_only: Annotated[
-        bool, typer.Option("--create-only", help="Leave rows that are there.")
+        bool, typer.Option("--create-only", help="Leave existing rows as they are.")
     ] = False,
     where: Annotated[
         str | None,
         typer.Option(
             "--where",
             "-w",
-            help="Leave a row that is there if this is not true, such as"
-            " 'excluded.version > version'; count it as skipped.",
+            help="Update an existing row only if this is true, such as"
+            " 'excluded.version > version'; otherwise count it as skipped.",
             show_default=False,
         ),
     ] = None,
@@ -243,35 +252,38 @@ def load_command(
         bool,
         typer.Option(
             "--skip-unchanged",
-            help="Do not write rows that hold every value already; count them apart.",
+            help="Do not write rows that already hold every value; count them as"
+            " unchanged.",
         ),
     ] = False,
     null: Annotated[
         str,
         typer.Option(
             help="The cell of CSV or TSV that means NULL.",
-            show_default="an empty one",
+            show_default="an empty cell",
         ),
     ] = "",
     delimiter: Annotated[
         str | None,
         typer.Option(
-            help=r"What separates the cells of CSV; \t for a tab.",
-            callback=_delimiter,
+            help=r"The character that separates the cells of CSV; \t for a tab.",
+            callback=_parse_delimiter,
             show_default="a comma",
         ),
     ] = None,
     encoding: Annotated[
-        str, typer.Option(help="The encoding of the files.", callback=_encoding)
+        str, typer.Option(help="The encoding of the files.", callback=_parse_encoding)
     ] = "utf-8",
     on_error: Annotated[
         Literal["raise", "skip"],
-        typer.Option(help="Whether a bad row ends the load, or is left out."),
+        typer.Option(
+            help="Whether a bad row ends the load (raise) or is left out (skip)."
+        ),
     ] = "raise",
     rejects: Annotated[
         Path | None,
         typer.Option(
-            help="Where rows that are left out are written, as JSON Lines, with the"
+            help="A file for the rows that are left out, as JSON Lines, each with the"
             " reason.",
             show_default=False,
         ),
@@ -280,13 +292,13 @@ def load_command(
         bool | None,
         typer.Option(
             "--atomic/--no-atomic",
-            help="Store all rows or none; or each batch by itself.",
+            help="Store all rows or none, or commit each batch by itself.",
             show_default="atomic",
         ),
     ] = None,
     batch_size: Annotated[
         int | None,
-        typer.Option(min=1, help="How many rows make a batch.", show_default=False),
+        typer.Option(min=1, help="The number of rows in a batch.", show_default=False),
     ] = None,
     connections: Annotated[
         int,
@@ -294,14 +306,16 @@ def load_command(
             "--connections",
             "-c",
             min=1,
-            help="How many connections to write over (PostgreSQL); more than one means"
-            " --no-atomic.",
+            help="The number of connections to write over, for PostgreSQL; more than one"
+            " implies --no-atomic.",
         ),
     ] = 1,
     dry_run: Annotated[
         bool,
         typer.Option(
-            "--dry-run", "-n", help="Say what would be done, and undo it at the end."
+            "--dry-run",
+            "-n",
+            help="Do everything, report what was done, and roll it back.",
         ),
     ] = False,
     as_json: Annotated[
@@ -314,52 +328,54 @@ def load_command(
     verbose: Verbose = False,
 ) -> None:
     """
-    Load files into a table: create the rows that are missing, update the others.
+    Load files into a table: create missing rows and update existing ones.
 
-    CSV, TSV, JSON Lines, a JSON array, each also as .gz, and Parquet. The database
-    converts text to the types of its columns. All rows are stored or none.
+    Reads CSV, TSV, JSON Lines and JSON arrays, all of them also as .gz, and Parquet.
+    The database converts text to the types of its columns. By default, all rows are
+    stored or none.
 
-    Exit codes: 0 all is stored, 1 an error, 2 wrong usage, 3 some rows were rejected
-    and the others stored, 130 interrupted.
+    Exit codes: 0 all rows were stored, 1 an error, 2 wrong usage, 3 some rows were
+    rejected and all others stored, 130 interrupted.
     """
     url, table, files = _split_arguments(arguments, db)
     if connections > 1:
         if not is_postgresql(url):
-            msg = "--connections is for PostgreSQL; SQLite has one writer at a time"
+            msg = "--connections needs PostgreSQL: SQLite has one writer at a time"
             raise typer.BadParameter(msg)
         if atomic or dry_run:
             msg = (
-                "one transaction has one connection: --connections makes no sense here"
+                "--connections cannot be combined with --atomic or --dry-run: a"
+                " transaction uses one connection"
             )
             raise typer.BadParameter(msg)
     if rejects is not None and on_error != "skip":
         msg = "--rejects needs --on-error skip"
         raise typer.BadParameter(msg)
-    options = Options(
+    options = LoadOptions(
         table=table,
-        key=(),  # when the columns are known
-        update=_updates(update, create_only),
-        where=None if where is None else _read("--where", where, read_condition),
+        key=(),  # set once the columns of the input are known
+        update=_parse_updates(update, create_only),
+        where=None if where is None else _parse("--where", where, parse_condition),
         create_table=create_table,
         add_columns=add_columns,
         skip_unchanged=skip_unchanged,
-        skip_bad=on_error == "skip",
+        skip_bad_rows=on_error == "skip",
         dry_run=dry_run,
         atomic=connections == 1 if atomic is None else atomic,
         connections=connections,
         batch_size=batch_size,
     )
-    run = Run(
+    request = LoadRequest(
         url=url,
         files=[Path(file) for file in files],
-        how=How(file_format, delimiter, encoding, null),
+        read_options=ReadOptions(file_format, delimiter, encoding, null),
         key=key,
         options=options,
         rejects=rejects,
-        shows_progress=not (quiet or verbose),
+        show_progress=not (quiet or verbose),
     )
-    with _failures_told(), _logging(verbose):
-        summary = load_files(run)
+    with _report_failures(), _show_log(verbose):
+        summary = load_files(request)
     if not quiet:
         summary.print(as_json=as_json)
     if summary.rejected:
@@ -375,18 +391,18 @@ def inspect_command(
         typer.Option(
             "--key",
             "-k",
-            help="A key, of which is said how rows with it are written.",
+            help="A key: also show how rows with this key are written.",
             show_default=False,
         ),
     ] = None,
 ) -> None:
     """
-    Show a table as the library sees it: columns, unique indexes, and what a key means.
+    Show a table as the library sees it: columns, unique indexes, and how a key works.
 
-    Only the catalog is read.
+    Reads only the catalog.
     """
-    url, table = _split_two(arguments, db)
-    with _failures_told():
+    url, table = _split_db_and_table(arguments, db)
+    with _report_failures():
         asyncio.run(inspection.inspect(url, table, key or ()))
 
 
@@ -395,7 +411,9 @@ def preview_command(
     arguments: DbAndTable,
     key: Annotated[
         list[str],
-        typer.Option("--key", "-k", help="COLUMN=VALUE, or COLUMN for NULL; repeated."),
+        typer.Option(
+            "--key", "-k", help="COLUMN=VALUE, or COLUMN for NULL; may be repeated."
+        ),
     ],
     db: Db = None,
     values: Annotated[
@@ -403,7 +421,7 @@ def preview_command(
         typer.Option(
             "--set",
             "-s",
-            help="COLUMN=VALUE, or COLUMN for NULL; repeated.",
+            help="COLUMN=VALUE, or COLUMN for NULL; may be repeated.",
             show_default=False,
         ),
     ] = None,
@@ -412,49 +430,49 @@ def preview_command(
         typer.Option(
             "--update-expr",
             "-u",
-            help="COLUMN=EXPRESSION, such as 'hits=hits+1'; repeated.",
+            help="COLUMN=EXPRESSION, such as 'hits=hits+1'; may be repeated.",
             show_default=False,
         ),
     ] = None,
     skip_unchanged: Annotated[
         bool,
-        typer.Option("--skip-unchanged", help="As for load."),
+        typer.Option("--skip-unchanged", help="The same as for load."),
     ] = False,
 ) -> None:
     """
-    Print the SQL that creating or updating one row would send; send nothing.
+    Print the SQL that would be sent to create or update one row, without sending it.
 
-    Only the catalog is read, and the database is asked to convert the values.
+    Reads only the catalog, and asks the database to convert the values.
     """
-    url, table = _split_two(arguments, db)
-    call = previewing.Call(
+    url, table = _split_db_and_table(arguments, db)
+    call = previewing.PreviewCall(
         table=table,
-        key=_pairs("--key", key),
-        values=_pairs("--set", values or ()),
-        expressions=_read("--update-expr", update_expr or (), read_updates),
+        key=_parse_pairs("--key", key),
+        values=_parse_pairs("--set", values or ()),
+        expressions=_parse("--update-expr", update_expr or (), parse_updates),
         skip_unchanged=skip_unchanged,
     )
-    with _failures_told():
+    with _report_failures():
         asyncio.run(previewing.preview(url, call))
 
 
-def _pairs(option: str, texts: Sequence[str]) -> dict[str, str | None]:
+def _parse_pairs(option: str, texts: Sequence[str]) -> dict[str, str | None]:
     pairs: dict[str, str | None] = {}
     for text in texts:
         name, separator, value = text.partition("=")
         if name in pairs:
-            msg = f"{option}: {name!r} is there twice"
+            msg = f"{option}: {name!r} is given twice"
             raise typer.BadParameter(msg)
         pairs[name] = value if separator else None
     return pairs
 
 
 @contextmanager
-def _logging(wanted: bool) -> Generator[None]:
-    """Show what the library logs, while the block runs."""
+def _show_log(enabled: bool) -> Generator[None]:
+    """Print what the library logs while the block runs, if enabled."""
     logger, handler = logging.getLogger("aioupsert"), logging.StreamHandler()
     level = logger.level
-    if wanted:
+    if enabled:
         logger.addHandler(handler)
         logger.setLevel(logging.DEBUG)
     try:

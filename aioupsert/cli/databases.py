@@ -1,4 +1,4 @@
-"""A database URL as a connection, with what the commands need beside the library."""
+"""Connections by URL, with what the commands need in addition to the library."""
 
 from __future__ import annotations
 
@@ -13,61 +13,62 @@ from typing import Any, Final, Literal, Protocol
 
 from aioupsert._engines.sqlite.values import text_converter
 from aioupsert._plan.schema import Column
-from aioupsert.cli.errors import LoadError, words
+from aioupsert.cli.errors import LoadError, message_of
 
 Engine = Literal["postgresql", "sqlite"]
-End = Literal["COMMIT", "ROLLBACK"]
+TransactionEnd = Literal["COMMIT", "ROLLBACK"]
 
 
 class Database(Protocol):
-    """An open connection or pool."""
+    """An open connection or pool, and what depends on its driver."""
 
     @property
     def engine(self) -> Engine:
-        """Which database it is."""
+        """The kind of database."""
         ...
 
     @property
     def handle(self) -> Any:
-        """What the library takes."""
+        """The connection or pool to pass to the library."""
         ...
 
     @property
     def errors(self) -> tuple[type[Exception], ...]:
-        """What the driver raises."""
+        """The exceptions that the driver raises."""
         ...
 
     async def execute(self, sql: str) -> None:
-        """Run a statement."""
+        """Execute a statement."""
         ...
 
     async def convert(
         self, columns: Sequence[Column], cells: Sequence[str | None], /
     ) -> list[Any]:
-        """Make of texts what the columns would hold."""
+        """Return the values that columns would hold for the given text."""
         ...
 
-    async def blame(
+    async def find_faulty_column(
         self, columns: Mapping[str, Column], row: Mapping[str, Any], error: object, /
     ) -> str | None:
-        """Find the column that is to blame for an error, if one can be told."""
+        """Return the column that caused an error, or None if unknown."""
         ...
 
 
 def check_url(url: str) -> str:
     """
-    Refuse a URL of no database.
+    Return the URL if it is one of a supported database.
 
     Raises:
-        ValueError: The message says what a URL looks like; never the password.
+        ValueError: It is not. The message says what a URL looks like and never contains
+            the password.
     """
     scheme, separator, rest = url.partition("://")
     if scheme == "sqlite" and separator:
         if rest in {"", "/", ":memory:", "/:memory:"}:
-            msg = "a database in memory would be gone at once; name a file"
+            msg = "an in-memory database would not outlive the command: name a file"
             raise ValueError(msg)
         if not rest.startswith("/"):
-            msg = f"three slashes before a file: sqlite:///{rest}"
+            msg = f"write three slashes before a file: sqlite:///{rest}"
             raise ValueError(msg)
     elif scheme not in {"postgresql", "postgres"} or not separator:
         msg = (
@@ -79,25 +80,31 @@ def check_url(url: str) -> str:
 
 
 def is_postgresql(url: str) -> bool:
-    """Tell which database a URL, as `check_url` has passed it, is of."""
+    """Return whether a URL that passed `check_url` names a PostgreSQL database."""
     return not url.startswith("sqlite:")
 
 
 def open_database(
-    url: str, *, create: bool = False, end: End | None = None, connections: int = 1
+    url: str,
+    *,
+    create: bool = False,
+    end: TransactionEnd | None = None,
+    connections: int = 1,
 ) -> AbstractAsyncContextManager[Database]:
     """
-    Connect; in a transaction if it is said how that ends.
+    Connect, and begin a transaction if *end* is given.
 
     Args:
-        url: As `check_url` has passed it.
-        create: Whether a SQLite file that is not there is made.
-        end: What ends the transaction; it is rolled back anyway when the block raises.
-        connections: A pool of so many, of PostgreSQL and without a transaction, if this
-            is more than one.
+        url: A URL that passed `check_url`.
+        create: Whether to create a SQLite file that does not exist.
+        end: The command that ends the transaction. If the block raises, it is rolled
+            back in either case.
+        connections: The size of the pool; one opens a single connection. More than one
+            needs PostgreSQL and no transaction.
 
     Raises:
-        LoadError: The driver is missing, nobody answers, or the database fails.
+        LoadError: The driver is missing, connecting failed, or the database raised an
+            error.
     """
     if is_postgresql(url):
         return _open_postgresql(url, end, connections)
@@ -122,21 +129,22 @@ class _Sqlite:
             for column, cell in zip(columns, cells, strict=True)
         ]
 
-    async def blame(self, *_: object) -> str | None:
-        return None  # it takes any value, and its messages name what a constraint names
+    async def find_faulty_column(self, *_: object) -> str | None:
+        # SQLite stores any value in any column, and its messages name the constraint.
+        return None
 
 
-# How long another writer may keep us waiting, in seconds.
+# Seconds to wait for another writer.
 _BUSY_TIMEOUT = 5.0
 
 
 @asynccontextmanager
 async def _open_sqlite(
-    path: str, *, create: bool, end: End | None
+    path: str, *, create: bool, end: TransactionEnd | None
 ) -> AsyncGenerator[Database]:
-    driver = _driver("aiosqlite")
+    driver = _import_driver("aiosqlite")
     try:
-        path = _try_to_open(path, create=create, keep=end != "ROLLBACK")
+        path = _check_file(path, create=create, keep=end != "ROLLBACK")
         connection = await driver.connect(
             path, isolation_level=None, timeout=_BUSY_TIMEOUT
         )
@@ -145,22 +153,26 @@ async def _open_sqlite(
                 await connection.execute_fetchall("BEGIN IMMEDIATE")
             yield _Sqlite(connection)
             if end is not None:
-                await _finish(connection.execute_fetchall(end))
+                await _end_transaction(connection.execute_fetchall(end))
         finally:
-            await connection.close()  # which rolls back what is open
+            await connection.close()  # rolls back an open transaction
     except _Sqlite.errors as exc:
-        msg = f"{path}: {words(exc)}"
+        msg = f"{path}: {message_of(exc)}"
         raise LoadError(msg) from exc
 
 
-def _try_to_open(path: str, *, create: bool, keep: bool) -> str:
-    """Fail here, where aiosqlite's thread would outlive the failure and print its own."""
+def _check_file(path: str, *, create: bool, keep: bool) -> str:
+    """
+    Return the path to open, and fail if it cannot be opened.
+
+    Without this check, aiosqlite's thread would print a traceback of its own.
+    """
     if not Path(path).exists():
         if not create:
-            msg = f"there is no file {path}; load --create-table makes it"
+            msg = f"there is no file {path}; load --create-table creates it"
             raise LoadError(msg)
         if not keep:
-            return ":memory:"  # no file is made only to be left empty
+            return ":memory:"  # a dry run leaves no empty file behind
     sqlite3.connect(path).close()
     return path
 
@@ -184,19 +196,21 @@ class _Postgresql:
         casts = (_cast(f"${n}", column) for n, column in enumerate(columns, start=1))
         return list(await self.handle.fetchrow(f"SELECT {', '.join(casts)}", *cells))
 
-    async def blame(
+    async def find_faulty_column(
         self, columns: Mapping[str, Column], row: Mapping[str, Any], error: object, /
     ) -> str | None:
         state = getattr(error, "sqlstate", "")
         if state.startswith(_DATA_EXCEPTION):
             for column, cell in row.items():
-                if isinstance(cell, str) and await self._refuses(columns[column], cell):
+                if isinstance(cell, str) and await self._cannot_store(
+                    columns[column], cell
+                ):
                     return column
         name: str | None = getattr(error, "column_name", None)
         return name
 
-    async def _refuses(self, column: Column, cell: str) -> bool:
-        """Tell whether a text cannot be converted to a column's type."""
+    async def _cannot_store(self, column: Column, cell: str) -> bool:
+        """Return whether a column cannot hold a text."""
         if column.length is not None:
             return len(cell) > column.length
         try:
@@ -211,43 +225,43 @@ class _Postgresql:
         return False
 
 
-# SQLSTATE class 22: a value is none of its type, or out of its range.
+# SQLSTATE class 22: a value does not belong to its type or is out of range.
 _DATA_EXCEPTION: Final = "22"
 
 
-def _cast(place: str, column: Column) -> str:
-    """Convert a text as a literal would be; the type's name is the catalog's."""
-    return f"CAST({place}::pg_catalog.text AS {column.key_type})"
+def _cast(placeholder: str, column: Column) -> str:
+    """Write a cast of text to a column's type, which converts it like a literal."""
+    return f"CAST({placeholder}::pg_catalog.text AS {column.key_type})"
 
 
-# How long closing may wait for the server, in seconds.
+# Seconds that closing may wait for the server.
 _CLOSE_TIMEOUT: Final = 5.0
 
 
 @asynccontextmanager
 async def _open_postgresql(
-    url: str, end: End | None, connections: int
+    url: str, end: TransactionEnd | None, connections: int
 ) -> AsyncGenerator[Database]:
-    driver = _driver("asyncpg")
+    driver = _import_driver("asyncpg")
     errors = (OSError, driver.PostgresError, driver.InterfaceError)
     try:
         if connections > 1:
             handle = await driver.create_pool(
-                # The reader needs one to itself.
                 url,
                 min_size=connections,
+                # The task that reads the rows needs a connection of its own.
                 max_size=connections + 1,
             )
         else:
             handle = await driver.connect(url)
     except errors as exc:
-        msg = f"cannot connect: {words(exc)}"
+        msg = f"cannot connect: {message_of(exc)}"
         raise LoadError(msg) from exc
     except ValueError as exc:
-        # Its words may quote a part of the password.
+        # The message of the driver may quote a part of the password.
         msg = (
-            "cannot read the URL; it is postgresql://user:password@host:port/database,"
-            " special characters percent-encoded"
+            "cannot read the URL: write postgresql://user:password@host:port/database,"
+            " with special characters percent-encoded"
         )
         raise LoadError(msg) from exc
     try:
@@ -255,30 +269,30 @@ async def _open_postgresql(
             await handle.execute("BEGIN ISOLATION LEVEL READ COMMITTED")
         yield _Postgresql(handle, errors, in_transaction=end is not None)
         if end is not None:
-            await _finish(handle.execute(end))
+            await _end_transaction(handle.execute(end))
     except errors as exc:
-        msg = f"the database says: {words(exc)}"
+        msg = f"database error: {message_of(exc)}"
         raise LoadError(msg) from exc
     finally:
         try:
-            # Which rolls back what is open.
+            # Closing rolls back an open transaction.
             await asyncio.wait_for(handle.close(), _CLOSE_TIMEOUT)
         except (*errors, TimeoutError):
             handle.terminate()
 
 
-async def _finish(commit: Awaitable[object]) -> None:
-    """Wait for a commit; once it is sent, an interrupt comes too late."""
-    task = asyncio.ensure_future(commit)
+async def _end_transaction(command: Awaitable[object]) -> None:
+    """Wait for a commit or rollback, even if cancelled: once sent, it takes effect."""
+    task = asyncio.ensure_future(command)
     while not task.done():
         with suppress(asyncio.CancelledError):
             await asyncio.wait([task])
     task.result()
 
 
-def _driver(name: str) -> ModuleType:
+def _import_driver(name: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as exc:
-        msg = f"this database needs: pip install 'aioupsert[{name}]'"
+        msg = f"this database needs {name}: pip install 'aioupsert[{name}]'"
         raise LoadError(msg) from exc

@@ -1,31 +1,32 @@
-"""What the command line says and exits with."""
+"""Exit codes, and errors whose message is for the user."""
 
 from __future__ import annotations
 
 from typing import Any, Final
 
 FAILED: Final = 1
-"""Exit code: nothing is stored, or not everything that should be."""
+"""Exit code: the command failed; nothing, or not everything, was stored."""
 REJECTED: Final = 3
-"""Exit code: some rows were rejected, all others are stored."""
+"""Exit code: some rows were rejected, and all others stored."""
 INTERRUPTED: Final = 130
-"""Exit code: 128 and the number of the signal, as shells have it."""
+"""Exit code: 128 plus the number of SIGINT, as in a shell."""
 
 
 class LoadError(Exception):
-    """The load has failed; the message is for the user."""
+    """A command failed; the message is for the user."""
 
 
 class RowError(LoadError):
     """
-    A row of the input is bad.
+    A row of the input cannot be read or stored.
 
     Attributes:
         file: The file.
         line: The line the row starts on.
-        column: Where on the line, or in which column, if that is known.
-        reason: What is wrong.
-        row: What was read of it.
+        column: The name of the column, or the position on the line counted from 1; None
+            if unknown.
+        reason: What is wrong with it.
+        row: The row as far as it was read, or None.
     """
 
     def __init__(
@@ -37,7 +38,7 @@ class RowError(LoadError):
         column: int | str | None = None,
         row: Any = None,
     ) -> None:
-        """Say where, and what is wrong."""
+        """Compose the message from the position and the reason."""
         self.file = file
         self.line = line
         self.column = column
@@ -47,6 +48,6 @@ class RowError(LoadError):
         super().__init__(f"{file}, line {line}{where}: {reason}")
 
 
-def words(error: BaseException) -> str:
-    """Say what an error says; some say nothing but their name."""
+def message_of(error: BaseException) -> str:
+    """Return the message of an error, or the name of its type if it has none."""
     return str(error) or type(error).__name__

@@ -1,4 +1,4 @@
-"""A table as the library sees it, and how rows with a key are written."""
+"""The `inspect` command: a table as the library sees it, and how a key works."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from aioupsert._execution.table_cache import read_table
 from aioupsert._plan import RequestShape, make_plan, read_bulk_request
 from aioupsert._plan.schema import Column, Table, UniqueIndex, table_name
 from aioupsert.cli.databases import Engine, open_database
-from aioupsert.cli.errors import LoadError, words
+from aioupsert.cli.errors import LoadError, message_of
 from aioupsert.cli.load import split_names
 from aioupsert.errors import AioupsertError, UnknownColumnError
 
 
 async def inspect(url: str, name: str, key: Sequence[str]) -> None:
     """
-    Print what is known of a table.
+    Print a table's columns and unique indexes and, given a key, how rows are written.
 
     Raises:
-        LoadError: There is no such table or column.
+        LoadError: The table or a column of the key does not exist.
     """
     try:
         async with (
@@ -34,7 +34,7 @@ async def inspect(url: str, name: str, key: Sequence[str]) -> None:
         ):
             await _inspect(session, name, key, database.engine)
     except (AioupsertError, UnicodeError) as exc:
-        raise LoadError(words(exc)) from exc
+        raise LoadError(message_of(exc)) from exc
 
 
 async def _inspect(
@@ -50,13 +50,13 @@ async def _inspect(
     for line in _indexes(table):
         console.print(Text(line))
     if key:
-        one = "one job on the connection's thread"
+        single = "one job on the connection's thread"
         if engine == "postgresql":
-            one = how_one_row(table, key)
+            single = single_row_method(table, key)
         console.print()
         console.print(Text(f"key {', '.join(key)}: {_uniqueness(table, key)}"))
-        console.print(Text(f"one row: {one}"))
-        console.print(Text(f"many rows: {how_many_rows(session, table, key)}"))
+        console.print(Text(f"one row: {single}"))
+        console.print(Text(f"many rows: {bulk_method(session, table, key)}"))
 
 
 def _columns(table: Table, engine: Engine) -> Grid:
@@ -68,7 +68,7 @@ def _columns(table: Table, engine: Engine) -> Grid:
         grid.add_row(
             Text(name),
             Text(_type(column, engine)),
-            # An identity draws from a sequence that nobody names.
+            # The default of an identity column is a sequence that users never name.
             Text("" if column.always_identity else column.default or ""),
             Text(", ".join(_properties(column))),
         )
@@ -77,7 +77,7 @@ def _columns(table: Table, engine: Engine) -> Grid:
 
 def _type(column: Column, engine: Engine) -> str:
     if engine == "sqlite":
-        # The declared type, and two flags.
+        # The declared type is followed by two flags.
         return column.type_id.rsplit(" ", 2)[0]
     name = column.key_type
     if name.startswith("pg_catalog."):
@@ -88,18 +88,18 @@ def _type(column: Column, engine: Engine) -> str:
 
 
 def _properties(column: Column) -> list[str]:
-    found = {
+    properties = {
         "required": column.required,
         "generated": column.generated,
         "generated always as identity": column.always_identity,
     }
-    return [word for word, holds in found.items() if holds]
+    return [name for name, applies in properties.items() if applies]
 
 
 def _indexes(table: Table) -> Iterator[str]:
     shown = [index for index in table.unique if set(index.columns) - _hidden(table)]
     if not table.shows_indexes:
-        yield "unique indexes: those of the tables behind it"
+        yield "unique indexes: those of the underlying tables"
     elif not shown:
         yield "no unique index"
     for index in shown:
@@ -107,45 +107,45 @@ def _indexes(table: Table) -> Iterator[str]:
 
 
 def _hidden(table: Table) -> set[str]:
-    """Name the columns that are only there when they are named, as SQLite's rowid."""
+    """Return the columns that ``SELECT *`` leaves out, such as SQLite's rowid."""
     return {column.name for column in table.columns.values() if column.hidden}
 
 
 def _describe(index: UniqueIndex) -> str:
-    words_ = [", ".join(column or "an expression" for column in index.columns)]
+    parts = [", ".join(column or "an expression" for column in index.columns)]
     if index.predicate is not None:
-        words_.append(f"where {index.predicate}")
+        parts.append(f"where {index.predicate}")
     if not index.nulls_distinct:
-        words_.append("nulls not distinct")
+        parts.append("nulls not distinct")
     if index.deferrable:
-        words_.append("deferrable")
-    return "; ".join(words_)
+        parts.append("deferrable")
+    return "; ".join(parts)
 
 
 def _uniqueness(table: Table, key: Sequence[str]) -> str:
     if not table.shows_indexes:
-        return "whether it is unique is not known here"
+        return "it is unknown whether it is unique"
     if table.is_unique(dict.fromkeys(key, False)):
         return "at most one row has it"
     return "no unique index makes it unique; concurrent calls may create a row twice"
 
 
-def how_one_row(table: Table, key: Sequence[str]) -> str:
-    """Say how `create_or_update` writes a row of a table by a key, and why."""
+def single_row_method(table: Table, key: Sequence[str]) -> str:
+    """Return how `create_or_update` writes a row by a key, and why."""
     plan = make_plan(_shape(table, key), table)
     if plan.exact_because is None:
         return "one statement"
-    return f"the classic steps, as {plan.exact_because}"
+    return f"the exact steps, because {plan.exact_because}"
 
 
-def how_many_rows(session: Session, table: Table, key: Sequence[str]) -> str:
-    """Say how `create_or_update_many` writes rows with all columns by a key, and why."""
+def bulk_method(session: Session, table: Table, key: Sequence[str]) -> str:
+    """Return how `create_or_update_many` writes rows with all columns, and why."""
     plan = make_plan(_shape(table, key), table)
     return session.engine.compile_batch(plan, distinct=True).how
 
 
 def _shape(table: Table, key: Sequence[str]) -> RequestShape:
-    """Make the call of a row with all columns; no database is asked."""
+    """Return the shape of a call that writes every column that can be written."""
     call = read_bulk_request(
         key=key,
         without_unique_index="allow",

@@ -1,4 +1,4 @@
-"""Files into a table."""
+"""Loading the rows of an input into a table."""
 
 from __future__ import annotations
 
@@ -11,11 +11,16 @@ from aioupsert._bulk import create_or_update_many
 from aioupsert._drivers import session_on
 from aioupsert._execution.table_cache import read_table
 from aioupsert._plan.schema import Column, Table, table_name
-from aioupsert.cli.databases import Database, End, open_database
-from aioupsert.cli.errors import LoadError, RowError, words
+from aioupsert.cli.databases import Database, TransactionEnd, open_database
+from aioupsert.cli.errors import LoadError, RowError, message_of
 from aioupsert.cli.reading import ConvertedRow, Input, Row
-from aioupsert.cli.tables import SAMPLE, add_column, create_table, guess_types
-from aioupsert.cli.values import converted
+from aioupsert.cli.tables import (
+    SAMPLE_ROWS,
+    add_column_sql,
+    create_table_sql,
+    guess_types,
+)
+from aioupsert.cli.values import convert_rows
 from aioupsert.errors import (
     AioupsertError,
     BulkError,
@@ -27,8 +32,8 @@ from aioupsert.results import BulkResult, Progress
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
-    """What to do with the rows; see the command's options."""
+class LoadOptions:
+    """How to store the rows: the options of the `load` command."""
 
     table: str
     key: tuple[str, ...]
@@ -37,7 +42,7 @@ class Options:
     create_table: bool = False
     add_columns: bool = False
     skip_unchanged: bool = False
-    skip_bad: bool = False
+    skip_bad_rows: bool = False
     dry_run: bool = False
     atomic: bool = True
     connections: int = 1
@@ -45,19 +50,19 @@ class Options:
 
     @property
     def in_transaction(self) -> bool:
-        """Whether the whole load is one transaction."""
+        """Whether the whole load is a single transaction."""
         return self.atomic or self.dry_run
 
 
 @dataclass(slots=True)
 class Report:
     """
-    What a load does.
+    What a load has done, filled in while it runs.
 
     Attributes:
-        result: What happened to the rows, so far or at the end.
-        rejected: The rows that were left out.
-        notes: What else the user should know.
+        result: How many rows were created, updated, and so on.
+        rejected: The rows that were left out, each with the reason.
+        notes: Further messages for the user.
     """
 
     result: BulkResult = field(default_factory=BulkResult)
@@ -67,10 +72,10 @@ class Report:
 
 def split_key(given: Sequence[str], source: Input) -> tuple[str, ...]:
     """
-    Take the names of the key apart at commas, unless a column is called so.
+    Return the columns of the key, split at commas unless a column has such a name.
 
     Raises:
-        LoadError: The input has no such column.
+        LoadError: The input does not have one of the columns.
     """
     names = split_names(given, source.columns)
     missing = [name for name in names if name not in source.columns]
@@ -81,14 +86,16 @@ def split_key(given: Sequence[str], source: Input) -> tuple[str, ...]:
 
 
 def split_names(given: Sequence[str], columns: Sequence[str]) -> tuple[str, ...]:
-    """Take names apart at commas, unless a column is called so."""
+    """Return names split at commas, except where a column has the whole name."""
     parts = ([name] if name in columns else name.split(",") for name in given)
     return tuple(dict.fromkeys(name for group in parts for name in group))
 
 
-def open_for(url: str, options: Options) -> AbstractAsyncContextManager[Database]:
-    """Open the database in the way that a load needs."""
-    end: End = "ROLLBACK" if options.dry_run else "COMMIT"
+def open_for_load(
+    url: str, options: LoadOptions
+) -> AbstractAsyncContextManager[Database]:
+    """Open the database as a load with these options needs it."""
+    end: TransactionEnd = "ROLLBACK" if options.dry_run else "COMMIT"
     return open_database(
         url,
         create=options.create_table,
@@ -100,54 +107,54 @@ def open_for(url: str, options: Options) -> AbstractAsyncContextManager[Database
 async def load(
     database: Database,
     source: Input,
-    options: Options,
+    options: LoadOptions,
     report: Report,
     progress: Callable[[Progress], object],
 ) -> None:
     """
-    Write each row.
+    Store the rows of an input.
 
     Args:
-        database: As `open_for` opens it.
-        source: The rows.
-        options: What to do with them.
-        report: Filled in.
-        progress: Called now and then.
+        database: A database that `open_for_load` opened.
+        source: The input.
+        options: How to store the rows.
+        report: Filled in by this function, also if it raises.
+        progress: Called after batches with the progress so far.
 
     Raises:
-        LoadError: What went wrong, with the row's line.
+        LoadError: The load failed; the message names the line if a row is at fault.
     """
     columns: Mapping[str, Column] = {}
     try:
-        table = await _prepare(database, source, options, report.notes)
+        table = await _prepare_table(database, source, options, report.notes)
         columns = table.columns
         report.result = await create_or_update_many(
             database.handle,
             options.table,
-            converted(source.rows, columns, database.engine),
+            convert_rows(source.rows, columns, database.engine),
             key=options.key,
             update=options.update,
             where=options.where,
             skip_unchanged=options.skip_unchanged,
             convert_text=True,
-            without_unique_index="allow",  # _prepare has noted it
+            without_unique_index="allow",  # _prepare_table has added a note
             batch_size=options.batch_size,
             progress=progress,
-            # To leave some rows out and store all others or none: the transaction is
-            # ours.
-            atomic=options.in_transaction and not options.skip_bad,
-            on_error="skip" if options.skip_bad else "raise",
+            # A call that skips rows cannot be atomic; it then runs in the transaction
+            # that open_for_load began.
+            atomic=options.in_transaction and not options.skip_bad_rows,
+            on_error="skip" if options.skip_bad_rows else "raise",
             connections=options.connections,
         )
     except BulkError as exc:
         report.result = exc.committed
         row: Any = exc.row
-        column = await database.blame(columns, row, exc.__cause__)
+        column = await database.find_faulty_column(columns, row, exc.__cause__)
         raise _row_error(exc, column) from exc
-    except (AioupsertError, UnicodeError) as exc:  # a name may be no text to it
-        raise LoadError(words(exc)) from exc
+    except (AioupsertError, UnicodeError) as exc:  # a name may not be encodable
+        raise LoadError(message_of(exc)) from exc
     except database.errors as exc:
-        msg = f"the database says: {words(exc)}"
+        msg = f"database error: {message_of(exc)}"
         raise LoadError(msg) from exc
     report.rejected += [_row_error(error) for error in report.result.rejected]
     report.result = replace(report.result, rejected=())
@@ -157,44 +164,47 @@ def _row_error(error: BulkError, column: str | None = None) -> RowError:
     row: Any = error.row
     given = row.given if isinstance(row, ConvertedRow) else row
     cause = error.__cause__
-    # What a driver says further is about its own arguments.
-    reason = words(cause) if cause is not None else str(error)
+    # str(error) would repeat the index of the row, which means nothing to the user.
+    reason = message_of(cause) if cause is not None else str(error)
     return RowError(row.file, row.line, reason, column=column, row=given)
 
 
-async def _prepare(
-    database: Database, source: Input, options: Options, notes: list[str]
+async def _prepare_table(
+    database: Database, source: Input, options: LoadOptions, notes: list[str]
 ) -> Table:
-    """Check the columns against the table, after making what is asked for."""
-    table = await _table(database, source, options, notes)
+    """Create the table or its columns if requested, then check the columns."""
+    table = await _find_or_create_table(database, source, options, notes)
     unknown = [name for name in source.columns if name not in table.columns]
-    if unknown and not options.skip_bad:
+    if unknown and not options.skip_bad_rows:
         raise UnknownColumnError(table.label, unknown, table.visible)
     key = dict.fromkeys(options.key, False)
     if table.shows_indexes and not table.is_unique(key):
         notes.append(
-            f"{table.label} has no unique index on {', '.join(key)}: this is slow, and"
+            f"{table.label} has no unique index on {', '.join(key)}: the load is slow, and"
             " concurrent loads may create a row twice"
         )
     return table
 
 
-async def _table(
-    database: Database, source: Input, options: Options, notes: list[str]
+async def _find_or_create_table(
+    database: Database, source: Input, options: LoadOptions, notes: list[str]
 ) -> Table:
     name = table_name(options.table)
     try:
         table = await find_table(database, options.table)
     except UnknownTableError as exc:
         if not options.create_table:
-            msg = f"{exc}; --create-table makes it"
+            msg = f"{exc}; --create-table creates it"
             raise LoadError(msg) from exc
-        types = _guess(database, source.peek(SAMPLE), source.columns)
+        types = _guess_types(database, source.peek(SAMPLE_ROWS), source.columns)
         missing = [column for column in options.key if column not in types]
         if missing:
-            msg = f"cannot make a table: no rows of {source.name} have {', '.join(missing)}"
+            msg = (
+                f"cannot create table {options.table}: no rows of {source.name} have"
+                f" {', '.join(missing)}"
+            )
             raise LoadError(msg) from exc
-        await database.execute(create_table(name, types, options.key))
+        await database.execute(create_table_sql(name, types, options.key))
         columns = ", ".join(f"{column} {type_}" for column, type_ in types.items())
         notes.append(
             f"created table {options.table}: {columns}; primary key"
@@ -202,17 +212,17 @@ async def _table(
         )
         return await find_table(database, options.table)
     if options.add_columns:
-        types = _guess(database, source.peek(SAMPLE), source.columns)
+        types = _guess_types(database, source.peek(SAMPLE_ROWS), source.columns)
         new = {c: type_ for c, type_ in types.items() if c not in table.columns}
         for column, type_ in new.items():
-            await database.execute(add_column(name, column, type_))
+            await database.execute(add_column_sql(name, column, type_))
             notes.append(f"added column {column} {type_} to {options.table}")
         if new:
             return await find_table(database, options.table)
     return table
 
 
-def _guess(
+def _guess_types(
     database: Database, rows: Sequence[Row], columns: Sequence[str]
 ) -> dict[str, str]:
     names = dict.fromkeys(columns)
@@ -223,10 +233,10 @@ def _guess(
 
 async def find_table(database: Database, name: str) -> Table:
     """
-    Read a table's description.
+    Return the description of a table.
 
     Raises:
-        UnknownTableError: There is none.
+        UnknownTableError: The table does not exist.
     """
     async with session_on(database.handle) as session:
         return (await read_table(session, table_name(name))).table

@@ -1,4 +1,4 @@
-"""What a call for one row would send."""
+"""The `preview` command: the statements that one call would send."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ import typer
 
 from aioupsert._upsert import preview as preview_call
 from aioupsert.cli.databases import Database, open_database
-from aioupsert.cli.errors import LoadError, words
+from aioupsert.cli.errors import LoadError, message_of
 from aioupsert.cli.load import find_table
 from aioupsert.errors import AioupsertError, UnknownColumnError
 from aioupsert.expressions import Expression
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
-    """A call of `create_or_update` with its values as text; None is NULL."""
+class PreviewCall:
+    """The arguments of `create_or_update`, with values as text; None is NULL."""
 
     table: str
     key: Mapping[str, str | None]
@@ -27,43 +27,45 @@ class Call:
     skip_unchanged: bool
 
 
-async def preview(url: str, call: Call) -> None:
+async def preview(url: str, call: PreviewCall) -> None:
     """
-    Print the statements and their arguments.
+    Print the statements that the call would send, each with its arguments.
 
     Raises:
-        LoadError: There is no such table, or the call makes no sense.
+        LoadError: The table does not exist, or the arguments are invalid.
     """
     try:
         async with open_database(url) as database:
             await _preview(database, call)
     except (AioupsertError, UnicodeError) as exc:
-        raise LoadError(words(exc)) from exc
+        raise LoadError(message_of(exc)) from exc
 
 
-async def _preview(database: Database, call: Call) -> None:
+async def _preview(database: Database, call: PreviewCall) -> None:
     statements = await preview_call(
         database.handle,
         call.table,
-        key=await _converted(database, call.table, call.key),
+        key=await _convert(database, call.table, call.key),
         defaults={
-            **await _converted(database, call.table, call.values),
+            **await _convert(database, call.table, call.values),
             **call.expressions,
         },
         skip_unchanged=call.skip_unchanged,
         without_unique_index="allow",
     )
     for number, statement in enumerate(statements):
-        typer.echo(f"{'' if not number else chr(10)}-- {statement.when}")
+        if number:
+            typer.echo()
+        typer.echo(f"-- {statement.when}")
         typer.echo(f"{statement.sql};")
-        for place, value in enumerate(statement.arguments, start=1):
-            typer.echo(f"-- argument {place}: {value!r}")
+        for position, value in enumerate(statement.arguments, start=1):
+            typer.echo(f"-- argument {position}: {value!r}")
 
 
-async def _converted(
+async def _convert(
     database: Database, name: str, given: Mapping[str, str | None]
 ) -> dict[str, Any]:
-    """Make of texts what the columns hold."""
+    """Convert text to the values that the columns hold."""
     if not given:
         return {}
     table = await find_table(database, name)

@@ -1,4 +1,4 @@
-"""A bar on the terminal, while a load goes on."""
+"""The progress bar that a terminal shows during a load."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from rich.progress import (
 from aioupsert.cli.reading import Input
 from aioupsert.results import BulkResult, Progress
 
-# In seconds.
-_SHOWN_EVERY = 0.1
+# Seconds.
+_REFRESH_INTERVAL = 0.1
 
 
-class Bar:
-    """How far a load is; `note` is what the library calls."""
+class ProgressBar:
+    """A progress bar; pass `record` to the library as its progress callback."""
 
     def __init__(self, source: Input, *, hidden: bool) -> None:
-        """Prepare the bar."""
+        """Prepare the bar for an input, without showing it."""
         self._source = source
         self._last = Progress(0, 0.0, BulkResult())
         console = Console(stderr=True)
-        # Not is_terminal: a variable of the environment makes that true in a log file.
+        # Console.is_terminal would be true in a log file if FORCE_COLOR is set.
         self._progress = rich.progress.Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(),
@@ -46,35 +46,34 @@ class Bar:
 
     @property
     def done(self) -> BulkResult:
-        """What has been done, as far as the library has said."""
+        """What was done to the rows, as of the last report."""
         return self._last.result
 
-    def note(self, progress: Progress) -> None:
-        """Remember what the library says."""
+    def record(self, progress: Progress) -> None:
+        """Record a report of the library."""
         self._last = progress
 
     @contextmanager
-    def shown(self) -> Generator[None]:
-        """Show the bar while the block runs, in the running event loop."""
+    def display(self) -> Generator[None]:
+        """Show the bar while the block runs, refreshed by the running event loop."""
         with self._progress:
             name = self._source.name.rpartition("/")[2]
             self._task = self._progress.add_task(
                 name, total=self._source.size, rows="0", rate="0"
             )
-            self._follow()
+            self._keep_refreshing()
             try:
                 yield
             finally:
-                self._next.cancel()
-                self._update()
+                self._timer.cancel()
+                self._refresh()
 
-    def _follow(self) -> None:
-        """Show how far the load is, now and again later."""
-        self._update()
+    def _keep_refreshing(self) -> None:
+        self._refresh()
         loop = asyncio.get_running_loop()
-        self._next = loop.call_later(_SHOWN_EVERY, self._follow)
+        self._timer = loop.call_later(_REFRESH_INTERVAL, self._keep_refreshing)
 
-    def _update(self) -> None:
+    def _refresh(self) -> None:
         self._progress.update(
             self._task,
             completed=self._source.position(),

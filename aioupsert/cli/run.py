@@ -1,4 +1,4 @@
-"""One load from the files to the summary: the terminal's side of it."""
+"""The `load` command: the input, the progress bar, interrupts and the summary."""
 
 from __future__ import annotations
 
@@ -18,38 +18,38 @@ from rich.console import Console
 from rich.table import Table
 
 from aioupsert.cli.databases import Database
-from aioupsert.cli.errors import LoadError, RowError, words
-from aioupsert.cli.load import Options, Report, load, open_for, split_key
-from aioupsert.cli.progress import Bar
-from aioupsert.cli.reading import How, Input, open_input
+from aioupsert.cli.errors import LoadError, RowError, message_of
+from aioupsert.cli.load import LoadOptions, Report, load, open_for_load, split_key
+from aioupsert.cli.progress import ProgressBar
+from aioupsert.cli.reading import Input, ReadOptions, open_input
 from aioupsert.results import BulkResult, Progress
 
-# How many rejected rows are shown when there is no file for them.
-_SHOWN: Final = 10
+# How many rejected rows are printed if no file was given for them.
+_MAX_SHOWN: Final = 10
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class LoadRequest:
     """
-    What was asked for.
+    The arguments of the command.
 
     Attributes:
-        url: The database.
-        files: The files.
-        how: How they are read.
-        key: The key, as it was given.
-        options: What to do with the rows.
-        rejects: Where rejected rows are written.
-        shows_progress: Whether there is a bar, on a terminal.
+        url: The URL of the database.
+        files: The files, in order.
+        read_options: How to read the files.
+        key: The key as given, not yet split at commas.
+        options: How to store the rows.
+        rejects: The file for rejected rows, or None to print them.
+        show_progress: Whether to show a progress bar if standard error is a terminal.
     """
 
     url: str
     files: Sequence[Path]
-    how: How
+    read_options: ReadOptions
     key: Sequence[str]
-    options: Options
+    options: LoadOptions
     rejects: Path | None
-    shows_progress: bool
+    show_progress: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,11 +58,11 @@ class Summary:
     What a load has done.
 
     Attributes:
-        result: How many rows met which fate.
-        rejected: How many were left out.
-        seconds: How long it took.
-        notes: What else the user should know.
-        dry_run: Whether it was undone.
+        result: How many rows were created, updated, and so on.
+        rejected: How many rows were left out.
+        seconds: The duration of the load.
+        notes: Further messages for the user.
+        dry_run: Whether everything was rolled back.
     """
 
     result: BulkResult
@@ -73,11 +73,11 @@ class Summary:
 
     @property
     def rows_per_second(self) -> int:
-        """The mean rate."""
+        """The mean rate, rounded."""
         return round((self.result.rows + self.rejected) / self.seconds)
 
     def print(self, *, as_json: bool) -> None:
-        """Print it, the notes on standard error."""
+        """Print the numbers to standard output and the notes to standard error."""
         for note in self.notes:
             typer.echo(note, err=True)
         result = self.result
@@ -108,26 +108,30 @@ class Summary:
             typer.echo("dry run: nothing was stored")
 
 
-def load_files(run: Run) -> Summary:
+def load_files(request: LoadRequest) -> Summary:
     """
-    Load the files.
+    Load the files and return the summary.
 
     Raises:
-        LoadError: It has failed; the message says what is stored all the same.
-        KeyboardInterrupt: Likewise.
+        LoadError: The load failed; the message also says what is stored.
+        KeyboardInterrupt: The load was interrupted; the message also says what is
+            stored.
     """
     started = time.perf_counter()
     report = Report()
-    how = run.how
-    if run.options.skip_bad:
-        how = replace(how, on_bad=report.rejected.append)
-    with _rejects(run.rejects) as rejects, open_input(run.files, how) as source:
-        options = replace(run.options, key=split_key(run.key, source))
-        bar = Bar(source, hidden=not run.shows_progress)
-        with _interrupt_explained(options, bar):
-            asyncio.run(_load(run.url, source, options, report, bar))
-        files = {str(file): place for place, file in enumerate(run.files)}
-        report.rejected.sort(key=lambda row: (files.get(row.file, 0), row.line))
+    read_options = request.read_options
+    if request.options.skip_bad_rows:
+        read_options = replace(read_options, on_bad_row=report.rejected.append)
+    with (
+        _open_rejects(request.rejects) as rejects,
+        open_input(request.files, read_options) as source,
+    ):
+        options = replace(request.options, key=split_key(request.key, source))
+        bar = ProgressBar(source, hidden=not request.show_progress)
+        with _explain_interrupt(options, bar):
+            asyncio.run(_load(request.url, source, options, report, bar))
+        order = {str(file): number for number, file in enumerate(request.files)}
+        report.rejected.sort(key=lambda row: (order.get(row.file, 0), row.line))
         _write_rejected(report, rejects)
     return Summary(
         result=report.result,
@@ -139,33 +143,37 @@ def load_files(run: Run) -> Summary:
 
 
 async def _load(
-    url: str, source: Input, options: Options, report: Report, bar: Bar
+    url: str, source: Input, options: LoadOptions, report: Report, bar: ProgressBar
 ) -> None:
-    with _interruptible(source), bar.shown():
-        async with open_for(url, options) as database:
+    with _interrupt_stdin_reads(source), bar.display():
+        async with open_for_load(url, options) as database:
             await _load_into(database, source, options, report, bar)
 
 
 async def _load_into(
-    database: Database, source: Input, options: Options, report: Report, bar: Bar
+    database: Database,
+    source: Input,
+    options: LoadOptions,
+    report: Report,
+    bar: ProgressBar,
 ) -> None:
     started = time.perf_counter()
     try:
-        await load(database, source, options, report, bar.note)
+        await load(database, source, options, report, bar.record)
     except LoadError as exc:
         done = report.result if report.result.rows else bar.done
-        msg = f"{exc}\n{_stored(options, done)}"
+        msg = f"{exc}\n{_describe_stored(options, done)}"
         raise LoadError(msg) from exc
     seconds = time.perf_counter() - started
-    bar.note(Progress(report.result.rows, seconds, report.result))
+    bar.record(Progress(report.result.rows, seconds, report.result))
 
 
-def _stored(options: Options, done: BulkResult) -> str:
-    """Say what is stored of a load that has failed."""
+def _describe_stored(options: LoadOptions, done: BulkResult) -> str:
+    """Return a sentence on what a failed load has stored."""
     if options.in_transaction:
         return "Nothing was stored."
     if not done.rows:
-        return "Whole batches before that are stored."
+        return "Any complete batches before that are stored."
     return (
         f"The batches before that are stored: {done.created} rows created,"
         f" {done.updated} updated, {done.unchanged} unchanged."
@@ -173,40 +181,46 @@ def _stored(options: Options, done: BulkResult) -> str:
 
 
 @contextmanager
-def _interrupt_explained(options: Options, bar: Bar) -> Generator[None]:
-    """Say at an interrupt what is stored."""
+def _explain_interrupt(options: LoadOptions, bar: ProgressBar) -> Generator[None]:
+    """Add to an interrupt what the load has stored."""
     try:
         yield
     except KeyboardInterrupt:
-        msg = f"interrupted\n{_stored(options, bar.done)}"
+        msg = f"interrupted\n{_describe_stored(options, bar.done)}"
         raise KeyboardInterrupt(msg) from None
 
 
 @contextmanager
-def _interruptible(source: Input) -> Generator[None]:
-    """Let an interrupt end the wait for standard input, which nothing else can."""
-    ours = signal.getsignal(signal.SIGINT)
-    if not callable(ours):  # interrupts are ignored
+def _interrupt_stdin_reads(source: Input) -> Generator[None]:
+    """
+    Let an interrupt end a read of standard input.
+
+    asyncio's own handler cancels the main task, which cannot end a blocking read.
+    """
+    handler = signal.getsignal(signal.SIGINT)
+    if not callable(handler):  # interrupts are ignored
         yield
         return
 
     def interrupt(number: int, frame: FrameType | None) -> None:
-        (signal.default_int_handler if source.waits else ours)(number, frame)
+        (signal.default_int_handler if source.waiting else handler)(number, frame)
 
     signal.signal(signal.SIGINT, interrupt)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, ours)
+        signal.signal(signal.SIGINT, handler)
 
 
 @contextmanager
-def _rejects(path: Path | None) -> Generator[IO[str] | None]:
-    """Open the file for rejected rows, if there is one."""
+def _open_rejects(path: Path | None) -> Generator[IO[str] | None]:
+    """Open the file for rejected rows, if one was given."""
     try:
         opened = nullcontext() if path is None else path.open("w", encoding="utf-8")
     except (OSError, ValueError) as exc:
-        msg = f"cannot write {path}: {getattr(exc, 'strerror', None) or words(exc)}"
+        msg = (
+            f"cannot write {path}: {getattr(exc, 'strerror', None) or message_of(exc)}"
+        )
         raise LoadError(msg) from exc
     with opened as file:
         yield file
@@ -216,12 +230,12 @@ def _write_rejected(report: Report, file: IO[str] | None) -> None:
     rejected = report.rejected
     if file is not None:
         for row in rejected:
-            file.write(json.dumps(_described(row), default=str) + "\n")
+            file.write(json.dumps(_rejected_record(row), default=str) + "\n")
         return
-    report.notes += [str(row) for row in rejected[:_SHOWN]]
-    if len(rejected) > _SHOWN:
-        report.notes.append(f"... and {len(rejected) - _SHOWN} more; see --rejects")
+    report.notes += [str(row) for row in rejected[:_MAX_SHOWN]]
+    if len(rejected) > _MAX_SHOWN:
+        report.notes.append(f"... and {len(rejected) - _MAX_SHOWN} more; see --rejects")
 
 
-def _described(row: RowError) -> dict[str, Any]:
+def _rejected_record(row: RowError) -> dict[str, Any]:
     return {"file": row.file, "line": row.line, "reason": row.reason, "row": row.row}

@@ -1,4 +1,4 @@
-"""Tables and columns made from data."""
+"""Creating tables and columns whose types are guessed from data."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from aioupsert._engines.sql import quote, quote_path
 from aioupsert._plan.schema import TableName
 from aioupsert.cli.databases import Engine
 
-SAMPLE: Final = 10_000
-"""How many rows types are guessed from."""
+SAMPLE_ROWS: Final = 10_000
+"""The number of rows from which types are guessed."""
 
-# What each kind of data is stored as. SQLite has no type for a date or JSON, and its
-# NUMERIC would rewrite text that happens to look like a number.
+# The column type for each kind of data. SQLite has no type for dates or JSON, and its
+# NUMERIC affinity would rewrite text that looks like a number.
 _TYPES: Final[dict[Engine, dict[str, str]]] = {
     "postgresql": {
         "boolean": "boolean",
@@ -37,8 +37,8 @@ _TYPES: Final[dict[Engine, dict[str, str]]] = {
         "bytes": "BLOB",
     },
 }
-# Several kinds in one column, and the one that holds them all.
-_WIDER: Final = (
+# For a column with several kinds of data, the kind that can hold all of them.
+_COMMON_TYPES: Final = (
     ({"integer", "decimal"}, "decimal"),
     ({"integer", "decimal", "float"}, "float"),
     ({"date", "timestamp"}, "timestamp"),
@@ -49,9 +49,10 @@ def guess_types(
     rows: Iterable[Mapping[str, Any]], columns: Sequence[str], engine: Engine
 ) -> dict[str, str]:
     """
-    Name a type for each column, such that every value given is kept as it is.
+    Return a type for each column that keeps every given value as it is.
 
-    What is not certain is text: among others 007, +1, 1,5, and a column without values.
+    In case of doubt the type is text, such as for 007, +1, 1,5 or a column without
+    values.
     """
     kinds: dict[str, set[str]] = {column: set() for column in columns}
     for row in rows:
@@ -60,15 +61,15 @@ def guess_types(
                 kinds[column].add(_kind(value, engine))
     types = _TYPES[engine]
     return {
-        column: types.get(_widest(found), types.get("text", "TEXT"))
+        column: types.get(_common_type(found), types.get("text", "TEXT"))
         for column, found in kinds.items()
     }
 
 
-def _widest(kinds: set[str]) -> str:
+def _common_type(kinds: set[str]) -> str:
     if len(kinds) == 1:
         return next(iter(kinds))
-    for narrow, wide in _WIDER:
+    for narrow, wide in _COMMON_TYPES:
         if kinds and kinds <= narrow:
             return wide
     return "text"
@@ -85,7 +86,7 @@ def _kind(value: Any, engine: Engine) -> str:
 
 
 _INT64: Final = 2**63
-# The order matters: a datetime is a date.
+# The order matters: a datetime is also a date.
 _KINDS: Final[dict[type, str]] = {
     bool: "boolean",
     float: "float",
@@ -97,7 +98,7 @@ _KINDS: Final[dict[type, str]] = {
     list: "json",
 }
 
-# Read back as they are written, and no more digits than 64 bits hold.
+# Only text that a number would be written back as, with digits that 64 bits can hold.
 _INTEGER: Final = re.compile(r"0|-?[1-9]\d{0,17}", re.ASCII)
 _DECIMAL: Final = re.compile(r"-?(0|[1-9]\d*)\.\d+", re.ASCII)
 _FLOAT: Final = re.compile(r"-?\d(\.\d+)?[eE][-+]?\d{1,2}", re.ASCII)
@@ -116,7 +117,7 @@ def _kind_of_text(text: str, engine: Engine) -> str:
     if _DECIMAL.fullmatch(text):
         if engine == "postgresql":
             return "decimal"
-        # Without this, 1.10 would become 1.1.
+        # SQLite would turn 1.10 into 1.1.
         return "float" if repr(float(text)) == text else "text"
     if _FLOAT.fullmatch(text):
         return "float" if engine == "postgresql" else "text"
@@ -135,17 +136,19 @@ def _kind_of_time(text: str) -> str:
     return "date" if _DATE.fullmatch(text) else "timestamp"
 
 
-def create_table(name: TableName, types: Mapping[str, str], key: Sequence[str]) -> str:
-    """Write the statement that makes a table."""
+def create_table_sql(
+    name: TableName, types: Mapping[str, str], key: Sequence[str]
+) -> str:
+    """Write the statement that creates a table."""
     columns = ", ".join(f"{quote(column)} {type_}" for column, type_ in types.items())
     names = ", ".join(map(quote, key))
-    # Someone else may just have made it.
+    # Another process may have created it in the meantime.
     return (
         f"CREATE TABLE IF NOT EXISTS {quote_path(name)}"
         f" ({columns}, PRIMARY KEY ({names}))"
     )
 
 
-def add_column(name: TableName, column: str, type_: str) -> str:
+def add_column_sql(name: TableName, column: str, type_: str) -> str:
     """Write the statement that adds a column to a table."""
     return f"ALTER TABLE {quote_path(name)} ADD COLUMN {quote(column)} {type_}"

@@ -1,4 +1,4 @@
-"""What an update sets, as written on the command line, as expressions."""
+"""Parsing of the updates and conditions that are given on the command line."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _OPERATORS: Final[dict[type[ast.operator], _Operator]] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
     ast.Mult: operator.mul,
-    ast.Div: lambda a, b: a / b,  # typeshed does not know the types of truediv
+    ast.Div: lambda a, b: a / b,  # typeshed's truediv is untyped
     ast.Mod: operator.mod,
 }
 _COMPARISONS: Final[dict[type[ast.cmpop], _Operator]] = {
@@ -46,63 +46,65 @@ _FUNCTIONS: Final[dict[str, Callable[..., Expression]]] = {
     "upper": upper,
     "now": now,
 }
-# For columns whose names are no names of Python.
+# For columns whose names are not Python identifiers.
 _COLUMNS: Final[dict[str, Callable[[str], Expression]]] = {"F": F, "Excluded": Excluded}
 
 
-def read_updates(texts: Sequence[str]) -> dict[str, Expression]:
+def parse_updates(texts: Sequence[str]) -> dict[str, Expression]:
     """
-    Read what an update sets.
+    Parse the columns that an update sets.
 
     Args:
-        texts: Each ``column``, which takes the row's value, or ``column=expression``.
+        texts: Each is ``column``, which takes the value of the row in the file, or
+            ``column=expression``.
 
     Raises:
-        ValueError: One makes no sense; the message says why.
+        ValueError: One of them is invalid; the message says why.
     """
     updates: dict[str, Expression] = {}
     for text in texts:
         name, separator, expression = text.partition("=")
         name = name.strip()
         if not name:
-            msg = f"{text!r} names no column"
+            msg = f"{text!r} does not name a column"
             raise ValueError(msg)
         if name in updates:
             msg = f"{name!r} is set twice"
             raise ValueError(msg)
-        updates[name] = read_expression(expression) if separator else Excluded(name)
+        updates[name] = parse_expression(expression) if separator else Excluded(name)
     return updates
 
 
-def read_condition(text: str) -> Expression:
+def parse_condition(text: str) -> Expression:
     """
-    Read the condition of an update.
+    Parse the condition of an update.
 
     Raises:
-        ValueError: It is none; the message says why.
+        ValueError: It is invalid; the message says why.
     """
-    condition = read_expression(text)
+    condition = parse_expression(text)
     if not isinstance(condition, Expression):
-        msg = f"{text!r} is no condition"
-        raise ValueError(msg)  # noqa: TRY004  # as for all that cannot be read
+        msg = f"{text!r} is not a condition"
+        raise ValueError(msg)  # noqa: TRY004  # the text is wrong, not the type of an argument
     return condition
 
 
-def read_expression(text: str) -> Any:
+def parse_expression(text: str) -> Any:
     """
-    Read an expression.
+    Parse an expression.
 
-    A name is a stored value and ``excluded.name`` the row's; ``F("odd name")`` and
-    ``Excluded("odd name")`` are the same for any name. There are numbers, texts in
-    quotes, the operators + - * / %, a few functions, and for conditions == != < <= > >=
-    and or not, is None.
+    A name is a stored value, and ``excluded.name`` is the value of the row in the file;
+    ``F("odd name")`` and ``Excluded("odd name")`` do the same for any name. Numbers,
+    quoted text, the operators + - * / %, some functions and, in conditions, == != < <=
+    > >= and or not, is None are allowed.
 
     Raises:
-        ValueError: It is none; the message says why.
+        ValueError: It is invalid; the message says why.
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Python's, about what no one runs
+            # Python warns about what looks wrong as code; this is never run as code.
+            warnings.simplefilter("ignore")
             tree = ast.parse(text.strip(), mode="eval")
         return _read(tree.body)
     except SyntaxError as exc:
@@ -162,8 +164,8 @@ def _read_condition(node: ast.expr) -> Expression:
             return ~_expression(_read(operand))
         case _:
             msg = (
-                f"cannot read {ast.unparse(node)!r}: there are columns, excluded.column,"
-                " numbers, 'texts', + - * / % and functions"
+                f"cannot read {ast.unparse(node)!r}: use columns, excluded.column,"
+                " numbers, 'text', + - * / % and functions"
             )
             raise ValueError(msg)
 
@@ -173,18 +175,20 @@ def _operate(function: _Operator, left: Any, right: Any) -> Any:
         return function(left, right)
     if isinstance(left, str) or isinstance(right, str):
         msg = f"cannot compute with {left!r} and {right!r}"
-        raise ValueError(msg)  # noqa: TRY004  # as for all that cannot be read
+        raise ValueError(msg)  # noqa: TRY004  # the text is wrong, not the type of an argument
     return function(_expression(left), right)
 
 
 def _expression(value: Any) -> Expression:
-    """Leave a plain value to the database, which computes in its own way."""
+    """Wrap a plain value, so that the database computes with it and not Python."""
     return value if isinstance(value, Expression) else coalesce(value)
 
 
 def _call(name: str, values: Sequence[Any]) -> Expression:
     if name not in _FUNCTIONS:
-        msg = f"there is no function {name!r}, only {', '.join(_FUNCTIONS)}"
+        msg = (
+            f"there is no function {name!r}; the functions are {', '.join(_FUNCTIONS)}"
+        )
         raise ValueError(msg)
     try:
         return _FUNCTIONS[name](*values)

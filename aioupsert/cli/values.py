@@ -1,4 +1,4 @@
-"""Values of JSON and Parquet as what the columns of a table take."""
+"""Conversion of JSON and Parquet values to what the columns of a table accept."""
 
 from __future__ import annotations
 
@@ -13,18 +13,19 @@ from aioupsert._plan.schema import Column
 from aioupsert.cli.databases import Engine
 from aioupsert.cli.reading import ConvertedRow, Row, TypedRow
 
-Convert: TypeAlias = Callable[[Any], Any]
+Converter: TypeAlias = Callable[[Any], Any]
 
 
-def converted(
+def convert_rows(
     rows: Iterable[Row], columns: Mapping[str, Column], engine: Engine
 ) -> Iterator[Row]:
     """
-    Make of values what columns take: text, mostly, which the database converts.
+    Convert the values of rows to what the columns accept.
 
-    The cells of CSV are text already, and go through as they are.
+    Most become text, which the database converts. The cells of CSV are text already and
+    are passed through.
     """
-    known: dict[tuple[str, type], Convert | None] = {}
+    converters: dict[tuple[str, type], Converter | None] = {}
     for given in rows:
         if type(given) is not TypedRow:
             yield given
@@ -33,57 +34,59 @@ def converted(
         row.file, row.line, row.given = given.file, given.line, given
         for name, value in given.items():
             cls: type[Any] = value.__class__
-            kind = (name, cls)
-            if kind not in known:
-                known[kind] = _converter(columns.get(name), cls, engine)
-            convert = known[kind]
+            column_and_class = (name, cls)
+            if column_and_class not in converters:
+                converters[column_and_class] = _converter(
+                    columns.get(name), cls, engine
+                )
+            convert = converters[column_and_class]
             if convert is not None:
                 row[name] = convert(value)
         yield row
 
 
-def _converter(column: Column | None, cls: type, engine: Engine) -> Convert | None:
-    """Find what makes of a value of a class what a column takes; None: nothing does."""
+def _converter(column: Column | None, cls: type, engine: Engine) -> Converter | None:
+    """Return the function that converts values of a class for a column, if any."""
     if column is None or cls is type(None):
         return None
     if column.family == "json":
-        return as_json
+        return to_json
     if cls is list and _is_array(column):
-        return None  # the driver knows arrays
+        return None  # the driver accepts lists
     if cls in _TEXTS:
         return _TEXTS[cls]
     if engine == "sqlite":
         if cls in {int, float} or (cls is bool and column.family != "text"):
             return None
     elif cls is float and column.family == "integer":
-        return _whole
-    return as_json if cls in _JSON else None
+        return _integer_text
+    return to_json if cls in _JSON else None
 
 
 def _is_array(column: Column) -> bool:
-    """Tell by the name of the type: that of the elements behind an underscore."""
+    """Return whether the type is an array: an underscore and the element type."""
     return column.type_name.startswith("_")
 
 
-def as_json(value: Any) -> str:
-    """Write a value as JSON."""
+def to_json(value: Any) -> str:
+    """Return a value as JSON text."""
     return json.dumps(value, ensure_ascii=False, default=str)
 
 
-def _whole(value: float) -> str:
-    """Write a number for a column of integers; files often have 5.0 where 5 is meant."""
+def _integer_text(value: float) -> str:
+    """Return a float as an integer if it is one: many files have 5.0 for 5."""
     return str(int(value)) if value.is_integer() else str(value)
 
 
-def _spaced(value: dt.datetime) -> str:
+def _datetime_text(value: dt.datetime) -> str:
     return value.isoformat(" ")
 
 
 _JSON: Final = (bool, int, float, dict, list)
-_TEXTS: Final[dict[type, Convert]] = {
+_TEXTS: Final[dict[type, Converter]] = {
     decimal.Decimal: str,
     uuid.UUID: str,
     dt.date: dt.date.isoformat,
     dt.time: dt.time.isoformat,
-    dt.datetime: _spaced,
+    dt.datetime: _datetime_text,
 }

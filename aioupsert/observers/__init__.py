@@ -1,1 +1,1 @@
-"""Observers that pass on what they see; each needs the extra of its name."""
+"""Observers that export events; each needs the extra of the same name."""

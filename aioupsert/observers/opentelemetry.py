@@ -1,4 +1,4 @@
-"""Spans of OpenTelemetry, after its semantic conventions for databases."""
+"""OpenTelemetry spans that follow the semantic conventions for databases."""
 
 from __future__ import annotations
 
@@ -14,26 +14,29 @@ from aioupsert.events import Event, Observer
 if TYPE_CHECKING:
     from opentelemetry.util.types import AttributeValue
 
-# The version in which the conventions for databases became stable.
+# The first version of the conventions in which those for databases are stable.
 _SCHEMA: Final = "https://opentelemetry.io/schemas/1.33.0"
 
 
 def spans(tracer_provider: trace.TracerProvider | None = None) -> Observer:
     """
-    Make an observer that has a span for each call, around those of the driver.
+    Return an observer that creates a span for each operation.
 
-    The span is of kind CLIENT, is called after the call and the table, and has the
-    attributes ``db.system.name``, ``db.operation.name`` and ``db.collection.name``;
-    ``db.operation.batch.size`` where there are several rows; ``error.type``, and
-    ``db.response.status_code`` where the database gave a code, if it failed; and
-    ``aioupsert.created``, ``.updated``, ``.unchanged``, ``.skipped``, ``.failed``,
-    ``.retries`` and ``.pending`` where they are not zero.
+    The spans of an instrumented driver are children of this span. Its kind is CLIENT
+    and its name consists of the operation and the table. Its attributes are:
 
-    A batch of a `Coalescer` is a trace of its own, as it belongs to no single caller;
-    the time that a caller waits is a span in the caller's trace.
+    - ``db.system.name``, ``db.operation.name`` and ``db.collection.name``;
+    - ``db.operation.batch.size``, if there is more than one row;
+    - ``error.type`` if the operation failed, and ``db.response.status_code`` if the
+      database sent an error code;
+    - those of ``aioupsert.created``, ``.updated``, ``.unchanged``, ``.skipped``,
+      ``.failed``, ``.retries`` and ``.pending`` that are not zero.
+
+    A batch of a `Coalescer` is a separate trace, because it serves several callers. The
+    trace of each caller has a span for its call, including the time it waited.
 
     Args:
-        tracer_provider: By default the global one.
+        tracer_provider: The provider of the tracer; by default the global one.
 
     Returns:
         An observer for `aioupsert.observe`.
@@ -49,7 +52,7 @@ def spans(tracer_provider: trace.TracerProvider | None = None) -> Observer:
     def observer(event: Event) -> Generator[None]:
         with tracer.start_as_current_span(
             f"{event.operation} {event.table}",
-            # The task of a batch has the context of whichever call had it sent.
+            # The task of a batch inherits the context of the call that triggered it.
             context=Context() if event.operation == "Coalescer.batch" else None,
             kind=trace.SpanKind.CLIENT,
             attributes={
@@ -66,9 +69,9 @@ def spans(tracer_provider: trace.TracerProvider | None = None) -> Observer:
 
 
 def _attributes(event: Event) -> dict[str, AttributeValue]:
-    """What is known of a call at its end."""
+    """Return the attributes of an event that is complete."""
     result = event.result
-    found: dict[str, Any] = {
+    attributes: dict[str, Any] = {
         "db.system.name": event.system,
         "db.operation.batch.size": event.rows if event.rows > 1 else 0,
         "aioupsert.created": result.created,
@@ -80,11 +83,11 @@ def _attributes(event: Event) -> dict[str, AttributeValue]:
         "aioupsert.pending": event.pending,
     }
     if event.error is not None:
-        found["error.type"] = type(event.error).__qualname__
-        # SQLAlchemy's errors have the driver's.
+        attributes["error.type"] = type(event.error).__qualname__
+        # SQLAlchemy wraps the driver's error.
         error = getattr(event.error, "orig", event.error)
-        # Every driver of PostgreSQL has the one, that of SQLite the other.
-        found["db.response.status_code"] = getattr(error, "sqlstate", None) or getattr(
-            error, "sqlite_errorname", None
-        )
-    return {name: value for name, value in found.items() if value}
+        # PostgreSQL drivers set the first, SQLite sets the second.
+        attributes["db.response.status_code"] = getattr(
+            error, "sqlstate", None
+        ) or getattr(error, "sqlite_errorname", None)
+    return {name: value for name, value in attributes.items() if value}

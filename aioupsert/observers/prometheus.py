@@ -1,4 +1,4 @@
-"""Metrics of Prometheus."""
+"""Prometheus metrics."""
 
 from __future__ import annotations
 
@@ -10,67 +10,91 @@ from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histo
 
 from aioupsert.events import Event
 
-# In seconds, as a round trip takes less than one of them or many.
-_SECONDS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5, 30)
-_ROWS: Final = (1, 2, 5, 10, 25, 50, 100, 250, 500, 1_000, 10_000)
+# Seconds: from a fraction of a local round trip to the default timeout of a call.
+_DURATION_BUCKETS: Final = (
+    0.0005,
+    0.001,
+    0.0025,
+    0.005,
+    0.01,
+    0.025,
+    0.05,
+    0.1,
+    0.25,
+    1,
+    5,
+    30,
+)
+_BATCH_BUCKETS: Final = (1, 2, 5, 10, 25, 50, 100, 250, 500, 1_000, 10_000)
 
 
 def metrics(
-    registry: CollectorRegistry = REGISTRY, *, buckets: Sequence[float] = _SECONDS
+    registry: CollectorRegistry = REGISTRY,
+    *,
+    buckets: Sequence[float] = _DURATION_BUCKETS,
 ) -> Callable[[Event], None]:
     """
-    Make a hook that counts calls, rows, attempts and time.
+    Return a hook that maintains metrics of calls, rows, retries and durations.
 
-    The metrics, each with the labels ``operation`` and ``table``:
+    All metrics have the labels ``operation`` and ``table``:
 
-    - ``aioupsert_calls_total``, also by ``outcome``: done, failed or cancelled.
-    - ``aioupsert_rows_total``, also by ``action``: created, updated, unchanged, skipped
-      or failed.
-    - ``aioupsert_retries_total``: attempts made again.
-    - ``aioupsert_call_seconds``: how long calls took, a histogram.
-    - ``aioupsert_batch_rows``: how many calls the batches of a `Coalescer` had, a
-      histogram; ``aioupsert_pending_calls``: how many were pending after the last one.
+    - ``aioupsert_calls_total``, a counter with the further label ``outcome``: done,
+      failed or cancelled.
+    - ``aioupsert_rows_total``, a counter with the further label ``action``: created,
+      updated, unchanged, skipped or failed.
+    - ``aioupsert_retries_total``, a counter of repeated attempts.
+    - ``aioupsert_call_seconds``, a histogram of the duration of calls.
+    - ``aioupsert_batch_rows``, a histogram of the number of calls in a batch of a
+      `Coalescer`.
+    - ``aioupsert_pending_calls``, a gauge of the calls that were pending when the last
+      batch of a `Coalescer` ended.
 
-    A call of a `Coalescer` is counted as ``Coalescer.create_or_update``, and once more
-    in its batch, as ``Coalescer.batch``.
+    A call of a `Coalescer` is counted twice: as ``Coalescer.create_or_update``, and in
+    its batch as ``Coalescer.batch``.
 
     Args:
-        registry: Where they are registered, once.
-        buckets: Those of the seconds.
+        registry: The registry in which the metrics are registered.
+        buckets: The upper bounds of the buckets of ``aioupsert_call_seconds``, in
+            seconds.
 
     Returns:
         A hook for `aioupsert.on_event`.
 
     Raises:
-        ValueError: They are in that registry already.
+        ValueError: The metrics are already registered in this registry.
 
     References:
         Prometheus, "Metric and label naming".
     """
     labels = ("operation", "table")
     calls = Counter(
-        "aioupsert_calls", "Calls.", (*labels, "outcome"), registry=registry
+        "aioupsert_calls", "Number of calls.", (*labels, "outcome"), registry=registry
     )
-    rows = Counter("aioupsert_rows", "Rows.", (*labels, "action"), registry=registry)
+    rows = Counter(
+        "aioupsert_rows", "Number of rows.", (*labels, "action"), registry=registry
+    )
     retries = Counter(
-        "aioupsert_retries", "Attempts made again.", labels, registry=registry
+        "aioupsert_retries", "Number of repeated attempts.", labels, registry=registry
     )
     seconds = Histogram(
         "aioupsert_call_seconds",
-        "Seconds that calls took.",
+        "Duration of calls in seconds.",
         labels,
         registry=registry,
         buckets=buckets,
     )
     sizes = Histogram(
         "aioupsert_batch_rows",
-        "Calls in a batch of a coalescer.",
+        "Number of calls in a batch of a coalescer.",
         labels,
         registry=registry,
-        buckets=_ROWS,
+        buckets=_BATCH_BUCKETS,
     )
     pending = Gauge(
-        "aioupsert_pending_calls", "Calls pending.", labels, registry=registry
+        "aioupsert_pending_calls",
+        "Number of pending calls of a coalescer.",
+        labels,
+        registry=registry,
     )
 
     def hook(event: Event) -> None:

@@ -36,17 +36,21 @@ def misuse(result: Result) -> str:
 @pytest.mark.parametrize(
     ("content", "options", "expected"),
     [
-        ("", KEY, "rows.csv is empty: it needs a header"),
-        ("id,n\n1,2\n3\n", KEY, "line 3, column 'n': 1 cells under a header of 2"),
-        ('id,n\n1,"a"b\n', KEY, "rows.csv, line 2: this is not CSV: ',' expected"),
-        (b"id,n\n1,\xff\n", KEY, "line 2, column 3: byte 0xff is not utf-8"),
+        ("", KEY, "rows.csv is empty: a header is required"),
+        (
+            "id,n\n1,2\n3\n",
+            KEY,
+            "line 3, column 'n': expected 2 cells as in the header, found 1",
+        ),
+        ('id,n\n1,"a"b\n', KEY, "rows.csv, line 2: invalid CSV: ',' expected"),
+        (b"id,n\n1,\xff\n", KEY, "line 2, column 3: byte 0xff is not valid utf-8"),
         ("id,ü\n", (*KEY, "--encoding", "ascii"), "see --encoding"),
         ("idd,n\n", KEY, "rows.csv has no column 'id' (did you mean 'idd'?)"),
         ("id,n\n", ("--key", "id,m"), "rows.csv has no column 'm'"),
         ("id,n\n", ("--key", ""), "rows.csv has no column ''"),
-        ('{"id": 1\n', (*KEY, "--format", "jsonl"), "this is not JSON: "),
+        ('{"id": 1\n', (*KEY, "--format", "jsonl"), "invalid JSON: "),
         ('{"n": 1}\n', (*KEY, "--format", "jsonl"), "rows.csv has no column 'id'"),
-        ("[]", (*KEY, "--format", "json"), "cannot make a table: no rows"),
+        ("[]", (*KEY, "--format", "json"), "cannot create table t: no rows of"),
         ("id,n\n", (*KEY, "--format", "parquet"), "cannot be read as Parquet: "),
     ],
 )
@@ -88,12 +92,15 @@ def test_a_file_that_cannot_be_opened(
     ("url", "expected"),
     [
         ("http://test.db", "must be sqlite:///relative.db, sqlite:////absolute.db or"),
-        ("test.db", "no database: it comes before the table, as --db or in"),
-        ("sqlite:test.db", "no database: it comes before the table"),
+        (
+            "test.db",
+            "no database given: put its URL before the table, or use --db or AIOUPSERT_DB",
+        ),
+        ("sqlite:test.db", "no database given: put its URL before the table"),
         ("mysql://root:secret@host/db", "must be sqlite:///relative.db"),
-        ("sqlite://test.db", "three slashes before a file: sqlite:///test.db"),
-        ("sqlite:///:memory:", "a database in memory would be gone at once"),
-        ("sqlite://", "a database in memory would be gone at once"),
+        ("sqlite://test.db", "write three slashes before a file: sqlite:///test.db"),
+        ("sqlite:///:memory:", "an in-memory database would not outlive the command"),
+        ("sqlite://", "an in-memory database would not outlive the command"),
     ],
 )
 def test_a_url_of_no_database(file: Write, url: str, expected: str) -> None:
@@ -106,12 +113,12 @@ def test_a_url_of_no_database(file: Write, url: str, expected: str) -> None:
     ("options", "expected"),
     [
         ((), "Missing option '--key'"),
-        ((*KEY, "--delimiter", "ab"), "no line end, not 'ab'"),
-        ((*KEY, "--delimiter", ""), "no line end, not ''"),
-        ((*KEY, "--delimiter", '"'), "no line end, not '\"'"),
-        ((*KEY, "--delimiter", "\n"), r"no line end, not '\n'"),
-        ((*KEY, "--encoding", "utf-9"), "no text encoding 'utf-9'"),
-        ((*KEY, "--encoding", "rot13"), "no text encoding 'rot13'"),
+        ((*KEY, "--delimiter", "ab"), "or a line break, not 'ab'"),
+        ((*KEY, "--delimiter", ""), "or a line break, not ''"),
+        ((*KEY, "--delimiter", '"'), "or a line break, not '\"'"),
+        ((*KEY, "--delimiter", "\n"), r"or a line break, not '\n'"),
+        ((*KEY, "--encoding", "utf-9"), "Python has no text encoding 'utf-9'"),
+        ((*KEY, "--encoding", "rot13"), "Python has no text encoding 'rot13'"),
         ((*KEY, "--colour"), "No such option"),
     ],
 )
@@ -124,7 +131,7 @@ def test_wrong_options(
 @pytest.mark.parametrize("table", ["a.b.c", ""])
 def test_a_name_of_no_table(lite_place: Place, file: Write, table: str) -> None:
     said = misuse(run("load", lite_place.url, table, file("id\n1\n"), *KEY))
-    assert "is neither name nor schema.name" in said
+    assert "is not the name of a table: write name or schema.name" in said
 
 
 # --- the database ---------------------------------------------------------------------
@@ -133,7 +140,7 @@ def test_a_name_of_no_table(lite_place: Place, file: Write, table: str) -> None:
 def test_an_unknown_table_suggests_the_option(place: Place, file: Write) -> None:
     place.query("CREATE TABLE tt (id integer)")
     said = message(place.load(file("id\n1\n"), *KEY))
-    assert "no table t (did you mean 'tt'?); --create-table makes it" in said
+    assert "no table t (did you mean 'tt'?); --create-table creates it" in said
 
 
 def test_an_unknown_column_is_said_with_the_closest(place: Place, file: Write) -> None:
@@ -156,7 +163,7 @@ def test_a_sqlite_file_that_is_not_there_is_not_made(
 ) -> None:
     path = tmp_path / "typo.db"
     said = message(run("load", f"sqlite:///{path}", "t", file("id\n1\n"), *KEY))
-    assert f"there is no file {path}; load --create-table makes it" in said
+    assert f"there is no file {path}; load --create-table creates it" in said
     assert not path.exists()
 
 
@@ -186,7 +193,7 @@ def test_a_sqlite_database_that_someone_else_writes(
 
 def test_a_schema_that_is_not_there(pg_place: Place, file: Write) -> None:
     result = run("load", pg_place.url, "no.t", file("id\n1\n"), *KEY, "--create-table")
-    assert 'the database says: schema "no" does not exist' in message(result)
+    assert 'database error: schema "no" does not exist' in message(result)
 
 
 @contextmanager
@@ -250,7 +257,7 @@ def test_a_connection_lost_on_the_way(pg_place: Place, file: Write) -> None:
         " EXECUTE FUNCTION leave()"
     )
     said = message(pg_place.load(file("id\n1\n2\n3\n"), *KEY))
-    assert "the database says: connection was closed" in said
+    assert "database error: connection was closed" in said
     assert said.endswith("Nothing was stored.\n")
     assert pg_place.query("SELECT * FROM t") == []
 
@@ -264,4 +271,4 @@ def test_a_missing_driver_is_named(
 ) -> None:
     monkeypatch.setitem(sys.modules, driver, None)
     said = message(run("load", url, "t", file("id\n1\n"), *KEY))
-    assert f"pip install 'aioupsert[{driver}]'" in said
+    assert f"this database needs {driver}: pip install 'aioupsert[{driver}]'" in said

@@ -15,7 +15,7 @@ from aioupsert.cli.reading import files
 from tests.cli.places import Place, Write, counts, fates
 
 NEW = ("--key", "id", "--create-table")
-converted = values.converted
+convert_rows = values.convert_rows
 
 
 @pytest.fixture(autouse=True)
@@ -34,12 +34,12 @@ def interrupt_after(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Interrupt while the rows are read."""
 
     def reading(*arguments: Any) -> Iterator[Any]:
-        for number, row in enumerate(converted(*arguments)):
+        for number, row in enumerate(convert_rows(*arguments)):
             if number == rows:
                 interrupt()
             yield row
 
-    monkeypatch.setattr(load, "converted", reading)
+    monkeypatch.setattr(load, "convert_rows", reading)
 
 
 ROWS = "id,n\n" + "".join(f"{n},{n}\n" for n in range(5_000))
@@ -113,7 +113,7 @@ def test_ignored_interrupts_stay_ignored(
 
 async def test_an_interrupt_that_comes_after_the_commit_is_too_late() -> None:
     answered = asyncio.Event()
-    task = asyncio.create_task(databases._finish(answered.wait()))
+    task = asyncio.create_task(databases._end_transaction(answered.wait()))
     for _ in range(3):
         await asyncio.sleep(0)
         task.cancel()

@@ -208,5 +208,5 @@ def test_a_constraint_checked_by_the_commit_stores_nothing(
     )
     result = pg_place.load(file("id,p\n1,7\n2,7\n"), "--key", "id")
     assert result.exit_code == 1
-    assert "the database says: duplicate key value" in result.stderr
+    assert "database error: duplicate key value" in result.stderr
     assert pg_place.query("SELECT * FROM t") == []

@@ -81,10 +81,10 @@ def test_inspect_says_what_a_key_without_an_index_means(place: Place) -> None:
     assert "no unique index is on exactly the key" in said.rpartition("many rows: ")[2]
 
 
-def test_inspect_says_why_the_classic_steps_are_taken(pg_place: Place) -> None:
+def test_inspect_says_why_the_exact_steps_are_taken(pg_place: Place) -> None:
     pg_place.query("CREATE TABLE t (id integer PRIMARY KEY DEFERRABLE, name text)")
     said = inspect(pg_place, "--key", "id")
-    assert "one row: the classic steps, as " in said
+    assert "one row: the exact steps, because " in said
     assert "many rows: one by one: " in said
 
 
@@ -92,8 +92,8 @@ def test_inspect_of_a_view(pg_place: Place) -> None:
     pg_place.query("CREATE TABLE s (id integer PRIMARY KEY)")
     pg_place.query("CREATE VIEW t AS SELECT * FROM s")
     said = inspect(pg_place, "--key", "id")
-    assert "unique indexes: those of the tables behind it" in said
-    assert "key id: whether it is unique is not known here" in said
+    assert "unique indexes: those of the underlying tables" in said
+    assert "key id: it is unknown whether it is unique" in said
 
 
 @pytest.mark.parametrize(
@@ -158,7 +158,7 @@ def test_preview_gives_sqlite_numbers(lite_place: Place) -> None:
     [
         (("--key", "i=1"), 1, "table t has no column 'i' (did you mean 'id'?)"),
         (("--key", "id=1", "--set", "n=1"), 1, "table t has no column 'n'"),
-        (("--key", "id=1", "--key", "id=2"), 2, "--key: 'id' is there twice"),
+        (("--key", "id=1", "--key", "id=2"), 2, "--key: 'id' is given twice"),
         (("--key", "id=1", "--update-expr", "n=("), 2, "--update-expr: cannot read"),
         ((), 2, "Missing option '--key'"),
     ],

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aioupsert.cli.errors import LoadError, RowError
-from aioupsert.cli.reading import How, Row, open_input
+from aioupsert.cli.reading import ReadOptions, Row, open_input
 from aioupsert.cli.reading.delimited import read_delimited
 from aioupsert.cli.reading.json import read_json, read_json_lines
 from tests.cli.places import Write, run
@@ -27,8 +27,8 @@ JSON = b'[\n {"a": 1, "b": "x"},\n\n{"a":2.5,"b":[null]}]\n'
 TYPED = [{"a": 1, "b": "x"}, {"a": 2.5, "b": [None]}]
 
 
-def read_all(*paths: Path, how: How | None = None) -> list[Row]:
-    with open_input(paths, how or How()) as source:
+def read_all(*paths: Path, options: ReadOptions | None = None) -> list[Row]:
+    with open_input(paths, options or ReadOptions()) as source:
         return [*source.rows]
 
 
@@ -36,9 +36,9 @@ def where(rows: list[Row]) -> list[tuple[str, int]]:
     return [(Path(row.file).name, row.line) for row in rows]
 
 
-def message(path: Path, how: How | None = None) -> str:
+def message(path: Path, options: ReadOptions | None = None) -> str:
     with pytest.raises(LoadError) as caught:
-        read_all(path, how=how)
+        read_all(path, options=options)
     return str(caught.value).removeprefix(f"{path}")
 
 
@@ -85,7 +85,7 @@ def test_gzip_is_known_by_its_content(file: Write) -> None:
 
 def test_the_option_wins_over_the_name(file: Write) -> None:
     path = file(JSONL, "t.csv")
-    assert read_all(path, how=How("jsonl")) == TYPED
+    assert read_all(path, options=ReadOptions("jsonl")) == TYPED
 
 
 def test_several_files_are_one_input_in_their_order(file: Write) -> None:
@@ -112,12 +112,12 @@ def test_several_files_are_one_input_in_their_order(file: Write) -> None:
 def test_the_columns_are_known_before_the_rows(
     file: Write, name: str, content: str, columns: tuple[str, ...]
 ) -> None:
-    with open_input([file(content, name)], How()) as source:
+    with open_input([file(content, name)], ReadOptions()) as source:
         assert source.columns == columns
 
 
 def test_peeking_loses_no_row(file: Write) -> None:
-    with open_input([file(CSV)], How()) as source:
+    with open_input([file(CSV)], ReadOptions()) as source:
         assert [row["a"] for row in source.peek(1)] == ["1"]
         assert [row["a"] for row in source.rows] == ["1", "2"]
 
@@ -128,7 +128,7 @@ def test_peeking_loses_no_row(file: Write) -> None:
 def test_the_cell_that_means_null(
     file: Write, null: str, expected: list[str | None]
 ) -> None:
-    rows = read_all(file("a,b\n,NULL\n"), how=How(null=null))
+    rows = read_all(file("a,b\n,NULL\n"), options=ReadOptions(null=null))
     assert [*rows[0].values()] == expected
 
 
@@ -145,7 +145,7 @@ def test_what_csv_writes_is_read_back(rows: list[list[str]]) -> None:
     text = io.StringIO(newline="")
     csv.writer(text, quoting=csv.QUOTE_ALL).writerows([["a", "b"], *rows])
     text.seek(0)
-    columns, found = read_delimited("test", text, How(null=None), ",")
+    columns, found = read_delimited("test", text, ReadOptions(null=None), ",")
     assert columns == ("a", "b")
     assert [[*row.values()] for row in found] == rows
 
@@ -172,18 +172,18 @@ def test_what_json_writes_is_read_back_in_blocks_of_any_size(
             assert size
             return super().read(block)
 
-    found = [*read_json("test", Blocks(text.encode()), How())]
+    found = [*read_json("test", Blocks(text.encode()), ReadOptions())]
     assert found == rows
 
 
 def test_a_row_of_json_may_be_longer_than_a_block() -> None:
     rows = [{"a": "x" * 300_000, "b": [1] * 100_000}, {"a": ""}]
     binary = io.BytesIO(json.dumps(rows).encode())
-    assert [*read_json("test", binary, How())] == rows
+    assert [*read_json("test", binary, ReadOptions())] == rows
 
 
 def test_a_cell_may_be_long() -> None:
-    _, rows = read_delimited("test", ["a\n", "x" * 200_000], How(), ",")
+    _, rows = read_delimited("test", ["a\n", "x" * 200_000], ReadOptions(), ",")
     assert len(next(rows)["a"]) == 200_000
 
 
@@ -192,20 +192,20 @@ def test_a_cell_may_be_long() -> None:
 
 def test_rows_of_csv_are_read_as_they_are_asked_for() -> None:
     lines = iter(["a\n", "1\n", "2\n"])
-    _, rows = read_delimited("test", lines, How(), ",")
+    _, rows = read_delimited("test", lines, ReadOptions(), ",")
     assert next(rows) == {"a": "1"}
     assert [*lines] == ["2\n"]
 
 
 def test_lines_of_json_are_read_as_they_are_asked_for() -> None:
     lines = iter(['{"a": 1}\n', "{}\n"])
-    assert next(read_json_lines("test", lines, How())) == {"a": 1}
+    assert next(read_json_lines("test", lines, ReadOptions())) == {"a": 1}
     assert [*lines] == ["{}\n"]
 
 
 def test_an_array_of_json_is_read_as_it_is_asked_for() -> None:
     binary = io.BytesIO(b"[" + b'{"a": 1},\n' * 100_000 + b"{}]")
-    rows = read_json("test", binary, How())
+    rows = read_json("test", binary, ReadOptions())
     assert next(rows) == {"a": 1}
     assert binary.tell() < 100_000
     assert sum(1 for _ in rows) == 100_000
@@ -221,7 +221,7 @@ def test_an_input_tells_how_far_it_is(file: Write, name: str) -> None:
         text = text if name.endswith("json") else text[1:-1].replace("},", "}\n")
     content = gzip.compress(text.encode()) if name.endswith("gz") else text.encode()
     path = file(content, name)
-    with open_input([path, path], How()) as source:
+    with open_input([path, path], ReadOptions()) as source:
         size = path.stat().st_size
         assert source.size == size * 2
         before = source.position()
@@ -234,7 +234,7 @@ def test_a_named_pipe_has_no_size(tmp_path: Path) -> None:
     os.mkfifo(path)
     thread = threading.Thread(target=path.write_bytes, args=(CSV,))
     thread.start()
-    with open_input([path], How()) as source:
+    with open_input([path], ReadOptions()) as source:
         assert len([*source.rows]) == 2
         assert (source.size, source.position()) == (None, 0)
     thread.join()
@@ -246,26 +246,32 @@ def test_a_named_pipe_has_no_size(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
-        ("", " is empty: it needs a header"),
-        ("\n\n", " is empty: it needs a header"),
+        ("", " is empty: a header is required"),
+        ("\n\n", " is empty: a header is required"),
         ("id,n,id\n", ": the header names 'id' twice"),
         ("id,,n\n", ": column 2 of the header has no name"),
         ("id,n\0\n", ": column 2 of the header has no name"),
-        ('id,"n\n', ", line 1: this is not CSV: unexpected end of data"),
-        ("id,n\n1,2\n3\n", ", line 3, column 'n': 1 cells under a header of 2"),
-        ("id,n\n1,2,3\n", ", line 2, column 3: 3 cells under a header of 2"),
+        ('id,"n\n', ", line 1: invalid CSV: unexpected end of data"),
+        (
+            "id,n\n1,2\n3\n",
+            ", line 3, column 'n': expected 2 cells as in the header, found 1",
+        ),
+        (
+            "id,n\n1,2,3\n",
+            ", line 2, column 3: expected 2 cells as in the header, found 3",
+        ),
         (
             'id,n\n"1\n",2\n\n1,"a\n',
-            ", line 5: this is not CSV: unexpected end of data",
+            ", line 5: invalid CSV: unexpected end of data",
         ),
-        ('id,n\n1,"a"b\n', ", line 2: this is not CSV: ',' expected after '\"'"),
+        ('id,n\n1,"a"b\n', ", line 2: invalid CSV: ',' expected after '\"'"),
     ],
 )
 def test_broken_csv(file: Write, content: str, expected: str) -> None:
     assert message(file(content)) == expected
 
 
-BROKEN = ": this is not JSON: "
+BROKEN = ": invalid JSON: "
 
 
 @pytest.mark.parametrize(
@@ -273,11 +279,11 @@ BROKEN = ": this is not JSON: "
     [
         ('{"a": 1}\n{"a" 1}\n', f", line 2, column 6{BROKEN}Expecting ':' delimiter"),
         ('{"a": 1\n}\n', f", line 1, column 1{BROKEN}"),
-        ("\n[1]\n", ", line 2: a row is an object, not an array"),
-        ("null\n", ", line 1: a row is an object, not null"),
-        ("true\n", ", line 1: a row is an object, not a boolean"),
-        ("1\n", ", line 1: a row is an object, not a number"),
-        ('"a"\n', ", line 1: a row is an object, not text"),
+        ("\n[1]\n", ", line 2: a row must be an object, not an array"),
+        ("null\n", ", line 1: a row must be an object, not null"),
+        ("true\n", ", line 1: a row must be an object, not a boolean"),
+        ("1\n", ", line 1: a row must be an object, not a number"),
+        ('"a"\n', ", line 1: a row must be an object, not text"),
         ("[" * 100_000, f", line 1{BROKEN}nested too deeply"),
         ('{"a": ' + "1" * 5_000 + "}", f", line 1{BROKEN}Exceeds the limit"),
     ],
@@ -291,19 +297,19 @@ def test_broken_lines_of_json(file: Write, content: str, expected: str) -> None:
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
-        ("", f", line 1, column 1{BROKEN}an array starts with ["),
-        ('\n "a"', f", line 2, column 2{BROKEN}an array starts with ["),
-        ('{"a": 1}\n2', ", line 2: a row is an object, not a number"),
+        ("", f", line 1, column 1{BROKEN}expecting an array or an object"),
+        ('\n "a"', f", line 2, column 2{BROKEN}expecting an array or an object"),
+        ('{"a": 1}\n2', ", line 2: a row must be an object, not a number"),
         ('{"a": 1},\n', f", line 1, column 9{BROKEN}Expecting value"),
         ("[", f", line 1, column 2{BROKEN}Expecting value"),
         ('[{"a": 1}', f", line 1, column 10{BROKEN}expecting ',' or ']'"),
         ('[{"a": 1},\n  ]', f", line 2, column 3{BROKEN}Expecting value"),
         ('[{}\n\n {"a": 1}]', f", line 3, column 2{BROKEN}expecting ',' or ']'"),
-        ("[{}]\n{}", f", line 2, column 1{BROKEN}something follows the array"),
+        ("[{}]\n{}", f", line 2, column 1{BROKEN}unexpected text after the array"),
         ('[{},\n{"a": x}]', f", line 2, column 7{BROKEN}Expecting value"),
         ('[\n{"a": "x}]', f", line 2, column 7{BROKEN}Unterminated string"),
         ('[{"a" 1}' + " " * 99_999, f", line 1, column 7{BROKEN}Expecting ':'"),
-        ("[{},\n 1]", ", line 2: a row is an object, not a number"),
+        ("[{},\n 1]", ", line 2: a row must be an object, not a number"),
         ("[" * 200_000, f", line 1{BROKEN}nested too deeply"),
         ('[{"a": ' + "1" * 5_000 + "}]", f", line 1{BROKEN}Exceeds the limit"),
     ],
@@ -315,10 +321,10 @@ def test_a_broken_array_of_json(file: Write, content: str, expected: str) -> Non
 def test_a_text_that_never_ends_is_not_read_to_its_end(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("aioupsert.cli.reading.json._LONGEST", 1 << 17)
+    monkeypatch.setattr("aioupsert.cli.reading.json._MAX_VALUE_LENGTH", 1 << 17)
     binary = io.BytesIO(b'[{"a": "' + b"x" * 10_000_000)
     with pytest.raises(LoadError, match=r"^test, line 1, column 8: .* Unterminated"):
-        next(read_json("test", binary, How()))
+        next(read_json("test", binary, ReadOptions()))
     assert binary.tell() < 1_000_000
 
 
@@ -335,13 +341,13 @@ def test_a_bad_byte_has_its_line(
     said = message(file(start + before + row + b"\xff\n", name))
     place = f", column {column}" if column else ""
     assert said.startswith(
-        f", line {before.count(10) + 1}{place}: byte 0xff is not utf"
+        f", line {before.count(10) + 1}{place}: byte 0xff is not valid utf"
     )
     assert said.endswith("; see --encoding")
 
 
 def test_text_of_another_encoding_is_refused(file: Write) -> None:
-    said = message(file("a\n"), How(encoding="utf-16"))
+    said = message(file("a\n"), ReadOptions(encoding="utf-16"))
     assert said.startswith(", line 1: ")
     assert "tream does not start with BOM" in said
 
@@ -373,7 +379,7 @@ def test_a_broken_gzip_file(
 def test_a_file_that_cannot_be_opened(file: Write, tmp_path: Path, name: str) -> None:
     with ExitStack() as stack:
         # The second is looked at before a row of the first is read.
-        files = open_input([file(CSV), tmp_path / name], How())
+        files = open_input([file(CSV), tmp_path / name], ReadOptions())
         with pytest.raises(LoadError, match=r"^cannot read ") as caught:
             stack.enter_context(files)
     assert "Errno" not in str(caught.value)
@@ -394,7 +400,7 @@ def test_an_error_of_the_system_while_reading_has_its_line() -> None:
         yield "a\n"
         raise OSError(errno.EIO, "Input/output error")
 
-    _, rows = read_delimited("test", lines(), How(), ",")
+    _, rows = read_delimited("test", lines(), ReadOptions(), ",")
     with pytest.raises(LoadError, match=r"^test, line 2: Input/output error$"):
         next(rows)
 
@@ -422,7 +428,7 @@ def test_bad_rows_can_be_left_out(
     file: Write, name: str, content: str, places: list[tuple[int, str | int | None]]
 ) -> None:
     bad: list[RowError] = []
-    rows = read_all(file(content, name), how=How(on_bad=bad.append))
+    rows = read_all(file(content, name), options=ReadOptions(on_bad_row=bad.append))
     assert [row["a"] for row in rows] == ["1", "7"]
     assert [(error.line, error.column) for error in bad] == places
 
@@ -447,7 +453,7 @@ def test_any_bytes_are_rows_or_a_clear_error(
     path = folder / name
     path.write_bytes(gzip.compress(content) if packed else content)
     try:
-        rows = read_all(path, how=How(encoding=encoding))
+        rows = read_all(path, options=ReadOptions(encoding=encoding))
     except LoadError as exc:
         assert str(exc).startswith(str(path))  # noqa: PT017  # or there is none
     else:

@@ -69,7 +69,7 @@ def test_a_failure_is_one_message(lite_place: Place) -> None:
     done = finished(start("load", lite_place.url, "t", "-", *NEW), "id,n\n1\n")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.splitlines() == [
-        "aioupsert: standard input, line 2, column 'n': 1 cells under a header of 2",
+        "aioupsert: standard input, line 2, column 'n': expected 2 cells as in the header, found 1",
         "Nothing was stored.",
     ]
 
@@ -218,7 +218,10 @@ runpy.run_module("aioupsert", run_name="__main__")
 def test_a_missing_extra_is_named(missing: str) -> None:
     done = finished(start(code=("-c", BLOCKED.format(missing=missing))))
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == "the command line needs: pip install 'aioupsert[cli]'\n"
+    assert (
+        done.stderr
+        == "the command line needs typer and rich: pip install 'aioupsert[cli]'\n"
+    )
 
 
 @pytest.mark.parametrize("missing", ["typer", "rich"])

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aioupsert.cli.updates import read_expression, read_updates
+from aioupsert.cli.updates import parse_expression, parse_updates
 from aioupsert.expressions import (
     Excluded,
     Expression,
@@ -70,7 +70,7 @@ HITS, ROW = F("hits"), Excluded("hits")
     ],
 )
 def test_an_expression_is_read(text: str, expected: Any) -> None:
-    assert repr(read_expression(text)) == repr(expected)
+    assert repr(parse_expression(text)) == repr(expected)
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ def test_an_expression_is_read(text: str, expected: Any) -> None:
         ("a b", "cannot read 'a b'"),
         ("a = 1", "cannot read 'a = 1'"),
         ("a; b", "cannot read 'a; b'"),
-        ("a.b", "cannot read 'a.b': there are columns, excluded.column,"),
+        ("a.b", "cannot read 'a.b': use columns, excluded.column,"),
         ("a[0]", r"cannot read 'a\[0\]'"),
         ("a ** 2", r"cannot read 'a \*\* 2'"),
         ("1 < a < 3", "cannot read '1 < a < 3'"),
@@ -97,10 +97,13 @@ def test_an_expression_is_read(text: str, expected: Any) -> None:
         ("coalesce(a)(b)", "cannot read "),
         ("coalesce(a, b=1)", "cannot read "),
         ("coalesce(*a)", "cannot read "),
-        ("open('x')", "there is no function 'open', only coalesce, greatest,"),
+        (
+            "open('x')",
+            "there is no function 'open'; the functions are coalesce, greatest,",
+        ),
         ("F(a)", "there is no function 'f'"),
         ("now(1)", "now: .* takes 0 positional arguments but 1 was given"),
-        ("coalesce()", "coalesce: .* needs a value"),
+        ("coalesce()", "coalesce: .* needs at least one value"),
         ("'a' + 'b'", "cannot compute with 'a' and 'b'"),
         ("-'a'", "cannot compute with 0 and 'a'"),
         ("(" * 5_000, "cannot read|nested too deeply"),
@@ -111,20 +114,20 @@ def test_an_expression_is_read(text: str, expected: Any) -> None:
 )
 def test_what_is_no_expression_is_refused(text: str, expected: str) -> None:
     with pytest.raises(ValueError, match=expected):
-        read_expression(text)
+        parse_expression(text)
 
 
 @given(st.text(alphabet="ab.()+-*/%'\" ,19\\\n=[]{}:@", max_size=30))
 def test_any_text_is_read_or_refused(text: str) -> None:
     try:
-        found = read_expression(text)
+        found = parse_expression(text)
     except ValueError:
         return
     assert isinstance(found, (Expression, int, float, str))
 
 
 def test_updates_are_columns_and_expressions() -> None:
-    found = read_updates(["hits = hits+1", "name", "odd name=excluded.x", "s='a=b'"])
+    found = parse_updates(["hits = hits+1", "name", "odd name=excluded.x", "s='a=b'"])
     assert repr(found) == repr(
         {
             "hits": HITS + 1,
@@ -138,15 +141,15 @@ def test_updates_are_columns_and_expressions() -> None:
 @pytest.mark.parametrize(
     ("texts", "expected"),
     [
-        (["=1"], "'=1' names no column"),
-        ([""], "'' names no column"),
+        (["=1"], "'=1' does not name a column"),
+        ([""], "'' does not name a column"),
         (["a", "a=1"], "'a' is set twice"),
         (["a==1"], "cannot read '=1'"),
     ],
 )
 def test_updates_that_make_no_sense(texts: list[str], expected: str) -> None:
     with pytest.raises(ValueError, match=expected):
-        read_updates(texts)
+        parse_updates(texts)
 
 
 def test_counters_are_added_up(place: Place, file: Write) -> None:
@@ -189,9 +192,12 @@ def test_create_only_leaves_rows_that_are_there(place: Place, file: Write) -> No
     ("options", "expected"),
     [
         (("--update", "a=("), "--update: cannot read '('"),
-        (("--update", "a", "--create-only"), "--create-only updates nothing"),
+        (
+            ("--update", "a", "--create-only"),
+            "--create-only updates no rows, so it cannot be combined with --update",
+        ),
         (("--where", "a >"), "--where: cannot read 'a >'"),
-        (("--where", "1"), "--where: '1' is no condition"),
+        (("--where", "1"), "--where: '1' is not a condition"),
     ],
 )
 def test_wrong_updates_are_wrong_usage(options: tuple[str, ...], expected: str) -> None:

@@ -219,7 +219,7 @@ def test_columns_of_parquet_need_names(
     pq.write_table(pa.table([[1], [2]], names=names), path)
     result = lite_place.load(path, "--key", "id", "--create-table")
     assert result.exit_code == 1
-    assert "its columns need names, each its own" in result.stderr
+    assert "every column needs a name, and names must not repeat" in result.stderr
 
 
 def test_parquet_that_breaks_off(lite_place: Place, tmp_path: Path) -> None:
@@ -235,7 +235,10 @@ def test_parquet_that_breaks_off(lite_place: Place, tmp_path: Path) -> None:
 def test_parquet_cannot_come_by_standard_input(lite_place: Place) -> None:
     result = lite_place.load("-", "--key", "id", "--format", "parquet", stdin=b"PAR1")
     assert result.exit_code == 1
-    assert "Parquet is read from the end" in result.stderr
+    assert (
+        "Parquet is read from its end, so it cannot come from standard input"
+        in result.stderr
+    )
 
 
 def test_parquet_without_its_library(
@@ -245,4 +248,7 @@ def test_parquet_without_its_library(
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     result = lite_place.load(path, "--key", "id")
     assert result.exit_code == 1
-    assert "Parquet needs: pip install 'aioupsert[parquet]'" in result.stderr
+    assert (
+        "reading Parquet needs pyarrow: pip install 'aioupsert[parquet]'"
+        in result.stderr
+    )

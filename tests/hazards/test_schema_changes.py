@@ -218,7 +218,7 @@ def read_always() -> Iterator[None]:
 
 @pytest.mark.usefixtures("read_always")
 @pytest.mark.parametrize("inside", [False, True], ids=["own", "caller's"])
-async def test_a_changed_default_is_known_after_the_lifetime(
+async def test_a_changed_default_is_known_after_the_ttl(
     pg: PostgresDatabase, *, inside: bool
 ) -> None:
     await pg.run(TABLE)

@@ -570,7 +570,7 @@ async def test_the_catalog_is_read_once_for_each_table_and_connection(
     assert catalog_queries(queries) == 4
 
 
-async def test_the_catalog_is_read_again_after_the_lifetime(conn: Any) -> None:
+async def test_the_catalog_is_read_again_after_the_ttl(conn: Any) -> None:
     await conn.execute("CREATE TABLE t (k int PRIMARY KEY)")
     await get_or_create(conn, "t", key={"k": 1})
     known = state_of(conn).tables["t",]
@@ -584,7 +584,7 @@ async def test_the_catalog_is_read_again_after_the_lifetime(conn: Any) -> None:
     assert counts == [0, 0, 1, 1]
 
 
-async def test_a_changed_default_is_used_after_the_lifetime(conn: Any) -> None:
+async def test_a_changed_default_is_used_after_the_ttl(conn: Any) -> None:
     await conn.execute("CREATE TABLE t (k int PRIMARY KEY, n int DEFAULT 1)")
     call: dict[str, Any] = {"defaults": {"n": F("n") + 1}, "returning": "n"}
     set_schema_cache_ttl(0)

@@ -396,7 +396,7 @@ async def test_settings_of_the_connection_take_no_part(
     assert conn.text_factory is bytes
 
 
-async def test_a_table_is_read_once_and_again_after_the_lifetime(
+async def test_a_table_is_read_once_and_again_after_the_ttl(
     conn: aiosqlite.Connection,
 ) -> None:
     await conn.execute("CREATE TABLE t (k PRIMARY KEY)")

@@ -10,7 +10,7 @@ from tests.databases import SQLiteDatabase
 
 
 def test_a_time_to_live_is_not_negative() -> None:
-    with pytest.raises(UsageError, match="zero or more seconds, not -1"):
+    with pytest.raises(UsageError, match="takes zero or more seconds, not -1"):
         set_schema_cache_ttl(-1)
 
 

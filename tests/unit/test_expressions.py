@@ -158,7 +158,7 @@ def test_the_type_of_a_literal_belongs_to_the_node(value: Any, kind: str) -> Non
     assert expression.values == (value,)
 
 
-def test_values_stand_in_the_order_of_their_places() -> None:
+def test_values_stand_in_the_order_of_their_placeholders() -> None:
     expression = coalesce(1, F("a") + 2).concat(3, SQL("{} {}", 4, F("b") * 5))
     assert expression.values == (1, 2, 3, 4, 5)
 
@@ -189,7 +189,9 @@ TRUTHS: dict[str, Callable[[], object]] = {
 
 @pytest.mark.parametrize("ask", TRUTHS.values(), ids=TRUTHS)
 def test_an_expression_has_no_truth_value(ask: Callable[[], object]) -> None:
-    with pytest.raises(UsageError, match="no truth value here; combine conditions"):
+    with pytest.raises(
+        UsageError, match=r"no truth value: combine conditions with &, \| and ~"
+    ):
         ask()
 
 
@@ -202,7 +204,9 @@ def test_a_column_is_named_by_a_text(make: Callable[[Any], Any], name: Any) -> N
 
 @pytest.mark.parametrize("make", [coalesce, greatest, least])
 def test_a_choice_needs_a_value(make: Callable[[], Expression]) -> None:
-    with pytest.raises(UsageError, match=rf"{make.__name__}\(\) needs a value"):
+    with pytest.raises(
+        UsageError, match=rf"{make.__name__}\(\) needs at least one value"
+    ):
         make()
 
 
@@ -226,12 +230,12 @@ def test_a_function_may_have_a_schema(name: str) -> None:
 @pytest.mark.parametrize(
     ("text", "values", "why"),
     [
-        ("{}", (), "1 places for 0 values"),
-        ("x", (1,), "0 places for 1 values"),
-        ("{} {}", (1,), "2 places for 1 values"),
-        ("{{}}", (1,), "0 places for 1 values"),
-        ("{0}", (1,), r"plain \{\} places, not \{0\}"),
-        ("{} {name}", (1, 2), r"plain \{\} places, not \{name\}"),
+        ("{}", (), r"one value for each \{\}: 1, not 0"),
+        ("x", (1,), r"one value for each \{\}: 0, not 1"),
+        ("{} {}", (1,), r"one value for each \{\}: 2, not 1"),
+        ("{{}}", (1,), r"one value for each \{\}: 0, not 1"),
+        ("{0}", (1,), r"plain \{\} placeholders, not \{0\}"),
+        ("{} {name}", (1, 2), r"plain \{\} placeholders, not \{name\}"),
         ("{", (), "cannot read '{'"),
         ("}", (), "cannot read '}'"),
         ("{} }", (1,), "cannot read"),
@@ -258,5 +262,7 @@ def test_raw_sql_has_a_place_for_each_value(
         ("a{{}}b{}{{", ("a{}b", "{")),
     ],
 )
-def test_raw_sql_is_split_at_its_places(text: str, parts: tuple[str, ...]) -> None:
+def test_raw_sql_is_split_at_its_placeholders(
+    text: str, parts: tuple[str, ...]
+) -> None:
     assert sql_parts(text) == parts

@@ -1,4 +1,4 @@
-"""Several files, of any format, as one input."""
+"""One input of several files, which may have different formats."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Final, cast
 
-from aioupsert.cli.errors import LoadError, words
+from aioupsert.cli.errors import LoadError, message_of
 from aioupsert.cli.reading.delimited import read_delimited
 from aioupsert.cli.reading.json import read_json, read_json_lines
 from aioupsert.cli.reading.parquet import read_parquet
-from aioupsert.cli.reading.rows import How, Row
+from aioupsert.cli.reading.rows import ReadOptions, Row
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -28,28 +28,31 @@ FORMATS: Final[dict[str, tuple[str, ...]]] = {
     "json": (".json",),
     "parquet": (".parquet", ".pq"),
 }
-"""What can be read, with the ends of such files' names."""
+"""The formats, each with the file name extensions that select it."""
 _GZIP: Final = b"\x1f\x8b"
 _STDIN: Final = Path("-")
 
 
 class Input:
     """
-    Files as one input.
+    Files that are read one after the other, as one input.
 
     Attributes:
-        name: What messages call it.
-        columns: The columns, as far as a header or the first rows tell.
-        size: How many bytes there are to read, or None where nobody knows.
-        waits: Whether standard input is being waited for just now.
+        name: The name of the input in messages.
+        columns: The columns of the header or, in a format without one, of the first
+            row.
+        size: The size of all files in bytes, or None if unknown.
+        waiting: Whether a read of standard input is blocking right now.
     """
 
-    def __init__(self, files: Sequence[Path], how: How, stack: ExitStack) -> None:
-        """Read what tells the columns."""
+    def __init__(
+        self, files: Sequence[Path], options: ReadOptions, stack: ExitStack
+    ) -> None:
+        """Open the first file and read the columns."""
         self.name: str = _name(files[0]) if len(files) == 1 else f"{len(files)} files"
-        self.waits: bool = False
+        self.waiting: bool = False
         self._files = [*files]
-        self._how = how
+        self._options = options
         self._stack = stack
         self._sizes = {file: _size(file) for file in files}
         sizes = [self._sizes[file] for file in files]
@@ -58,7 +61,7 @@ class Input:
         self._raw: BinaryIO | None = None
         self._share: float | None = None
         header, rows = self._open(files[0])
-        others = itertools.chain.from_iterable(map(self._read_other, files[1:]))
+        others = itertools.chain.from_iterable(map(self._open_next, files[1:]))
         self._rows = itertools.chain(rows, others)
         self.columns: tuple[str, ...] = header or tuple(
             dict.fromkeys(itertools.chain(*self.peek(1)))
@@ -66,25 +69,25 @@ class Input:
 
     @property
     def rows(self) -> Iterator[Row]:
-        """The rows, which are read as they are asked for, once."""
+        """An iterator that reads the rows lazily; they can be read once."""
         return self._rows
 
     def peek(self, number: int) -> list[Row]:
-        """Give the first rows, and keep them for later."""
+        """Return the first rows without consuming them."""
         first = [*itertools.islice(self._rows, number)]
         self._rows = itertools.chain(first, self._rows)
         return first
 
     def position(self) -> int:
-        """Tell how many bytes have been read, where the size is known."""
+        """Return the number of bytes that were read, if the size is known."""
         if self.size is None or self._raw is None:
             return self._done
         if self._share is not None:
             return self._done + int(self._share * (self._sizes[self._file] or 0))
         return self._done + self._raw.tell()
 
-    def _read_other(self, file: Path) -> Iterator[Row]:
-        """Read a file that is not the first."""
+    def _open_next(self, file: Path) -> Iterator[Row]:
+        """Close the current file, open the next one and return its rows."""
         self._raw = None
         self._done += self._sizes[self._file] or 0
         self._stack.close()
@@ -92,36 +95,36 @@ class Input:
         return rows
 
     def _open(self, file: Path) -> tuple[tuple[str, ...], Iterator[Row]]:
-        """Open a file, and close it with the stack."""
+        """Open a file, to be closed with the stack; return its columns and rows."""
         self._file, self._share = file, None
-        name, kind = _name(file), self._how.format or _format(file)
+        name, kind = _name(file), self._options.format or _format(file)
         binary = self._stack.enter_context(self._binary(file))
         if kind == "parquet":
             if file == _STDIN:
-                msg = "Parquet is read from the end, which standard input has not"
+                msg = "Parquet is read from its end, so it cannot come from standard input"
                 raise LoadError(msg)
-            return read_parquet(name, binary, self._pass)
+            return read_parquet(name, binary, self._record_share)
         try:
             if binary.peek(2)[:2] == _GZIP:
                 unpacked = gzip.GzipFile(fileobj=binary)
                 binary = io.BufferedReader(cast("io.RawIOBase", unpacked))
         except OSError as exc:
-            raise _unreadable(file, exc) from exc
+            raise _cannot_read(file, exc) from exc
         if kind == "json":
-            return (), read_json(name, binary, self._how)
-        # newline: the csv module reads line ends itself, those in cells too.
-        text = io.TextIOWrapper(binary, self._how.encoding, newline="")
-        # Whoever opened the file closes it.
+            return (), read_json(name, binary, self._options)
+        # newline="": the csv module handles line ends itself, including those in cells.
+        text = io.TextIOWrapper(binary, self._options.encoding, newline="")
+        # Detached, so that closing the text does not also close the file.
         self._stack.callback(text.detach)
         if kind == "jsonl":
-            return (), read_json_lines(name, text, self._how)
+            return (), read_json_lines(name, text, self._options)
         delimiter = "\t" if kind == "tsv" else ","
-        return read_delimited(name, text, self._how, delimiter)
+        return read_delimited(name, text, self._options, delimiter)
 
     @contextmanager
     def _binary(self, file: Path) -> Generator[io.BufferedReader[Any]]:
         if file == _STDIN:
-            binary = io.BufferedReader(_Waiting(self))
+            binary = io.BufferedReader(_StandardInput(self))
             try:
                 yield binary
             finally:
@@ -130,17 +133,17 @@ class Input:
         try:
             opened = file.open("rb")
         except (OSError, ValueError) as exc:
-            raise _unreadable(file, exc) from exc
+            raise _cannot_read(file, exc) from exc
         with opened:
             self._raw = opened
             yield opened
 
-    def _pass(self, share: float) -> None:
+    def _record_share(self, share: float) -> None:
         self._share = share
 
 
-class _Waiting(io.RawIOBase):
-    """Standard input; says when it is waited for, as that cannot be cancelled."""
+class _StandardInput(io.RawIOBase):
+    """Standard input, which marks its input as waiting while a read blocks."""
 
     def __init__(self, source: Input) -> None:
         self._source = source
@@ -150,24 +153,24 @@ class _Waiting(io.RawIOBase):
         return True
 
     def readinto(self, buffer: WriteableBuffer) -> int:
-        self._source.waits = True
+        self._source.waiting = True
         try:
-            # Not readinto, which waits until the buffer is full.
+            # readinto would block until the buffer is full.
             return self._binary.readinto1(buffer)
         finally:
-            self._source.waits = False
+            self._source.waiting = False
 
 
 @contextmanager
-def open_input(files: Sequence[Path], how: How) -> Generator[Input]:
+def open_input(files: Sequence[Path], options: ReadOptions) -> Generator[Input]:
     """
-    Open files as one input; ``-``, or no file, is standard input.
+    Open files as one input; ``-`` or no file means standard input.
 
     Raises:
-        LoadError: One cannot be opened, or the first has no usable header.
+        LoadError: A file cannot be opened, or the header of the first is invalid.
     """
     with ExitStack() as stack:
-        yield Input(files or [_STDIN], how, stack)
+        yield Input(files or [_STDIN], options, stack)
 
 
 def _name(file: Path) -> str:
@@ -175,7 +178,7 @@ def _name(file: Path) -> str:
 
 
 def _format(file: Path) -> str:
-    """Go by a file's name."""
+    """Return the format that a file's name selects."""
     name = file.name.lower().removesuffix(".gz")
     for kind, ends in FORMATS.items():
         if name.endswith(ends):
@@ -184,19 +187,19 @@ def _format(file: Path) -> str:
 
 
 def _size(file: Path) -> int | None:
-    """Give a file's size, or None where it has none."""
+    """Return a file's size in bytes, or None if it has none, such as a pipe."""
     if file == _STDIN:
         return None
     try:
         status = file.stat()
         if stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode):
-            file.open("rb").close()  # says now what would else be found out late
+            file.open("rb").close()  # fail now rather than after the files before it
             return status.st_size
     except (OSError, ValueError) as exc:
-        raise _unreadable(file, exc) from exc
+        raise _cannot_read(file, exc) from exc
     return None
 
 
-def _unreadable(file: Path, error: Exception) -> LoadError:
-    reason = getattr(error, "strerror", None) or words(error)
+def _cannot_read(file: Path, error: Exception) -> LoadError:
+    reason = getattr(error, "strerror", None) or message_of(error)
     return LoadError(f"cannot read {_name(file)}: {reason}")

@@ -1,4 +1,4 @@
-"""JSON Lines, and other JSON: an array of objects, or one object after the other."""
+"""Reading JSON Lines, and JSON that is an array or a sequence of objects."""
 
 from __future__ import annotations
 
@@ -9,19 +9,21 @@ from collections.abc import Iterable, Iterator
 from typing import Any, BinaryIO, Final, NoReturn, cast
 
 from aioupsert.cli.errors import RowError
-from aioupsert.cli.reading.rows import READ_ERRORS, How, TypedRow, read_error
+from aioupsert.cli.reading.rows import READ_ERRORS, ReadOptions, TypedRow, read_error
 
-# What the decoder raises: its own error, one for numbers of thousands of digits (both
-# are ValueErrors), and one for arrays in arrays in arrays.
+# What the decoder raises: its own error, another ValueError for numbers with thousands
+# of digits, and RecursionError for deeply nested arrays or objects.
 _JSON_ERRORS: Final = (ValueError, RecursionError)
 
 
-def read_json_lines(file: str, lines: Iterable[str], how: How) -> Iterator[TypedRow]:
+def read_json_lines(
+    file: str, lines: Iterable[str], options: ReadOptions
+) -> Iterator[TypedRow]:
     """
-    Read an object per line, as they are asked for.
+    Yield the object of each line, lazily.
 
     Raises:
-        LoadError: A line is bad.
+        LoadError: A line is not an object.
     """
     number = 0
     try:
@@ -30,7 +32,7 @@ def read_json_lines(file: str, lines: Iterable[str], how: How) -> Iterator[Typed
                 found: Any = json.loads(line)
             except _JSON_ERRORS as exc:
                 if not line.isspace():
-                    how.on_bad(_not_json(file, number, exc, line))
+                    options.on_bad_row(_not_json(file, number, exc, line))
                 continue
             if isinstance(found, dict):
                 row = TypedRow(cast("dict[str, Any]", found))
@@ -38,7 +40,7 @@ def read_json_lines(file: str, lines: Iterable[str], how: How) -> Iterator[Typed
                 row.line = number
                 yield row
             else:
-                how.on_bad(_no_object(file, number, found))
+                options.on_bad_row(_not_an_object(file, number, found))
     except READ_ERRORS as exc:
         raise read_error(exc, file, number) from exc
 
@@ -46,23 +48,23 @@ def read_json_lines(file: str, lines: Iterable[str], how: How) -> Iterator[Typed
 def _not_json(file: str, line: int, error: Exception, row: str) -> RowError:
     column, reason = None, str(error)
     if isinstance(error, json.JSONDecodeError):
-        # Python counts from the last line end, which here ends the line.
+        # Python reports an error at the end of a line as column 1 of the next line.
         column, reason = min(error.pos, len(row.rstrip("\r\n"))) + 1, error.msg
     if isinstance(error, RecursionError):
         reason = "nested too deeply"
     return RowError(
-        file, line, f"this is not JSON: {reason}", column=column, row=row.rstrip("\r\n")
+        file, line, f"invalid JSON: {reason}", column=column, row=row.rstrip("\r\n")
     )
 
 
-def _no_object(file: str, line: int, found: Any) -> RowError:
+def _not_an_object(file: str, line: int, found: Any) -> RowError:
     kind = next(kind for cls, kind in _KINDS.items() if isinstance(found, cls))
-    return RowError(file, line, f"a row is an object, not {kind}", row=found)
+    return RowError(file, line, f"a row must be an object, not {kind}", row=found)
 
 
 _KINDS: Final[dict[type, str]] = {
     str: "text",
-    bool: "a boolean",  # which is an int
+    bool: "a boolean",  # before int, of which bool is a subclass
     int: "a number",
     float: "a number",
     type(None): "null",
@@ -70,66 +72,68 @@ _KINDS: Final[dict[type, str]] = {
 }
 
 
-def read_json(file: str, binary: BinaryIO, how: How) -> Iterator[TypedRow]:
+def read_json(file: str, binary: BinaryIO, options: ReadOptions) -> Iterator[TypedRow]:
     """
-    Read the objects of an array, or of a file, as they are asked for.
+    Yield the objects of an array, or objects that follow one another, lazily.
 
-    At most a block, or one object, is in memory.
+    Memory holds one block of the file at a time, or one object if that is longer.
 
     Raises:
-        LoadError: What is there is no object or no JSON.
+        LoadError: The text is not JSON, or an element is not an object.
     """
-    text = _Text(file, binary, how.encoding)
-    first = text.skip()
+    text = _JsonText(file, binary, options.encoding)
+    first = text.skip_whitespace()
     if first == "{":
-        while text.skip():
-            yield from _object(text, how)
+        while text.skip_whitespace():
+            yield from _object(text, options)
         return
     if first != "[":
-        text.refuse("an array starts with [")
-    text.take()
-    if text.skip() == "]":
-        text.take()
+        text.fail("expecting an array or an object")
+    text.advance()
+    if text.skip_whitespace() == "]":
+        text.advance()
     else:
-        yield from _array(text, how)
-    if text.skip():
-        text.refuse("something follows the array")
+        yield from _array(text, options)
+    if text.skip_whitespace():
+        text.fail("unexpected text after the array")
 
 
-def _object(text: _Text, how: How) -> Iterator[TypedRow]:
+def _object(text: _JsonText, options: ReadOptions) -> Iterator[TypedRow]:
     line = text.line
-    found = text.value()
+    found = text.read_value()
     if isinstance(found, dict):
         row = TypedRow(cast("dict[str, Any]", found))
         row.file = text.file
         row.line = line
         yield row
     else:
-        how.on_bad(_no_object(text.file, line, found))
+        options.on_bad_row(_not_an_object(text.file, line, found))
 
 
-def _array(text: _Text, how: How) -> Iterator[TypedRow]:
+def _array(text: _JsonText, options: ReadOptions) -> Iterator[TypedRow]:
     end = ","
     while end == ",":
-        text.skip()
-        yield from _object(text, how)
-        end = text.skip()
+        text.skip_whitespace()
+        yield from _object(text, options)
+        end = text.skip_whitespace()
         if end not in {",", "]"}:
-            text.refuse("expecting ',' or ']'")
-        text.take()
+            text.fail("expecting ',' or ']'")
+        text.advance()
 
 
+# Bytes.
 _BLOCK: Final = 1 << 16
-# A broken value cannot be told from one that goes on in the next block, except that the
-# error is far from the end; and where a text never ends, by its length.
-_NEAR: Final = 32
-_LONGEST: Final = 1 << 28
+# A value that fails to parse may be broken, or may continue in the next block. It is
+# broken if the error is more than this many characters before the end of the text, ...
+_BLOCK_MARGIN: Final = 32
+# ... or if it is longer than this many characters, as a string that never ends.
+_MAX_VALUE_LENGTH: Final = 1 << 28
 _SPACE: Final = re.compile(r"[ \t\r\n]*")
 _decode: Final = json.JSONDecoder().raw_decode
 
 
-class _Text:
-    """Text of JSON that is read in blocks; behind is forgotten."""
+class _JsonText:
+    """JSON text that is read in blocks; what was parsed is dropped from memory."""
 
     def __init__(self, file: str, binary: BinaryIO, encoding: str) -> None:
         self.file = file
@@ -137,82 +141,80 @@ class _Text:
         self._binary = binary
         self._decoder = codecs.getincrementaldecoder(encoding)()
         self._text = ""
-        self._place = 0
+        self._position = 0
         self._line_start = 0
         self._ended = False
 
-    def skip(self) -> str:
-        """Skip space; give the next character, or nothing at the end."""
+    def skip_whitespace(self) -> str:
+        """Skip whitespace; return the next character, or "" at the end of the file."""
         while True:
-            match = _SPACE.match(self._text, self._place)
-            self._move(match.end() if match else self._place)
-            if self._place < len(self._text):
-                return self._text[self._place]
+            match = _SPACE.match(self._text, self._position)
+            self._move(match.end() if match else self._position)
+            if self._position < len(self._text):
+                return self._text[self._position]
             if self._ended:
                 return ""
             self._read(_BLOCK)
 
-    def take(self) -> None:
-        """Pass one character."""
-        self._move(self._place + 1)
+    def advance(self) -> None:
+        """Move past one character."""
+        self._move(self._position + 1)
 
-    def value(self) -> Any:
-        """Read a value that starts here."""
+    def read_value(self) -> Any:
+        """Parse the value that starts at the current position."""
         while True:
             try:
-                value, end = _decode(self._text, self._place)
+                value, end = _decode(self._text, self._position)
             except _JSON_ERRORS as exc:
                 if self._is_broken(exc):
                     raise self._explain(exc) from exc
             else:
-                # A number may go on in the next block.
+                # A number at the end of the block may continue in the next one.
                 if end < len(self._text) or self._ended:
                     self._move(end)
                     return value
             self._read(max(_BLOCK, len(self._text)))
 
     def _is_broken(self, error: Exception) -> bool:
-        length = len(self._text) - self._place
-        if self._ended or length > _LONGEST:
+        length = len(self._text) - self._position
+        if self._ended or length > _MAX_VALUE_LENGTH:
             return True
         if isinstance(error, json.JSONDecodeError):
-            unended = error.msg.startswith("Unterminated string")
-            return not unended and error.pos < len(self._text) - _NEAR
+            unterminated = error.msg.startswith("Unterminated string")
+            return not unterminated and error.pos < len(self._text) - _BLOCK_MARGIN
         return True
 
     def _explain(self, error: Exception) -> RowError:
         if isinstance(error, json.JSONDecodeError):
             self._move(error.pos)
-            return self._wrong(error.msg)
+            return self._error(error.msg)
         return _not_json(self.file, self.line, error, "")
 
-    def refuse(self, reason: str) -> NoReturn:
-        """Say what is wrong here."""
-        raise self._wrong(reason)
+    def fail(self, reason: str) -> NoReturn:
+        """Raise an error at the current position."""
+        raise self._error(reason)
 
-    def _wrong(self, reason: str) -> RowError:
-        column = self._place - self._line_start + 1
-        return RowError(
-            self.file, self.line, f"this is not JSON: {reason}", column=column
-        )
+    def _error(self, reason: str) -> RowError:
+        column = self._position - self._line_start + 1
+        return RowError(self.file, self.line, f"invalid JSON: {reason}", column=column)
 
-    def _move(self, place: int) -> None:
-        """Go on to a place, counting lines."""
-        lines = self._text.count("\n", self._place, place)
+    def _move(self, position: int) -> None:
+        """Move forward to a position, and count the lines in between."""
+        lines = self._text.count("\n", self._position, position)
         if lines:
             self.line += lines
-            self._line_start = self._text.rindex("\n", self._place, place) + 1
-        self._place = place
+            self._line_start = self._text.rindex("\n", self._position, position) + 1
+        self._position = position
 
     def _read(self, size: int) -> None:
-        """Read more, and forget what is behind."""
-        lines = self.line - 1 + self._text.count("\n", self._place)
+        """Read another block, and drop the text before the current position."""
+        lines = self.line - 1 + self._text.count("\n", self._position)
         try:
             block = self._binary.read(size)
             more = self._decoder.decode(block, final=not block)
         except READ_ERRORS as exc:
             raise read_error(exc, self.file, lines) from exc
-        self._text = self._text[self._place :] + more
-        self._line_start -= self._place
-        self._place = 0
+        self._text = self._text[self._position :] + more
+        self._line_start -= self._position
+        self._position = 0
         self._ended = not block

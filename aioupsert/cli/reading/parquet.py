@@ -1,4 +1,4 @@
-"""Parquet, by pyarrow."""
+"""Reading Parquet with pyarrow."""
 
 from __future__ import annotations
 
@@ -6,47 +6,47 @@ import importlib
 from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO, Final
 
-from aioupsert.cli.errors import LoadError, words
+from aioupsert.cli.errors import LoadError, message_of
 from aioupsert.cli.reading.rows import TypedRow
 
 
 def read_parquet(
-    file: str, binary: BinaryIO, passed: Callable[[float], None]
+    file: str, binary: BinaryIO, progress: Callable[[float], None]
 ) -> tuple[tuple[str, ...], Iterator[TypedRow]]:
     """
-    Read the names of the columns, and the rows as they are asked for.
+    Return the names of the columns, and an iterator that reads the rows lazily.
 
     Args:
-        file: The file.
-        binary: The same, opened.
-        passed: Called with the share of the rows that is read.
+        file: The name of the file.
+        binary: The open file.
+        progress: Called after each batch with the fraction of rows read so far.
 
     Raises:
-        LoadError: There is no pyarrow, or this is no Parquet.
+        LoadError: pyarrow is not installed, or the file is not Parquet.
     """
     try:
         arrow = importlib.import_module("pyarrow")
         parquet = importlib.import_module("pyarrow.parquet")
     except ModuleNotFoundError as exc:
-        msg = "Parquet needs: pip install 'aioupsert[parquet]'"
+        msg = "reading Parquet needs pyarrow: pip install 'aioupsert[parquet]'"
         raise LoadError(msg) from exc
     errors = (arrow.ArrowException, OSError, ValueError)
     try:
         opened = parquet.ParquetFile(binary)
     except errors as exc:
-        raise _no_parquet(file, exc) from exc
+        raise _not_parquet(file, exc) from exc
     names = tuple(opened.schema_arrow.names)
     if len(set(names)) < len(names) or not all(names):
-        msg = f"{file}: its columns need names, each its own"
+        msg = f"{file}: every column needs a name, and names must not repeat"
         raise LoadError(msg)
-    return names, _rows(file, opened, errors, passed)
+    return names, _rows(file, opened, errors, progress)
 
 
 def _rows(
     file: str,
     opened: Any,
     errors: tuple[type[Exception], ...],
-    passed: Callable[[float], None],
+    progress: Callable[[float], None],
 ) -> Iterator[TypedRow]:
     done, total = 0, opened.metadata.num_rows
     batches = opened.iter_batches(batch_size=_BATCH)
@@ -55,7 +55,7 @@ def _rows(
             batch = next(batches, None)
             found: list[Any] = [] if batch is None else batch.to_pylist()
         except errors as exc:
-            raise _no_parquet(file, exc) from exc
+            raise _not_parquet(file, exc) from exc
         if batch is None:
             return
         for number, cells in enumerate(found, start=done + 1):
@@ -64,11 +64,11 @@ def _rows(
             row.line = number
             yield row
         done += len(found)
-        passed(done / total)
+        progress(done / total)
 
 
 _BATCH: Final = 10_000
 
 
-def _no_parquet(file: str, error: Exception) -> LoadError:
-    return LoadError(f"{file} cannot be read as Parquet: {words(error)}")
+def _not_parquet(file: str, error: Exception) -> LoadError:
+    return LoadError(f"{file} cannot be read as Parquet: {message_of(error)}")

@@ -1,4 +1,4 @@
-"""A row as it is read, and what every reader needs."""
+"""Rows as they are read, and what all readers have in common."""
 
 from __future__ import annotations
 
@@ -8,16 +8,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from aioupsert.cli.errors import LoadError, RowError, words
+from aioupsert.cli.errors import LoadError, RowError, message_of
 
 
 class Row(dict[str, Any]):
     """
-    A row that knows where it comes from.
+    A row with its position in the input.
 
     Attributes:
-        file: The file.
-        line: The line the row starts on; its number, in a file without lines.
+        file: The name of the file.
+        line: The line on which the row starts, or the number of the row in a format
+            without lines; counted from 1.
     """
 
     __slots__ = ("file", "line")
@@ -27,17 +28,17 @@ class Row(dict[str, Any]):
 
 
 class TypedRow(Row):
-    """A row whose values have types of their own, where those of CSV are all text."""
+    """A row from a format with types; every value of CSV is text."""
 
     __slots__ = ()
 
 
 class ConvertedRow(Row):
     """
-    What was made of a `TypedRow` for a table.
+    A `TypedRow` whose values were converted for the columns of a table.
 
     Attributes:
-        given: That row.
+        given: The row before the conversion.
     """
 
     __slots__ = ("given",)
@@ -45,58 +46,61 @@ class ConvertedRow(Row):
     given: TypedRow
 
 
-def refuse(error: RowError) -> None:
-    """End the load at a bad row."""
+def raise_error(error: RowError) -> None:
+    """Raise the error of a bad row, which ends the load."""
     raise error
 
 
 @dataclass(frozen=True, slots=True)
-class How:
+class ReadOptions:
     """
-    How files are read.
+    How to read files.
 
     Attributes:
-        format: A name of `FORMATS`, or None to go by the names of the files.
-        delimiter: What separates the cells of CSV.
-        encoding: The encoding of text.
-        null: The cell of CSV or TSV that means NULL.
-        on_bad: Called with a bad row; it is left out if this returns.
+        format: A name of `FORMATS`, or None to choose by the names of the files.
+        delimiter: The character that separates the cells of CSV, or None for the
+            default of the format.
+        encoding: The encoding of text files.
+        null: The cell of CSV or TSV that means NULL, or None if no cell does.
+        on_bad_row: Called with the error of a bad row; if it returns, the row is left
+            out.
     """
 
     format: str | None = None
     delimiter: str | None = None
     encoding: str = "utf-8-sig"
     null: str | None = ""
-    on_bad: Callable[[RowError], None] = refuse
+    on_bad_row: Callable[[RowError], None] = raise_error
 
 
 READ_ERRORS: Final = (UnicodeError, OSError, EOFError, zlib.error)
-"""What reading may raise; the last two come from a broken gzip file."""
+"""The exceptions that reading may raise; a broken gzip file raises the last two."""
 
 _LINE_END: Final = re.compile("\r\n|\r|\n")
 
 
 def read_error(error: Exception, file: str, lines: int) -> LoadError:
     """
-    Say what went wrong while reading.
+    Return an error that names the line on which reading failed.
 
     Args:
         error: One of `READ_ERRORS`.
-        file: The file.
-        lines: How many lines had been read before.
+        file: The name of the file.
+        lines: The number of lines that were read before.
     """
     line, column = lines + 1, None
-    reason = getattr(error, "strerror", None) or words(error)
+    reason = getattr(error, "strerror", None) or message_of(error)
     if isinstance(error, UnicodeError):
-        reason = f"{words(error)}; see --encoding"
+        reason = f"{message_of(error)}; see --encoding"
     if isinstance(error, UnicodeDecodeError):
-        # Text is decoded in blocks. What was before the bad byte has its lines.
+        # Text is decoded in blocks, so the lines of the block before the bad byte count.
         before = error.object[: error.start].decode(error.encoding, "replace")
         ends = [*_LINE_END.finditer(before)]
         line += len(ends)
         column = len(before) - ends[-1].end() + 1 if ends else None
         byte = error.object[error.start]
         reason = (
-            f"byte 0x{byte:02x} is not {error.encoding}: {error.reason}; see --encoding"
+            f"byte 0x{byte:02x} is not valid {error.encoding}: {error.reason};"
+            " see --encoding"
         )
     return RowError(file, line, reason, column=column)
