@@ -1,56 +1,44 @@
 """
-What many rows cost, beside the ways to write them by hand and with other libraries.
+Many rows: aioupsert, the ways to write them by hand, and other libraries.
 
-    python benchmarks/bulk.py
-
-All ways write the same rows to tables of the same content, in one run and in turns, so
-that whatever else the machine does falls on all. Every way is checked to have stored
-the rows. A ratio is the median over the turns of our time by the other's. PostgreSQL is
-found as the tests find it.
+All ways write the same rows to tables of the same content, in turns of one run, so that
+other load on the machine affects all. Every way is checked to have stored the rows. A
+ratio is the median over the turns of aioupsert's time divided by the other's: of the time
+by the clock, and of the processor time of this process (user and system).
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import statistics
-import sys
-import tempfile
-import time
+from argparse import ArgumentParser, Namespace
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
-import aiosqlite
 import asyncpg
 import sqlalchemy as sa
 import sqlite_utils
-from rich.console import Console
 from rich.table import Table
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+from aioupsert import create_or_update_many
+from benchmarks.support import databases
+from benchmarks.support.by_hand import ON_CONFLICT, copy_rows
+from benchmarks.support.databases import create_table, postgresql_server, sqlite_path
+from benchmarks.support.options import add_check, add_turns
+from benchmarks.support.report import show, show_versions, verdict
+from benchmarks.support.rows import Row, as_dicts, rows_of
+from benchmarks.support.timing import Elapsed, cpu, in_turns, ratio, stopwatch, wall
 
-from aioupsert import create_or_update_many  # the checkout's, see above
-from tests.servers import NoServerError, session_server, stop_session_server  # as above
-
-Row = tuple[str, int, str]
 Write = Callable[[Sequence[Any]], Awaitable[object]]
-Rows = Callable[[int], Sequence[Row]]  # those of a turn
+Rows = Callable[[int], Sequence[Row]]
+"""Returns the rows of a turn."""
 
-COLUMNS = ("path", "hits", "note")
-SCHEMA = """
-CREATE TABLE views (path text PRIMARY KEY, hits integer NOT NULL DEFAULT 0, note text)
-"""
-NUMBERED = """
-CREATE TABLE numbered
-    (id bigserial, path text PRIMARY KEY, hits integer NOT NULL DEFAULT 0, note text)
-"""
-ON_CONFLICT = """
-ON CONFLICT (path) DO UPDATE SET hits = excluded.hits, note = excluded.note
-"""
+QUICK: Final = {"rows": 200, "turns": 1}
 
 
 class Way(NamedTuple):
@@ -60,7 +48,7 @@ class Way(NamedTuple):
     Attributes:
         name: What it is called.
         write: Writes them.
-        form: Gives the rows in the form that it takes, before the clock runs.
+        form: Returns the rows in the form that it takes, before the clock runs.
     """
 
     name: str
@@ -74,40 +62,49 @@ class Job(NamedTuple):
 
     Attributes:
         name: What it is called.
-        before: The rows that are there.
+        before: The existing rows.
         rows: The rows that are written.
         ours: Our way.
-        others: The others, each with the most that ours may take beside it, or None.
+        others: The others, each with the highest ratio that is good enough, or None.
     """
 
     name: str
-    before: Rows | None
+    before: Rows
     rows: Rows
     ours: Way
     others: Sequence[tuple[Way, float | None]]
 
 
 class Database(NamedTuple):
-    """What the jobs run on."""
+    """
+    What the jobs run on.
 
+    Attributes:
+        name: What it is called.
+        jobs: The jobs.
+        reset: Replaces the rows of the tables by those given.
+        stored: Returns the rows of the tables.
+    """
+
+    name: str
     jobs: Sequence[Job]
     reset: Write
     stored: Callable[[], Awaitable[Sequence[Row]]]
 
 
-def rows_of(number: int, turn: int) -> list[Row]:
-    """Rows in no order of their keys, with other values each turn."""
-    return [
-        (f"/page/{n * 7919 % number:07d}", n + turn, f"the note of page {n}, {turn}")
-        for n in range(number)
-    ]
+def no_rows(_turn: int) -> list[Row]:
+    return []
 
 
-def as_dicts(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    return [dict(zip(COLUMNS, row, strict=True)) for row in rows]
+def old_rows(number: int) -> Rows:
+    return lambda _: rows_of(number, 0)
 
 
-def ours(name: str, conn: Any, table: str, **options: Any) -> Way:
+def new_rows(number: int) -> Rows:
+    return lambda turn: rows_of(number, turn + 1)
+
+
+def by_aioupsert(name: str, conn: Any, table: str, **options: Any) -> Way:
     async def write(rows: Sequence[dict[str, Any]]) -> None:
         result = await create_or_update_many(conn, table, rows, key="path", **options)
         assert result.rows == len(rows)
@@ -118,35 +115,21 @@ def ours(name: str, conn: Any, table: str, **options: Any) -> Way:
 # --- PostgreSQL -----------------------------------------------------------------------
 
 
-def by_copy(conn: Any, table: str) -> Write:
-    """Write what experts write by hand; it tells nothing of what it did."""
-
-    async def write(rows: Sequence[Row]) -> None:
-        async with conn.transaction():
-            await conn.execute(
-                "CREATE TEMP TABLE stage (path text, hits integer, note text)"
-                " ON COMMIT DROP"
-            )
-            await conn.copy_records_to_table("stage", records=rows)
-            await conn.execute(
-                f"INSERT INTO {table} AS t (path, hits, note)"
-                f" SELECT path, hits, note FROM stage {ON_CONFLICT}"
-            )
-
-    return write
+def by_copy(name: str, conn: asyncpg.Connection[asyncpg.Record], table: str) -> Way:
+    return Way(name, partial(copy_rows, conn, table))
 
 
-def by_executemany(conn: Any) -> Write:
+def by_executemany(conn: asyncpg.Connection[asyncpg.Record]) -> Way:
     async def write(rows: Sequence[Row]) -> None:
         await conn.executemany(
             f"INSERT INTO views (path, hits, note) VALUES ($1, $2, $3) {ON_CONFLICT}",
             rows,
         )
 
-    return write
+    return Way("asyncpg executemany", write)
 
 
-def by_sqlalchemy(engine: AsyncEngine) -> Write:
+def by_sqlalchemy(engine: AsyncEngine) -> Way:
     views = sa.Table(
         "views",
         sa.MetaData(),
@@ -168,73 +151,64 @@ def by_sqlalchemy(engine: AsyncEngine) -> Write:
                     )
                 )
 
-    return write
+    return Way("SQLAlchemy multi-row VALUES", write, as_dicts)
 
 
 @asynccontextmanager
 async def postgresql(dsn: str, number: int) -> AsyncIterator[Database]:
-    conn: Any = await asyncpg.connect(dsn)
     # Any DSN that asyncpg takes.
     engine = create_async_engine(
         "postgresql+asyncpg://", async_creator=lambda: asyncpg.connect(dsn)
     )
-    for table, schema in (("views", SCHEMA), ("numbered", NUMBERED)):
-        await conn.execute(f"DROP TABLE IF EXISTS {table}; {schema}")
-
-    async def reset(rows: Sequence[Row]) -> None:
-        for table in ("views", "numbered"):
-            await conn.execute(f"TRUNCATE {table}")
-            await conn.copy_records_to_table(table, records=rows, columns=COLUMNS)
-            await conn.execute(f"VACUUM ANALYZE {table}")
-        await conn.execute("CHECKPOINT")
-
-    async def stored() -> Sequence[Row]:
-        # Whichever table was written.
-        found = await conn.fetch(
-            "SELECT path, hits, note FROM views UNION SELECT path, hits, note"
-            " FROM numbered"
+    async with databases.postgresql(dsn, "views", "numbered") as conn:
+        await conn.execute(
+            f"DROP TABLE numbered; {create_table('numbered', first='id bigserial, ')}"
         )
-        return [tuple(row) for row in found]
 
-    copy = Way("COPY and ON CONFLICT by hand", by_copy(conn, "views"))
-    peers = [
-        (copy, 1.1),
-        (Way("asyncpg executemany", by_executemany(conn)), 1.0),
-        (
-            Way("SQLAlchemy multi-row VALUES", by_sqlalchemy(engine), as_dicts),
-            1 / 6,
-        ),
+        async def reset(rows: Sequence[Row]) -> None:
+            for table in ("views", "numbered"):
+                await databases.refill(conn, table, rows)
+            await conn.execute("CHECKPOINT")
+
+        async def stored() -> Sequence[Row]:
+            # Whichever table was written.
+            found = await conn.fetch(
+                "SELECT path, hits, note FROM views UNION SELECT path, hits, note"
+                " FROM numbered"
+            )
+            return [(path, hits, note) for path, hits, note in found]
+
+        try:
+            jobs = postgresql_jobs(conn, engine, number)
+            yield Database("PostgreSQL", jobs, reset, stored)
+        finally:
+            await engine.dispose()
+
+
+def postgresql_jobs(
+    conn: asyncpg.Connection[asyncpg.Record], engine: AsyncEngine, number: int
+) -> list[Job]:
+    old, new = old_rows(number), new_rows(number)
+    ours = by_aioupsert("aioupsert", conn, "views")
+    reload = by_aioupsert(
+        "aioupsert, skip_unchanged", conn, "views", skip_unchanged=True
+    )
+    numbered = by_aioupsert("aioupsert, uses up no number", conn, "numbered")
+    others = [
+        (by_copy("COPY and ON CONFLICT by hand", conn, "views"), 1.1),
+        (by_executemany(conn), 1.0),
+        (by_sqlalchemy(engine), 1 / 6),
     ]
-    plain = ours("ours", conn, "views")
-    reload = ours("ours, skip_unchanged", conn, "views", skip_unchanged=True)
-    numbered = ours("ours, no number used up", conn, "numbered")
-    by_hand = Way("COPY and ON CONFLICT, all used up", by_copy(conn, "numbered"))
-    jobs = [
-        Job("created", None, new(number), plain, peers),
-        Job("updated", old(number), new(number), plain, peers),
-        Job("unchanged", old(number), old(number), reload, [(plain, 1 / 3)]),
-        Job("created, serial id", None, new(number), numbered, [(by_hand, None)]),
-        Job(
-            "updated, serial id",
-            old(number),
-            new(number),
-            numbered,
-            [(by_hand, None)],
-        ),
+    wasteful = [
+        (by_copy("COPY and ON CONFLICT, uses up all", conn, "numbered"), None),
     ]
-    try:
-        yield Database(jobs, reset, stored)
-    finally:
-        await engine.dispose()
-        await conn.close()
-
-
-def old(number: int) -> Rows:
-    return lambda _: rows_of(number, 0)
-
-
-def new(number: int) -> Rows:
-    return lambda turn: rows_of(number, turn + 1)
+    return [
+        Job("created", no_rows, new, ours, others),
+        Job("updated", old, new, ours, others),
+        Job("unchanged", old, old, reload, [(ours, 1 / 3)]),
+        Job("created, serial id", no_rows, new, numbered, wasteful),
+        Job("updated, serial id", old, new, numbered, wasteful),
+    ]
 
 
 # --- SQLite ---------------------------------------------------------------------------
@@ -242,13 +216,7 @@ def new(number: int) -> Rows:
 
 @asynccontextmanager
 async def sqlite(path: Path, number: int) -> AsyncIterator[Database]:
-    async with aiosqlite.connect(path, isolation_level=None) as conn:
-        await conn.execute("PRAGMA journal_mode = WAL")
-        await conn.execute("PRAGMA synchronous = NORMAL")
-        await conn.execute(SCHEMA)
-        statement = (
-            f"INSERT INTO views (path, hits, note) VALUES (?, ?, ?) {ON_CONFLICT}"
-        )
+    async with databases.sqlite(path, "views") as conn:
 
         async def reset(rows: Sequence[Row]) -> None:
             await conn.execute("DELETE FROM views")
@@ -263,7 +231,10 @@ async def sqlite(path: Path, number: int) -> AsyncIterator[Database]:
 
         async def by_hand(rows: Sequence[Row]) -> None:
             await conn.execute("BEGIN")
-            await conn.executemany(statement, rows)
+            await conn.executemany(
+                f"INSERT INTO views (path, hits, note) VALUES (?, ?, ?) {ON_CONFLICT}",
+                rows,
+            )
             await conn.execute("COMMIT")
 
         async def by_sqlite_utils(rows: Sequence[dict[str, Any]]) -> None:
@@ -271,106 +242,104 @@ async def sqlite(path: Path, number: int) -> AsyncIterator[Database]:
             database["views"].upsert_all(rows, pk="path")
             database.conn.close()
 
-        peers = [
+        old, new = old_rows(number), new_rows(number)
+        others = [
             (Way("aiosqlite executemany", by_hand), 1.5),
             (Way("sqlite-utils upsert_all", by_sqlite_utils, as_dicts), 1.0),
         ]
-        plain = ours("ours", conn, "views")
-        reload = ours("ours, skip_unchanged", conn, "views", skip_unchanged=True)
-        yield Database(
-            [
-                Job("created", None, new(number), plain, peers),
-                Job("updated", old(number), new(number), plain, peers),
-                Job("unchanged", old(number), old(number), reload, [(plain, None)]),
-            ],
-            reset,
-            stored,
+        ours = by_aioupsert("aioupsert", conn, "views")
+        reload = by_aioupsert(
+            "aioupsert, skip_unchanged", conn, "views", skip_unchanged=True
         )
+        jobs = [
+            Job("created", no_rows, new, ours, others),
+            Job("updated", old, new, ours, others),
+            Job("unchanged", old, old, reload, [(ours, None)]),
+        ]
+        yield Database("SQLite", jobs, reset, stored)
 
 
 # --- Measuring ------------------------------------------------------------------------
 
 
-async def measure(database: Database, job: Job, turns: int) -> list[list[float]]:
-    """Give the seconds of each way, ours first, turn by turn."""
-    ways = [job.ours, *(way for way, _ in job.others)]
-    times: list[list[float]] = [[] for _ in ways]
-    for turn in range(turns + 1):
+async def measure(database: Database, job: Job, turns: int) -> dict[str, list[Elapsed]]:
+    """Return the times of each way, ours first."""
+
+    async def timed(way: Way, turn: int) -> Elapsed:
+        await database.reset(job.before(turn))
         rows = job.rows(turn)
-        # Another one begins each turn.
-        for at in sorted(range(len(ways)), key=lambda n: (n + turn) % len(ways)):
-            await database.reset(job.before(turn) if job.before else [])
-            given = ways[at].form(rows)
-            started = time.perf_counter()
-            await ways[at].write(given)
-            seconds = time.perf_counter() - started
-            assert set(rows) <= set(await database.stored()), ways[at].name
-            if turn:  # the first one prepares statements and reads the catalog
-                times[at].append(seconds)
-    return times
+        given = way.form(rows)
+        with stopwatch() as elapsed:
+            await way.write(given)
+        assert set(rows) <= set(await database.stored()), way.name
+        return elapsed
+
+    ways = [job.ours, *(way for way, _ in job.others)]
+    return await in_turns({way.name: partial(timed, way) for way in ways}, turns)
 
 
-async def compare(
-    engine: str, database: Database, results: Table, turns: int, number: int
-) -> list[str]:
-    """Fill in the table; name what takes longer than it may."""
+async def compare(database: Database, table: Table, options: Namespace) -> list[str]:
+    """Fill in the table; return the names of the ways that are too quick for ours."""
     too_slow: list[str] = []
     for job in database.jobs:
-        our_times, *their_times = await measure(database, job, turns)
-        name = f"{engine}, {job.name}"
-        results.add_row(name, job.ours.name, *rate(our_times, number), "", "", "")
-        for (way, most), times in zip(job.others, their_times, strict=True):
-            ratios = [a / b for a, b in zip(our_times, times, strict=True)]
-            low, middle, high = statistics.quantiles(ratios, n=4)
-            results.add_row(
+        times = await measure(database, job, options.turns)
+        ours = times[job.ours.name]
+        name = f"{database.name}, {job.name}"
+        table.add_row(
+            name,
+            job.ours.name,
+            *seconds(ours, options.rows),
+            *("", "", ""),
+            cpu_seconds(ours),
+        )
+        for way, limit in job.others:
+            theirs = times[way.name]
+            ratios = ratio(wall(ours), wall(theirs))
+            table.add_row(
                 "",
                 way.name,
-                *rate(times, number),
-                f"{middle:.2f}",
-                f"{low:.2f} to {high:.2f}",
-                "" if most is None else f"{most:.2f}",
+                *seconds(theirs, options.rows),
+                *ratios.cells(),
+                "" if limit is None else f"{limit:.2f}",
+                cpu_seconds(theirs),
+                *ratio(cpu(ours), cpu(theirs)).cells(),
             )
-            if most is not None and middle > most:
+            if limit is not None and ratios.median > limit:
                 too_slow.append(f"{name}: {way.name}")
-        results.add_section()
+        table.add_section()
     return too_slow
 
 
-def rate(times: Sequence[float], number: int) -> tuple[str, str]:
-    median = statistics.median(times)
-    return f"{median:.3f}", f"{number / median:,.0f}"
+def seconds(times: Sequence[Elapsed], rows: int) -> tuple[str, str]:
+    median = statistics.median(wall(times))
+    return f"{median:.3f}", f"{rows / median:,.0f}"
 
 
-async def main() -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").strip())
+def cpu_seconds(times: Sequence[Elapsed]) -> str:
+    return f"{statistics.median(cpu(times)):.3f}"
+
+
+def add_options(parser: ArgumentParser) -> None:
     parser.add_argument("--rows", type=int, default=100_000)
-    parser.add_argument("--turns", type=int, default=7)
-    parser.add_argument("--check", action="store_true", help="fail above the limits")
-    options = parser.parse_args()
-    results = Table(
-        *("job", "way", "seconds", "rows/s", "ours to it", "quartiles", "at most")
+    add_turns(parser, 7)
+    add_check(parser)
+
+
+async def measure_all(options: Namespace) -> int:
+    table = Table(
+        *("job", "way", "seconds", "rows/s", "ratio", "quartiles", "at most"),
+        *("CPU, s", "CPU ratio", "quartiles"),
     )
-    server = session_server()
-    if isinstance(server, NoServerError):
-        raise server
-    async with postgresql(server.dsn, options.rows) as database:
-        too_slow = await compare(
-            "PostgreSQL", database, results, options.turns, options.rows
-        )
-    with tempfile.TemporaryDirectory() as folder:
-        async with sqlite(Path(folder) / "bench.db", options.rows) as database:
-            too_slow += await compare(
-                "SQLite", database, results, options.turns, options.rows
-            )
-    Console().print(results)
-    print(f"{server.version} from {server.origin}, Python {sys.version.split()[0]}")
-    for case in too_slow:
-        print(f"above its limit: {case}")
-    return 1 if options.check and too_slow else 0
+    with postgresql_server() as server:
+        async with postgresql(server.dsn, options.rows) as database:
+            too_slow = await compare(database, table, options)
+    with sqlite_path() as path:
+        async with sqlite(path, options.rows) as database:
+            too_slow += await compare(database, table, options)
+    show(table)
+    show_versions(server)
+    return verdict(too_slow, check=options.check)
 
 
-if __name__ == "__main__":
-    try:
-        sys.exit(asyncio.run(main()))
-    finally:
-        stop_session_server()
+def run(options: Namespace) -> int:
+    return asyncio.run(measure_all(options))

@@ -1,47 +1,51 @@
 """
-Many concurrent callers: plain calls, and the same through a `Coalescer`.
+A thousand tasks that call at once: plain calls, and the same through a `Coalescer`.
 
-    python benchmarks/coalescer.py [--plot docs/images/coalescer.svg]
-
-A thousand tasks upsert rows of (text key, counter, text) over one pool of 10, or one
-aiosqlite connection, and every count is checked at the end. Both ways take turns in one
-run; a ratio is the median over the pairs of turns. A lone caller is measured too.
+They upsert rows of (text key, counter, text) over one pool of 10, or over one aiosqlite
+connection, and every count is checked. Both ways take turns in one run; a ratio is the
+median over the turns. A lone caller is measured too. CPU is the processor time of this
+process for a call (user and system); the last column is the share of the time in which
+this process used a processor.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import gc
-import random
 import statistics
-import sys
-import tempfile
-import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from contextlib import aclosing, asynccontextmanager
-from functools import partial
+from argparse import ArgumentParser, Namespace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Final, NamedTuple
 
-import aiosqlite
 import asyncpg
 import matplotlib as mpl
 from matplotlib import pyplot as plt
-from rich.console import Console
 from rich.table import Table
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+from benchmarks.support.callers import (
+    COALESCED,
+    PLAIN,
+    POOL_SIZE,
+    Load,
+    Store,
+    Turn,
+    measure,
+    postgresql_store,
+    sqlite_store,
+)
+from benchmarks.support.databases import (
+    postgresql,
+    postgresql_server,
+    sqlite,
+    sqlite_path,
+)
+from benchmarks.support.options import add_check, add_turns
+from benchmarks.support.report import microseconds, show, show_versions, verdict
+from benchmarks.support.timing import ratio
 
-from aioupsert import Coalescer, F, create_or_update  # the checkout's, see above
-from tests.servers import NoServerError, session_server, stop_session_server  # as above
-
-Call = Callable[..., Awaitable[object]]
-
-SCHEMA = """
-CREATE TABLE views (path text PRIMARY KEY, hits integer NOT NULL DEFAULT 0, note text)
-"""
-SPREAD, HOT = 100_000, 100
+QUICK: Final = {"turns": 1, "calls": 1_000}
+SPREAD: Final = "spread"
+HOT: Final = "100 hot keys"
+LONE: Final = "one caller"
 
 
 class Case(NamedTuple):
@@ -52,177 +56,122 @@ class Case(NamedTuple):
         name: What it is called.
         keys: Among how many rows the calls are spread.
         tasks: How many tasks there are.
-        least: How many times the plain calls per second there must be.
+        limit: The lowest ratio of the rates that is good enough.
     """
 
     name: str
     keys: int
     tasks: int
-    least: float
+    limit: float
 
 
-class Turn(NamedTuple):
+class Latencies(NamedTuple):
     """
-    How it went.
+    How long the calls of a case took.
 
     Attributes:
-        rate: Calls per second.
-        seconds: Every call's.
-        busy: The share of the time in which this process used a processor.
+        name: What it is called.
+        plain: Seconds, in order.
+        coalesced: The same through a `Coalescer`.
     """
 
-    rate: float
-    seconds: list[float]
-    busy: float
+    name: str
+    plain: list[float]
+    coalesced: list[float]
 
 
-class Database(NamedTuple):
-    """Where it is measured."""
-
-    handle: Any
-    empty: Callable[[], Awaitable[object]]
-    total: Callable[[], Awaitable[int]]
-
-
-async def on_postgresql(pool: asyncpg.Pool[asyncpg.Record]) -> Database:
-    """Measure with an empty table of PostgreSQL."""
-    await pool.execute(f"DROP TABLE IF EXISTS views; {SCHEMA}")
-
-    async def total() -> int:
-        return int(await pool.fetchval("SELECT coalesce(sum(hits), 0) FROM views"))
-
-    # A deleted row stays for later turns to step over, until it is vacuumed.
-    return Database(pool, partial(pool.execute, "TRUNCATE views"), total)
-
-
-async def measure(call: Call, case: Case, number: int) -> Turn:
-    """Make calls from many tasks at once."""
-    choose = random.Random(0)  # noqa: S311  # no secret
-    # Before the clock is started, which choosing would take part of.
-    paths = [
-        [f"/page/{choose.randrange(case.keys)}" for _ in range(number // case.tasks)]
-        for _ in range(case.tasks)
-    ]
-    seconds: list[float] = []
-
-    async def work(its: list[str]) -> None:
-        for path in its:
-            started = time.perf_counter()
-            await call(
-                key={"path": path}, defaults={"hits": F("hits") + 1, "note": "seen"}
-            )
-            seconds.append(time.perf_counter() - started)
-
-    started, used = time.perf_counter(), time.process_time()
-    async with asyncio.TaskGroup() as group:
-        for its in paths:
-            group.create_task(work(its))
-    took, used = time.perf_counter() - started, time.process_time() - used
-    return Turn(len(seconds) / took, sorted(seconds), used / took)
-
-
-@asynccontextmanager
-async def plainly(handle: Any) -> AsyncIterator[Call]:
-    async def call(**options: Any) -> object:
-        return await create_or_update(handle, "views", **options)
-
-    yield call
-
-
-@asynccontextmanager
-async def together(handle: Any) -> AsyncIterator[Call]:
-    async with Coalescer(handle, "views", key="path") as coalescer:
-        yield coalescer.create_or_update
-
-
-async def turns(
-    database: Database, case: Case, number: int, calls: int
-) -> AsyncGenerator[tuple[Turn, Turn]]:
-    """Measure both ways, one after the other, from the same empty table each."""
-    for turn in range(number + 1):
-        pair: list[Turn] = []
-        # So that both take about as long.
-        for way, share in ((plainly, 1), (together, 1 if case.tasks == 1 else 8)):
-            await database.empty()
-            async with way(database.handle) as call:
-                pair.append(await measure(call, case, calls * share))
-            assert await database.total() == calls * share
-        if turn:  # the first one prepares statements and reads the catalog
-            yield pair[0], pair[1]
-
-
-CASES = (
-    Case("spread", SPREAD, 1_000, 5),
-    Case("100 hot keys", HOT, 1_000, 10),
-    Case("one caller", SPREAD, 1, 1 / 1.3),
+CASES: Final = (
+    Case(SPREAD, 100_000, 1_000, 5),
+    Case(HOT, 100, 1_000, 10),
+    Case(LONE, 100_000, 1, 1 / 1.3),
 )
 
 
-async def compare(
-    engine: str,
-    database: Database,
-    results: Table,
-    options: argparse.Namespace,
-    latencies: dict[str, list[float]],
-) -> list[str]:
-    """Fill in the table and the latencies; name what is below its limit."""
-    missed: list[str] = []
-    for case in CASES:
-        if engine == "aiosqlite" and case.keys == HOT:
-            continue
-        pairs: list[tuple[Turn, Turn]] = []
-        async with aclosing(
-            turns(database, case, options.turns, options.calls)
-        ) as measured:
-            async for plain, ours in measured:
-                pairs.append((plain, ours))
-                report(f"{engine}, {case.name}", plain, ours)
-        ratios = [ours.rate / plain.rate for plain, ours in pairs]
-        low, middle, high = statistics.quantiles(ratios, n=4)
-        name = f"{engine}, {case.name}"
-        for way, some in (
-            ("plain", [plain for plain, _ in pairs]),
-            ("coalesced", [ours for _, ours in pairs]),
-        ):
-            seconds = sorted(s for turn in some for s in turn.seconds)
-            latencies[f"{name}, {way}"] = seconds
-            p50, p99 = (seconds[int(len(seconds) * q)] * 1e3 for q in (0.5, 0.99))
-            rate = statistics.median(turn.rate for turn in some)
-            is_ours = way == "coalesced"
-            results.add_row(
-                name if not is_ours else "",
-                way,
-                f"{rate:,.0f}",
-                f"{p50:.2f}",
-                f"{p99:.2f}",
-                f"{middle:.2f}" if is_ours else "",
-                f"{low:.2f} to {high:.2f}" if is_ours else "",
-                f"{case.least:.2f}" if is_ours else "",
-                f"{100 * statistics.median(turn.busy for turn in some):.0f}",
+class Comparison:
+    """
+    The figures of all cases.
+
+    Attributes:
+        table: A line for each way of each case.
+        too_slow: The cases below their limit.
+        latencies: How long the calls took, for cases of many callers.
+    """
+
+    def __init__(self) -> None:
+        self.table = Table(
+            *("case", "calls", "a second", "p50, ms", "p99, ms", "times plain"),
+            *("quartiles", "at least", "CPU, µs", "CPU ratio", "quartiles", "busy, %"),
+        )
+        self.too_slow: list[str] = []
+        self.latencies: list[Latencies] = []
+
+    async def measure(
+        self, driver: str, store: Store, case: Case, options: Namespace
+    ) -> None:
+        """Measure a case and add its figures."""
+        name = f"{driver}, {case.name}"
+        load = Load(name, case.keys, case.tasks, options.calls)
+        turns = await measure(store, load, options.turns)
+        plain, coalesced = turns[PLAIN], turns[COALESCED]
+        rates = ratio(rates_of(coalesced), rates_of(plain))
+        cpu = ratio(cpu_of(coalesced), cpu_of(plain))
+        self.table.add_row(
+            name, PLAIN, *figures(plain), "", "", "", *cpu_figures(plain, "", "")
+        )
+        self.table.add_row(
+            "",
+            COALESCED,
+            *figures(coalesced),
+            *rates.cells(),
+            f"{case.limit:.2f}",
+            *cpu_figures(coalesced, *cpu.cells()),
+        )
+        self.table.add_section()
+        if rates.median < case.limit:
+            self.too_slow.append(name)
+        if case.tasks > 1:
+            self.latencies.append(
+                Latencies(name, sorted_of(plain), sorted_of(coalesced))
             )
-        results.add_section()
-        if middle < case.least:
-            missed.append(name)
-    return missed
 
 
-def report(name: str, plain: Turn, ours: Turn) -> None:
-    print(f"{name}: {plain.rate:,.0f}/s, {ours.rate:,.0f}/s", file=sys.stderr)
+def rates_of(turns: list[Turn]) -> list[float]:
+    return [turn.rate for turn in turns]
 
 
-def plot(latencies: dict[str, list[float]], path: Path) -> None:
+def cpu_of(turns: list[Turn]) -> list[float]:
+    return [turn.cpu for turn in turns]
+
+
+def sorted_of(turns: list[Turn]) -> list[float]:
+    return sorted(seconds for turn in turns for seconds in turn.latencies)
+
+
+def figures(turns: list[Turn]) -> tuple[str, ...]:
+    seconds = sorted_of(turns)
+    p50, p99 = (seconds[int(len(seconds) * share)] * 1e3 for share in (0.5, 0.99))
+    return f"{statistics.median(rates_of(turns)):,.0f}", f"{p50:.2f}", f"{p99:.2f}"
+
+
+def cpu_figures(turns: list[Turn], *ratios: str) -> tuple[str, ...]:
+    busy = 100 * statistics.median(turn.busy for turn in turns)
+    return microseconds(cpu_of(turns)), *ratios, f"{busy:.0f}"
+
+
+def draw(latencies: list[Latencies], path: Path) -> None:
     """Draw the share of calls that were answered within a time."""
     mpl.use("agg")
     figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
-    colours = iter(("#1f77b4", "#2ca02c", "#9467bd"))
-    for name, seconds in latencies.items():
-        if "one caller" in name:
-            continue
-        is_plain = name.endswith("plain")
-        colour = colour_of(name, colours if is_plain else None)
-        shares = [100 * n / 200 for n in range(200)]
-        times = [seconds[len(seconds) * n // 200] * 1e3 for n in range(200)]
-        axes.plot(times, shares, "--" if is_plain else "-", color=colour, label=name)
+    colours = ("#1f77b4", "#2ca02c", "#9467bd")
+    percentages = [100 * n / 200 for n in range(200)]
+    for case, colour in zip(latencies, colours, strict=True):
+        for way, line, seconds in (
+            (PLAIN, "--", case.plain),
+            (COALESCED, "-", case.coalesced),
+        ):
+            times = [seconds[len(seconds) * n // 200] * 1e3 for n in range(200)]
+            label = f"{case.name}, {way}"
+            axes.plot(times, percentages, line, color=colour, label=label)
     axes.set_xscale("log")
     axes.set_xlabel("milliseconds from call to answer")
     axes.set_ylabel("% of calls")
@@ -231,66 +180,40 @@ def plot(latencies: dict[str, list[float]], path: Path) -> None:
     axes.grid(alpha=0.3)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path)
+    plt.close(figure)
 
 
-_drawn: dict[str, str] = {}
-
-
-def colour_of(name: str, fresh: Any) -> str:
-    """Give both ways of a case one colour."""
-    case = name.rpartition(", ")[0]
-    if fresh is not None:
-        _drawn[case] = next(fresh)
-    return _drawn[case]
-
-
-async def main() -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").strip())
-    parser.add_argument("--turns", type=int, default=7)
-    parser.add_argument("--calls", type=int, default=5_000, help="plain ones, a turn")
+def add_options(parser: ArgumentParser) -> None:
+    add_turns(parser, 7)
+    parser.add_argument("--calls", type=int, default=5_000, help="plain ones in a turn")
     parser.add_argument("--plot", type=Path, help="draw the latencies to this file")
-    parser.add_argument("--check", action="store_true", help="fail below the limits")
-    options = parser.parse_args()
-    results = Table(
-        *("case", "calls", "a second", "p50, ms", "p99, ms"),
-        *("times plain", "quartiles", "at least", "busy, %"),
-    )
-    latencies: dict[str, list[float]] = {}
-    # Or every garbage collection goes through the libraries that draw, too.
-    gc.freeze()
-    server = session_server()
-    if isinstance(server, NoServerError):
-        raise server
-    async with asyncpg.create_pool(server.dsn, min_size=10, max_size=10) as pool:
-        database = await on_postgresql(pool)
-        missed = await compare("asyncpg", database, results, options, latencies)
-    with tempfile.TemporaryDirectory() as folder:
-        async with aiosqlite.connect(
-            Path(folder) / "bench.db", isolation_level=None
-        ) as conn:
-            await conn.execute("PRAGMA journal_mode = WAL")
-            await conn.execute("PRAGMA synchronous = NORMAL")
-            await conn.execute(SCHEMA)
+    add_check(parser)
 
-            async def lite_total() -> int:
-                rows = await conn.execute_fetchall("SELECT total(hits) FROM views")
-                return int(next(iter(rows))[0])
 
-            database = Database(
-                conn, partial(conn.execute, "DELETE FROM views"), lite_total
-            )
-            missed += await compare("aiosqlite", database, results, options, latencies)
-    Console().print(results)
-    print(f"{server.version} from {server.origin}, Python {sys.version.split()[0]}")
-    for case in missed:
-        print(f"below its limit: {case}")
+async def measure_all(options: Namespace) -> int:
+    comparison = Comparison()
+    with postgresql_server() as server:
+        async with (
+            postgresql(server.dsn, "views") as conn,
+            asyncpg.create_pool(
+                server.dsn, min_size=POOL_SIZE, max_size=POOL_SIZE
+            ) as pool,
+        ):
+            store = postgresql_store(conn, pool)
+            for case in CASES:
+                await comparison.measure("asyncpg", store, case, options)
+    with sqlite_path() as path:
+        async with sqlite(path, "views") as lite:
+            store = sqlite_store(lite)
+            for case in CASES:
+                if case.name != HOT:
+                    await comparison.measure("aiosqlite", store, case, options)
+    show(comparison.table)
+    show_versions(server)
     if options.plot is not None:
-        plot(latencies, options.plot)
-    return 1 if options.check and missed else 0
+        draw(comparison.latencies, options.plot)
+    return verdict(comparison.too_slow, check=options.check)
 
 
-if __name__ == "__main__":
-    try:
-        sys.exit(asyncio.run(main()))
-    finally:
-        stop_session_server()
+def run(options: Namespace) -> int:
+    return asyncio.run(measure_all(options))

@@ -1,103 +1,101 @@
 """
 One to two thousand tasks at once: plain calls, and the same through a `Coalescer`.
 
-    python benchmarks/crowd.py [--plot docs/images/crowd]
-
 On a pool of 10 connections of PostgreSQL, with the calls spread over 100,000 rows, over
-100, and all for one; both ways in turns in one run, and every count is checked. The
-measuring is that of `benchmarks/coalescer.py`.
+100, and all for one; both ways in turns of one run, and every count is checked.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import gc
 import statistics
-import sys
-from pathlib import Path
+from argparse import ArgumentParser, Namespace
+from typing import Final
 
 import asyncpg
-import matplotlib as mpl
-from coalescer import Case, on_postgresql, turns
-from matplotlib import pyplot as plt
-from rich.console import Console
 from rich.table import Table
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+from benchmarks.support.callers import (
+    COALESCED,
+    PLAIN,
+    POOL_SIZE,
+    Load,
+    Store,
+    measure,
+    postgresql_store,
+)
+from benchmarks.support.databases import postgresql, postgresql_server
+from benchmarks.support.options import add_plot, add_turns
+from benchmarks.support.plots import Point, draw_lines
+from benchmarks.support.report import show, show_versions
+from benchmarks.support.timing import ratio
 
-from tests.servers import NoServerError, session_server, stop_session_server
-
-TASKS = (1, 10, 50, 200, 500, 1_000, 2_000)
-KEYS = (100_000, 100, 1)
-
-Point = tuple[int, float, float]
-"""Tasks, and calls a second, plain and coalesced."""
-
-
-def plot(found: dict[int, list[Point]], path: Path) -> None:
-    mpl.use("agg")
-    fig, axes = plt.subplots(
-        1, len(found), figsize=(12, 3.6), sharey=True, layout="constrained"
-    )
-    for axis, (keys, points) in zip(axes, found.items(), strict=True):
-        tasks = [number for number, _, _ in points]
-        axis.plot(tasks, [rate for _, _, rate in points], "o-", color="#3f51b5")
-        axis.plot(tasks, [rate for _, rate, _ in points], "o--", color="#9e9e9e")
-        axis.legend(["coalesced", "plain"], fontsize="small")
-        axis.set(xscale="log", yscale="log", xlabel="tasks at once")
-        axis.set_title(f"{keys:,} rows" if keys > 1 else "one row", fontsize=10)
-    axes[0].set_ylabel("calls a second")
-    for ending in (".svg", ".png"):
-        fig.savefig(path.with_name(path.name + ending), dpi=110)
+QUICK: Final = {"turns": 1, "calls": 100, "tasks": [1, 20]}
+TASKS: Final = (1, 10, 50, 200, 500, 1_000, 2_000)
+KEYS: Final = (100_000, 100, 1)
 
 
-async def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").strip())
-    parser.add_argument("--turns", type=int, default=3)
-    parser.add_argument("--calls", type=int, default=4_000, help="plain ones, a turn")
-    parser.add_argument("--plot", type=Path, help="without the ending")
-    options = parser.parse_args()
-    # As there.
-    gc.freeze()
-    server = session_server()
-    if isinstance(server, NoServerError):
-        raise server
+async def compare(
+    store: Store, table: Table, keys: int, options: Namespace
+) -> list[Point]:
+    """Fill in the table for calls that are spread among so many rows."""
+    points: list[Point] = []
+    for tasks in options.tasks:
+        # Fewer for a lone caller, who is slower; the same number for each task.
+        calls = max(tasks, options.calls // (4 if tasks == 1 else 1))
+        load = Load(
+            f"{keys:,} rows, {tasks:,} tasks", keys, tasks, calls - calls % tasks
+        )
+        turns = await measure(store, load, options.turns)
+        plain = [turn.rate for turn in turns[PLAIN]]
+        coalesced = [turn.rate for turn in turns[COALESCED]]
+        point = Point(tasks, statistics.median(coalesced), statistics.median(plain))
+        points.append(point)
+        table.add_row(
+            f"{keys:,}",
+            f"{tasks:,}",
+            f"{point.other:,.0f}",
+            f"{point.ours:,.0f}",
+            f"{ratio(coalesced, plain).median:.2f}",
+        )
+    table.add_section()
+    return points
+
+
+def add_options(parser: ArgumentParser) -> None:
+    add_turns(parser, 3)
+    parser.add_argument("--calls", type=int, default=4_000, help="plain ones in a turn")
+    parser.add_argument("--tasks", type=int, nargs="+", default=TASKS)
+    add_plot(parser)
+
+
+async def measure_all(options: Namespace) -> int:
     table = Table("rows", "tasks", "plain, calls a second", "coalesced", "ratio")
-    found: dict[int, list[Point]] = {}
-    async with asyncpg.create_pool(server.dsn, min_size=10, max_size=10) as pool:
-        database = await on_postgresql(pool)
-        for keys in KEYS:
-            for tasks in TASKS:
-                case = Case("", keys, tasks, 0)
-                calls = max(tasks, options.calls // (4 if tasks == 1 else 1))
-                pairs = [
-                    (plain.rate, ours.rate)
-                    async for plain, ours in turns(
-                        database, case, options.turns, calls - calls % tasks
-                    )
-                ]
-                plain, ours = (
-                    statistics.median(each) for each in zip(*pairs, strict=True)
-                )
-                ratio = statistics.median(b / a for a, b in pairs)
-                found.setdefault(keys, []).append((tasks, plain, ours))
-                table.add_row(
-                    f"{keys:,}",
-                    f"{tasks:,}",
-                    f"{plain:,.0f}",
-                    f"{ours:,.0f}",
-                    f"{ratio:.2f}",
-                )
-            table.add_section()
-    Console().print(table)
-    print(f"{server.version} from {server.origin}, Python {sys.version.split()[0]}")
+    panels: dict[str, list[Point]] = {}
+    with postgresql_server() as server:
+        async with (
+            postgresql(server.dsn, "views") as conn,
+            asyncpg.create_pool(
+                server.dsn, min_size=POOL_SIZE, max_size=POOL_SIZE
+            ) as pool,
+        ):
+            store = postgresql_store(conn, pool)
+            for keys in KEYS:
+                title = f"{keys:,} rows" if keys > 1 else "one row"
+                panels[title] = await compare(store, table, keys, options)
+    show(table)
+    show_versions(server)
     if options.plot:
-        plot(found, options.plot)
+        draw_lines(
+            panels,
+            options.plot,
+            labels=("coalesced", "plain"),
+            x_label="tasks at once",
+            y_label="calls a second",
+            shared_log_scale=True,
+        )
+    return 0
 
 
-if __name__ == "__main__":
-    try:
-        asyncio.run(main())
-    finally:
-        stop_session_server()
+def run(options: Namespace) -> int:
+    return asyncio.run(measure_all(options))

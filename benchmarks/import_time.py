@@ -1,63 +1,65 @@
 """
 How long the import takes, after that of asyncio, which every caller has imported.
 
-    python benchmarks/import_time.py [--check]
-
-Each in a process of its own, in turns. The time of a process that imports nothing is
-taken off from asyncio's, and asyncio's from ours.
+Each import is timed in processes of its own, in turns. The time of a process that imports
+nothing is subtracted from asyncio's, and asyncio's from aioupsert's.
 """
 
 from __future__ import annotations
 
-import argparse
+import asyncio
 import itertools
 import os
-import statistics
-import subprocess
 import sys
-import time
+from argparse import ArgumentParser, Namespace
+from functools import partial
+from typing import Final
 
-from rich.console import Console
 from rich.table import Table
 
-CODES = {
+from benchmarks.support.options import add_check, add_turns
+from benchmarks.support.report import show, show_versions, verdict
+from benchmarks.support.timing import in_turns, quartiles, stopwatch
+
+QUICK: Final = {"turns": 1}
+CODES: Final = {
     "nothing": "pass",
     "asyncio": "import asyncio",
     "aioupsert": "import aioupsert",
 }
-MOST = 50.0  # milliseconds
-
-
+MOST_MILLISECONDS: Final = 50.0
 # An installed package is compiled, and so is this one after the first turn.
-ENVIRONMENT = {**os.environ, "PYTHONDONTWRITEBYTECODE": ""}
+ENVIRONMENT: Final = {**os.environ, "PYTHONDONTWRITEBYTECODE": ""}
 
 
-def timed(code: str) -> float:
-    started = time.perf_counter()
-    command = [sys.executable, "-c", code]
-    subprocess.run(command, check=True, env=ENVIRONMENT)  # noqa: S603  # our own
-    return (time.perf_counter() - started) * 1e3
+async def timed(code: str, _turn: int) -> float:
+    """Return the milliseconds of a process that runs the code."""
+    with stopwatch() as elapsed:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", code, env=ENVIRONMENT
+        )
+        failed = await process.wait()
+    assert not failed, code
+    return elapsed.wall * 1e3
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").strip())
-    parser.add_argument("--turns", type=int, default=25)
-    parser.add_argument("--check", action="store_true", help="fail above 50 ms")
-    options = parser.parse_args()
-    times: dict[str, list[float]] = {name: [] for name in CODES}
-    for _ in range(options.turns + 1):
-        for name, code in CODES.items():
-            times[name].append(timed(code))
-    table = Table("import", "ms", "quartiles")
-    added = 0.0
+def add_options(parser: ArgumentParser) -> None:
+    add_turns(parser, 25)
+    add_check(parser)
+
+
+def run(options: Namespace) -> int:
+    ways = {name: partial(timed, code) for name, code in CODES.items()}
+    times = asyncio.run(in_turns(ways, options.turns))
+    table = Table("import", "ms", "quartiles", "at most")
+    added: dict[str, float] = {}
     for before, name in itertools.pairwise(CODES):
-        pairs = zip(times[name][1:], times[before][1:], strict=True)
-        low, added, high = statistics.quantiles([a - b for a, b in pairs], n=4)
-        table.add_row(name, f"{added:.1f}", f"{low:.1f} to {high:.1f}")
-    Console().print(table)
-    print(f"Python {sys.version.split()[0]}")
-    return int(options.check and added > MOST)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+        pairs = zip(times[name], times[before], strict=True)
+        milliseconds = quartiles([after - earlier for after, earlier in pairs])
+        added[name] = milliseconds.median
+        most = f"{MOST_MILLISECONDS:.0f}" if name == "aioupsert" else ""
+        table.add_row(name, *milliseconds.cells(digits=1), most)
+    show(table)
+    show_versions()
+    too_slow = [name for name in ("aioupsert",) if added[name] > MOST_MILLISECONDS]
+    return verdict(too_slow, check=options.check)

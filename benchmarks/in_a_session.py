@@ -1,36 +1,36 @@
 """
-One call in a session of SQLAlchemy, against SQLAlchemy's own ON CONFLICT.
+One call in a session of SQLAlchemy, and SQLAlchemy's own ON CONFLICT.
 
-    python benchmarks/in_a_session.py
-
-Both update the same row of the same mapped class, in turns of one run: many in one
-transaction, and each in a transaction of its own, as in a web handler.
+Both update the same row of the same mapped class, in turns of one run: many calls in one
+transaction, and each call in a session and transaction of its own, as in a web handler.
+The ratio is the median over the turns, with the quartiles beside it: of the time by the
+clock, and of the processor time of this process (user and system).
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import statistics
-import sys
-import tempfile
-import time
-from collections.abc import Awaitable, Callable
-from pathlib import Path
-from typing import Any
+from argparse import ArgumentParser, Namespace
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any, Final
 
-from rich.console import Console
 from rich.table import Table
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from aioupsert import F, create_or_update  # the checkout's, see above
-from tests.servers import NoServerError, session_server, stop_session_server  # as above
+from aioupsert import F, create_or_update
+from benchmarks.support.databases import postgresql_server, sqlite_path
+from benchmarks.support.options import add_turns
+from benchmarks.support.report import microseconds, show, show_versions
+from benchmarks.support.timing import Elapsed, cpu, in_turns, ratio, stopwatch, wall
 
 Write = Callable[[AsyncSession, int], Awaitable[object]]
+Transactions = Callable[[AsyncEngine, Write, int], Awaitable[None]]
+
+QUICK: Final = {"turns": 1, "number": 20}
 
 
 class Base(DeclarativeBase):
@@ -47,86 +47,108 @@ class Page(Base):
     note: Mapped[str | None]
 
 
-async def ours(session: AsyncSession, turn: int) -> None:
+async def by_aioupsert(session: AsyncSession, number: int) -> None:
     await create_or_update(
         session,
         Page,
         key={"path": "/"},
-        defaults={"hits": F("hits") + 1, "note": f"note {turn}"},
+        defaults={"hits": F("hits") + 1, "note": f"note {number}"},
     )
 
 
-async def theirs(session: AsyncSession, turn: int) -> None:
+async def by_sqlalchemy(session: AsyncSession, number: int) -> None:
     dialects: dict[str, Any] = {"postgresql": postgresql, "sqlite": sqlite}
     insert: Any = dialects[session.get_bind().dialect.name].insert
-    statement = insert(Page).values(path="/", hits=1, note=f"note {turn}")
+    statement = insert(Page).values(path="/", hits=1, note=f"note {number}")
     changes = {"hits": Page.hits + 1, "note": statement.excluded.note}
     await session.execute(
         statement.on_conflict_do_update(index_elements=["path"], set_=changes)
     )
 
 
-async def together(engine: Any, write: Write, number: int) -> None:
+async def one_for_all(engine: AsyncEngine, write: Write, calls: int) -> None:
     async with AsyncSession(engine) as session, session.begin():
-        for turn in range(number):
-            await write(session, turn)
+        for number in range(calls):
+            await write(session, number)
 
 
-async def apart(engine: Any, write: Write, number: int) -> None:
-    for turn in range(number):
+async def one_for_each(engine: AsyncEngine, write: Write, calls: int) -> None:
+    for number in range(calls):
         async with AsyncSession(engine) as session, session.begin():
-            await write(session, turn)
+            await write(session, number)
 
 
-async def measure(url: str, turns: int, number: int, table: Table) -> None:
+TRANSACTIONS: Final[dict[str, Transactions]] = {
+    "one for all calls": one_for_all,
+    "one for each call": one_for_each,
+}
+
+
+@asynccontextmanager
+async def engine_for(url: str) -> AsyncIterator[AsyncEngine]:
+    """Yield an engine on a database with an empty table, which is dropped in the end."""
     engine = create_async_engine(url)
-    async with engine.begin() as connection:
-        await connection.run_sync(Base.metadata.drop_all)
-        await connection.run_sync(Base.metadata.create_all)
-    for name, way in (("one for all", together), ("each its own", apart)):
-        times: dict[Write, list[float]] = {theirs: [], ours: []}
-        for turn in range(turns + 1):
-            for write, found in times.items():
-                started = time.perf_counter()
-                await way(engine, write, number)
-                if turn:  # the first one prepares statements and reads the catalog
-                    found.append((time.perf_counter() - started) / number * 1e6)
-        medians = [statistics.median(found) for found in times.values()]
-        ratios = [b / a for a, b in zip(times[theirs], times[ours], strict=True)]
-        table.add_row(
-            engine.driver,
-            name,
-            *(f"{median:.0f}" for median in medians),
-            f"{statistics.median(ratios):.2f}",
-        )
-    async with engine.begin() as connection:
-        await connection.run_sync(Base.metadata.drop_all)
+    async with engine.begin() as conn:
+        await conn.run_sync(Base.metadata.drop_all)
+        await conn.run_sync(Base.metadata.create_all)
+    yield engine
+    async with engine.begin() as conn:
+        await conn.run_sync(Base.metadata.drop_all)
     await engine.dispose()
 
 
-async def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").strip())
-    parser.add_argument("--turns", type=int, default=9)
+async def compare(engine: AsyncEngine, table: Table, options: Namespace) -> None:
+    """Fill in the table."""
+
+    async def timed(execute: Transactions, write: Write, _turn: int) -> Elapsed:
+        with stopwatch() as elapsed:
+            await execute(engine, write, options.number)
+        return elapsed.each(options.number)
+
+    for name, execute in TRANSACTIONS.items():
+        times = await in_turns(
+            {
+                "theirs": partial(timed, execute, by_sqlalchemy),
+                "ours": partial(timed, execute, by_aioupsert),
+            },
+            options.turns,
+        )
+        ours, theirs = times["ours"], times["theirs"]
+        table.add_row(
+            engine.driver,
+            name,
+            *(microseconds(wall(way)) for way in (theirs, ours)),
+            *ratio(wall(ours), wall(theirs)).cells(),
+            *(microseconds(cpu(way)) for way in (theirs, ours)),
+            *ratio(cpu(ours), cpu(theirs)).cells(),
+        )
+
+
+def add_options(parser: ArgumentParser) -> None:
+    add_turns(parser, 9)
     parser.add_argument("--number", type=int, default=300, help="calls in a turn")
-    options = parser.parse_args()
-    server = session_server()
-    if isinstance(server, NoServerError):
-        raise server
-    table = Table("driver", "transaction", "theirs, us", "ours, us", "ratio")
-    plain = server.dsn.partition("?")[0].partition("://")[2]
-    with tempfile.TemporaryDirectory() as folder:
+
+
+async def measure_all(options: Namespace) -> int:
+    table = Table(
+        *("driver", "transaction", "SQLAlchemy, µs", "aioupsert, µs"),
+        *("ratio", "quartiles", "CPU SQLAlchemy, µs", "CPU aioupsert, µs"),
+        *("CPU ratio", "quartiles"),
+    )
+    with postgresql_server() as server, sqlite_path() as path:
+        # Without the options of asyncpg, which SQLAlchemy's dialects do not take.
+        address = server.dsn.partition("?")[0].partition("://")[2]
         for url in (
-            f"postgresql+asyncpg://{plain}",
-            f"postgresql+psycopg://{plain}",
-            f"sqlite+aiosqlite:///{folder}/pages.db",
+            f"postgresql+asyncpg://{address}",
+            f"postgresql+psycopg://{address}",
+            f"sqlite+aiosqlite:///{path}",
         ):
-            await measure(url, options.turns, options.number, table)
-    Console().print(table)
-    print(f"{server.version} from {server.origin}, Python {sys.version.split()[0]}")
+            async with engine_for(url) as engine:
+                await compare(engine, table, options)
+    show(table)
+    show_versions(server)
+    return 0
 
 
-if __name__ == "__main__":
-    try:
-        asyncio.run(main())
-    finally:
-        stop_session_server()
+def run(options: Namespace) -> int:
+    return asyncio.run(measure_all(options))

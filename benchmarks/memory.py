@@ -1,36 +1,33 @@
 """
 How much memory many rows take: ten million through a generator.
 
-    python benchmarks/memory.py
-
-Prints the largest resident size of the process, with the one before the first row. It
-runs on SQLite and on PostgreSQL, each in a process of its own.
+Prints the largest resident size of the process, and the one before the first row, on
+SQLite and on PostgreSQL, each in a process of its own.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import multiprocessing
 import resource
 import sys
-import tempfile
-import time
+from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import aiosqlite
-import asyncpg
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+from aioupsert import create_or_update_many
+from benchmarks.support.databases import (
+    create_table,
+    postgresql,
+    postgresql_server,
+    sqlite_path,
+)
+from benchmarks.support.report import show_versions
+from benchmarks.support.timing import stopwatch
 
-from aioupsert import create_or_update_many  # the checkout's, see above
-from tests.servers import NoServerError, session_server, stop_session_server  # as above
-
-SCHEMA = """
-CREATE TABLE views (path text PRIMARY KEY, hits integer NOT NULL DEFAULT 0, note text)
-"""
+QUICK: Final = {"rows": 2_000}
 
 
 def generated(number: int) -> Iterator[dict[str, Any]]:
@@ -45,62 +42,59 @@ def megabytes() -> float:
 
 
 async def load(engine: str, conn: Any, number: int, most: float) -> bool:
+    """Write the rows; return whether they took no more than so many megabytes."""
     before = megabytes()
-    started = time.perf_counter()
-    result = await create_or_update_many(conn, "views", generated(number), key="path")
-    seconds = time.perf_counter() - started
+    with stopwatch() as elapsed:
+        result = await create_or_update_many(
+            conn, "views", generated(number), key="path"
+        )
     assert result.created == number
     after = megabytes()
     print(
-        f"{engine}: {number:,} rows in {seconds:.0f} s, {number / seconds:,.0f} rows/s;"
+        f"{engine}: {number:,} rows in {elapsed.wall:.0f} s,"
+        f" {number / elapsed.wall:,.0f} rows/s;"
         f" {after:.0f} MB resident at most, {before:.0f} MB before; limit {most:.0f} MB"
     )
     return after <= most
 
 
 async def on_sqlite(number: int, most: float) -> bool:
-    with tempfile.TemporaryDirectory() as folder:
-        async with aiosqlite.connect(Path(folder) / "bench.db") as conn:
-            await conn.execute(SCHEMA)
+    with sqlite_path() as path:
+        async with aiosqlite.connect(path) as conn:
+            await conn.execute(create_table("views"))
             return await load("SQLite", conn, number, most)
 
 
 async def on_postgresql(number: int, most: float, dsn: str) -> bool:
-    conn = await asyncpg.connect(dsn)
-    try:
-        await conn.execute(f"DROP TABLE IF EXISTS views; {SCHEMA}")
+    async with postgresql(dsn, "views") as conn:
         return await load("PostgreSQL", conn, number, most)
-    finally:
-        await conn.execute("DROP TABLE views")
-        await conn.close()
 
 
-def run(number: int, most: float, dsn: str | None) -> None:
-    work = on_sqlite(number, most) if dsn is None else on_postgresql(number, most, dsn)
-    sys.exit(not asyncio.run(work))
+def work(number: int, most: float, dsn: str | None) -> None:
+    """Be the process that writes; the exit code is 1 if that took too much."""
+    loading = (
+        on_sqlite(number, most) if dsn is None else on_postgresql(number, most, dsn)
+    )
+    sys.exit(not asyncio.run(loading))
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").strip())
+def add_options(parser: ArgumentParser) -> None:
     parser.add_argument("--rows", type=int, default=10_000_000)
     parser.add_argument("--most", type=float, default=200, help="megabytes")
-    options = parser.parse_args()
-    server = session_server()
-    if isinstance(server, NoServerError):
-        raise server
-    # Not forked: a child would begin with what this process has grown to.
+
+
+def run(options: Namespace) -> int:
+    # Not forked: a child would start with what this process has grown to.
     context = multiprocessing.get_context("spawn")
-    codes: list[int | None] = []
-    for dsn in (None, server.dsn):
-        process = context.Process(target=run, args=(options.rows, options.most, dsn))
-        process.start()
-        process.join()
-        codes.append(process.exitcode)
-    return max(code or 0 for code in codes)
-
-
-if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    finally:
-        stop_session_server()
+    codes: list[int] = []
+    with postgresql_server() as server:
+        for dsn in (None, server.dsn):
+            process = context.Process(
+                target=work, args=(options.rows, options.most, dsn)
+            )
+            process.start()
+            process.join()
+            assert process.exitcode is not None
+            codes.append(process.exitcode)
+    show_versions(server)
+    return int(any(codes))

@@ -1,51 +1,40 @@
 """
-What one call costs, beside the hand-written statement on the same connection.
+One call, and the same statement by hand on the same connection.
 
-    python benchmarks/single_call.py
-
-Both are measured in one run, in turns of some hundred calls, so that whatever else the
-machine does falls on both. The ratio is the median over the pairs of turns, with the
-quartiles beside it. PostgreSQL is found as the tests find it.
+Both take turns of some hundred calls in one run, so that other load on the machine
+affects both. The ratio is the median over the turns, with the quartiles beside it: of
+the time by the clock, and of the processor time of this process (user and system). On
+SQLite that includes the database's work, on PostgreSQL it does not.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import itertools
-import statistics
-import sys
-import tempfile
-import time
+from argparse import ArgumentParser, Namespace
 from collections.abc import Awaitable, Callable
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import aiosqlite
-import asyncpg
-from rich.console import Console
 from rich.table import Table
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from aioupsert import F, create_or_update  # the checkout's, see above
-from tests.servers import NoServerError, session_server, stop_session_server  # as above
+from aioupsert import F, create_or_update
+from benchmarks.support.by_hand import count_view
+from benchmarks.support.databases import (
+    postgresql,
+    postgresql_server,
+    sqlite,
+    sqlite_path,
+)
+from benchmarks.support.options import add_check, add_turns
+from benchmarks.support.report import microseconds, show, show_versions, verdict
+from benchmarks.support.timing import Elapsed, cpu, in_turns, ratio, stopwatch, wall
 
 Call = Callable[[str], Awaitable[object]]
 
-SCHEMA = """
-CREATE TABLE {} (
-    path text PRIMARY KEY,
-    hits integer NOT NULL DEFAULT 0,
-    note text
-)
-"""
-POSTGRESQL = """
-INSERT INTO by_hand AS t (path, hits, note) VALUES ($1, $2, $3)
-ON CONFLICT (path) DO UPDATE SET hits = t.hits + $2, note = $3
-RETURNING (xmax = 0) AS created
-"""
-SQLITE = """
+QUICK: Final = {"turns": 1, "calls": 50}
+TABLES: Final = ("by_hand", "ours")
+SQLITE: Final = """
 INSERT INTO by_hand AS t (path, hits, note) VALUES (?, ?, ?)
 ON CONFLICT (path) DO UPDATE SET hits = t.hits + excluded.hits, note = excluded.note
 RETURNING hits
@@ -53,16 +42,25 @@ RETURNING hits
 
 
 class Case(NamedTuple):
-    """Two ways to do the same, and the most that ours may cost beside the other."""
+    """
+    Two ways to do the same.
+
+    Attributes:
+        name: What it is called.
+        by_hand: Executes the statement.
+        ours: Calls aioupsert.
+        limit: The highest ratio that is good enough.
+        creates: Whether each call creates a row; otherwise all update the same one.
+    """
 
     name: str
     by_hand: Call
     ours: Call
-    most: float
-    fresh: bool
+    limit: float
+    creates: bool
 
 
-def ours(conn: Any) -> Call:
+def by_aioupsert(conn: Any) -> Call:
     async def call(path: str) -> None:
         await create_or_update(
             conn,
@@ -74,103 +72,90 @@ def ours(conn: Any) -> Call:
     return call
 
 
-async def postgresql_cases(conn: Any) -> list[Case]:
-    for table in ("by_hand", "ours"):
-        await conn.execute(f"DROP TABLE IF EXISTS {table}; {SCHEMA.format(table)}")
+def postgresql_cases(conn: Any) -> list[Case]:
+    statement = count_view("by_hand")
 
     async def by_hand(path: str) -> None:
-        record = await conn.fetchrow(POSTGRESQL, path, 1, "seen")
+        record = await conn.fetchrow(statement, path, 1, "seen")
         assert record is not None
 
+    ours = by_aioupsert(conn)
     return [
-        Case("asyncpg, updated", by_hand, ours(conn), 1.15, fresh=False),
-        Case("asyncpg, created", by_hand, ours(conn), 1.15, fresh=True),
+        Case("asyncpg, updated", by_hand, ours, 1.15, creates=False),
+        Case("asyncpg, created", by_hand, ours, 1.15, creates=True),
     ]
 
 
-async def sqlite_cases(conn: aiosqlite.Connection) -> list[Case]:
-    await conn.execute("PRAGMA journal_mode = WAL")
-    await conn.execute("PRAGMA synchronous = NORMAL")
-    for table in ("by_hand", "ours"):
-        await conn.execute(SCHEMA.format(table))
-
+def sqlite_cases(conn: aiosqlite.Connection) -> list[Case]:
     async def by_hand(path: str) -> None:
         assert await conn.execute_fetchall(SQLITE, (path, 1, "seen"))
 
+    ours = by_aioupsert(conn)
     return [
-        Case("aiosqlite, updated", by_hand, ours(conn), 1.25, fresh=False),
-        Case("aiosqlite, created", by_hand, ours(conn), 1.25, fresh=True),
+        Case("aiosqlite, updated", by_hand, ours, 1.25, creates=False),
+        Case("aiosqlite, created", by_hand, ours, 1.25, creates=True),
     ]
 
 
-async def measure(case: Case, turns: int, calls: int) -> tuple[list[float], ...]:
-    """Microseconds a call, by hand and ours, in alternating turns."""
-    names = itertools.count()
-    times: tuple[list[float], ...] = ([], [])
-    for turn in range(turns + 1):
-        for call, collected in zip((case.by_hand, case.ours), times, strict=True):
-            paths = [f"/page/{next(names) if case.fresh else 0}" for _ in range(calls)]
-            started = time.perf_counter()
+async def measure(case: Case, turns: int, calls: int) -> dict[str, list[Elapsed]]:
+    """Return the time of one call, turn by turn, for each way."""
+    numbers = itertools.count(1)
+
+    async def timed(call: Call) -> Elapsed:
+        paths = [f"/page/{next(numbers) if case.creates else 0}" for _ in range(calls)]
+        with stopwatch() as elapsed:
             for path in paths:
                 await call(path)
-            if turn:  # the first one prepares statements and reads the catalog
-                collected.append((time.perf_counter() - started) / calls * 1e6)
-    return times
+        return elapsed.each(calls)
+
+    ways = {
+        "by hand": lambda _: timed(case.by_hand),
+        "ours": lambda _: timed(case.ours),
+    }
+    return await in_turns(ways, turns)
 
 
-async def compare(
-    cases: list[Case], results: Table, turns: int, calls: int
-) -> list[str]:
-    """Fill in the table; name the cases that cost more than they may."""
+async def compare(cases: list[Case], table: Table, options: Namespace) -> list[str]:
+    """Fill in the table; return the names of the cases that take too long."""
     too_slow: list[str] = []
     for case in cases:
-        by_hand, our_own = await measure(case, turns, calls)
-        ratios = [b / a for a, b in zip(by_hand, our_own, strict=True)]
-        low, middle, high = statistics.quantiles(ratios, n=4)
-        results.add_row(
+        times = await measure(case, options.turns, options.calls)
+        ours, by_hand = times["ours"], times["by hand"]
+        ratios = ratio(wall(ours), wall(by_hand))
+        table.add_row(
             case.name,
-            f"{statistics.median(by_hand):.0f}",
-            f"{statistics.median(our_own):.0f}",
-            f"{middle:.2f}",
-            f"{low:.2f} to {high:.2f}",
-            f"{case.most:.2f}",
+            *(microseconds(wall(way)) for way in (by_hand, ours)),
+            *ratios.cells(),
+            f"{case.limit:.2f}",
+            *(microseconds(cpu(way)) for way in (by_hand, ours)),
+            *ratio(cpu(ours), cpu(by_hand)).cells(),
         )
-        if middle > case.most:
+        if ratios.median > case.limit:
             too_slow.append(case.name)
     return too_slow
 
 
-async def main() -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").strip())
-    parser.add_argument("--turns", type=int, default=30)
-    parser.add_argument("--calls", type=int, default=500)
-    parser.add_argument("--check", action="store_true", help="fail above the limits")
-    options = parser.parse_args()
-    results = Table("case", "by hand, µs", "ours, µs", "ratio", "quartiles", "at most")
-    server = session_server()
-    if isinstance(server, NoServerError):
-        raise server
-    connection = await asyncpg.connect(server.dsn)
-    try:
-        too_slow = await compare(
-            await postgresql_cases(connection), results, options.turns, options.calls
-        )
-    finally:
-        await connection.close()
-    with tempfile.TemporaryDirectory() as folder:
-        async with aiosqlite.connect(
-            Path(folder) / "bench.db", isolation_level=None
-        ) as sqlite:
-            too_slow += await compare(
-                await sqlite_cases(sqlite), results, options.turns, options.calls
-            )
-    Console().print(results)
-    print(f"{server.version} from {server.origin}, Python {sys.version.split()[0]}")
-    return 1 if options.check and too_slow else 0
+def add_options(parser: ArgumentParser) -> None:
+    add_turns(parser, 30)
+    parser.add_argument("--calls", type=int, default=500, help="of each way in a turn")
+    add_check(parser)
 
 
-if __name__ == "__main__":
-    try:
-        sys.exit(asyncio.run(main()))
-    finally:
-        stop_session_server()
+async def measure_all(options: Namespace) -> int:
+    table = Table(
+        *("case", "by hand, µs", "aioupsert, µs", "ratio", "quartiles", "at most"),
+        *("CPU by hand, µs", "CPU aioupsert, µs", "CPU ratio", "quartiles"),
+    )
+    with postgresql_server() as server:
+        async with postgresql(server.dsn, *TABLES) as conn:
+            too_slow = await compare(postgresql_cases(conn), table, options)
+    with sqlite_path() as path:
+        async with sqlite(path, *TABLES) as lite:
+            too_slow += await compare(sqlite_cases(lite), table, options)
+    show(table)
+    show_versions(server)
+    return verdict(too_slow, check=options.check)
+
+
+def run(options: Namespace) -> int:
+    return asyncio.run(measure_all(options))

@@ -1,4 +1,4 @@
-"""A network that is slower than this machine's own: a proxy in a process of its own."""
+"""A slower network than this machine's own: a proxy in a process of its own."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _SIZE = 1 << 16
 
 
 def _carry(source: socket.socket, target: socket.socket, delay: float) -> None:
-    """Pass on what comes, each part so much later; what follows need not wait for it."""
+    """Pass on what arrives after a delay, without making what follows wait."""
     parts: queue.SimpleQueue[tuple[float, bytes]] = queue.SimpleQueue()
 
     def deliver() -> None:
@@ -58,7 +58,7 @@ def _serve(host: str, port: int, delay: float, told: Connection) -> None:
 
 @contextmanager
 def delayed(host: str, port: int, seconds: float) -> Iterator[int]:
-    """Give a port that leads there, with a round trip longer by that time."""
+    """Yield a port that leads there, with a round trip that is so much longer."""
     if not seconds:
         yield port
         return

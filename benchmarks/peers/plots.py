@@ -4,28 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Final
 
-import matplotlib as mpl
 from matplotlib import pyplot as plt
 
-mpl.use("Agg")
-# So many panels are a row for each network.
-MANY = 12
-OURS, OTHERS = "#3f51b5", "#9e9e9e"
+from benchmarks.peers.figures import Figure
+from benchmarks.support.plots import OTHERS, OURS, save
+
+# With more panels than this, each network has a row of its own.
+PANELS_IN_THREE_COLUMNS: Final = 12
 
 
-def draw(panels: Mapping[str, Sequence[Any]], folder: Path, what: str) -> None:
+def draw(panels: Mapping[str, Sequence[Figure]], folder: Path, what: str) -> None:
     """Draw a panel for each title, with a bar for each figure, the quickest on top."""
-    columns = 4 if len(panels) > MANY else 3
+    columns = 4 if len(panels) > PANELS_IN_THREE_COLUMNS else 3
     rows = -(-len(panels) // columns)
-    fig, axes = plt.subplots(
+    picture, axes = plt.subplots(
         rows, columns, figsize=(5.2 * columns, 3.4 * rows), squeeze=False
     )
     for axis in axes.flat[len(panels) :]:
         axis.remove()
-    for axis, (title, those) in zip(axes.flat, panels.items(), strict=False):
-        ordered = those[::-1]  # from the bottom
+    for axis, (title, figures) in zip(axes.flat, panels.items(), strict=False):
+        ordered = figures[::-1]  # from the bottom
         bars = axis.barh(
             [figure.peer for figure in ordered],
             [figure.seconds * 1000 for figure in ordered],
@@ -41,7 +41,5 @@ def draw(panels: Mapping[str, Sequence[Any]], folder: Path, what: str) -> None:
         axis.tick_params(labelsize=8)
         axis.margins(x=0.15)
         axis.spines[["top", "right"]].set_visible(False)
-    fig.tight_layout()
-    for ending in (".svg", ".png"):
-        fig.savefig(folder / f"peers-{what}{ending}", dpi=110)
-    plt.close(fig)
+    picture.tight_layout()
+    save(picture, folder / f"peers-{what}")

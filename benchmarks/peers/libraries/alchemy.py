@@ -7,12 +7,14 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import sqlalchemy as sa
-from peer import Peer, Row, Ways
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlmodel import Field, SQLModel
 from sqlmodel.ext.asyncio.session import AsyncSession as SQLModelSession
+
+from benchmarks.peers.library import Peer, Ways
+from benchmarks.support.rows import Row
 
 
 class Base(DeclarativeBase):

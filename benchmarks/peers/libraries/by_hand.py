@@ -8,7 +8,9 @@ from contextlib import asynccontextmanager
 import aiosqlite
 import asyncpg
 import psycopg
-from peer import Peer, Row, Ways
+
+from benchmarks.peers.library import Peer, Ways
+from benchmarks.support.rows import Row
 
 COUNT = """
 INSERT INTO page_views AS v (path, hits, note) VALUES ($1, 1, $2)

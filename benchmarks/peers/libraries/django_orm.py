@@ -12,7 +12,9 @@ from asgiref.sync import sync_to_async
 from django.conf import settings
 from django.db import connections, models
 from django.db.models import F
-from peer import Peer, Row, Ways
+
+from benchmarks.peers.library import Peer, Ways
+from benchmarks.support.rows import Row
 
 settings.configure(
     DATABASES={"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}},

@@ -9,13 +9,13 @@ from typing import Any
 import aiosqlite
 import asyncpg
 import psycopg
-from peer import Peer, Row, Ways
 
 from aioupsert import F, create_or_update, create_or_update_many
+from benchmarks.peers.library import Peer, Ways
+from benchmarks.support.rows import COLUMNS, Row
 
-TELLS = "created, updated, unchanged or skipped"
+REPORTS = "created, updated, unchanged or skipped"
 SOURCE = "README.md"
-COLUMNS = ("path", "hits", "note")
 
 
 def ways(conn: Any, begin: Any) -> Ways:
@@ -66,7 +66,7 @@ async def on_aiosqlite(path: str) -> AsyncIterator[Ways]:
 
 
 POSTGRESQL = (
-    Peer("aioupsert", on_asyncpg, TELLS, SOURCE),
-    Peer("aioupsert on psycopg", on_psycopg, TELLS, SOURCE),
+    Peer("aioupsert", on_asyncpg, REPORTS, SOURCE),
+    Peer("aioupsert on psycopg", on_psycopg, REPORTS, SOURCE),
 )
-SQLITE = (Peer("aioupsert", on_aiosqlite, TELLS, SOURCE),)
+SQLITE = (Peer("aioupsert", on_aiosqlite, REPORTS, SOURCE),)

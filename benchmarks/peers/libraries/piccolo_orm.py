@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
-from peer import Peer, Row, Ways
 from piccolo.columns import Integer, Text, Varchar
 from piccolo.columns.combination import WhereRaw
 from piccolo.engine.postgres import PostgresEngine
 from piccolo.querystring import QueryString
 from piccolo.table import Table
+
+from benchmarks.peers.library import Peer, Ways
+from benchmarks.support.rows import Row
 
 # Parameters of a statement, by the rows' three columns.
 _ROWS = 32_767 // 3
@@ -69,5 +71,3 @@ PEER = Peer(
     "https://piccolo-orm.readthedocs.io/en/latest/piccolo/query_clauses/on_conflict.html",
     many_note="in statements of 10,922 rows",
 )
-POSTGRESQL = (PEER,)
-SQLITE = ()

@@ -9,7 +9,9 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import sqlite_utils
-from peer import Peer, Row, Ways
+
+from benchmarks.peers.library import Peer, Ways
+from benchmarks.support.rows import Row
 
 
 @asynccontextmanager
@@ -44,5 +46,3 @@ PEER = Peer(
     "value, not expression; synchronous, in a thread",
     "synchronous, in a thread",
 )
-POSTGRESQL = ()
-SQLITE = (PEER,)

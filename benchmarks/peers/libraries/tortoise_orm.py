@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
-from peer import Peer, Row, Ways
 from tortoise import Tortoise, fields
 from tortoise.expressions import F
 from tortoise.models import Model
 from tortoise.transactions import in_transaction
+
+from benchmarks.peers.library import Peer, Ways
+from benchmarks.support.rows import Row
 
 
 class PageView(Model):
@@ -58,4 +60,3 @@ PEER = Peer(
     "https://tortoise.github.io/models.html",
     "get_or_create, then update: update_or_create takes no expression",
 )
-POSTGRESQL = SQLITE = (PEER,)
