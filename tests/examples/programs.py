@@ -45,9 +45,13 @@ class Program:
 
 
 def documented(example: str, marker: str) -> list[str]:
+    """The command of the example's README that has the marker, without its set-up."""
+    return command_in(ROOT / "examples" / example / "README.md", marker)
+
+
+def command_in(readme: Path, marker: str) -> list[str]:
     """The command of the README that has the marker, without its set-up."""
-    readme = (ROOT / "examples" / example / "README.md").read_text("utf-8")
-    blocks = re.findall(r"```console\n(.+)\n```", readme)
+    blocks = re.findall(r"```console\n(.+)\n```", readme.read_text("utf-8"))
     (line, *_) = [block for block in blocks if marker in block]
     program, *arguments = shlex.split(line.split(" && ")[-1])
     # The scripts of this environment, where the README has a new one.
