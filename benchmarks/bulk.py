@@ -34,7 +34,11 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from aioupsert import create_or_update_many  # the checkout's, see above
-from tests.servers import NoServerError, session_server, stop_session_server  # as above
+from tests.support.servers import (  # as above
+    NoServerError,
+    session_server,
+    stop_session_server,
+)
 
 Row = tuple[str, int, str]
 Write = Callable[[Sequence[Any]], Awaitable[object]]

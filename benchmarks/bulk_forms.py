@@ -30,7 +30,11 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from aioupsert import create_or_update_many  # the checkout's, see above
 from aioupsert._sql import postgresql_bulk as sql
 from aioupsert._steps import postgresql_bulk as steps
-from tests.servers import NoServerError, session_server, stop_session_server  # as above
+from tests.support.servers import (  # as above
+    NoServerError,
+    session_server,
+    stop_session_server,
+)
 
 Rows = Sequence[dict[str, Any]]
 Write = Callable[[Rows], Awaitable[object]]

@@ -26,7 +26,7 @@ from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from tests.servers import NoServerError, session_server, stop_session_server
+from tests.support.servers import NoServerError, session_server, stop_session_server
 
 TASKS = (1, 10, 50, 200, 500, 1_000, 2_000)
 KEYS = (100_000, 100, 1)

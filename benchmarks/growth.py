@@ -30,7 +30,11 @@ from rich.table import Table
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from aioupsert import F, create_or_update, create_or_update_many  # the checkout's
-from tests.servers import NoServerError, session_server, stop_session_server  # as above
+from tests.support.servers import (  # as above
+    NoServerError,
+    session_server,
+    stop_session_server,
+)
 
 SCHEMA = """
 DROP TABLE IF EXISTS views;

@@ -26,7 +26,11 @@ import asyncpg
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from aioupsert import create_or_update_many  # the checkout's, see above
-from tests.servers import NoServerError, session_server, stop_session_server  # as above
+from tests.support.servers import (  # as above
+    NoServerError,
+    session_server,
+    stop_session_server,
+)
 
 SCHEMA = """
 CREATE TABLE views (path text PRIMARY KEY, hits integer NOT NULL DEFAULT 0, note text)

@@ -29,7 +29,11 @@ from rich.table import Table
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from aioupsert import F, create_or_update  # the checkout's, see above
-from tests.servers import NoServerError, session_server, stop_session_server  # as above
+from tests.support.servers import (  # as above
+    NoServerError,
+    session_server,
+    stop_session_server,
+)
 
 Call = Callable[[str], Awaitable[object]]
 

@@ -92,7 +92,7 @@ def main() -> None:
         asyncio.run(call(options.of, options.seconds))
         return
     # Not before, as its import would be most of what is seen.
-    from tests.servers import (  # noqa: PLC0415
+    from tests.support.servers import (  # noqa: PLC0415
         NoServerError,
         session_server,
         stop_session_server,

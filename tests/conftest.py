@@ -10,7 +10,7 @@ from typing import Any, Final
 import aiosqlite
 import pytest
 
-from tests.databases import (
+from tests.support.databases import (
     KINDS,
     Database,
     LiteFactory,
@@ -20,7 +20,12 @@ from tests.databases import (
     open_sqlite,
     opened,
 )
-from tests.servers import NoServerError, Server, session_server, stop_session_server
+from tests.support.servers import (
+    NoServerError,
+    Server,
+    session_server,
+    stop_session_server,
+)
 
 DRIVERS: Final = ("asyncpg", "psycopg", "psycopg-pool", "aiosqlite")
 

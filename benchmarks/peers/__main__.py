@@ -41,7 +41,7 @@ from delay import delayed  # noqa: E402
 from peer import One, Peer, Row, Ways  # noqa: E402
 from plots import draw  # noqa: E402
 
-from tests.servers import (  # noqa: E402
+from tests.support.servers import (  # noqa: E402
     NoServerError,
     session_server,
     stop_session_server,

@@ -14,7 +14,7 @@ from aioupsert import (
     create_or_update_many,
     iter_create_or_update,
 )
-from tests.databases import (
+from tests.support.databases import (
     CONNECTIONS,
     LITE_MODES,
     Database,
@@ -25,7 +25,7 @@ from tests.databases import (
     has_all_back,
     is_open,
 )
-from tests.violations import ABORTED, FOREIGN_KEY
+from tests.support.violations import ABORTED, FOREIGN_KEY
 
 TABLE: Final = "CREATE TABLE t (k integer PRIMARY KEY, a integer CHECK (a >= 0))"
 ROWS: Final = [{"k": n, "a": n} for n in range(30)]

@@ -23,7 +23,7 @@ from aioupsert import (
     create_or_update_many,
     iter_create_or_update,
 )
-from tests.databases import CONNECTIONS, Database
+from tests.support.databases import CONNECTIONS, Database
 
 TABLE: Final = (
     "CREATE TABLE t (k integer PRIMARY KEY, a integer CHECK (a >= 0), b text NOT NULL"

@@ -22,7 +22,7 @@ from aioupsert import (
     iter_create_or_update,
 )
 from aioupsert._steps import postgresql_bulk
-from tests.databases import CONNECTIONS, Database
+from tests.support.databases import CONNECTIONS, Database
 
 # --- The model --------------------------------------------------------------------------
 

@@ -16,7 +16,7 @@ from aioupsert import (
     create_or_update_many,
     iter_create_or_update,
 )
-from tests.databases import Database
+from tests.support.databases import Database
 
 Row = dict[str, Any]
 # Given the stored row and the one that comes in, the value; None is NULL.

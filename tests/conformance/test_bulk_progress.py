@@ -14,7 +14,7 @@ from aioupsert import (
     create_or_update_many,
 )
 from aioupsert._bulk import load as loading
-from tests.databases import CONNECTIONS, Database
+from tests.support.databases import CONNECTIONS, Database
 
 TABLE: Final = "CREATE TABLE t (k integer PRIMARY KEY, a integer CHECK (a >= 0))"
 ROWS: Final = [{"k": n // 2, "a": n} for n in range(40)]

@@ -22,7 +22,7 @@ from aioupsert import (
     create_or_update_many,
     iter_create_or_update,
 )
-from tests.databases import CONNECTIONS, Database, PostgresDatabase, fetched
+from tests.support.databases import CONNECTIONS, Database, PostgresDatabase, fetched
 
 TABLE: Final = "CREATE TABLE t (k integer PRIMARY KEY, a integer, b text)"
 CONTENT: Final = "SELECT k, a, b FROM t ORDER BY k"

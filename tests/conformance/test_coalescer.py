@@ -27,8 +27,14 @@ from aioupsert import (
     UsageError,
     create_or_update,
 )
-from tests.databases import PSYCOPG, Database, PostgresDatabase, execute, has_all_back
-from tests.violations import CHECK, FOREIGN_KEY
+from tests.support.databases import (
+    PSYCOPG,
+    Database,
+    PostgresDatabase,
+    execute,
+    has_all_back,
+)
+from tests.support.violations import CHECK, FOREIGN_KEY
 
 Row = dict[str, Any]
 COLUMNS: Final = "n integer DEFAULT 7, v text, u text"

@@ -15,7 +15,7 @@ from aioupsert import (
     create_or_update,
 )
 from aioupsert.typing import Strategy
-from tests.databases import Database
+from tests.support.databases import Database
 
 PAGES = """
     CREATE TABLE pages (

@@ -23,8 +23,8 @@ from aioupsert import (
     get_or_create,
     preview,
 )
-from tests.databases import Database, execute
-from tests.violations import check_kind
+from tests.support.databases import Database, execute
+from tests.support.violations import check_kind
 
 KEY = {"path": "/"}
 

@@ -23,8 +23,8 @@ from aioupsert import (
     observe,
     on_event,
 )
-from tests.databases import Database
-from tests.violations import INTEGRITY
+from tests.support.databases import Database
+from tests.support.violations import INTEGRITY
 
 KEY = {"k": 1}
 ADD = {"n": F("n") + 1}

@@ -17,7 +17,7 @@ from aioupsert import (
     get_or_create,
 )
 from aioupsert.typing import Strategy
-from tests.databases import Database
+from tests.support.databases import Database
 
 TAGS = """
     CREATE TABLE tags (

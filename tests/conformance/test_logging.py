@@ -7,7 +7,7 @@ import pytest
 
 from aioupsert import F, create_or_update, get_or_create
 from aioupsert.typing import Strategy
-from tests.databases import Database
+from tests.support.databases import Database
 
 STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
 SECRET = "s3cret"  # noqa: S105  # what must not be logged

@@ -24,8 +24,14 @@ from aioupsert import (
     create_or_update,
     get_or_create,
 )
-from tests.databases import PSYCOPG, Database, PostgresDatabase, SQLiteDatabase, execute
-from tests.violations import INTEGRITY, check_kind
+from tests.support.databases import (
+    PSYCOPG,
+    Database,
+    PostgresDatabase,
+    SQLiteDatabase,
+    execute,
+)
+from tests.support.violations import INTEGRITY, check_kind
 
 Call = Callable[..., Awaitable[Result]]
 

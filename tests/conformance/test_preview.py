@@ -21,7 +21,7 @@ from aioupsert import (
     preview,
 )
 from aioupsert.typing import Strategy
-from tests.databases import Database, driver_connection
+from tests.support.databases import Database, driver_connection
 
 STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
 KEY = {"k": "secret key"}

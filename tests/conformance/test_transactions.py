@@ -15,7 +15,7 @@ from aioupsert import (
     get_or_create,
 )
 from aioupsert.typing import Strategy
-from tests.databases import Database, SQLiteDatabase, execute
+from tests.support.databases import Database, SQLiteDatabase, execute
 
 STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
 

@@ -16,7 +16,7 @@ from aioupsert import (
     preview,
 )
 from aioupsert.typing import WithoutUniqueIndex
-from tests.databases import Database, PostgresDatabase
+from tests.support.databases import Database, PostgresDatabase
 
 WORDS: tuple[WithoutUniqueIndex, ...] = get_args(WithoutUniqueIndex)
 KEY = {"kind": "a"}

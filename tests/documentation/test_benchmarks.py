@@ -9,9 +9,9 @@ from typing import Final
 
 import pytest
 
-from tests.databases import PostgresDatabase, url_in
 from tests.documentation.pages import ROOT
-from tests.servers import DSN_VARIABLE, Server
+from tests.support.databases import PostgresDatabase, url_in
+from tests.support.servers import DSN_VARIABLE, Server
 
 FOLDER: Final = ROOT / "benchmarks"
 SHORTLY: Final = {

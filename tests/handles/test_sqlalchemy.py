@@ -29,8 +29,8 @@ from aioupsert import (
     iter_create_or_update,
     preview,
 )
-from tests.hazards.test_cancellation import DELAYS, CancelledAt
-from tests.violations import INTEGRITY
+from tests.support.cancellation import DELAYS, CancelledAt
+from tests.support.violations import INTEGRITY
 
 ADD: dict[str, Any] = {"key": {"k": "a"}, "defaults": {"n": F("n") + 1}}
 

@@ -13,15 +13,15 @@ import pytest
 
 from aioupsert import BulkResult, F, create_or_update_many, iter_create_or_update
 from aioupsert._adapters import aiosqlite as adapter
-from tests.databases import (
+from tests.support.cancellation import CancelledAt, twice
+from tests.support.databases import (
     Database,
     PostgresDatabase,
     SQLiteDatabase,
     all_taken,
     has_begun,
 )
-from tests.hazards.sessions import clients, together, waiting
-from tests.hazards.test_cancellation import CancelledAt, idle, twice
+from tests.support.sessions import clients, idle, together, waiting
 
 TABLES: Final = {
     "plain": "CREATE TABLE t (k integer PRIMARY KEY, n integer DEFAULT 0, r integer)",

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator
+from collections.abc import AsyncIterator
 from functools import partial
 from typing import Any, Final
 
@@ -11,8 +11,9 @@ import asyncpg
 import pytest
 
 from aioupsert import F, Result, create_or_update
-from tests.databases import PostgresDatabase
-from tests.hazards.sessions import clients, together, waiting
+from tests.support.cancellation import CancelledAt, delays, twice
+from tests.support.databases import PostgresDatabase
+from tests.support.sessions import clients, idle, together, waiting
 
 TABLES: Final = """
 CREATE TABLE t (k integer PRIMARY KEY, hits integer DEFAULT 0);
@@ -33,87 +34,12 @@ exact = partial(count, strategy="exact")
 lock = partial(count, table="bare", without_unique_index="lock")
 
 
-class CancelledAt:
-    """
-    Awaits in a task of its own, and cancels it at one of its suspension points.
-
-    Attributes:
-        reached: Whether there was such a point.
-    """
-
-    def __init__(
-        self, awaitable: Awaitable[Any], point: int, delay: float, *, twice: bool
-    ) -> None:
-        self.reached = False
-        self._awaitable = awaitable
-        self._left = point
-        self._delay = delay
-        self._twice = twice
-
-    def __await__(self) -> Generator[Any, Any, Any]:
-        steps: Any = self._awaitable.__await__()
-        step: Callable[[], Any] = partial(steps.send, None)
-        while True:
-            try:
-                future = step()
-            except StopIteration as stop:
-                return stop.value
-            self._left -= 1
-            if self._left == 0:
-                self.reached = True
-                self._cancel(self._delay)
-            elif self._left == -1 and self._twice:
-                # While it cleans up.
-                self._cancel(0)
-            try:
-                value = yield future
-            except BaseException as exc:  # noqa: BLE001  # whatever comes goes on inside
-                step = partial(steps.throw, exc)
-            else:
-                step = partial(steps.send, value)
-
-    @staticmethod
-    def _cancel(delay: float) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        if delay:
-            asyncio.get_running_loop().call_later(delay, task.cancel)
-        else:
-            task.cancel()
-
-    async def outcome(self) -> bool:
-        """Tell whether it was cancelled; other errors are raised."""
-
-        async def wait() -> None:
-            await self
-
-        task = asyncio.create_task(wait())
-        await asyncio.wait([task])
-        if not task.cancelled():
-            task.result()
-        return task.cancelled()
-
-
-async def idle(pg: PostgresDatabase) -> bool:
-    """Tell whether no session of the test has a transaction open."""
-    return not await pg.query(
-        "SELECT pid, state FROM pg_stat_activity"
-        f" WHERE application_name = '{pg.schema}' AND pid <> pg_backend_pid()"
-        " AND state <> 'idle'"
-    )
-
-
 async def stored(pg: PostgresDatabase, key: int) -> int:
     ((hits,),) = await pg.query(
         f"SELECT sum(hits) FROM (SELECT * FROM t UNION ALL SELECT * FROM bare) AS a"
         f" WHERE k = {key}"
     )
     return hits or 0
-
-
-DELAYS: Final = [0, 0.0002, 0.0005, 0.001]
-delays = pytest.mark.parametrize("delay", DELAYS)
-twice = pytest.mark.parametrize("twice", [False, True], ids=["once", "twice"])
 
 
 @twice

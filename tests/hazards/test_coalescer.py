@@ -30,7 +30,8 @@ from aioupsert import (
     create_or_update,
     create_or_update_many,
 )
-from tests.databases import (
+from tests.support.cancellation import CancelledAt
+from tests.support.databases import (
     Database,
     PostgresDatabase,
     SQLiteDatabase,
@@ -40,14 +41,13 @@ from tests.databases import (
     lent,
     pooling,
 )
-from tests.hazards.test_cancellation import CancelledAt, idle
-from tests.hazards.test_lost_connections import LOST
-from tests.violations import CHECK
+from tests.support.sessions import idle
+from tests.support.violations import CHECK, ENDED
 
 TABLE: Final = "CREATE TABLE t (k integer PRIMARY KEY, n integer DEFAULT 0)"
 # What the driver raises depends on how far the thread has come.
 CLOSED: Final = (ValueError, sqlite3.ProgrammingError)
-GONE: Final = (*LOST, psycopg.OperationalError)
+GONE: Final = (*ENDED, psycopg.OperationalError)
 ADD: Final = {"n": F("n") + 1}
 # So many calls are made where each may be cancelled or be wrong; more take longer, and
 # show rarer things.
@@ -533,8 +533,8 @@ async def test_a_pool_that_is_closed_underneath_fails_its_callers(
             await blocked(plain)
             pool.terminate()
             results = await outcomes(tasks)
-        assert any(isinstance(r, LOST) for r in results)
-        assert [r for r in results if not isinstance(r, (Result, *LOST))] == []
+        assert any(isinstance(r, ENDED) for r in results)
+        assert [r for r in results if not isinstance(r, (Result, *ENDED))] == []
         later = await outcomes(begin(coalescer, 1, 2, 3))
         assert all(isinstance(r, asyncpg.InterfaceError) for r in later)
 
@@ -556,7 +556,7 @@ async def test_a_pool_that_closes_while_it_is_waited_for_leaves_nobody_waiting(
             async with asyncio.timeout(PATIENCE):
                 await closing
     # The pool ends what is under way, too.
-    expected = (Result, asyncpg.QueryCanceledError, *LOST)
+    expected = (Result, asyncpg.QueryCanceledError, *ENDED)
     assert [r for r in results if not isinstance(r, expected)] == []
 
 

@@ -29,9 +29,10 @@ from aioupsert import (
     iter_create_or_update,
 )
 from aioupsert._adapters.psycopg import PsycopgSession
-from tests.databases import PostgresDatabase, psycopg_connected, psycopg_pooling
-from tests.hazards.test_cancellation import CancelledAt, idle, twice
-from tests.servers import Server
+from tests.support.cancellation import CancelledAt, twice
+from tests.support.databases import PostgresDatabase, psycopg_connected, psycopg_pooling
+from tests.support.servers import Server
+from tests.support.sessions import idle
 
 TABLE: Final = "CREATE TABLE t (k text PRIMARY KEY, n integer DEFAULT 0 CHECK (n >= 0))"
 IDLE, OPEN = TransactionStatus.IDLE, TransactionStatus.INTRANS

@@ -14,7 +14,7 @@ import pytest
 
 from aioupsert import Action, F, Result, create_or_update, get_or_create
 from aioupsert._adapters import aiosqlite as adapter
-from tests.databases import LITE_MODES, LiteFactory, SQLiteDatabase
+from tests.support.databases import LITE_MODES, LiteFactory, SQLiteDatabase
 
 TABLE = """
     CREATE TABLE t (

@@ -20,7 +20,7 @@ from aioupsert._adapters.base import read_table
 from aioupsert._adapters.psycopg import PsycopgSession
 from aioupsert._sql import postgresql_catalog
 from aioupsert._steps import COCKROACHDB, POSTGRESQL, dialect_of
-from tests.databases import PostgresDatabase
+from tests.support.databases import PostgresDatabase
 
 TABLE = """
 CREATE TABLE t (

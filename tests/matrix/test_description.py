@@ -13,9 +13,9 @@ from aioupsert import (
     set_description_lifetime,
 )
 from aioupsert._adapters.base import state_of
-from tests.databases import PostgresDatabase
-from tests.matrix.tools import describe, make_collation
-from tests.versions import created
+from tests.support.databases import PostgresDatabase
+from tests.support.tables import describe, make_collation
+from tests.support.versions import created
 
 
 @pytest.fixture

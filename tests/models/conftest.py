@@ -8,16 +8,16 @@ from typing import TypeAlias
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
-from tests.databases import (
+from tests.models.tables import Base
+from tests.support.databases import (
     CONNECTIONS,
     Database,
     PostgresDatabase,
     open_postgresql,
     open_sqlite,
 )
-from tests.engines import engine_on
-from tests.models.tables import Base
-from tests.servers import Server
+from tests.support.engines import engine_on
+from tests.support.servers import Server
 
 MakeEngine: TypeAlias = Callable[..., AsyncEngine]
 

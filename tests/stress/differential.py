@@ -29,8 +29,8 @@ from aioupsert import (
     lower,
     upper,
 )
-from tests.databases import Database, open_postgresql, open_sqlite
-from tests.violations import INTEGRITY
+from tests.support.databases import Database, open_postgresql, open_sqlite
+from tests.support.violations import INTEGRITY
 
 Row: TypeAlias = dict[str, Any]
 # Given the stored row (of a new one the defaults) and what the call brings.

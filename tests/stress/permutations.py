@@ -29,7 +29,7 @@ from aioupsert import (
     get_or_create,
     is_retryable,
 )
-from tests.databases import PostgresDatabase, open_postgresql
+from tests.support.databases import PostgresDatabase, open_postgresql
 
 DOCUMENT: Final = Path(__file__).parents[2] / "docs" / "isolation.md"
 LEVELS: Final = ("READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE")

@@ -9,7 +9,7 @@ import pytest
 from asyncpg.pool import PoolConnectionProxy
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from tests.databases import (
+from tests.support.databases import (
     LITE_MODES,
     Database,
     LiteFactory,

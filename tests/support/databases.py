@@ -30,7 +30,7 @@ from psycopg.pq import TransactionStatus
 from psycopg.rows import dict_row
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from tests.engines import engine_on
+from tests.support.engines import engine_on
 
 DriverKind = Literal[
     "asyncpg", "pooled", "pool", "psycopg", "psycopg_pool", "aiosqlite"
