@@ -16,10 +16,10 @@ from tests.support.databases import (
     LiteFactory,
     PostgresDatabase,
     SQLiteDatabase,
-    open_postgresql,
     open_sqlite,
     opened,
 )
+from tests.support.keeping import Keeper, undisturbed
 from tests.support.servers import (
     NoServerError,
     Server,
@@ -64,32 +64,40 @@ def lite_path(tmp_path: Path) -> Path:
     return tmp_path / "test.db"
 
 
+@pytest.fixture(scope="session")
+async def keeper() -> AsyncIterator[Keeper]:
+    """The connections to PostgreSQL that are kept from test to test."""
+    keeper = Keeper()
+    yield keeper
+    await keeper.close()
+
+
 @pytest.fixture(params=KINDS)
 async def db(
-    request: pytest.FixtureRequest, lite_path: Path
+    request: pytest.FixtureRequest, keeper: Keeper, lite_path: Path
 ) -> AsyncIterator[Database]:
     """A database of each kind in turn."""
     if "aiosqlite" in request.param:
-        async with open_sqlite(lite_path, request.param) as sqlite:
+        async with open_sqlite(lite_path, request.param) as sqlite, undisturbed():
             yield sqlite
     else:
         # Asked for here, so that the tests on SQLite need no server.
         server: Server = request.getfixturevalue("pg_server")
-        async with open_postgresql(server.dsn, request.param) as postgresql:
+        async with keeper.database(server.dsn, request.param) as postgresql:
             yield postgresql
 
 
 @pytest.fixture
-async def pg(pg_server: Server) -> AsyncIterator[PostgresDatabase]:
+async def pg(keeper: Keeper, pg_server: Server) -> AsyncIterator[PostgresDatabase]:
     """For what only PostgreSQL has; the handle is an asyncpg connection."""
-    async with open_postgresql(pg_server.dsn, "asyncpg") as database:
+    async with keeper.database(pg_server.dsn, "asyncpg") as database:
         yield database
 
 
 @pytest.fixture
 async def lite(lite_path: Path) -> AsyncIterator[SQLiteDatabase]:
     """For what only SQLite has."""
-    async with open_sqlite(lite_path) as database:
+    async with open_sqlite(lite_path) as database, undisturbed():
         yield database
 
 

@@ -459,17 +459,18 @@ async def close(resource: asyncpg.Connection[Any] | asyncpg.Pool[Any]) -> None:
         raise
 
 
-async def drop_schema(second: asyncpg.Connection[Any], schema: str) -> None:
-    """Drop it, after ending what a failed test has left running in it."""
+async def drop_schema(
+    second: asyncpg.Connection[Any], schema: str, kept: int | None = None
+) -> None:
+    """Drop it, after ending what a failed test has left running in it, but for one."""
     await second.execute(
+        "SET client_min_messages = error; SET lock_timeout = '5s';"
         # pg_stat_activity, the view over this, takes longer than the DROP.
-        "SELECT pg_terminate_backend(pid) FROM pg_stat_get_activity(NULL) "
-        f"WHERE application_name = '{schema}' AND pid <> pg_backend_pid()"
+        " SELECT pg_terminate_backend(pid) FROM pg_stat_get_activity(NULL)"
+        f" WHERE application_name = '{schema}'"
+        f" AND pid NOT IN (pg_backend_pid(), {kept or 0})"
     )
-    await second.execute(
-        "SET client_min_messages = error; SET lock_timeout = '5s'; "
-        f"DROP SCHEMA {schema} CASCADE"
-    )
+    await second.execute(f"DROP SCHEMA {schema} CASCADE")
 
 
 def run_script(path: Path, sql: str) -> None:
