@@ -23,7 +23,7 @@ from aioupsert import (
     create_or_update_many,
     iter_create_or_update,
 )
-from tests.support.databases import CONNECTIONS, Database
+from tests.support.databases import CONNECTIONS, Database, every_handle
 
 TABLE: Final = (
     "CREATE TABLE t (k integer PRIMARY KEY, a integer CHECK (a >= 0), b text NOT NULL"
@@ -157,6 +157,7 @@ async def test_the_callers_transaction_goes_on_after_a_bad_row(
     assert await db.query("SELECT k FROM t ORDER BY k") == [*before, (1_000,), (2_000,)]
 
 
+@every_handle
 @pytest.mark.parametrize("number", [20, 6_000])
 @pytest.mark.parametrize("place", [0.0, 0.57, 1.0], ids=["first", "middle", "last"])
 @pytest.mark.parametrize("name", ["CHECK", "a number out of range", "no key"])
@@ -279,6 +280,7 @@ async def test_bad_rows_are_left_out_and_all_others_stored(
     ]
 
 
+@every_handle
 @pytest.mark.parametrize("number", [20, 6_000])
 async def test_on_every_connection_bad_rows_are_left_out(
     db: Database, number: int

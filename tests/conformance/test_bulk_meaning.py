@@ -22,7 +22,7 @@ from aioupsert import (
     iter_create_or_update,
 )
 from aioupsert._steps import postgresql_bulk
-from tests.support.databases import CONNECTIONS, Database
+from tests.support.databases import CONNECTIONS, Database, every_handle
 
 # --- The model --------------------------------------------------------------------------
 
@@ -491,6 +491,7 @@ async def check_loads(
         assert await content(db) == model.content()
 
 
+@every_handle
 @pytest.mark.parametrize("number", [0, 1, 2, 3, 100, 999, 1_000, 1_001, 5_000, 5_001])
 @pytest.mark.parametrize("size", [None, 1_000])
 async def test_on_every_connection_any_number_of_rows(

@@ -31,6 +31,7 @@ from tests.support.databases import (
     PSYCOPG,
     Database,
     PostgresDatabase,
+    every_handle,
     execute,
     has_all_back,
 )
@@ -275,6 +276,7 @@ async def check(db: Database, table: str, schedule: Schedule) -> None:
         assert log == model.log
 
 
+@every_handle
 @SETTINGS
 @given(schedule=SCHEDULES)
 async def test_a_plain_table_is_like_the_model(
@@ -334,6 +336,7 @@ ARGUMENTS: Final[list[dict[str, Any]]] = [
 ]
 
 
+@every_handle
 async def test_results_are_those_of_plain_calls_one_after_the_other(
     plain: Database,
 ) -> None:
@@ -354,6 +357,7 @@ async def test_results_are_those_of_plain_calls_one_after_the_other(
     assert of_both[0] == of_both[1]
 
 
+@every_handle
 async def test_one_of_many_creators_has_created_the_row(plain: Database) -> None:
     calls = [{"key": {"k": str(n % 7)}, "defaults": ADD} for n in range(100)]
     async with Coalescer(plain.handle, "t", key="k") as coalescer:
@@ -539,6 +543,7 @@ async def test_a_key_whose_hash_fails_is_its_caller_s_error(plain: Database) -> 
 # --- A bad call fails alone ---------------------------------------------------------------
 
 
+@every_handle
 async def test_a_bad_call_fails_alone_with_the_driver_s_error(db: Database) -> None:
     await db.run("CREATE TABLE t (k integer PRIMARY KEY, n integer CHECK (n < 100))")
     calls = [
@@ -704,6 +709,7 @@ async def test_a_key_that_would_be_stored_as_another_fails_alone(db: Database) -
     assert actions(results) == expected
 
 
+@every_handle
 @pytest.mark.parametrize("number", [1, 2, 5])
 async def test_a_table_or_key_that_is_not_there_fails_every_call(
     plain: Database, number: int
@@ -718,6 +724,7 @@ async def test_a_table_or_key_that_is_not_there_fails_every_call(
     assert len({id(result) for result in results}) == number
 
 
+@every_handle
 async def test_a_column_that_has_come_meanwhile_is_found(plain: Database) -> None:
     calls: list[dict[str, Any]] = [
         {"key": {"k": "a"}, "defaults": {"late": 1}},
@@ -733,6 +740,7 @@ async def test_a_column_that_has_come_meanwhile_is_found(plain: Database) -> Non
         assert actions(await together(coalescer, calls)) == expected
 
 
+@every_handle
 async def test_a_constraint_that_is_checked_at_commit_fails_its_call_alone(
     db: Database,
 ) -> None:
@@ -756,6 +764,7 @@ async def test_a_constraint_that_is_checked_at_commit_fails_its_call_alone(
 # --- In a caller's transaction ------------------------------------------------------------
 
 
+@every_handle
 async def test_it_takes_part_in_the_caller_s_transaction(plain: Database) -> None:
     with pytest.raises(LookupError):
         async with plain.transaction() as conn:
@@ -767,6 +776,7 @@ async def test_it_takes_part_in_the_caller_s_transaction(plain: Database) -> Non
     assert await plain.query("SELECT * FROM t") == []
 
 
+@every_handle
 @pytest.mark.parametrize("number", [1, 2, 5])
 async def test_there_too_a_bad_call_fails_alone(db: Database, number: int) -> None:
     await db.run("CREATE TABLE t (k integer PRIMARY KEY, n integer CHECK (n < 3))")
@@ -783,6 +793,7 @@ async def test_there_too_a_bad_call_fails_alone(db: Database, number: int) -> No
 # --- When -------------------------------------------------------------------------------
 
 
+@every_handle
 async def test_a_lone_call_is_what_a_plain_call_is(
     plain: Database, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -799,6 +810,7 @@ async def test_a_lone_call_is_what_a_plain_call_is(
     assert coalescer.stats.batches == coalescer.stats.rows == 1
 
 
+@every_handle
 async def test_calls_made_while_a_batch_is_under_way_make_the_next(
     plain: Database,
 ) -> None:
@@ -842,6 +854,7 @@ async def test_no_batch_is_larger_than_it_may_be(plain: Database) -> None:
     assert await plain.query("SELECT count(*) FROM t") == [(50,)]
 
 
+@every_handle
 @pytest.mark.parametrize("max_pending", [1, 2, 8])
 async def test_callers_beyond_the_limit_wait_in_order(
     plain: Database, max_pending: int
@@ -884,6 +897,7 @@ async def test_calls_for_one_row_are_one_write(plain: Database) -> None:
     assert stored == [("0", sums[0], "98"), ("1", sums[1], "99")]
 
 
+@every_handle
 async def test_the_statistics_tell_what_was_done(db: Database) -> None:
     await db.run("CREATE TABLE t (k text PRIMARY KEY, n integer CHECK (n < 3))")
     async with Coalescer(db.handle, "t", key="k", max_delay=0.01) as coalescer:
@@ -958,6 +972,7 @@ async def is_closed(awaitable: Awaitable[Any], message: str) -> None:
         await awaitable
 
 
+@every_handle
 async def test_it_must_be_entered_once(plain: Database) -> None:
     coalescer = Coalescer(plain.handle, "t", key="k")
     call: dict[str, Any] = {"key": {"k": "a"}}
@@ -976,6 +991,7 @@ async def test_it_must_be_entered_once(plain: Database) -> None:
     assert coalescer.stats.calls == 1
 
 
+@every_handle
 async def test_it_belongs_to_one_event_loop(plain: Database) -> None:
     async with Coalescer(plain.handle, "t", key="k") as coalescer:
 

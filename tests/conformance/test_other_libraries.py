@@ -29,6 +29,7 @@ from tests.support.databases import (
     Database,
     PostgresDatabase,
     SQLiteDatabase,
+    every_handle,
     execute,
 )
 from tests.support.violations import INTEGRITY, check_kind
@@ -462,6 +463,7 @@ async def test_a_missing_parent_is_a_violation(
     assert result.created
 
 
+@every_handle
 @both
 async def test_the_traceback_of_a_violation_leads_into_the_driver(
     people: Database, call: Call

@@ -19,6 +19,7 @@ from tests.support.databases import (
     PostgresDatabase,
     SQLiteDatabase,
     all_taken,
+    every_handle,
     has_begun,
 )
 from tests.support.sessions import clients, idle, together, waiting
@@ -252,6 +253,7 @@ async def test_while_another_session_is_waited_for(
     assert await pg.query("SELECT k, n FROM t ORDER BY k") == [(0, 1), (1, 1), (2, 1)]
 
 
+@every_handle
 async def test_while_the_producer_is_waited_for(db: Database) -> None:
     await db.run(TABLES["plain"])
 
@@ -277,6 +279,7 @@ async def test_while_the_producer_is_waited_for(db: Database) -> None:
         await db.run("DELETE FROM t")
 
 
+@every_handle
 async def test_a_producer_is_told_that_the_call_has_ended(db: Database) -> None:
     await db.run(TABLES["plain"])
     closed = asyncio.Event()

@@ -25,6 +25,7 @@ import aiosqlite
 import asyncpg
 import psycopg
 import psycopg_pool
+import pytest
 from asyncpg.pool import PoolConnectionProxy
 from psycopg.pq import TransactionStatus
 from psycopg.rows import dict_row
@@ -51,12 +52,16 @@ LiteFactory = Callable[..., Awaitable[aiosqlite.Connection]]
 
 # One of each driver.
 CONNECTIONS: Final[tuple[Kind, ...]] = ("asyncpg", "psycopg", "aiosqlite")
-# What `db` is in turn.
-KINDS: Final[tuple[Kind, ...]] = {
-    "all": get_args(DriverKind),
-    "connections": CONNECTIONS,
-    "sqlalchemy": get_args(SQLAlchemyKind),
+# What `db` is in turn, and what it is in a test of `every_handle`.
+KINDS, EVERY_KIND = {
+    "all": (CONNECTIONS, get_args(DriverKind)),
+    "connections": (CONNECTIONS, CONNECTIONS),
+    "sqlalchemy": (get_args(SQLAlchemyKind)[:3], get_args(SQLAlchemyKind)),
 }[os.environ.get("AIOUPSERT_TEST_HANDLES", "all")]
+
+# For a test of what depends on how a connection is acquired: it runs on pools and engines
+# as well. A test without it runs on one connection of each driver.
+every_handle = pytest.mark.parametrize("db", EVERY_KIND, indirect=True)
 
 # How a caller may have opened an aiosqlite connection: options of `sqlite3.connect`.
 LITE_MODES: Final[dict[str, dict[str, Any]]] = {
