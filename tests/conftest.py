@@ -9,7 +9,9 @@ from typing import Any, Final
 
 import aiosqlite
 import pytest
+from hypothesis import HealthCheck, settings
 
+from aioupsert._steps import postgresql_bulk
 from tests.support.databases import (
     KINDS,
     Database,
@@ -26,6 +28,19 @@ from tests.support.servers import (
     session_server,
     stop_session_server,
 )
+
+settings.register_profile(
+    "quick",
+    max_examples=25,
+    deadline=None,
+    derandomize=True,
+    # A fixture is the same for each example, and each empties the table.
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+settings.register_profile(
+    "stress", settings.get_profile("quick"), max_examples=120, derandomize=False
+)
+settings.load_profile("quick")
 
 DRIVERS: Final = ("asyncpg", "psycopg", "psycopg-pool", "aiosqlite")
 
@@ -114,3 +129,9 @@ async def lite_factory(lite: SQLiteDatabase) -> AsyncIterator[LiteFactory]:
             return await stack.enter_async_context(opened(lite.path, **options))
 
         yield connect
+
+
+@pytest.fixture
+def small_copies(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few rows are copied, so that they show what thousands would."""
+    monkeypatch.setattr(postgresql_bulk, "_MAX_ARRAYS", 3)
