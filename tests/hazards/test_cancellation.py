@@ -11,8 +11,9 @@ import asyncpg
 import pytest
 
 from aioupsert import F, Result, create_or_update
-from tests.support.cancellation import CancelledAt, delays, twice
+from tests.support.cancellation import DELAYS, CancelledAt, delays, twice
 from tests.support.databases import PostgresDatabase
+from tests.support.pairwise import pairwise
 from tests.support.sessions import clients, idle, together, waiting
 
 TABLES: Final = """
@@ -34,6 +35,12 @@ exact = partial(count, strategy="exact")
 lock = partial(count, table="bare", without_unique_index="lock")
 
 
+CALLS: Final[dict[str, Any]] = {"fast": fast, "exact": exact, "lock": lock}
+calls = pytest.mark.parametrize(
+    ("name", "delay", "twice"), pairwise(CALLS, DELAYS, [False, True])
+)
+
+
 async def stored(pg: PostgresDatabase, key: int) -> int:
     ((hits,),) = await pg.query(
         f"SELECT sum(hits) FROM (SELECT * FROM t UNION ALL SELECT * FROM bare) AS a"
@@ -42,12 +49,11 @@ async def stored(pg: PostgresDatabase, key: int) -> int:
     return hits or 0
 
 
-@twice
-@delays
-@pytest.mark.parametrize("call", [fast, exact, lock], ids=["fast", "exact", "lock"])
+@calls
 async def test_at_every_suspension_point(
-    pg: PostgresDatabase, call: Any, delay: float, *, twice: bool
+    pg: PostgresDatabase, name: str, delay: float, *, twice: bool
 ) -> None:
+    call = CALLS[name]
     await pg.run(TABLES)
     conn: Any = pg.handle
     await call(conn, 0)
@@ -83,12 +89,11 @@ async def test_while_the_table_is_described(
     assert point > 1
 
 
-@twice
-@delays
-@pytest.mark.parametrize("call", [fast, exact, lock], ids=["fast", "exact", "lock"])
+@calls
 async def test_in_a_callers_transaction_at_every_suspension_point(
-    pg: PostgresDatabase, call: Any, delay: float, *, twice: bool
+    pg: PostgresDatabase, name: str, delay: float, *, twice: bool
 ) -> None:
+    call = CALLS[name]
     await pg.run(TABLES)
     conn: Any = pg.handle
     await call(conn, 0)
