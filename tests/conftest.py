@@ -9,18 +9,38 @@ from typing import Any, Final
 
 import aiosqlite
 import pytest
+from hypothesis import HealthCheck, settings
 
-from tests.databases import (
+from aioupsert._engines.postgresql import bulk_steps
+from tests.support.databases import (
     KINDS,
     Database,
     LiteFactory,
     PostgresDatabase,
     SQLiteDatabase,
-    open_postgresql,
     open_sqlite,
     opened,
 )
-from tests.servers import NoServerError, Server, session_server, stop_session_server
+from tests.support.keeping import Keeper, undisturbed
+from tests.support.servers import (
+    NoServerError,
+    Server,
+    session_server,
+    stop_session_server,
+)
+
+settings.register_profile(
+    "quick",
+    max_examples=25,
+    deadline=None,
+    derandomize=True,
+    # A fixture is the same for each example, and each empties the table.
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+settings.register_profile(
+    "stress", settings.get_profile("quick"), max_examples=120, derandomize=False
+)
+settings.load_profile("quick")
 
 DRIVERS: Final = ("asyncpg", "psycopg", "psycopg-pool", "aiosqlite")
 
@@ -59,32 +79,40 @@ def lite_path(tmp_path: Path) -> Path:
     return tmp_path / "test.db"
 
 
+@pytest.fixture(scope="session")
+async def keeper() -> AsyncIterator[Keeper]:
+    """The connections to PostgreSQL that are kept from test to test."""
+    keeper = Keeper()
+    yield keeper
+    await keeper.close()
+
+
 @pytest.fixture(params=KINDS)
 async def db(
-    request: pytest.FixtureRequest, lite_path: Path
+    request: pytest.FixtureRequest, keeper: Keeper, lite_path: Path
 ) -> AsyncIterator[Database]:
     """A database of each kind in turn."""
     if "aiosqlite" in request.param:
-        async with open_sqlite(lite_path, request.param) as sqlite:
+        async with open_sqlite(lite_path, request.param) as sqlite, undisturbed():
             yield sqlite
     else:
         # Asked for here, so that the tests on SQLite need no server.
         server: Server = request.getfixturevalue("pg_server")
-        async with open_postgresql(server.dsn, request.param) as postgresql:
+        async with keeper.database(server.dsn, request.param) as postgresql:
             yield postgresql
 
 
 @pytest.fixture
-async def pg(pg_server: Server) -> AsyncIterator[PostgresDatabase]:
+async def pg(keeper: Keeper, pg_server: Server) -> AsyncIterator[PostgresDatabase]:
     """For what only PostgreSQL has; the handle is an asyncpg connection."""
-    async with open_postgresql(pg_server.dsn, "asyncpg") as database:
+    async with keeper.database(pg_server.dsn, "asyncpg") as database:
         yield database
 
 
 @pytest.fixture
 async def lite(lite_path: Path) -> AsyncIterator[SQLiteDatabase]:
     """For what only SQLite has."""
-    async with open_sqlite(lite_path) as database:
+    async with open_sqlite(lite_path) as database, undisturbed():
         yield database
 
 
@@ -101,3 +129,9 @@ async def lite_factory(lite: SQLiteDatabase) -> AsyncIterator[LiteFactory]:
             return await stack.enter_async_context(opened(lite.path, **options))
 
         yield connect
+
+
+@pytest.fixture
+def small_copies(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few rows are copied, so that they show what thousands would."""
+    monkeypatch.setattr(bulk_steps, "MAX_ARRAY_ROWS", 3)

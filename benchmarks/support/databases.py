@@ -11,7 +11,12 @@ import aiosqlite
 import asyncpg
 
 from benchmarks.support.rows import COLUMNS, Row
-from tests.servers import NoServerError, Server, session_server, stop_session_server
+from tests.support.servers import (
+    NoServerError,
+    Server,
+    session_server,
+    stop_session_server,
+)
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     # Not all benchmarks need a server, and what finds one imports a lot.
-    from tests.servers import Server
+    from tests.support.servers import Server
 
 # Characters; a file or pipe has no width of its own.
 PIPE_WIDTH: Final = 160

@@ -10,8 +10,8 @@ from typing import Final
 
 import pytest
 
-from tests.databases import PostgresDatabase, url_in
-from tests.servers import DSN_VARIABLE, Server
+from tests.support.databases import PostgresDatabase, url_in
+from tests.support.servers import DSN_VARIABLE, Server
 
 ROOT: Final = Path(__file__).parents[2]
 FOLDER: Final = ROOT / "benchmarks"

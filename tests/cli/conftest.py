@@ -5,7 +5,7 @@ from uuid import uuid4
 import pytest
 
 from tests.cli.places import Place, Write, postgresql_place, sqlite_place
-from tests.servers import Server
+from tests.support.servers import Server
 
 
 @pytest.fixture

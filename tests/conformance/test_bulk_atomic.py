@@ -14,18 +14,19 @@ from aioupsert import (
     create_or_update_many,
     iter_create_or_update,
 )
-from tests.databases import (
+from tests.support.databases import (
     CONNECTIONS,
     LITE_MODES,
     Database,
     LiteFactory,
     PostgresDatabase,
+    every_handle,
     execute,
     fetched,
     has_all_back,
     is_open,
 )
-from tests.violations import ABORTED, FOREIGN_KEY
+from tests.support.violations import ABORTED, FOREIGN_KEY
 
 TABLE: Final = "CREATE TABLE t (k integer PRIMARY KEY, a integer CHECK (a >= 0))"
 ROWS: Final = [{"k": n, "a": n} for n in range(30)]
@@ -62,6 +63,7 @@ class Watched:
 # --- Its own transaction ----------------------------------------------------------------
 
 
+@every_handle
 @pytest.mark.usefixtures("made")
 async def test_nothing_is_seen_before_everything_is(db: Database) -> None:
     rows = Watched(db, ROWS)
@@ -71,6 +73,7 @@ async def test_nothing_is_seen_before_everything_is(db: Database) -> None:
     assert await stored(db) == 30
 
 
+@every_handle
 @pytest.mark.usefixtures("made")
 async def test_without_atomic_each_batch_is_committed(db: Database) -> None:
     rows = Watched(db, ROWS)
@@ -82,6 +85,7 @@ async def test_without_atomic_each_batch_is_committed(db: Database) -> None:
     assert await stored(db) == 30
 
 
+@every_handle
 @pytest.mark.usefixtures("made")
 @pytest.mark.parametrize("atomic", [True, False])
 async def test_nothing_is_open_afterwards(db: Database, *, atomic: bool) -> None:
@@ -121,6 +125,7 @@ async def test_a_foreign_key_checked_at_the_commit_undoes_everything(
 # --- The caller's transaction -----------------------------------------------------------
 
 
+@every_handle
 @pytest.mark.usefixtures("made")
 @pytest.mark.parametrize("atomic", [True, False])
 @pytest.mark.parametrize("size", [None, 7])
@@ -140,6 +145,7 @@ class UndoneError(Exception):
     pass
 
 
+@every_handle
 @pytest.mark.usefixtures("made")
 @pytest.mark.parametrize("atomic", [True, False])
 async def test_the_callers_rollback_undoes_it(db: Database, *, atomic: bool) -> None:
@@ -155,6 +161,7 @@ async def test_the_callers_rollback_undoes_it(db: Database, *, atomic: bool) -> 
     )
 
 
+@every_handle
 @pytest.mark.usefixtures("made")
 @pytest.mark.parametrize("size", [None, 7])
 async def test_an_atomic_call_that_fails_undoes_its_own_rows_only(
@@ -268,6 +275,7 @@ async def test_in_every_mode_of_a_connection(
 # --- Results in turn --------------------------------------------------------------------
 
 
+@every_handle
 @pytest.mark.usefixtures("made")
 async def test_a_batch_is_committed_before_its_results_are_given(db: Database) -> None:
     seen = 0
@@ -279,12 +287,14 @@ async def test_a_batch_is_committed_before_its_results_are_given(db: Database) -
         assert await stored(db) >= seen
 
 
+@every_handle
 @pytest.mark.usefixtures("made")
 async def test_nothing_is_open_while_results_are_given(db: Database) -> None:
     async for _ in iter_create_or_update(db.handle, "t", ROWS, key="k", batch_size=4):
         assert not is_open(db)
 
 
+@every_handle
 @pytest.mark.usefixtures("made")
 async def test_a_caller_who_stops_keeps_whole_batches(db: Database) -> None:
     results = iter_create_or_update(db.handle, "t", ROWS, key="k", batch_size=4)
@@ -297,6 +307,7 @@ async def test_a_caller_who_stops_keeps_whole_batches(db: Database) -> None:
     )
 
 
+@every_handle
 @pytest.mark.usefixtures("made")
 async def test_results_in_a_callers_transaction_are_the_callers_to_commit(
     db: Database,
@@ -312,6 +323,7 @@ async def test_results_in_a_callers_transaction_are_the_callers_to_commit(
     assert await stored(db) == 0
 
 
+@every_handle
 @pytest.mark.usefixtures("made")
 async def test_other_calls_on_the_connection_may_run_between_results(
     db: Database,

@@ -17,7 +17,7 @@ from aioupsert import (
     create_or_update_many,
     iter_create_or_update,
 )
-from tests.databases import CONNECTIONS, Database, PostgresDatabase
+from tests.support.databases import CONNECTIONS, Database, PostgresDatabase
 
 engines = pytest.mark.parametrize("db", CONNECTIONS, indirect=True)
 numbers = pytest.mark.parametrize("number", [1, 2, 20, 6_000])

@@ -23,7 +23,8 @@ from aioupsert import (
     create_or_update_many,
     iter_create_or_update,
 )
-from tests.databases import CONNECTIONS, Database
+from tests.support.databases import CONNECTIONS, EVERY_KIND, Database, every_handle
+from tests.support.pairwise import pairwise
 
 TABLE: Final = (
     "CREATE TABLE t (k integer PRIMARY KEY, a integer CHECK (a >= 0), b text NOT NULL"
@@ -89,10 +90,19 @@ BAD: Final[dict[str, tuple[Any, Any, Any]]] = {
     "a column that is no text": ({"k": 5_000, 1: 1}, UsageError, UsageError),
     "an empty mapping": ({}, UsageError, UsageError),
 }
-bad = pytest.mark.parametrize(
-    ("row", "postgresql", "sqlite"), BAD.values(), ids=BAD.keys()
+# The first, one in the middle, and the last.
+PLACES: Final = (0, 57, 99)
+bad_rows = pytest.mark.parametrize(
+    ("db", "place", "name"), pairwise(CONNECTIONS, PLACES, BAD), indirect=["db"]
 )
-places = pytest.mark.parametrize("place", [0, 57, 99], ids=["first", "middle", "last"])
+
+
+def is_cause(error: BulkError, name: str, db: Database) -> bool:
+    """Tell whether it was caused by the error that such a row is refused with."""
+    _, postgresql, sqlite = BAD[name]
+    return isinstance(
+        error.__cause__, postgresql if db.engine == "postgresql" else sqlite
+    )
 
 
 def with_bad(row: Any, place: int, number: int = 100) -> list[Any]:
@@ -101,46 +111,45 @@ def with_bad(row: Any, place: int, number: int = 100) -> list[Any]:
     return rows
 
 
-@engines
-@places
-@pytest.mark.parametrize("size", [None, 10, 1])
-@bad
+@pytest.mark.parametrize(
+    ("db", "place", "size", "name"),
+    pairwise(CONNECTIONS, PLACES, [None, 10, 1], BAD),
+    indirect=["db"],
+)
 async def test_a_bad_row_is_named_and_nothing_is_stored(
-    db: Database, *, row: Any, postgresql: Any, sqlite: Any, place: int, size: int
+    db: Database, place: int, size: int | None, name: str
 ) -> None:
+    row = BAD[name][0]
     with pytest.raises(BulkError) as caught:
         await load(db, with_bad(row, place), batch_size=size)
     assert caught.value.index == place
     assert caught.value.row is row
     assert caught.value.committed == BulkResult()
-    cause = {"postgresql": postgresql, "sqlite": sqlite}[db.engine]
-    assert isinstance(caught.value.__cause__, cause)
+    assert is_cause(caught.value, name, db)
     assert await stored(db) == 0
     assert await load(db, [{"k": 1}]) == BulkResult(created=1)
 
 
-@engines
-@places
-@bad
+@bad_rows
 async def test_without_atomic_the_batches_before_it_are_stored(
-    db: Database, *, row: Any, postgresql: Any, sqlite: Any, place: int
+    db: Database, place: int, name: str
 ) -> None:
     with pytest.raises(BulkError) as caught:
-        await load(db, with_bad(row, place), batch_size=10, atomic=False)
+        await load(db, with_bad(BAD[name][0], place), batch_size=10, atomic=False)
     before = place // 10 * 10
     assert caught.value.index == place
     assert caught.value.committed == BulkResult(created=before)
-    cause = {"postgresql": postgresql, "sqlite": sqlite}[db.engine]
-    assert isinstance(caught.value.__cause__, cause)
+    assert is_cause(caught.value, name, db)
     assert await db.query("SELECT k FROM t ORDER BY k") == [(n,) for n in range(before)]
 
 
-@engines
-@pytest.mark.parametrize("atomic", [True, False])
-@bad
+@pytest.mark.parametrize(
+    ("db", "atomic", "name"), pairwise(CONNECTIONS, [True, False], BAD), indirect=["db"]
+)
 async def test_the_callers_transaction_goes_on_after_a_bad_row(
-    db: Database, *, row: Any, postgresql: Any, sqlite: Any, atomic: bool
+    db: Database, *, atomic: bool, name: str
 ) -> None:
+    row = BAD[name][0]
     async with db.transaction() as conn:
         await create_or_update_many(conn, "t", [{"k": 1_000}], key="k")
         with pytest.raises(BulkError) as caught:
@@ -149,19 +158,25 @@ async def test_the_callers_transaction_goes_on_after_a_bad_row(
             )
         # What a transaction of the caller's holds is not committed.
         assert caught.value.committed == BulkResult()
-        cause = {"postgresql": postgresql, "sqlite": sqlite}[db.engine]
-        assert isinstance(caught.value.__cause__, cause)
+        assert is_cause(caught.value, name, db)
         await create_or_update_many(conn, "t", [{"k": 2_000}], key="k")
     # Without atomic the batches before it are part of that transaction.
     before = [] if atomic else [(n,) for n in range(50)]
     assert await db.query("SELECT k FROM t ORDER BY k") == [*before, (1_000,), (2_000,)]
 
 
-@pytest.mark.parametrize("number", [20, 6_000])
-@pytest.mark.parametrize("place", [0.0, 0.57, 1.0], ids=["first", "middle", "last"])
-@pytest.mark.parametrize("name", ["CHECK", "a number out of range", "no key"])
+@pytest.mark.parametrize(
+    ("db", "number", "place", "name"),
+    pairwise(
+        EVERY_KIND,
+        [20, 6_000],
+        [0.0, 0.57, 1.0],
+        ["CHECK", "a number out of range", "no key"],
+    ),
+    indirect=["db"],
+)
 async def test_on_every_connection_a_bad_row_of_few_or_many_is_named(
-    db: Database, name: str, place: float, number: int
+    db: Database, number: int, place: float, name: str
 ) -> None:
     index = int(place * (number - 1))
     row = BAD[name][0]
@@ -252,11 +267,13 @@ async def test_an_error_of_a_row_can_be_copied_and_pickled(db: Database) -> None
 # --- Rows that are left out -------------------------------------------------------------
 
 
-@engines
-@pytest.mark.parametrize("size", [None, 100, 7])
-@pytest.mark.parametrize("number", range(6))
+@pytest.mark.parametrize(
+    ("db", "size", "number"),
+    pairwise(CONNECTIONS, [None, 100, 7], range(6)),
+    indirect=["db"],
+)
 async def test_bad_rows_are_left_out_and_all_others_stored(
-    db: Database, number: int, size: int | None
+    db: Database, size: int | None, number: int
 ) -> None:
     rows: list[Any] = [{"k": n, "a": n, "b": "x"} for n in range(1_000)]
     wrong: dict[int, Any] = {
@@ -279,6 +296,7 @@ async def test_bad_rows_are_left_out_and_all_others_stored(
     ]
 
 
+@every_handle
 @pytest.mark.parametrize("number", [20, 6_000])
 async def test_on_every_connection_bad_rows_are_left_out(
     db: Database, number: int
@@ -341,12 +359,11 @@ async def test_an_error_that_is_no_rows_fault_is_raised_all_the_same(
 # --- Results in turn --------------------------------------------------------------------
 
 
-@engines
-@places
-@bad
+@bad_rows
 async def test_results_come_for_the_batches_before_a_bad_row(
-    db: Database, *, row: Any, postgresql: Any, sqlite: Any, place: int
+    db: Database, place: int, name: str
 ) -> None:
+    row = BAD[name][0]
     seen = 0
     with pytest.raises(BulkError) as caught:
         async for result in iter_create_or_update(
@@ -357,8 +374,7 @@ async def test_results_come_for_the_batches_before_a_bad_row(
     assert caught.value.index == place
     assert caught.value.row is row
     assert caught.value.committed == BulkResult(created=before)
-    cause = {"postgresql": postgresql, "sqlite": sqlite}[db.engine]
-    assert isinstance(caught.value.__cause__, cause)
+    assert is_cause(caught.value, name, db)
     assert seen == before
     assert await stored(db) == before
 

@@ -2,12 +2,12 @@
 
 import random
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from aioupsert import (
@@ -21,23 +21,14 @@ from aioupsert import (
     greatest,
     iter_create_or_update,
 )
-from aioupsert._engines.postgresql import bulk_steps
-from tests.databases import CONNECTIONS, Database
+from tests.support.databases import CONNECTIONS, EVERY_KIND, Database
+from tests.support.model import Model, Row, Upsert, Value, given_values, literal
+from tests.support.pairwise import pairwise
 
 # --- The model --------------------------------------------------------------------------
 
-Row = Mapping[str, Any]
-
-DEFAULTS: Final = {"a": 7, "b": None, "c": None, "stamp": 0}
-COLUMNS: Final = ("k", "g", *DEFAULTS)
-
-
-class Term(NamedTuple):
-    """What an expression is, and what it means: of the stored row and the new one."""
-
-    expression: Any
-    value: Callable[[Row, Row], Any]
-    takes: frozenset[str] = frozenset()
+DEFAULTS: Final = {"g": None, "a": 7, "b": None, "c": None, "stamp": 0}
+COLUMNS: Final = ("k", *DEFAULTS)
 
 
 def plus(one: Any, two: Any) -> Any:
@@ -56,52 +47,48 @@ def below(one: Any, two: Any) -> bool:
     return one is not None and two is not None and one < two
 
 
-def plain(value: Any) -> Term:
-    return Term(value, lambda _s, _r: value)
-
-
-FIVE: Final = plain(5)
-NULL: Final = plain(None)
+FIVE: Final = literal(5)
+NULL: Final = literal(None)
 NUMBERS: Final = (
     FIVE,
     NULL,
-    Term(F("a") + 1, lambda s, _: plus(s["a"], 1)),
-    Term(F("c"), lambda s, _: s["c"]),
-    Term(Excluded("k"), lambda _, r: r["k"]),
-    Term(coalesce(F("c"), Excluded("k")), lambda s, r: first(s["c"], r["k"])),
+    Value(F("a") + 1, lambda s, _: plus(s["a"], 1)),
+    Value(F("c"), lambda s, _: s["c"]),
+    Value(Excluded("k"), lambda _, r: r["k"]),
+    Value(coalesce(F("c"), Excluded("k")), lambda s, r: first(s["c"], r["k"])),
 )
 ADDED: Final = (
-    Term(F("a") + Excluded("a"), lambda s, r: plus(s["a"], r["a"]), frozenset("a")),
-    Term(Excluded("c"), lambda _, r: r["c"], frozenset("c")),
-    Term(
+    Value(F("a") + Excluded("a"), lambda s, r: plus(s["a"], r["a"]), frozenset("a")),
+    Value(Excluded("c"), lambda _, r: r["c"], frozenset("c")),
+    Value(
         coalesce(Excluded("a"), F("a")),
         lambda s, r: first(r["a"], s["a"]),
         frozenset("a"),
     ),
-    Term(
+    Value(
         greatest(F("c"), Excluded("a"), Excluded("c")),
         lambda s, r: highest(s["c"], r["a"], r["c"]),
         frozenset("ac"),
     ),
 )
 TEXTS: Final = (
-    plain("x"),
+    literal("x"),
     NULL,
-    Term(F("b"), lambda s, _: s["b"]),
-    Term(
+    Value(F("b"), lambda s, _: s["b"]),
+    Value(
         coalesce(F("b"), Excluded("b")),
         lambda s, r: first(s["b"], r["b"]),
         frozenset("b"),
     ),
-    Term(Excluded("b"), lambda _, r: r["b"], frozenset("b")),
+    Value(Excluded("b"), lambda _, r: r["b"], frozenset("b")),
 )
 CONDITIONS: Final = (
     None,
     None,
-    Term(F("a") < 8, lambda s, _: below(s["a"], 8)),
-    Term(Excluded("k") > 1, lambda _, r: below(1, r["k"])),
-    Term(F("b") == None, lambda s, _: s["b"] is None),  # noqa: E711  # SQL's IS NULL
-    Term(F("c") < Excluded("k"), lambda s, r: below(s["c"], r["k"])),
+    Value(F("a") < 8, lambda s, _: below(s["a"], 8)),
+    Value(Excluded("k") > 1, lambda _, r: below(1, r["k"])),
+    Value(F("b") == None, lambda s, _: s["b"] is None),  # noqa: E711  # SQL's IS NULL
+    Value(F("c") < Excluded("k"), lambda s, r: below(s["c"], r["k"])),
 )
 
 
@@ -110,24 +97,24 @@ class Call:
     """The arguments of a call."""
 
     key: Sequence[str] = ("k",)
-    update: Sequence[str] | Mapping[str, Term] | None = None
-    create_defaults: Mapping[str, Term] = field(default_factory=dict)
-    where: Term | None = None
+    update: Sequence[str] | Mapping[str, Value] | None = None
+    create_defaults: Mapping[str, Value] = field(default_factory=dict)
+    where: Value | None = None
     skip_unchanged: bool = False
-    touch: Mapping[str, Term] = field(default_factory=dict)
+    touch: Mapping[str, Value] = field(default_factory=dict)
 
     def options(self) -> dict[str, Any]:
         """Give them as the library takes them."""
         update: Any = self.update
         if isinstance(update, Mapping):
-            update = expressions(update)
+            update = given_values(update)
         return {
             "key": self.key,
             "update": update,
-            "create_defaults": expressions(self.create_defaults),
-            "where": None if self.where is None else self.where.expression,
+            "create_defaults": given_values(self.create_defaults),
+            "where": None if self.where is None else self.where.given,
             "skip_unchanged": self.skip_unchanged,
-            "touch": expressions(self.touch),
+            "touch": given_values(self.touch),
             "without_unique_index": "allow",
         }
 
@@ -141,53 +128,37 @@ def counted(actions: Counter[Action]) -> BulkResult:
     )
 
 
-def expressions(terms: Mapping[str, Term]) -> dict[str, Any]:
-    return {name: term.expression for name, term in terms.items()}
+def apply(model: Model, call: Call, row: Row) -> tuple[Action, Row]:
+    """Do what one row does."""
+    values = {name: literal(value) for name, value in row.items()}
+    if isinstance(call.update, Mapping):
+        updated = {n: v for n, v in call.update.items() if v.takes <= row.keys()}
+    else:
+        brought = values.keys() - {*call.key}
+        names = brought if call.update is None else call.update
+        updated = {name: values[name] for name in names if name in values}
+    done = model.write(
+        tuple(row[name] for name in call.key),
+        Upsert(
+            {**values, **call.touch, **call.create_defaults},
+            updated,
+            call.touch,
+            call.where,
+            call.skip_unchanged,
+        ),
+        row,
+    )
+    assert done is not None
+    return done
 
 
-class Model:
-    """The table as a dict; `apply` is what one row does."""
+def apply_all(model: Model, call: Call, rows: Sequence[Row]) -> BulkResult:
+    return counted(Counter(apply(model, call, row)[0] for row in rows))
 
-    def __init__(self) -> None:
-        self.rows: dict[tuple[Any, ...], dict[str, Any]] = {}
 
-    def apply(self, call: Call, row: Row) -> Action:
-        key = tuple(row[name] for name in call.key)
-        if key not in self.rows:
-            added = {**call.touch, **call.create_defaults}
-            values = {n: term.value(DEFAULTS, row) for n, term in added.items()}
-            self.rows[key] = {"g": None, **DEFAULTS, **row, **values}
-            return Action.CREATED
-        stored = self.rows[key]
-        if call.where is not None and not call.where.value(stored, row):
-            return Action.SKIPPED
-        new = self.assigned(call, stored, row)
-        if not new:
-            return Action.UNCHANGED
-        careful = call.skip_unchanged or call.touch
-        if careful and all(stored[name] == value for name, value in new.items()):
-            return Action.UNCHANGED
-        new |= {name: term.value(stored, row) for name, term in call.touch.items()}
-        stored.update(new)
-        return Action.UPDATED
-
-    @staticmethod
-    def assigned(call: Call, stored: Row, row: Row) -> dict[str, Any]:
-        if isinstance(call.update, Mapping):
-            return {
-                name: term.value(stored, row)
-                for name, term in call.update.items()
-                if term.takes <= row.keys()
-            }
-        names = row.keys() - set(call.key) if call.update is None else call.update
-        return {name: row[name] for name in names if name in row}
-
-    def apply_all(self, call: Call, rows: Sequence[Row]) -> BulkResult:
-        return counted(Counter(self.apply(call, row) for row in rows))
-
-    def content(self) -> list[tuple[Any, ...]]:
-        rows = [tuple(row[name] for name in COLUMNS) for row in self.rows.values()]
-        return sorted(rows, key=repr)
+def content_of(model: Model) -> list[tuple[Any, ...]]:
+    rows = [tuple(row[name] for name in COLUMNS) for row in model.rows.values()]
+    return sorted(rows, key=repr)
 
 
 # --- Tables, calls and rows -------------------------------------------------------------
@@ -196,6 +167,8 @@ BODY: Final = (
     "k integer, g integer, a integer DEFAULT 7, b text, c integer,"
     " stamp integer DEFAULT 0"
 )
+# A column that no row brings, and every row must have.
+OTHER: Final = "w text NOT NULL DEFAULT 'w'"
 TRIGGER: Final = (
     "CREATE FUNCTION g() RETURNS trigger LANGUAGE plpgsql AS"
     " $$ BEGIN RETURN new; END $$;"
@@ -207,10 +180,10 @@ TABLES: Final[dict[str, dict[str, str]]] = {
         ("postgresql", "sqlite"), f"CREATE TABLE t ({BODY}, UNIQUE (k))"
     ),
     "two columns": dict.fromkeys(
-        ("postgresql", "sqlite"), f"CREATE TABLE t ({BODY}, UNIQUE (g, k))"
+        ("postgresql", "sqlite"), f"CREATE TABLE t ({BODY}, {OTHER}, UNIQUE (g, k))"
     ),
     "no unique index": dict.fromkeys(
-        ("postgresql", "sqlite"), f"CREATE TABLE t ({BODY})"
+        ("postgresql", "sqlite"), f"CREATE TABLE t ({BODY}, {OTHER})"
     ),
     "numbered": {
         "postgresql": f"CREATE TABLE t (id serial, {BODY}, UNIQUE (k))",
@@ -246,6 +219,7 @@ all_terms = {
 }
 updates: st.SearchStrategy[Any] = (
     st.none()
+    | st.sampled_from("abc")
     | st.lists(st.sampled_from("abc"), unique=True)
     | st.fixed_dictionaries({}, optional=all_terms)
 )
@@ -267,23 +241,13 @@ one_key = st.fixed_dictionaries({"k": keys}, optional=given_columns)
 two_keys = st.fixed_dictionaries({"k": keys, "g": keys}, optional=given_columns)
 sizes = st.sampled_from([None, None, 1, 2, 3, 7])
 
-in_bulk = settings(
-    max_examples=120,
-    deadline=None,
-    derandomize=True,
-    # Each example empties the table.
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
 engines = pytest.mark.parametrize("db", CONNECTIONS, indirect=True)
 # SQLite has no COPY.
-ways = pytest.mark.parametrize(
-    ("db", "way"),
-    [
-        *((kind, "at once") for kind in CONNECTIONS),
-        *((kind, "copied") for kind in CONNECTIONS if kind != "aiosqlite"),
-    ],
-    indirect=True,
-)
+WAYS: Final = [
+    *((kind, "at once") for kind in CONNECTIONS),
+    *((kind, "copied") for kind in CONNECTIONS if kind != "aiosqlite"),
+]
+ways = pytest.mark.parametrize(("db", "way"), WAYS, indirect=True)
 tables = pytest.mark.parametrize("table", TABLES)
 SQL: Final = f"SELECT {', '.join(COLUMNS)} FROM t"
 
@@ -295,10 +259,9 @@ async def made(db: Database, table: str) -> str:
 
 
 @pytest.fixture
-def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    # Few rows are copied, so that small examples show what is wrong.
+def way(request: pytest.FixtureRequest) -> None:
     if request.param == "copied":
-        monkeypatch.setattr(bulk_steps, "MAX_ARRAY_ROWS", 3)
+        request.getfixturevalue("small_copies")
 
 
 async def content(db: Database) -> list[tuple[Any, ...]]:
@@ -311,7 +274,6 @@ async def content(db: Database) -> list[tuple[Any, ...]]:
 @ways
 @tables
 @pytest.mark.usefixtures("way")
-@in_bulk
 @given(data=st.data(), call=calls, size=sizes, atomic=st.booleans())
 async def test_many_rows_do_what_each_in_order_would_do(
     db: Database, made: str, *, data: Any, call: Call, size: int | None, atomic: bool
@@ -321,19 +283,18 @@ async def test_many_rows_do_what_each_in_order_would_do(
     )
     batches = data.draw(st.lists(st.lists(rows_of, max_size=12), max_size=3))
     await db.run("DELETE FROM t")
-    model = Model()
+    model = Model(DEFAULTS)
     for rows in batches:
         result = await create_or_update_many(
             db.handle, "t", rows, batch_size=size, atomic=atomic, **call.options()
         )
-        assert result == model.apply_all(call, rows)
-        assert await content(db) == model.content()
+        assert result == apply_all(model, call, rows)
+        assert await content(db) == content_of(model)
 
 
 @ways
 @tables
 @pytest.mark.usefixtures("way")
-@in_bulk
 @given(data=st.data(), call=calls, size=sizes, everything=st.booleans())
 async def test_each_rows_result_is_that_of_its_turn(
     db: Database,
@@ -349,12 +310,11 @@ async def test_each_rows_result_is_that_of_its_turn(
     )
     rows = data.draw(st.lists(rows_of, max_size=15))
     await db.run("DELETE FROM t")
-    model, expected = Model(), []
+    model, expected = Model(DEFAULTS), []
     for row in rows:
-        action = model.apply(call, row)
-        key = tuple(row[name] for name in call.key)
+        action, left = apply(model, call, row)
         written = action in {Action.CREATED, Action.UPDATED}
-        expected.append((action, int(written), dict(model.rows[key])))
+        expected.append((action, int(written), left))
     results = []
     async for result in iter_create_or_update(
         db.handle,
@@ -368,12 +328,11 @@ async def test_each_rows_result_is_that_of_its_turn(
         there = {name: result.row[name] for name in COLUMNS}
         results.append((result.action, result.rows_affected, there))
     assert results == expected
-    assert await content(db) == model.content()
+    assert await content(db) == content_of(model)
 
 
 @engines
 @tables
-@in_bulk
 @pytest.mark.usefixtures("made")
 @given(
     rows=st.lists(one_key, max_size=12),
@@ -387,16 +346,16 @@ async def test_many_rows_do_what_single_calls_would_do(
     *,
     rows: list[dict[str, Any]],
     update: list[str] | None,
-    create_defaults: dict[str, Term],
-    touch: dict[str, Term],
+    create_defaults: dict[str, Value],
+    touch: dict[str, Value],
     skip: bool,
 ) -> None:
     same: dict[str, Any] = {
-        "touch": expressions(touch),
+        "touch": given_values(touch),
         "skip_unchanged": skip,
         "without_unique_index": "allow",
     }
-    added = expressions(create_defaults)
+    added = given_values(create_defaults)
     actions: Counter[Action] = Counter()
     await db.run("DELETE FROM t")
     for row in rows:
@@ -450,49 +409,39 @@ def some_rows(number: int, *, distinct: bool, seed: int) -> list[dict[str, Any]]
     return rows
 
 
-@ways
-@tables
+@pytest.mark.parametrize(
+    ("db", "way", "table", "name", "distinct"),
+    [
+        (kind, way, *others)
+        for (kind, way), *others in pairwise(WAYS, TABLES, CALLS, [True, False])
+    ],
+    indirect=["db", "way"],
+)
 @pytest.mark.usefixtures("way")
-@pytest.mark.parametrize("distinct", [True, False], ids=["distinct", "repeated"])
-@pytest.mark.parametrize("name", CALLS)
 async def test_twenty_rows(
     db: Database, made: str, name: str, *, distinct: bool
 ) -> None:
-    await check_loads(db, CALLS[name], 20, made=made, distinct=distinct)
-
-
-@engines
-@pytest.mark.parametrize("table", ["unique", "numbered", "no unique index"])
-@pytest.mark.parametrize("distinct", [True, False], ids=["distinct", "repeated"])
-@pytest.mark.parametrize("name", ["every column", "expressions"])
-async def test_six_thousand_rows(
-    db: Database, made: str, name: str, *, distinct: bool
-) -> None:
-    if made == "no unique index":
-        await db.run("CREATE INDEX i ON t (k)")
-    await check_loads(db, CALLS[name], 6_000, made=made, distinct=distinct)
-
-
-async def check_loads(
-    db: Database, call: Call, number: int, *, made: str, distinct: bool
-) -> None:
-    """Load rows, then more of them, of which most are there."""
+    call = CALLS[name]
     if made == "two columns":
         call = Call(**{**vars(call), "key": ["k", "g"]})
-    model = Model()
-    for seed, offset in enumerate((0, number // 4)):
-        rows = some_rows(number, distinct=distinct, seed=seed)
+    model = Model(DEFAULTS)
+    # The second time most of them exist.
+    for seed, offset in enumerate((0, 5)):
+        rows = some_rows(20, distinct=distinct, seed=seed)
         for row in rows:
             row["k"] += offset
             if made == "two columns":
                 row["g"] = row["k"] % 2
         result = await create_or_update_many(db.handle, "t", rows, **call.options())
-        assert result == model.apply_all(call, rows)
-        assert await content(db) == model.content()
+        assert result == apply_all(model, call, rows)
+        assert await content(db) == content_of(model)
 
 
-@pytest.mark.parametrize("number", [0, 1, 2, 3, 100, 999, 1_000, 1_001, 5_000, 5_001])
-@pytest.mark.parametrize("size", [None, 1_000])
+@pytest.mark.parametrize(
+    ("db", "number", "size"),
+    pairwise(EVERY_KIND, [0, 1, 2, 1_000, 1_001, 5_000, 5_001], [None, 1_000]),
+    indirect=["db"],
+)
 async def test_on_every_connection_any_number_of_rows(
     db: Database, number: int, size: int | None
 ) -> None:

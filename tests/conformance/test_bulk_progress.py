@@ -14,7 +14,7 @@ from aioupsert import (
     create_or_update_many,
 )
 from aioupsert._bulk import writing
-from tests.databases import CONNECTIONS, Database
+from tests.support.databases import CONNECTIONS, Database, every_handle
 
 TABLE: Final = "CREATE TABLE t (k integer PRIMARY KEY, a integer CHECK (a >= 0))"
 ROWS: Final = [{"k": n // 2, "a": n} for n in range(40)]
@@ -37,6 +37,7 @@ async def load(db: Database, rows: Any, **options: Any) -> BulkResult:
     return await create_or_update_many(db.handle, "t", rows, key="k", **options)
 
 
+@every_handle
 @pytest.mark.parametrize("atomic", [True, False])
 @pytest.mark.usefixtures("always")
 async def test_progress_counts_up_to_the_end(db: Database, *, atomic: bool) -> None:
@@ -109,6 +110,7 @@ def stop(_progress: Progress) -> None:
     raise StoppedError
 
 
+@every_handle
 @pytest.mark.parametrize("atomic", [True, False])
 @pytest.mark.usefixtures("always")
 async def test_an_error_of_the_callback_ends_the_call(

@@ -22,7 +22,13 @@ from aioupsert import (
     create_or_update_many,
     iter_create_or_update,
 )
-from tests.databases import CONNECTIONS, Database, PostgresDatabase, fetched
+from tests.support.databases import (
+    CONNECTIONS,
+    Database,
+    PostgresDatabase,
+    every_handle,
+    fetched,
+)
 
 TABLE: Final = "CREATE TABLE t (k integer PRIMARY KEY, a integer, b text)"
 CONTENT: Final = "SELECT k, a, b FROM t ORDER BY k"
@@ -343,6 +349,7 @@ async def test_every_kind_of_iterable_is_read(
     assert await db.query(CONTENT) == [tuple(row.values()) for row in ROWS]
 
 
+@every_handle
 @pytest.mark.parametrize("rows", [[], (), {}.values(), iter(())])
 async def test_no_rows_are_no_work(db: Database, rows: Any) -> None:
     assert await load(db, rows) == BulkResult()
@@ -380,6 +387,7 @@ class Produced:
             yield {"k": n}
 
 
+@every_handle
 @pytest.mark.parametrize("size", [1, 3, 10])
 async def test_no_more_than_two_batches_are_read_ahead(db: Database, size: int) -> None:
     # Each batch is committed, so that what is written can be seen.
@@ -436,6 +444,7 @@ async def test_large_rows_make_smaller_batches(db: Database) -> None:
     assert await db.query("SELECT count(*) FROM t") == [(100,)]
 
 
+@every_handle
 async def test_other_tasks_run_while_rows_are_read(db: Database) -> None:
     turns = 0
 
@@ -475,6 +484,7 @@ async def failing_later(number: int) -> AsyncIterator[dict[str, Any]]:
 producers = pytest.mark.parametrize("make", [failing, failing_later])
 
 
+@every_handle
 @producers
 @pytest.mark.parametrize("number", [0, 1, 25])
 async def test_a_producers_error_ends_the_call_and_nothing_is_stored(
@@ -486,6 +496,7 @@ async def test_a_producers_error_ends_the_call_and_nothing_is_stored(
     assert await load(db, ROWS) == BulkResult(created=5)
 
 
+@every_handle
 @producers
 async def test_without_atomic_the_batches_before_it_are_stored(
     db: Database, make: Callable[[int], Any]
@@ -496,6 +507,7 @@ async def test_without_atomic_the_batches_before_it_are_stored(
     assert (await load(db, ROWS)).updated == 5
 
 
+@every_handle
 @producers
 async def test_in_a_callers_transaction_its_own_work_is_kept(
     db: Database, make: Callable[[int], Any]
@@ -508,6 +520,7 @@ async def test_in_a_callers_transaction_its_own_work_is_kept(
     assert await db.query("SELECT k FROM t ORDER BY k") == [(100,), (101,)]
 
 
+@every_handle
 @producers
 async def test_results_before_a_producers_error_are_true(
     db: Database, make: Callable[[int], Any]

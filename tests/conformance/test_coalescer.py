@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Iterable
 from typing import Any, Final, NamedTuple
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from aioupsert import (
@@ -27,10 +27,17 @@ from aioupsert import (
     UsageError,
     create_or_update,
 )
-from tests.databases import PSYCOPG, Database, PostgresDatabase, execute, has_all_back
-from tests.violations import CHECK, FOREIGN_KEY
+from tests.support.databases import (
+    PSYCOPG,
+    Database,
+    PostgresDatabase,
+    every_handle,
+    execute,
+    has_all_back,
+)
+from tests.support.model import Model, Row, Upsert, Value, given_values, literal
+from tests.support.violations import CHECK, FOREIGN_KEY
 
-Row = dict[str, Any]
 COLUMNS: Final = "n integer DEFAULT 7, v text, u text"
 ADD: Final = {"n": F("n") + 1}
 
@@ -71,22 +78,49 @@ class Call(NamedTuple):
     returning: tuple[str, ...] | None
 
     @property
+    def values(self) -> dict[str, Value]:
+        return {column: value_of(column, *how) for column, *how in self.sets}
+
+    @property
     def arguments(self) -> dict[str, Any]:
-        values: Row = {}
-        for column, way, value in self.sets:
-            if way == "=":
-                values[column] = value
-            else:
-                values[column] = F(column) + value if way == "+" else F(column) - value
         return {
             "key": {"k": self.key},
-            "defaults": values,
-            "where": F("n") < 9 if self.where else None,
+            "defaults": given_values(self.values),
+            "where": LOW.given if self.where else None,
             "skip_unchanged": self.skip_unchanged,
             "touch": self.touch,
             "create_defaults": self.create_defaults,
             "returning": self.returning,
         }
+
+    @property
+    def upsert(self) -> Upsert:
+        """What it means."""
+        created = literals(self.create_defaults)
+        return Upsert(
+            {**self.values, **created},
+            self.values,
+            literals(self.touch),
+            LOW if self.where else None,
+            self.skip_unchanged,
+        )
+
+
+LOW: Final = Value(F("n") < 9, lambda row, _: row["n"] is not None and row["n"] < 9)
+
+
+def value_of(column: str, way: str, value: Any) -> Value:
+    if way == "=":
+        return literal(value)
+    change = value if way == "+" else -value
+    return Value(
+        F(column) + value if way == "+" else F(column) - value,
+        lambda row, _: None if row[column] is None else row[column] + change,
+    )
+
+
+def literals(values: Row | None) -> dict[str, Value]:
+    return {name: literal(value) for name, value in (values or {}).items()}
 
 
 SETS: Final = st.one_of(
@@ -131,54 +165,9 @@ SCHEDULES: Final = st.builds(
 EMPTY: Final[Row] = {"n": 7, "v": None, "u": None}
 
 
-class Model:
-    """The table in plain Python."""
-
-    def __init__(self, *, is_checked: bool) -> None:
-        self.rows: dict[str, Row] = {}
-        self.log: dict[str, list[Any]] = defaultdict(list)
-        self._is_checked = is_checked
-
-    def apply(self, call: Call) -> tuple[str, Row | None]:
-        """Do what a call does; give the action, and the row it has asked for."""
-        action, row = self._write(call)
-        if action == "error":
-            return action, None
-        if action in {"created", "updated"}:
-            self.rows[call.key] = row
-            self.log[call.key].append(row["n"])
-        whole = {"k": call.key, **row}
-        asked = call.returning
-        return action, None if asked is None else {name: whole[name] for name in asked}
-
-    def _write(self, call: Call) -> tuple[str, Row]:
-        stored = self.rows.get(call.key)
-        values = {
-            column: self._value(stored or EMPTY, column, way, value)
-            for column, way, value in call.sets
-        }
-        if stored is None:
-            row = EMPTY | values | (call.touch or {}) | (call.create_defaults or {})
-            return self._checked("created", row)
-        if call.where and not (stored["n"] is not None and stored["n"] < 9):
-            return "skipped", stored
-        changes = any(stored[name] != value for name, value in values.items())
-        if not values or ((call.skip_unchanged or call.touch) and not changes):
-            return "unchanged", stored
-        return self._checked("updated", stored | values | (call.touch or {}))
-
-    @staticmethod
-    def _value(row: Row, column: str, way: str, value: Any) -> Any:
-        if way == "=":
-            return value
-        if row[column] is None:
-            return None
-        return row[column] + value if way == "+" else row[column] - value
-
-    def _checked(self, action: str, row: Row) -> tuple[str, Row]:
-        n = row["n"]
-        is_wrong = self._is_checked and n is not None and not 0 <= n <= 15
-        return ("error", row) if is_wrong else (action, row)
+def is_allowed(row: Row) -> bool:
+    """Tell whether the row meets the CHECK."""
+    return row["n"] is None or 0 <= row["n"] <= 15
 
 
 TABLES: Final = {
@@ -206,12 +195,6 @@ AUDIT: Final = {
         for event in ("INSERT", "UPDATE")
     ),
 }
-SETTINGS: Final = settings(
-    max_examples=15,
-    deadline=None,
-    derandomize=True,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
 
 
 async def make(db: Database, table: str) -> None:
@@ -232,7 +215,8 @@ async def check(db: Database, table: str, schedule: Schedule) -> None:
     ):
         await make(db, table)
     await db.run("DELETE FROM t" + ("; DELETE FROM log" * (table == "audited")))
-    model = Model(is_checked=table == "checked")
+    model = Model(EMPTY, is_allowed) if table == "checked" else Model(EMPTY)
+    written: dict[str, list[Any]] = defaultdict(list)
     coalescer = Coalescer(
         db.handle,
         "t",
@@ -248,14 +232,19 @@ async def check(db: Database, table: str, schedule: Schedule) -> None:
             for _ in range(turns):
                 await asyncio.sleep(0)
             # The call is made before anything else runs.
-            action, row = model.apply(call)
-            if action == "error":
+            done = model.write(call.key, call.upsert, {})
+            if done is None:
                 with pytest.raises(CHECK):
                     await coalescer.create_or_update(**call.arguments)
                 continue
+            action, row = done
+            is_written = action in {Action.CREATED, Action.UPDATED}
+            if is_written:
+                written[call.key].append(row["n"])
+            asked = {n: {"k": call.key, **row}[n] for n in call.returning or ()}
             result = await coalescer.create_or_update(**call.arguments)
-            assert (result.action, result.row) == (action, row)
-            assert result.rows_affected == (action in {"created", "updated"})
+            assert (result.action, result.row) == (action, asked or None)
+            assert result.rows_affected == is_written
 
     async with coalescer, asyncio.TaskGroup() as group:
         for calls in schedule.tasks:
@@ -266,10 +255,10 @@ async def check(db: Database, table: str, schedule: Schedule) -> None:
         log: dict[str, list[Any]] = defaultdict(list)
         for k, n in await db.query("SELECT k, n FROM log ORDER BY id"):
             log[k].append(n)
-        assert log == model.log
+        assert log == written
 
 
-@SETTINGS
+@every_handle
 @given(schedule=SCHEDULES)
 async def test_a_plain_table_is_like_the_model(
     db: Database, schedule: Schedule
@@ -277,7 +266,6 @@ async def test_a_plain_table_is_like_the_model(
     await check(db, "plain", schedule)
 
 
-@SETTINGS
 @given(schedule=SCHEDULES)
 async def test_a_table_with_a_sequence_is_like_the_model(
     db: Database, schedule: Schedule
@@ -285,7 +273,6 @@ async def test_a_table_with_a_sequence_is_like_the_model(
     await check(db, "numbered", schedule)
 
 
-@SETTINGS
 @given(schedule=SCHEDULES)
 async def test_a_table_without_an_index_is_like_the_model(
     db: Database, schedule: Schedule
@@ -293,7 +280,6 @@ async def test_a_table_without_an_index_is_like_the_model(
     await check(db, "indexless", schedule)
 
 
-@SETTINGS
 @given(schedule=SCHEDULES)
 async def test_a_trigger_sees_every_write_as_in_the_model(
     db: Database, schedule: Schedule
@@ -301,7 +287,6 @@ async def test_a_trigger_sees_every_write_as_in_the_model(
     await check(db, "audited", schedule)
 
 
-@SETTINGS
 @given(schedule=SCHEDULES)
 async def test_a_violated_check_is_its_caller_s_as_in_the_model(
     db: Database, schedule: Schedule
@@ -328,6 +313,7 @@ ARGUMENTS: Final[list[dict[str, Any]]] = [
 ]
 
 
+@every_handle
 async def test_results_are_those_of_plain_calls_one_after_the_other(
     plain: Database,
 ) -> None:
@@ -348,6 +334,7 @@ async def test_results_are_those_of_plain_calls_one_after_the_other(
     assert of_both[0] == of_both[1]
 
 
+@every_handle
 async def test_one_of_many_creators_has_created_the_row(plain: Database) -> None:
     calls = [{"key": {"k": str(n % 7)}, "defaults": ADD} for n in range(100)]
     async with Coalescer(plain.handle, "t", key="k") as coalescer:
@@ -533,6 +520,7 @@ async def test_a_key_whose_hash_fails_is_its_caller_s_error(plain: Database) -> 
 # --- A bad call fails alone ---------------------------------------------------------------
 
 
+@every_handle
 async def test_a_bad_call_fails_alone_with_the_driver_s_error(db: Database) -> None:
     await db.run("CREATE TABLE t (k integer PRIMARY KEY, n integer CHECK (n < 100))")
     calls = [
@@ -698,6 +686,7 @@ async def test_a_key_that_would_be_stored_as_another_fails_alone(db: Database) -
     assert actions(results) == expected
 
 
+@every_handle
 @pytest.mark.parametrize("number", [1, 2, 5])
 async def test_a_table_or_key_that_is_not_there_fails_every_call(
     plain: Database, number: int
@@ -712,6 +701,7 @@ async def test_a_table_or_key_that_is_not_there_fails_every_call(
     assert len({id(result) for result in results}) == number
 
 
+@every_handle
 async def test_a_column_that_has_come_meanwhile_is_found(plain: Database) -> None:
     calls: list[dict[str, Any]] = [
         {"key": {"k": "a"}, "defaults": {"late": 1}},
@@ -727,6 +717,7 @@ async def test_a_column_that_has_come_meanwhile_is_found(plain: Database) -> Non
         assert actions(await together(coalescer, calls)) == expected
 
 
+@every_handle
 async def test_a_constraint_that_is_checked_at_commit_fails_its_call_alone(
     db: Database,
 ) -> None:
@@ -750,6 +741,7 @@ async def test_a_constraint_that_is_checked_at_commit_fails_its_call_alone(
 # --- In a caller's transaction ------------------------------------------------------------
 
 
+@every_handle
 async def test_it_takes_part_in_the_caller_s_transaction(plain: Database) -> None:
     with pytest.raises(LookupError):
         async with plain.transaction() as conn:
@@ -761,6 +753,7 @@ async def test_it_takes_part_in_the_caller_s_transaction(plain: Database) -> Non
     assert await plain.query("SELECT * FROM t") == []
 
 
+@every_handle
 @pytest.mark.parametrize("number", [1, 2, 5])
 async def test_there_too_a_bad_call_fails_alone(db: Database, number: int) -> None:
     await db.run("CREATE TABLE t (k integer PRIMARY KEY, n integer CHECK (n < 3))")
@@ -777,6 +770,7 @@ async def test_there_too_a_bad_call_fails_alone(db: Database, number: int) -> No
 # --- When -------------------------------------------------------------------------------
 
 
+@every_handle
 async def test_a_lone_call_is_what_a_plain_call_is(
     plain: Database, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -793,6 +787,7 @@ async def test_a_lone_call_is_what_a_plain_call_is(
     assert coalescer.stats.batches == coalescer.stats.rows == 1
 
 
+@every_handle
 async def test_calls_made_while_a_batch_is_under_way_make_the_next(
     plain: Database,
 ) -> None:
@@ -836,6 +831,7 @@ async def test_no_batch_is_larger_than_it_may_be(plain: Database) -> None:
     assert await plain.query("SELECT count(*) FROM t") == [(50,)]
 
 
+@every_handle
 @pytest.mark.parametrize("max_pending", [1, 2, 8])
 async def test_callers_beyond_the_limit_wait_in_order(
     plain: Database, max_pending: int
@@ -878,6 +874,7 @@ async def test_calls_for_one_row_are_one_write(plain: Database) -> None:
     assert stored == [("0", sums[0], "98"), ("1", sums[1], "99")]
 
 
+@every_handle
 async def test_the_statistics_tell_what_was_done(db: Database) -> None:
     await db.run("CREATE TABLE t (k text PRIMARY KEY, n integer CHECK (n < 3))")
     async with Coalescer(db.handle, "t", key="k", max_delay=0.01) as coalescer:
@@ -952,6 +949,7 @@ async def is_closed(awaitable: Awaitable[Any], message: str) -> None:
         await awaitable
 
 
+@every_handle
 async def test_it_must_be_entered_once(plain: Database) -> None:
     coalescer = Coalescer(plain.handle, "t", key="k")
     call: dict[str, Any] = {"key": {"k": "a"}}
@@ -970,6 +968,7 @@ async def test_it_must_be_entered_once(plain: Database) -> None:
     assert coalescer.stats.calls == 1
 
 
+@every_handle
 async def test_it_belongs_to_one_event_loop(plain: Database) -> None:
     async with Coalescer(plain.handle, "t", key="k") as coalescer:
 

@@ -15,7 +15,7 @@ from aioupsert import (
     create_or_update,
 )
 from aioupsert.typing import Strategy
-from tests.databases import Database
+from tests.support.databases import Database, every_handle
 
 PAGES = """
     CREATE TABLE pages (
@@ -56,6 +56,7 @@ async def stored(db: Database) -> list[tuple[Any, ...]]:
 # --- defaults and create_defaults ---
 
 
+@every_handle
 @every_strategy
 async def test_a_missing_row_is_created_then_updated(
     pages: Database, strategy: Strategy
@@ -161,6 +162,7 @@ async def test_without_defaults_a_row_that_is_there_is_unchanged(
     assert results == [Result(CREATED, 1, (row,)), Result(UNCHANGED, 0, (row,))]
 
 
+@every_handle
 async def test_callables_are_called_once_when_the_call_is_made(
     pages: Database,
 ) -> None:
@@ -302,6 +304,7 @@ async def test_a_key_that_identifies_nothing_is_refused(
     assert await stored(pages) == []
 
 
+@every_handle
 async def test_every_row_that_matches_is_updated(db: Database) -> None:
     await db.run("CREATE TABLE t (a TEXT, n INTEGER)")
     await db.run("INSERT INTO t VALUES ('x', 1), ('x', 2), ('y', 3)")

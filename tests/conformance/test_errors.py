@@ -23,8 +23,8 @@ from aioupsert import (
     get_or_create,
     preview,
 )
-from tests.databases import Database, execute
-from tests.violations import check_kind
+from tests.support.databases import Database, every_handle, execute
+from tests.support.violations import check_kind
 
 KEY = {"path": "/"}
 
@@ -61,6 +61,7 @@ async def test_an_unknown_table_is_named_with_the_closest_one(
     assert caught.value.table == ".".join([table] if isinstance(table, str) else table)
 
 
+@every_handle
 async def test_a_table_made_meanwhile_is_found(db: Database) -> None:
     with pytest.raises(UnknownTableError):
         await get_or_create(db.handle, "late", key={"k": 1})
@@ -116,6 +117,7 @@ async def test_unknown_columns_are_listed_together_and_sorted(pages: Database) -
     assert await pages.query("SELECT * FROM pages") == []
 
 
+@every_handle
 async def test_an_unknown_name_does_not_abort_the_callers_transaction(
     pages: Database,
 ) -> None:
@@ -323,6 +325,7 @@ create_and_update = pytest.mark.parametrize(
 )
 
 
+@every_handle
 @violations
 @create_and_update
 async def test_a_violation_is_the_drivers_own_error(
@@ -362,6 +365,7 @@ async def test_get_or_create_lets_violations_through_on_create_only(
         check_kind(caught.value, postgresql, sqlite)
 
 
+@every_handle
 @violations
 async def test_a_violation_leaves_the_callers_transaction_as_the_engine_does(
     strict: Database, values: dict[str, Any], postgresql: type[Exception], sqlite: int
@@ -408,6 +412,7 @@ async def test_a_value_of_another_type_is_the_drivers_own_error(
     assert result.row == {"age": 5}
 
 
+@every_handle
 async def test_a_row_refused_in_silence_is_not_applied(db: Database) -> None:
     await db.run("CREATE TABLE t (k INTEGER PRIMARY KEY, n INTEGER)")
     await db.run(

@@ -23,8 +23,8 @@ from aioupsert import (
     observe,
     on_event,
 )
-from tests.databases import Database
-from tests.violations import INTEGRITY
+from tests.support.databases import Database, every_handle
+from tests.support.violations import INTEGRITY
 
 KEY = {"k": 1}
 ADD = {"n": F("n") + 1}
@@ -47,6 +47,7 @@ def events() -> Iterator[list[Event]]:
     stop()
 
 
+@every_handle
 async def test_each_call_is_an_event(
     db: Database, conn: Any, events: list[Event]
 ) -> None:
@@ -93,6 +94,7 @@ async def test_each_batch_of_many_results_is_an_event(
     ]
 
 
+@every_handle
 async def test_a_call_that_fails_is_an_event(conn: Any, events: list[Event]) -> None:
     with pytest.raises(INTEGRITY) as caught:
         await create_or_update(conn, "few", key=KEY, defaults={"n": 100})
@@ -137,6 +139,7 @@ async def test_an_error_of_many_rows_says_what_is_stored(
     assert (event.rows, event.failed, event.result.created) == (3, 1, 2)
 
 
+@every_handle
 async def test_a_coalescer_tells_of_its_calls_and_batches(
     db: Database, conn: Any, events: list[Event]
 ) -> None:
@@ -173,6 +176,7 @@ async def test_a_coalescer_tells_of_a_batch_that_fails(
     assert batch.error is call.error is caught.value
 
 
+@every_handle
 async def test_a_cancelled_call_is_an_event(conn: Any, events: list[Event]) -> None:
     async with Coalescer(conn, "t", key="k", max_delay=60) as coalescer:
         calls = [

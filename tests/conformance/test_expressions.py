@@ -33,14 +33,14 @@ from aioupsert import (
     now,
     upper,
 )
-from tests.databases import (
+from tests.support.databases import (
     Database,
     PostgresDatabase,
     SQLiteDatabase,
     open_postgresql,
     open_sqlite,
 )
-from tests.versions import refusal
+from tests.support.versions import refusal
 
 # Expressions are written once for all kinds of connection, so one of each engine will do.
 TABLE = """

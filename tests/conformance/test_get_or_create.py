@@ -17,7 +17,7 @@ from aioupsert import (
     get_or_create,
 )
 from aioupsert.typing import Strategy
-from tests.databases import Database
+from tests.support.databases import Database, every_handle
 
 TAGS = """
     CREATE TABLE tags (
@@ -43,6 +43,7 @@ async def tags(db: Database) -> Database:
     return db
 
 
+@every_handle
 @every_strategy
 async def test_a_missing_row_is_created_and_one_that_is_there_returned(
     tags: Database, strategy: Strategy
@@ -222,6 +223,7 @@ async def test_a_row_that_is_there_can_be_had_where_nothing_may_be_written(
     assert (row, created) == ({"name": "red", "color": "grey", "uses": 10}, False)
 
 
+@every_handle
 async def test_one_of_many_at_once_creates(tags: Database) -> None:
     async def get(number: int) -> tuple[Mapping[str, Any] | None, bool]:
         async with tags.connect() as conn:

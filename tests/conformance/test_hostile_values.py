@@ -12,7 +12,7 @@ from aioupsert import (
     get_or_create,
 )
 from tests.conformance.hostile import hostile_texts
-from tests.databases import Database
+from tests.support.databases import Database
 
 TEXTS: Final = hostile_texts(10_000, shorter_than=1_000)
 PAGES: Final = "pages (path TEXT PRIMARY KEY, note TEXT, hits INTEGER DEFAULT 0)"

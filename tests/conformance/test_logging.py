@@ -7,7 +7,7 @@ import pytest
 
 from aioupsert import F, create_or_update, get_or_create
 from aioupsert.typing import Strategy
-from tests.databases import Database
+from tests.support.databases import Database, every_handle
 
 STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
 SECRET = "s3cret"  # noqa: S105  # what must not be logged
@@ -53,6 +53,7 @@ SQLITE = (
 )
 
 
+@every_handle
 async def test_every_statement_is_logged_once(
     conn: Any, db: Database, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -22,7 +22,7 @@ from aioupsert import (
 from aioupsert._engines.sql import quote
 from aioupsert.typing import Strategy
 from tests.conformance.hostile import hostile_texts
-from tests.databases import Database, PostgresDatabase, SQLiteDatabase, execute
+from tests.support.databases import Database, PostgresDatabase, SQLiteDatabase, execute
 
 STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
 

@@ -24,8 +24,15 @@ from aioupsert import (
     create_or_update,
     get_or_create,
 )
-from tests.databases import PSYCOPG, Database, PostgresDatabase, SQLiteDatabase, execute
-from tests.violations import INTEGRITY, check_kind
+from tests.support.databases import (
+    PSYCOPG,
+    Database,
+    PostgresDatabase,
+    SQLiteDatabase,
+    every_handle,
+    execute,
+)
+from tests.support.violations import INTEGRITY, check_kind
 
 Call = Callable[..., Awaitable[Result]]
 
@@ -456,6 +463,7 @@ async def test_a_missing_parent_is_a_violation(
     assert result.created
 
 
+@every_handle
 @both
 async def test_the_traceback_of_a_violation_leads_into_the_driver(
     people: Database, call: Call

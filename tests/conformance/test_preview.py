@@ -21,7 +21,7 @@ from aioupsert import (
     preview,
 )
 from aioupsert.typing import Strategy
-from tests.databases import Database, driver_connection
+from tests.support.databases import Database, driver_connection, every_handle
 
 STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
 KEY = {"k": "secret key"}
@@ -36,6 +36,7 @@ async def conn(db: Database) -> Any:
     return db.handle
 
 
+@every_handle
 @every_strategy
 async def test_it_writes_nothing(conn: Any, db: Database, strategy: Strategy) -> None:
     shown = await preview(conn, "t", key=KEY, defaults={"n": 1}, strategy=strategy)
@@ -69,6 +70,7 @@ async def test_values_are_arguments_and_never_text(
         assert not re.search("secret|123456|654321", statement.sql)
 
 
+@every_handle
 @every_strategy
 @pytest.mark.parametrize("there", [False, True], ids=["creates", "updates"])
 async def test_a_call_sends_what_was_shown(

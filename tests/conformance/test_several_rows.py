@@ -6,7 +6,7 @@ import pytest
 
 from aioupsert import Action, F, Result, create_or_update
 from aioupsert.typing import Strategy
-from tests.databases import Database
+from tests.support.databases import Database
 
 ONE, TWO = {"n": 1, "s": "a"}, {"n": 2, "s": "a"}
 LARGE = F("n") > 1

@@ -15,7 +15,7 @@ from aioupsert import (
     get_or_create,
 )
 from aioupsert.typing import Strategy
-from tests.databases import Database, SQLiteDatabase, execute
+from tests.support.databases import Database, SQLiteDatabase, every_handle, execute
 
 STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
 
@@ -76,6 +76,7 @@ WRITTEN = [
 ]
 
 
+@every_handle
 @every_strategy
 async def test_calls_become_true_when_the_caller_commits(
     counters: Database, strategy: Strategy
@@ -86,6 +87,7 @@ async def test_calls_become_true_when_the_caller_commits(
     assert await stored(counters) == [("got", 0), ("new", 2), ("old", 11)]
 
 
+@every_handle
 @every_strategy
 async def test_calls_are_undone_when_the_caller_rolls_back(
     counters: Database, strategy: Strategy
@@ -97,6 +99,7 @@ async def test_calls_are_undone_when_the_caller_rolls_back(
     assert await write_all(counters.handle, strategy) == WRITTEN
 
 
+@every_handle
 async def test_what_the_caller_wrote_before_is_seen_and_stays(
     counters: Database,
 ) -> None:
@@ -108,6 +111,7 @@ async def test_what_the_caller_wrote_before_is_seen_and_stays(
     assert await stored(counters) == [("old", 10), ("mine", 60)]
 
 
+@every_handle
 async def test_a_table_made_in_the_transaction_is_found(db: Database) -> None:
     async with undone(db) as conn:
         await execute(conn, "CREATE TABLE made (k INTEGER PRIMARY KEY, n INTEGER)")
@@ -121,6 +125,7 @@ async def test_a_table_made_in_the_transaction_is_found(db: Database) -> None:
     assert (row, created) == ({"k": 1, "other": "x"}, True)
 
 
+@every_handle
 @every_strategy
 async def test_without_a_transaction_a_call_is_committed_when_it_returns(
     counters: Database, strategy: Strategy
@@ -155,6 +160,7 @@ async def obstacle(db: Database) -> AsyncIterator[None]:
         await db.run("DROP TRIGGER fail ON counters")
 
 
+@every_handle
 @pytest.mark.parametrize("timeout", [0, 0.05], ids=["none", "little"])
 @pytest.mark.parametrize("key", ["new", "old"], ids=["create", "update"])
 async def test_attempts_end_with_the_timeout(
@@ -170,6 +176,7 @@ async def test_attempts_end_with_the_timeout(
     assert result.created is (key == "new")
 
 
+@every_handle
 @pytest.mark.parametrize("timeout", [0, 0.05], ids=["none", "little"])
 async def test_attempts_of_get_or_create_end_too(
     counters: Database, timeout: float
@@ -181,6 +188,7 @@ async def test_attempts_of_get_or_create_end_too(
     assert await stored(counters) == [("old", 10)]
 
 
+@every_handle
 @pytest.mark.parametrize("timeout", [None, 0, 0.5, 60], ids=str)
 async def test_a_call_that_meets_no_obstacle_needs_no_time(
     counters: Database, timeout: float | None

@@ -16,7 +16,7 @@ from aioupsert import (
     preview,
 )
 from aioupsert.typing import WithoutUniqueIndex
-from tests.databases import Database, PostgresDatabase
+from tests.support.databases import Database, PostgresDatabase, every_handle
 
 WORDS: tuple[WithoutUniqueIndex, ...] = get_args(WithoutUniqueIndex)
 KEY = {"kind": "a"}
@@ -42,12 +42,14 @@ async def test_it_warns_and_goes_on(conn: Any, db: Database) -> None:
     assert await db.query("SELECT * FROM events") == [("a", 1, 1)]
 
 
+@every_handle
 async def test_the_warning_points_to_the_callers_line(conn: Any) -> None:
     with pytest.warns(MissingUniqueIndexWarning) as caught:
         await create_or_update(conn, "events", key=KEY, defaults=HIT)
     assert [warning.filename for warning in caught] == [__file__]
 
 
+@every_handle
 async def test_it_warns_once_for_each_table_and_key(db: Database) -> None:
     await db.run(
         "CREATE TABLE one (a INTEGER, b INTEGER);CREATE TABLE two (a INTEGER, b INTEGER)"
@@ -142,6 +144,7 @@ async def test_only_an_index_that_makes_the_key_unique_counts(
             await call
 
 
+@every_handle
 async def test_a_lock_lets_one_of_many_create(db: Database) -> None:
     await db.run("CREATE TABLE events (kind TEXT, hits INTEGER DEFAULT 0)")
 

@@ -23,9 +23,9 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from tortoise import Tortoise, fields
 from tortoise.models import Model
 
+from tests.documentation.models import Page
 from tests.documentation.pages import ROOT, blocks, checked, run, tables
-from tests.documentation.test_code import Page
-from tests.engines import engine_on
+from tests.support.engines import engine_on
 
 PAGE: Final = ROOT / "docs" / "migrating.md"
 

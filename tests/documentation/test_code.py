@@ -19,14 +19,14 @@ from typing import Any, Final
 import pytest
 from prometheus_client import REGISTRY
 from sqlalchemy.ext.asyncio import AsyncSession
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 import aioupsert
 from aioupsert.events import OBSERVERS
-from tests.databases import open_postgresql, open_sqlite, url_in
+from tests.documentation.models import Page
 from tests.documentation.pages import ROOT, blocks, checked, run, tables
-from tests.engines import engine_on
-from tests.servers import Server
+from tests.support.databases import open_postgresql, open_sqlite, url_in
+from tests.support.engines import engine_on
+from tests.support.servers import Server
 
 # Run by tests of their own, as what they need is not a table.
 ELSEWHERE: Final = {"sqlalchemy.md", "servers.md", "quickstart.md"}
@@ -36,19 +36,6 @@ PAGES: Final = [
     for page in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
     if page.name not in ELSEWHERE and "```python" in page.read_text("utf-8")
 ]
-
-
-class Base(DeclarativeBase):
-    """Of the one class."""
-
-
-class Page(Base):
-    """The table of the guide, as SQLAlchemy has it."""
-
-    __tablename__ = "page_views"
-    path: Mapped[str] = mapped_column(primary_key=True)
-    hits: Mapped[int] = mapped_column(server_default="0")
-    title: Mapped[str | None]
 
 
 @pytest.fixture(params=["postgresql", "sqlite"])

@@ -9,9 +9,9 @@ from typing import Final
 
 import pytest
 
-from tests.databases import PostgresDatabase, url_in
 from tests.documentation.pages import ROOT
-from tests.servers import Server
+from tests.support.databases import PostgresDatabase, url_in
+from tests.support.servers import Server
 
 PAGE: Final = (ROOT / "docs" / "command-line.md").read_text("utf-8")
 BLOCK: Final = re.compile(r"^```console\n(\$.+?)^```", re.DOTALL | re.MULTILINE)

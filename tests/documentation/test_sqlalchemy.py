@@ -8,9 +8,9 @@ import pytest
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlmodel import SQLModel
 
-from tests.databases import PostgresDatabase
 from tests.documentation.pages import ROOT, blocks, run
-from tests.servers import Server
+from tests.support.databases import PostgresDatabase
+from tests.support.servers import Server
 
 PAGE: Final = ROOT / "docs" / "sqlalchemy.md"
 ENGINE: Final = 'create_async_engine("sqlite+aiosqlite:///pages.db")'

@@ -2,9 +2,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.databases import PostgresDatabase, url_in
 from tests.examples.sites import Store
-from tests.servers import Server
+from tests.support.databases import PostgresDatabase, url_in
+from tests.support.servers import Server
 
 
 @pytest.fixture

@@ -9,9 +9,9 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.databases import PostgresDatabase
 from tests.examples.programs import TIMEOUT, documented, started
-from tests.servers import Server
+from tests.support.databases import PostgresDatabase
+from tests.support.servers import Server
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.databases import PostgresDatabase
 from tests.examples.programs import TIMEOUT, Program, documented, output, started
+from tests.support.databases import PostgresDatabase
 
 WORK = documented("worker", "venv .venv")
 DEFER = documented("worker", "worker.py defer 500")

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from tests.databases import PostgresDatabase, SQLiteDatabase
-from tests.engines import engine_on
-from tests.servers import Server
+from tests.support.databases import PostgresDatabase, SQLiteDatabase
+from tests.support.engines import engine_on
+from tests.support.servers import Server
 
 
 @pytest.fixture(params=["aiosqlite", "asyncpg", "psycopg"])

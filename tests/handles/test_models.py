@@ -34,7 +34,7 @@ from aioupsert import (
     iter_create_or_update,
     preview,
 )
-from tests.databases import Database, psycopg_pooling
+from tests.support.databases import Database, psycopg_pooling
 
 NOON = dt.datetime(2026, 1, 2, 12, tzinfo=dt.UTC)
 

@@ -21,12 +21,12 @@ from aioupsert import (
     get_or_create,
     is_retryable,
 )
-from tests.databases import (
+from tests.support.databases import (
     PostgresDatabase,
     psycopg_connected,
     psycopg_pooling,
 )
-from tests.servers import Server
+from tests.support.servers import Server
 
 ADD: dict[str, Any] = {"key": {"k": "a"}, "defaults": {"n": F("n") + 1}}
 IDLE, OPEN = TransactionStatus.IDLE, TransactionStatus.INTRANS

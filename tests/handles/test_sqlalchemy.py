@@ -29,8 +29,10 @@ from aioupsert import (
     iter_create_or_update,
     preview,
 )
-from tests.hazards.test_cancellation import DELAYS, CancelledAt
-from tests.violations import INTEGRITY
+from tests.support.cancellation import DELAYS, CancelledAt
+from tests.support.databases import CONNECTIONS
+from tests.support.pairwise import pairwise
+from tests.support.violations import INTEGRITY
 
 ADD: dict[str, Any] = {"key": {"k": "a"}, "defaults": {"n": F("n") + 1}}
 
@@ -204,9 +206,13 @@ async def test_a_cancelled_call_leaves_the_engine_and_the_session_usable(
 
 @pytest.mark.filterwarnings("ignore:unclosed database:ResourceWarning")
 @pytest.mark.filterwarnings("ignore:.*was deleted before being:ResourceWarning")
-@pytest.mark.parametrize("twice", [False, True], ids=["once", "twice"])
-@pytest.mark.parametrize("delay", DELAYS)
-@pytest.mark.parametrize("opened", [AsyncSession, AsyncEngine.connect, None])
+@pytest.mark.parametrize(
+    ("driver", "opened", "delay", "twice"),
+    pairwise(
+        CONNECTIONS, [AsyncSession, AsyncEngine.connect, None], DELAYS, [False, True]
+    ),
+    indirect=["driver"],
+)
 async def test_cancelled_at_every_suspension_point(
     engine: AsyncEngine, place: Any, opened: Any, delay: float, *, twice: bool
 ) -> None:

@@ -12,15 +12,17 @@ import psycopg
 import pytest
 
 from aioupsert import BulkResult, F, create_or_update_many, iter_create_or_update
-from tests.databases import (
+from tests.support.cancellation import CancelledAt, twice
+from tests.support.databases import (
     Database,
     PostgresDatabase,
     SQLiteDatabase,
     all_taken,
+    every_handle,
     has_begun,
 )
-from tests.hazards.sessions import clients, together, waiting
-from tests.hazards.test_cancellation import CancelledAt, idle, twice
+from tests.support.pairwise import pairwise
+from tests.support.sessions import clients, idle, together, waiting
 
 TABLES: Final = {
     "plain": "CREATE TABLE t (k integer PRIMARY KEY, n integer DEFAULT 0, r integer)",
@@ -33,7 +35,8 @@ TABLES: Final = {
     ),
 }
 tables = pytest.mark.parametrize("table", TABLES)
-delays = pytest.mark.parametrize("delay", [0, 0.0005])
+DELAYS: Final = [0, 0.0005]
+delays = pytest.mark.parametrize("delay", DELAYS)
 # Every row counts how often it was written, so that half a call is seen.
 COUNT: Final = {"n": F("n") + 1}
 
@@ -47,11 +50,26 @@ async def load(conn: Any, number: int, call: int = 0, **options: Any) -> BulkRes
 
 few: Final = partial(load, number=6)
 batches: Final = partial(load, number=6, batch_size=2)
-copied: Final = partial(load, number=5_200)
+thousands: Final = partial(load, number=5_200)
+CALLS: Final[dict[str, tuple[Any, int]]] = {
+    "few": (few, 6),
+    "batches": (batches, 6),
+    "copied": (partial(load, number=12), 12),
+}
+
+
+@pytest.fixture
+def call(request: pytest.FixtureRequest) -> tuple[Any, int]:
+    """A call, and its number of rows."""
+    if request.param == "copied":
+        request.getfixturevalue("small_copies")
+    return CALLS[request.param]
+
+
 calls = pytest.mark.parametrize(
-    ("call", "number"),
-    [(few, 6), (batches, 6), (copied, 5_200)],
-    ids=["few", "batches", "copied"],
+    ("table", "call", "delay", "twice"),
+    pairwise(TABLES, CALLS, DELAYS, [False, True]),
+    indirect=["call"],
 )
 
 
@@ -63,22 +81,26 @@ async def writes(db: Database, number: int) -> int:
     return most or 0
 
 
-@twice
-@delays
-@tables
 @calls
 async def test_at_every_suspension_point_all_rows_are_written_or_none(
-    pg: PostgresDatabase,
-    *,
-    table: str,
-    call: Any,
-    number: int,
-    delay: float,
-    twice: bool,
+    pg: PostgresDatabase, table: str, call: Any, delay: float, *, twice: bool
 ) -> None:
-    if table == "one by one" and number > 6:
-        number, call = 6, few
+    write, number = call
     await pg.run(TABLES[table])
+    await all_or_none(pg, write, number, delay, twice=twice)
+
+
+async def test_of_thousands_of_rows_all_are_written_or_none(
+    pg: PostgresDatabase,
+) -> None:
+    await pg.run(TABLES["numbered"])
+    await all_or_none(pg, thousands, 5_200, 0.0005, twice=False)
+
+
+async def all_or_none(
+    pg: PostgresDatabase, call: Any, number: int, delay: float, *, twice: bool
+) -> None:
+    """Cancel the call at each of its suspension points, and look at the table."""
     conn: Any = pg.handle
     await call(conn)
     total = 1
@@ -118,31 +140,21 @@ async def test_while_the_table_is_described(
     assert point > 3
 
 
-@twice
-@delays
-@tables
 @calls
 async def test_in_a_callers_transaction_that_ends_as_a_whole(
-    pg: PostgresDatabase,
-    *,
-    table: str,
-    call: Any,
-    number: int,
-    delay: float,
-    twice: bool,
+    pg: PostgresDatabase, table: str, call: Any, delay: float, *, twice: bool
 ) -> None:
-    if table == "one by one" and number > 6:
-        number, call = 6, few
+    write, number = call
     await pg.run(TABLES[table])
     conn: Any = pg.handle
-    await call(conn)
+    await write(conn)
     total = 1
     reached, point, went_on = True, 0, 0
     while reached and point < 40:
         point += 1
         await conn.execute("BEGIN")
         await conn.execute("INSERT INTO t (k) VALUES (-1)")
-        ours = CancelledAt(call(conn), point, delay, twice=twice)
+        ours = CancelledAt(write(conn), point, delay, twice=twice)
         cancelled = await ours.outcome()
         reached = ours.reached
         assert conn.is_in_transaction()
@@ -156,7 +168,7 @@ async def test_in_a_callers_transaction_that_ends_as_a_whole(
         else:
             # What the caller did before is kept, and what it does now works.
             went_on += 1
-            await call(conn)
+            await write(conn)
             await conn.execute("COMMIT")
             least, most = (1, 2) if cancelled else (2, 2)
         now = await writes(pg, number)
@@ -251,6 +263,7 @@ async def test_while_another_session_is_waited_for(
     assert await pg.query("SELECT k, n FROM t ORDER BY k") == [(0, 1), (1, 1), (2, 1)]
 
 
+@every_handle
 async def test_while_the_producer_is_waited_for(db: Database) -> None:
     await db.run(TABLES["plain"])
 
@@ -276,6 +289,7 @@ async def test_while_the_producer_is_waited_for(db: Database) -> None:
         await db.run("DELETE FROM t")
 
 
+@every_handle
 async def test_a_producer_is_told_that_the_call_has_ended(db: Database) -> None:
     await db.run(TABLES["plain"])
     closed = asyncio.Event()
@@ -335,7 +349,7 @@ async def test_results_that_were_given_are_stored(
 
 lite_calls = pytest.mark.parametrize(
     ("call", "number"),
-    [(few, 6), (batches, 6), (copied, 5_200)],
+    [(few, 6), (batches, 6), (thousands, 5_200)],
     ids=["one batch", "batches", "many"],
 )
 

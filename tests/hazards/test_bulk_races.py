@@ -21,8 +21,8 @@ from aioupsert import (
     is_retryable,
     iter_create_or_update,
 )
-from tests.databases import PostgresDatabase, SQLiteDatabase
-from tests.hazards.sessions import clients, together, waiting
+from tests.support.databases import PostgresDatabase, SQLiteDatabase
+from tests.support.sessions import clients, together, waiting
 
 ADD: Final = {"n": F("n") + Excluded("n")}
 # Each is written in another way.

@@ -15,8 +15,13 @@ from aioupsert import (
     UsageError,
     create_or_update_many,
 )
-from tests.databases import CONNECTIONS, Database, PostgresDatabase, SQLiteDatabase
-from tests.hazards.sessions import waiting
+from tests.support.databases import (
+    CONNECTIONS,
+    Database,
+    PostgresDatabase,
+    SQLiteDatabase,
+)
+from tests.support.sessions import waiting
 
 engines = pytest.mark.parametrize("db", CONNECTIONS, indirect=True)
 SKIP: Final[dict[str, Any]] = {"atomic": False, "on_error": "skip"}

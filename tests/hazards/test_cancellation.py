@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator
+from collections.abc import AsyncIterator
 from functools import partial
 from typing import Any, Final
 
@@ -11,8 +11,10 @@ import asyncpg
 import pytest
 
 from aioupsert import F, Result, create_or_update
-from tests.databases import PostgresDatabase
-from tests.hazards.sessions import clients, together, waiting
+from tests.support.cancellation import DELAYS, CancelledAt, delays, twice
+from tests.support.databases import PostgresDatabase
+from tests.support.pairwise import pairwise
+from tests.support.sessions import clients, idle, together, waiting
 
 TABLES: Final = """
 CREATE TABLE t (k integer PRIMARY KEY, hits integer DEFAULT 0);
@@ -33,74 +35,10 @@ exact = partial(count, strategy="exact")
 lock = partial(count, table="bare", without_unique_index="lock")
 
 
-class CancelledAt:
-    """
-    Awaits in a task of its own, and cancels it at one of its suspension points.
-
-    Attributes:
-        reached: Whether there was such a point.
-    """
-
-    def __init__(
-        self, awaitable: Awaitable[Any], point: int, delay: float, *, twice: bool
-    ) -> None:
-        self.reached = False
-        self._awaitable = awaitable
-        self._left = point
-        self._delay = delay
-        self._twice = twice
-
-    def __await__(self) -> Generator[Any, Any, Any]:
-        steps: Any = self._awaitable.__await__()
-        step: Callable[[], Any] = partial(steps.send, None)
-        while True:
-            try:
-                future = step()
-            except StopIteration as stop:
-                return stop.value
-            self._left -= 1
-            if self._left == 0:
-                self.reached = True
-                self._cancel(self._delay)
-            elif self._left == -1 and self._twice:
-                # While it cleans up.
-                self._cancel(0)
-            try:
-                value = yield future
-            except BaseException as exc:  # noqa: BLE001  # whatever comes goes on inside
-                step = partial(steps.throw, exc)
-            else:
-                step = partial(steps.send, value)
-
-    @staticmethod
-    def _cancel(delay: float) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        if delay:
-            asyncio.get_running_loop().call_later(delay, task.cancel)
-        else:
-            task.cancel()
-
-    async def outcome(self) -> bool:
-        """Tell whether it was cancelled; other errors are raised."""
-
-        async def wait() -> None:
-            await self
-
-        task = asyncio.create_task(wait())
-        await asyncio.wait([task])
-        if not task.cancelled():
-            task.result()
-        return task.cancelled()
-
-
-async def idle(pg: PostgresDatabase) -> bool:
-    """Tell whether no session of the test has a transaction open."""
-    return not await pg.query(
-        "SELECT pid, state FROM pg_stat_activity"
-        f" WHERE application_name = '{pg.schema}' AND pid <> pg_backend_pid()"
-        " AND state <> 'idle'"
-    )
+CALLS: Final[dict[str, Any]] = {"fast": fast, "exact": exact, "lock": lock}
+calls = pytest.mark.parametrize(
+    ("name", "delay", "twice"), pairwise(CALLS, DELAYS, [False, True])
+)
 
 
 async def stored(pg: PostgresDatabase, key: int) -> int:
@@ -111,17 +49,11 @@ async def stored(pg: PostgresDatabase, key: int) -> int:
     return hits or 0
 
 
-DELAYS: Final = [0, 0.0002, 0.0005, 0.001]
-delays = pytest.mark.parametrize("delay", DELAYS)
-twice = pytest.mark.parametrize("twice", [False, True], ids=["once", "twice"])
-
-
-@twice
-@delays
-@pytest.mark.parametrize("call", [fast, exact, lock], ids=["fast", "exact", "lock"])
+@calls
 async def test_at_every_suspension_point(
-    pg: PostgresDatabase, call: Any, delay: float, *, twice: bool
+    pg: PostgresDatabase, name: str, delay: float, *, twice: bool
 ) -> None:
+    call = CALLS[name]
     await pg.run(TABLES)
     conn: Any = pg.handle
     await call(conn, 0)
@@ -157,12 +89,11 @@ async def test_while_the_table_is_described(
     assert point > 1
 
 
-@twice
-@delays
-@pytest.mark.parametrize("call", [fast, exact, lock], ids=["fast", "exact", "lock"])
+@calls
 async def test_in_a_callers_transaction_at_every_suspension_point(
-    pg: PostgresDatabase, call: Any, delay: float, *, twice: bool
+    pg: PostgresDatabase, name: str, delay: float, *, twice: bool
 ) -> None:
+    call = CALLS[name]
     await pg.run(TABLES)
     conn: Any = pg.handle
     await call(conn, 0)

@@ -30,24 +30,25 @@ from aioupsert import (
     create_or_update,
     create_or_update_many,
 )
-from tests.databases import (
+from tests.support.cancellation import CancelledAt
+from tests.support.databases import (
     Database,
     PostgresDatabase,
     SQLiteDatabase,
     all_taken,
+    every_handle,
     fetched,
     has_begun,
     lent,
     pooling,
 )
-from tests.hazards.test_cancellation import CancelledAt, idle
-from tests.hazards.test_lost_connections import LOST
-from tests.violations import CHECK
+from tests.support.sessions import idle
+from tests.support.violations import CHECK, ENDED
 
 TABLE: Final = "CREATE TABLE t (k integer PRIMARY KEY, n integer DEFAULT 0)"
 # What the driver raises depends on how far the thread has come.
 CLOSED: Final = (ValueError, sqlite3.ProgrammingError)
-GONE: Final = (*LOST, psycopg.OperationalError)
+GONE: Final = (*ENDED, psycopg.OperationalError)
 ADD: Final = {"n": F("n") + 1}
 # So many calls are made where each may be cancelled or be wrong; more take longer, and
 # show rarer things.
@@ -199,6 +200,7 @@ async def test_beside_deleters_nothing_is_lost_or_counted_twice(
     await is_whole(db)
 
 
+@every_handle
 async def test_several_coalescers_and_plain_calls_share_a_table(
     plain: Database,
 ) -> None:
@@ -272,6 +274,7 @@ class Crowd:
             assert is_told <= self.created[key] <= (key in stored)
 
 
+@every_handle
 async def test_whoever_is_cancelled_or_wrong_disturbs_nobody(db: Database) -> None:
     await db.run(
         "CREATE TABLE t (k integer PRIMARY KEY,"
@@ -533,8 +536,8 @@ async def test_a_pool_that_is_closed_underneath_fails_its_callers(
             await blocked(plain)
             pool.terminate()
             results = await outcomes(tasks)
-        assert any(isinstance(r, LOST) for r in results)
-        assert [r for r in results if not isinstance(r, (Result, *LOST))] == []
+        assert any(isinstance(r, ENDED) for r in results)
+        assert [r for r in results if not isinstance(r, (Result, *ENDED))] == []
         later = await outcomes(begin(coalescer, 1, 2, 3))
         assert all(isinstance(r, asyncpg.InterfaceError) for r in later)
 
@@ -556,7 +559,7 @@ async def test_a_pool_that_closes_while_it_is_waited_for_leaves_nobody_waiting(
             async with asyncio.timeout(PATIENCE):
                 await closing
     # The pool ends what is under way, too.
-    expected = (Result, asyncpg.QueryCanceledError, *LOST)
+    expected = (Result, asyncpg.QueryCanceledError, *ENDED)
     assert [r for r in results if not isinstance(r, expected)] == []
 
 
@@ -690,6 +693,7 @@ async def test_shapes_without_number_do_not_fill_the_memory(
     assert await numbers(lite) == {k: 290 + k for k in range(10)}
 
 
+@every_handle
 async def test_cancelled_at_each_of_its_suspension_points(plain: Database) -> None:
     async with Coalescer(
         plain.handle, "t", key="k", max_pending=2, max_batch=2
@@ -736,6 +740,7 @@ async def test_callers_that_wait_for_room_are_cancelled_without_a_trace(
     assert coalescer.stats.failures == 0
 
 
+@every_handle
 async def test_who_is_cancelled_just_as_it_is_let_in_gives_its_room_away(
     plain: Database,
 ) -> None:
@@ -755,6 +760,7 @@ async def test_who_is_cancelled_just_as_it_is_let_in_gives_its_room_away(
     assert await numbers(plain) == {1: 1, 3: 1, 4: 1}
 
 
+@every_handle
 async def test_who_is_cancelled_just_before_it_could_be_let_in_is_passed_over(
     plain: Database,
 ) -> None:
@@ -771,6 +777,7 @@ async def test_who_is_cancelled_just_before_it_could_be_let_in_is_passed_over(
     assert set(await numbers(plain)) - {1} == {3}
 
 
+@every_handle
 async def test_who_comes_back_stands_behind_those_who_wait(plain: Database) -> None:
     async with Coalescer(plain.handle, "t", key="k", max_pending=1) as coalescer:
 
@@ -790,6 +797,7 @@ async def test_who_comes_back_stands_behind_those_who_wait(plain: Database) -> N
 # --- The end ------------------------------------------------------------------------------
 
 
+@every_handle
 async def test_leaving_sends_what_is_pending(plain: Database) -> None:
     async with Coalescer(
         plain.handle, "t", key="k", max_delay=60, max_pending=7, max_batch=3
@@ -801,6 +809,7 @@ async def test_leaving_sends_what_is_pending(plain: Database) -> None:
     assert len(await numbers(plain)) == 20
 
 
+@every_handle
 async def test_giving_up_fails_what_was_not_sent(plain: Database) -> None:
     coalescer = Coalescer(plain.handle, "t", key="k", max_delay=60, max_pending=7)
     async with coalescer:
@@ -889,6 +898,7 @@ async def test_closing_that_is_cancelled_ends_everything(
     assert await idle(plain)
 
 
+@every_handle
 async def test_closing_at_any_moment_answers_every_caller(plain: Database) -> None:
     total: Counter[str] = Counter()
     for turns in range(14):
@@ -912,6 +922,7 @@ async def test_closing_at_any_moment_answers_every_caller(plain: Database) -> No
     assert sum((await numbers(plain)).values()) == total["Result"]
 
 
+@every_handle
 async def test_closing_cancelled_at_any_moment_answers_every_caller(
     plain: Database,
 ) -> None:
@@ -935,6 +946,7 @@ async def test_closing_cancelled_at_any_moment_answers_every_caller(
         await is_whole(plain)
 
 
+@every_handle
 async def test_callers_that_fail_do_not_keep_it_from_closing(plain: Database) -> None:
     async def caller(coalescer: Coalescer) -> None:
         await coalescer.create_or_update(key={"k": 1}, defaults=ADD)

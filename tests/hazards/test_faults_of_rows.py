@@ -18,7 +18,7 @@ from aioupsert import (
     create_or_update_many,
     iter_create_or_update,
 )
-from tests.databases import Database, PostgresDatabase
+from tests.support.databases import Database, PostgresDatabase
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

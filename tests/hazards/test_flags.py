@@ -5,7 +5,7 @@ from typing import Any, Final
 import pytest
 
 from aioupsert import Action, F, create_or_update, get_or_create
-from tests.databases import PostgresDatabase
+from tests.support.databases import PostgresDatabase
 
 # Names that a statement of ours, or the server, may use for something else.
 NAMES: Final = [

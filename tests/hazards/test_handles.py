@@ -11,7 +11,7 @@ import asyncpg
 import pytest
 
 from aioupsert import F, Result, create_or_update, get_or_create, preview
-from tests.databases import PostgresDatabase, connected
+from tests.support.databases import PostgresDatabase, connected
 
 POSTGRESQL: Final = ["asyncpg", "pooled", "pool", "psycopg", "psycopg_pool"]
 TABLES: Final = """

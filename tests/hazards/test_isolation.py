@@ -17,8 +17,8 @@ from aioupsert import (
     get_or_create,
     is_retryable,
 )
-from tests.databases import PostgresDatabase
-from tests.hazards.sessions import waiting
+from tests.support.databases import PostgresDatabase
+from tests.support.sessions import waiting
 
 TABLE: Final = "CREATE TABLE t (k integer PRIMARY KEY, hits integer DEFAULT 0)"
 ROW: Final = "INSERT INTO t VALUES (1, 10)"

@@ -12,21 +12,14 @@ import asyncpg
 import pytest
 
 from aioupsert import F, Result, create_or_update, is_retryable
-from tests.databases import PostgresDatabase, connected, url_in
-from tests.hazards.sessions import waiting
+from tests.support.databases import PostgresDatabase, connected, url_in
+from tests.support.sessions import waiting
+from tests.support.violations import ENDED
 
 TABLES: Final = """
 CREATE TABLE t (k integer PRIMARY KEY, hits integer DEFAULT 0);
 CREATE TABLE bare (k integer, hits integer DEFAULT 0)
 """
-# What the driver raises depends on how much of the end it has read already.
-LOST: Final = (
-    asyncpg.AdminShutdownError,
-    asyncpg.PostgresConnectionError,
-    asyncpg.InterfaceError,
-    asyncpg.InternalClientError,
-    OSError,
-)
 
 
 async def count(conn: Any, key: int = 1, table: str = "t", **options: Any) -> Result:
@@ -69,7 +62,7 @@ async def test_before_the_call(pg: PostgresDatabase, name: str, *, used: bool) -
         if used:
             await CALLS[name](conn)
         await kill(pg._second, conn.get_server_pid())
-        with pytest.raises(LOST) as caught:
+        with pytest.raises(ENDED) as caught:
             await CALLS[name](conn)
     assert not is_retryable(caught.value)
     assert await total(pg) == used
@@ -91,7 +84,7 @@ async def test_before_the_call_without_a_sign_of_it_yet(pg: PostgresDatabase) ->
     async with pg.connect() as conn:
         await count(conn)
         kill_from_elsewhere(pg, conn.get_server_pid())
-        with pytest.raises(LOST) as caught:
+        with pytest.raises(ENDED) as caught:
             await count(conn)
     assert not is_retryable(caught.value)
     assert await total(pg) == 1
@@ -137,7 +130,7 @@ async def test_terminated_when_an_answer_has_come(
             call = ActingAt(CALLS[name](conn), point, conn.terminate)
             try:
                 await call
-            except LOST:
+            except ENDED:
                 assert call.reached
         if not call.reached:
             break
@@ -187,7 +180,7 @@ async def test_during_the_call(
             call = asyncio.create_task(CALLS[name](conn))
             await waiting(pg, conn)
             await kill(pg._second, conn.get_server_pid())
-            with pytest.raises(LOST) as caught:
+            with pytest.raises(ENDED) as caught:
                 await call
     assert not is_retryable(caught.value)
     assert await total(pg) == 2
@@ -205,7 +198,7 @@ async def test_the_pool_goes_on_with_another_connection(db: PostgresDatabase) ->
         try:
             await count(db.handle)
             acknowledged += 1
-        except LOST:
+        except ENDED:
             unknown += 1
     # At most one of them has met the dead connection, on which nothing can happen.
     assert unknown <= 1
@@ -252,7 +245,7 @@ async def test_at_any_instant_nothing_is_counted_twice(
                     now.set()
                 await count(conn)
                 acknowledged += 1
-        except LOST:
+        except ENDED:
             unknown += 1
 
     async with pg.connect() as one, pg.connect() as two:

@@ -23,8 +23,8 @@ from aioupsert import (
 )
 from aioupsert.observers.opentelemetry import spans
 from aioupsert.observers.prometheus import metrics
-from tests.databases import CONNECTIONS, Database, PostgresDatabase
-from tests.violations import INTEGRITY
+from tests.support.databases import CONNECTIONS, Database, PostgresDatabase
+from tests.support.violations import INTEGRITY
 
 KEY = {"k": 1}
 ADD = {"n": F("n") + 1}

@@ -10,8 +10,8 @@ import asyncpg
 import pytest
 
 from aioupsert import Action, F, NotAppliedError, UsageError, create_or_update
-from tests.databases import PostgresDatabase
-from tests.versions import created
+from tests.support.databases import PostgresDatabase
+from tests.support.versions import created
 
 # Seconds; what never ends would run into it.
 GUARD: Final = 10

@@ -18,7 +18,7 @@ from aioupsert import (
     create_or_update,
     is_retryable,
 )
-from tests.databases import PostgresDatabase, settings
+from tests.support.databases import PostgresDatabase, settings
 
 TABLES: Final = """
 CREATE TABLE t (k integer PRIMARY KEY, hits integer DEFAULT 0);

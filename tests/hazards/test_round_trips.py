@@ -16,7 +16,7 @@ from aioupsert import (
     get_or_create,
     now,
 )
-from tests.databases import PostgresDatabase
+from tests.support.databases import PostgresDatabase
 
 Call = Callable[[Any], Awaitable[Result]]
 

@@ -16,8 +16,8 @@ from aioupsert import (
     create_or_update,
     set_schema_cache_ttl,
 )
-from tests.databases import PostgresDatabase
-from tests.hazards.sessions import clients
+from tests.support.databases import PostgresDatabase
+from tests.support.sessions import clients
 
 Values = dict[str, Any]
 HIT: Final[Values] = {"hits": F("hits") + 1}

@@ -10,7 +10,7 @@ import asyncpg
 import pytest
 
 from aioupsert import F, Result, create_or_update, get_or_create, is_retryable
-from tests.databases import PostgresDatabase, close, settings
+from tests.support.databases import PostgresDatabase, close, settings
 
 TABLES: Final = """
 CREATE TABLE t (k integer PRIMARY KEY, hits integer DEFAULT 0);

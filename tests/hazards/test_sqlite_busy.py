@@ -20,7 +20,7 @@ from aioupsert import (
     get_or_create,
     is_retryable,
 )
-from tests.databases import opened, run_query, run_script
+from tests.support.databases import opened, run_query, run_script
 
 TABLE = "CREATE TABLE t (k TEXT PRIMARY KEY, hits INTEGER DEFAULT 0)"
 

@@ -7,15 +7,15 @@ has no way to run a job.
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Generator
-from functools import partial
+from collections.abc import Awaitable
 from typing import Any
 
 import aiosqlite
 import pytest
 
 from aioupsert import F, Result, create_or_update, get_or_create
-from tests.databases import SQLiteDatabase
+from tests.support.cancellation import CancelledAt
+from tests.support.databases import SQLiteDatabase
 
 TASKS = 16
 
@@ -37,44 +37,9 @@ async def stored(lite: SQLiteDatabase, key: str = "a") -> int:
     return rows[0][0] if rows else 0
 
 
-class CancelledAt:
-    """Awaits, and cancels its own task at one suspension point."""
-
-    def __init__(self, awaitable: Awaitable[Any], point: int) -> None:
-        self._awaitable = awaitable
-        self._left = point
-
-    def __await__(self) -> Generator[Any, Any, Any]:
-        steps: Any = self._awaitable.__await__()
-        step: Callable[[], Any] = partial(steps.send, None)
-        while True:
-            try:
-                future = step()
-            except StopIteration as stop:
-                return stop.value
-            self._left -= 1
-            if self._left == 0:
-                task = asyncio.current_task()
-                assert task is not None
-                task.cancel()
-            try:
-                value = yield future
-            except BaseException as exc:  # noqa: BLE001  # whatever comes goes on inside
-                step = partial(steps.throw, exc)
-            else:
-                step = partial(steps.send, value)
-
-
 async def at_point(awaitable: Awaitable[Any], point: int) -> bool:
     """Tell whether it was cancelled; False when it has fewer suspension points."""
-    try:
-        await CancelledAt(awaitable, point)
-    except asyncio.CancelledError:
-        task = asyncio.current_task()
-        assert task is not None
-        task.uncancel()
-        return True
-    return False
+    return await CancelledAt(awaitable, point).outcome()
 
 
 @pytest.mark.usefixtures("conn")

@@ -10,7 +10,7 @@ import aiosqlite
 import pytest
 
 from aioupsert import F, Result, create_or_update, get_or_create
-from tests.databases import SQLiteDatabase, run_script
+from tests.support.databases import SQLiteDatabase, run_script
 
 TABLE = """
     CREATE TABLE t (

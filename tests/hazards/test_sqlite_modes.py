@@ -13,7 +13,7 @@ import aiosqlite
 import pytest
 
 from aioupsert import Action, F, Result, create_or_update, get_or_create
-from tests.databases import LITE_MODES, LiteFactory, SQLiteDatabase
+from tests.support.databases import LITE_MODES, LiteFactory, SQLiteDatabase
 
 TABLE = """
     CREATE TABLE t (

@@ -22,7 +22,7 @@ from aioupsert import (
     preview,
 )
 from aioupsert._execution import table_cache
-from tests.databases import SQLiteDatabase
+from tests.support.databases import SQLiteDatabase
 
 HIT = {"hits": F("hits") + 1}
 

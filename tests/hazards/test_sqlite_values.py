@@ -10,7 +10,7 @@ import aiosqlite
 import pytest
 
 from aioupsert import F, UsageError, create_or_update, get_or_create
-from tests.databases import SQLiteDatabase
+from tests.support.databases import SQLiteDatabase
 
 AFFINITIES = ("INTEGER", "TEXT", "BLOB", "REAL", "NUMERIC", "")
 VALUES: list[Any] = [

@@ -10,8 +10,8 @@ import asyncpg
 import pytest
 
 from aioupsert import Action, F, Result, create_or_update, get_or_create, is_retryable
-from tests.databases import PostgresDatabase
-from tests.hazards.sessions import waiting
+from tests.support.databases import PostgresDatabase
+from tests.support.sessions import waiting
 
 TABLES: Final = """
 CREATE TABLE t (k integer PRIMARY KEY, hits integer DEFAULT 0);

@@ -15,11 +15,15 @@ from aioupsert import (
 from aioupsert._drivers import session_on
 from aioupsert._execution.table_cache import read_table
 from aioupsert._plan import make_plan, read_bulk_request
-from tests.databases import CONNECTIONS, Database, PostgresDatabase, SQLiteDatabase
-from tests.matrix.test_table_kinds import trigger
-from tests.matrix.tools import without_temporary_tables
-from tests.servers import Server
-from tests.versions import major
+from tests.support.databases import (
+    CONNECTIONS,
+    Database,
+    PostgresDatabase,
+    SQLiteDatabase,
+)
+from tests.support.servers import Server
+from tests.support.tables import trigger, without_temporary_tables
+from tests.support.versions import major
 
 NATIVE: Final = "INSERT ... ON CONFLICT DO UPDATE"
 ADD: Final = {"n": F("n") + Excluded("n")}

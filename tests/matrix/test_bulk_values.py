@@ -14,9 +14,14 @@ from aioupsert import (
     create_or_update_many,
     func,
 )
-from tests.databases import CONNECTIONS, Database, PostgresDatabase, SQLiteDatabase
-from tests.matrix.tools import without_temporary_tables
-from tests.servers import Server
+from tests.support.databases import (
+    CONNECTIONS,
+    Database,
+    PostgresDatabase,
+    SQLiteDatabase,
+)
+from tests.support.servers import Server
+from tests.support.tables import without_temporary_tables
 
 engines = pytest.mark.parametrize("db", CONNECTIONS, indirect=True)
 

@@ -20,7 +20,7 @@ from aioupsert._drivers.psycopg import PsycopgSession
 from aioupsert._engines.postgresql import catalog as postgresql_catalog
 from aioupsert._engines.postgresql import engine_of
 from aioupsert._execution.table_cache import read_table
-from tests.databases import PostgresDatabase
+from tests.support.databases import PostgresDatabase
 
 TABLE = """
 CREATE TABLE t (

@@ -13,9 +13,9 @@ from aioupsert import (
     set_schema_cache_ttl,
 )
 from aioupsert._drivers.base import state_of
-from tests.databases import PostgresDatabase
-from tests.matrix.tools import describe, make_collation
-from tests.versions import created
+from tests.support.databases import PostgresDatabase
+from tests.support.tables import describe, make_collation
+from tests.support.versions import created
 
 
 @pytest.fixture

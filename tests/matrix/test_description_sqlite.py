@@ -8,8 +8,8 @@ import pytest
 
 from aioupsert import F, UnknownTableError, create_or_update
 from aioupsert._drivers.base import state_of
-from tests.databases import SQLiteDatabase
-from tests.matrix.tools import describe
+from tests.support.databases import SQLiteDatabase
+from tests.support.tables import describe
 
 
 @pytest.fixture

@@ -9,9 +9,9 @@ import asyncpg
 import pytest
 
 from aioupsert import Action, F, UsageError, create_or_update
-from tests.databases import PostgresDatabase
-from tests.matrix.tools import make_collation
-from tests.versions import created, refusal
+from tests.support.databases import PostgresDatabase
+from tests.support.tables import make_collation
+from tests.support.versions import created, refusal
 
 HIT: Final = {"hits": F("hits") + 1}
 NAIVE: Final = dt.datetime(2020, 1, 2, 3, 4, 5)  # noqa: DTZ001  # naive on purpose

@@ -15,7 +15,7 @@ from aioupsert import (
     create_or_update,
     get_or_create,
 )
-from tests.databases import PostgresDatabase
+from tests.support.databases import PostgresDatabase
 
 HIT: Final = {"hits": F("hits") + 1}
 TABLE: Final = (

@@ -16,8 +16,9 @@ from aioupsert import (
     create_or_update,
     get_or_create,
 )
-from tests.databases import PostgresDatabase
-from tests.versions import created
+from tests.support.databases import PostgresDatabase
+from tests.support.tables import trigger
+from tests.support.versions import created
 
 HIT: Final = {"hits": F("hits") + 1}
 A: Final[dict[str, Any]] = {"k": "a"}
@@ -27,15 +28,6 @@ BASE: Final = "CREATE TABLE base (k text PRIMARY KEY, hits int);"
 VIEW: Final = BASE + "CREATE VIEW t AS SELECT k, hits FROM base;"
 PARTS: Final = "CREATE TABLE t (k text PRIMARY KEY, hits int) PARTITION BY LIST (k);"
 ROW: Final = "INSERT INTO t VALUES ('a', 1);"
-
-
-def trigger(when: str, body: str, table: str = "t") -> str:
-    """A trigger g for each row, with this body."""
-    return (
-        "CREATE FUNCTION g() RETURNS trigger LANGUAGE plpgsql AS"
-        f" $$ BEGIN {body} END $$;"
-        f" CREATE TRIGGER g {when} ON {table} FOR EACH ROW EXECUTE FUNCTION g();"
-    )
 
 
 @pytest.fixture

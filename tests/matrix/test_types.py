@@ -11,8 +11,8 @@ import asyncpg
 import pytest
 
 from aioupsert import Action, F, UsageError, create_or_update
-from tests.databases import PostgresDatabase
-from tests.versions import refusal
+from tests.support.databases import PostgresDatabase
+from tests.support.versions import refusal
 
 DAY: Final = dt.date(2020, 1, 2)
 MOMENT: Final = dt.datetime(2020, 1, 2, 3, 4, 5, 678901)  # noqa: DTZ001  # for columns without a zone

@@ -8,23 +8,23 @@ from typing import TypeAlias
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
-from tests.databases import (
+from tests.models.tables import Base
+from tests.support.databases import (
     CONNECTIONS,
     Database,
     PostgresDatabase,
-    open_postgresql,
     open_sqlite,
 )
-from tests.engines import engine_on
-from tests.models.tables import Base
-from tests.servers import Server
+from tests.support.engines import engine_on
+from tests.support.keeping import Keeper
+from tests.support.servers import Server
 
 MakeEngine: TypeAlias = Callable[..., AsyncEngine]
 
 
 @pytest.fixture(params=CONNECTIONS)
 async def db(
-    request: pytest.FixtureRequest, lite_path: Path
+    request: pytest.FixtureRequest, keeper: Keeper, lite_path: Path
 ) -> AsyncIterator[Database]:
     """The database; its handle is a plain connection of the driver."""
     if request.param == "aiosqlite":
@@ -32,7 +32,7 @@ async def db(
             yield sqlite
     else:
         server: Server = request.getfixturevalue("pg_server")
-        async with open_postgresql(server.dsn, request.param) as postgresql:
+        async with keeper.database(server.dsn, request.param) as postgresql:
             yield postgresql
 
 

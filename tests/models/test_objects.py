@@ -19,7 +19,6 @@ from aioupsert import (
     iter_create_or_update,
     preview,
 )
-from tests.databases import Database, PostgresDatabase
 from tests.models.tables import (
     SWAPPED,
     Animal,
@@ -32,6 +31,7 @@ from tests.models.tables import (
     Tag,
     Typed,
 )
+from tests.support.databases import Database, PostgresDatabase
 
 
 async def test_the_object_is_the_session_s_own_and_fresh(session: AsyncSession) -> None:

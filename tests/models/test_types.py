@@ -24,9 +24,9 @@ from aioupsert import (
     greatest,
     iter_create_or_update,
 )
-from tests.databases import Database
 from tests.models.conftest import MakeEngine
 from tests.models.tables import Mood, Typed
+from tests.support.databases import Database
 
 KEY = {"code": "x"}
 VALUES: dict[str, Any] = {

@@ -20,8 +20,6 @@ from typing import Annotated, Any, TypeAlias
 
 import typer
 
-from tests.databases import CONNECTIONS
-from tests.servers import NoServerError, session_server, stop_session_server
 from tests.stress import cancellations as cancelling
 from tests.stress import differential as differing
 from tests.stress import faults as failing
@@ -32,6 +30,8 @@ from tests.stress import processes as counting
 from tests.stress import races as racing
 from tests.stress import soak as soaking
 from tests.stress import waiters as awaiting
+from tests.support.databases import CONNECTIONS
+from tests.support.servers import NoServerError, session_server, stop_session_server
 
 app = typer.Typer(help="The long forms of the stress tests.", no_args_is_help=True)
 

@@ -12,7 +12,8 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from aioupsert import F, create_or_update
-from tests.databases import (
+from tests.stress.history import History, wrong_counters, wrong_flags
+from tests.support.databases import (
     Database,
     Kind,
     execute,
@@ -20,7 +21,6 @@ from tests.databases import (
     open_postgresql,
     open_sqlite,
 )
-from tests.stress.history import History, wrong_counters, wrong_flags
 
 
 @dataclass(frozen=True)

@@ -19,10 +19,15 @@ import aiosqlite
 import asyncpg
 
 from aioupsert import Coalescer, Excluded, F, create_or_update, create_or_update_many
-from tests.servers import INITDB_OPTIONS, account_for, free_port, temporary_folder
 from tests.stress.history import History, wrong_counters
+from tests.support.servers import (
+    INITDB_OPTIONS,
+    account_for,
+    free_port,
+    temporary_folder,
+)
+from tests.support.violations import LOST
 from tests.topologies.nodes import Node, installed, stopped
-from tests.violations import LOST
 
 WRITERS: Final = 16
 KEYS: Final = 8

@@ -14,8 +14,8 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import AsyncExitStack
 from typing import Any, Final, NamedTuple
 
-from tests.databases import PostgresDatabase, open_postgresql
 from tests.stress.permutations import CALLS, LEVELS, Actor, end_done, orders
+from tests.support.databases import PostgresDatabase, open_postgresql
 
 CALL, GO, COMMIT = "call", "go", "commit"
 

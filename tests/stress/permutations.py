@@ -29,7 +29,7 @@ from aioupsert import (
     get_or_create,
     is_retryable,
 )
-from tests.databases import PostgresDatabase, open_postgresql
+from tests.support.databases import PostgresDatabase, open_postgresql
 
 DOCUMENT: Final = Path(__file__).parents[2] / "docs" / "isolation.md"
 LEVELS: Final = ("READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE")
@@ -290,19 +290,19 @@ async def begun(actors: tuple[Actor, Actor], level: str) -> AsyncIterator[None]:
 
 
 async def outcomes(
-    dsn: str, scenario: Scenario, call: Callable[[Any], Awaitable[str]], level: str
+    pg: PostgresDatabase,
+    actors: tuple[Actor, Actor],
+    scenario: Scenario,
+    call: Callable[[Any], Awaitable[str]],
+    level: str,
 ) -> list[Outcome]:
     """Take every order that there can be."""
     second = ["read 2"] * scenario.reads + ["2", "commit 2"]
     found: list[Outcome] = []
-    async with open_postgresql(dsn, "asyncpg") as pg:
-        await pg.run("CREATE TABLE t (k integer PRIMARY KEY, n integer DEFAULT 0)")
-        async with pg.connect() as one, pg.connect() as other:
-            actors = Actor(one, pg.handle), Actor(other, pg.handle)
-            for order in orders(["1", "end 1"], second):
-                async with begun(actors, level):
-                    outcome = await act(pg, actors, scenario, call, order)
-                    found += [] if outcome is None else [outcome]
+    for order in orders(["1", "end 1"], second):
+        async with begun(actors, level):
+            outcome = await act(pg, actors, scenario, call, order)
+            found += [] if outcome is None else [outcome]
     return found
 
 
@@ -310,11 +310,15 @@ async def observed(
     dsn: str, scenario: Scenario
 ) -> dict[tuple[str, str], list[Outcome]]:
     """What happens, by call and level."""
-    return {
-        (name, level): await outcomes(dsn, scenario, call, level)
-        for name, call in CALLS.items()
-        for level in LEVELS
-    }
+    async with open_postgresql(dsn, "asyncpg") as pg:
+        await pg.run("CREATE TABLE t (k integer PRIMARY KEY, n integer DEFAULT 0)")
+        async with pg.connect() as one, pg.connect() as other:
+            actors = Actor(one, pg.handle), Actor(other, pg.handle)
+            return {
+                (name, level): await outcomes(pg, actors, scenario, call, level)
+                for name, call in CALLS.items()
+                for level in LEVELS
+            }
 
 
 def section(scenario: Scenario, found: dict[tuple[str, str], list[Outcome]]) -> str:

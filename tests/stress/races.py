@@ -12,8 +12,8 @@ from typing import Any, Final
 import asyncpg
 
 from aioupsert import F, create_or_update
-from tests.databases import PostgresDatabase, open_postgresql
 from tests.stress.history import History, wrong_counters, wrong_flags
+from tests.support.databases import PostgresDatabase, open_postgresql
 
 COLUMNS: Final = "k integer NOT NULL, n integer NOT NULL DEFAULT 0"
 

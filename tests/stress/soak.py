@@ -16,7 +16,7 @@ from typing import Any, Final
 import asyncpg
 
 from aioupsert import Coalescer, Excluded, F, create_or_update, create_or_update_many
-from tests.databases import PostgresDatabase, open_postgresql
+from tests.support.databases import PostgresDatabase, open_postgresql
 
 KEYS: Final = 50
 ADD: Final = {"n": F("n") + 1}

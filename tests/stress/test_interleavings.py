@@ -2,9 +2,9 @@
 
 import pytest
 
-from tests.servers import Server
 from tests.stress.interleavings import RACES, THREE, Race, race_lines, taken_in
 from tests.stress.permutations import CALLS, DOCUMENT
+from tests.support.servers import Server
 
 
 @pytest.mark.parametrize("race", RACES, ids=[race.name for race in RACES])

@@ -2,8 +2,8 @@
 
 import pytest
 
-from tests.servers import Server
 from tests.stress.permutations import DOCUMENT, SCENARIOS, Scenario, observed, section
+from tests.support.servers import Server
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=[s.name for s in SCENARIOS])

@@ -2,8 +2,8 @@
 
 import pytest
 
-from tests.servers import Server
 from tests.stress.races import RACES, Fresh, Size, create_each_once, race
+from tests.support.servers import Server
 
 SHORT = Size(connections=16, keys=4, operations=1_600)
 

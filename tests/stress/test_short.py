@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from tests.databases import CONNECTIONS
-from tests.servers import Server
 from tests.stress import cancellations, differential, faults, processes, soak
+from tests.support.databases import CONNECTIONS
+from tests.support.servers import Server
 
 
 @pytest.mark.parametrize("journal", ["wal", "delete"])

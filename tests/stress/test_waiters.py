@@ -2,9 +2,9 @@
 
 import pytest
 
-from tests.servers import Server
 from tests.stress.permutations import DOCUMENT
 from tests.stress.waiters import SCENES, Scene, freed_in, scene_section
+from tests.support.servers import Server
 
 
 @pytest.mark.parametrize("scene", SCENES, ids=[s.name for s in SCENES])

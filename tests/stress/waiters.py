@@ -15,8 +15,8 @@ from contextlib import AsyncExitStack
 from typing import Any, Final, NamedTuple
 
 from aioupsert import F, create_or_update
-from tests.databases import PostgresDatabase, open_postgresql
 from tests.stress.permutations import CALLS, LEVELS, PATIENCE, Actor, end_done, executed
+from tests.support.databases import PostgresDatabase, open_postgresql
 
 TABLE: Final = "CREATE TABLE t (k integer PRIMARY KEY, n integer DEFAULT 0, s text)"
 PARTITIONED: Final = (

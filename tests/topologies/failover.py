@@ -6,7 +6,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
-from tests.servers import INITDB_OPTIONS, account_for, free_port, temporary_folder
+from tests.support.servers import (
+    INITDB_OPTIONS,
+    account_for,
+    free_port,
+    temporary_folder,
+)
 from tests.topologies.nodes import Node, installed, stopped
 
 PROGRAMS: Final = ("initdb", "pg_ctl", "pg_basebackup", "psql")

@@ -12,7 +12,7 @@ from typing import Final
 
 import pytest
 
-from tests.servers import USUAL_PLACES, Account, listen_options, newest_first
+from tests.support.servers import USUAL_PLACES, Account, listen_options, newest_first
 
 # It is the processes that fail in a test, never the machine.
 OPTIONS: Final = ("-c", "fsync=off", "-c", "synchronous_commit=on")

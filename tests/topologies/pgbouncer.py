@@ -16,8 +16,8 @@ import psycopg
 import psycopg_pool
 import pytest
 
-from tests.databases import close
-from tests.servers import account_for, free_port, temporary_folder
+from tests.support.databases import close
+from tests.support.servers import account_for, free_port, temporary_folder
 
 PROGRAM: Final = "pgbouncer"
 # Seconds; long enough for a slow machine.

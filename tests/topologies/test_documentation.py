@@ -16,11 +16,11 @@ import trio
 import uvloop
 
 from aioupsert import F, create_or_update
-from tests.databases import PostgresDatabase, open_sqlite
-from tests.servers import Server
+from tests.support.databases import PostgresDatabase, open_sqlite
+from tests.support.servers import Server
+from tests.support.violations import LOST
 from tests.topologies.failover import replicating
 from tests.topologies.pgbouncer import bouncing
-from tests.violations import LOST
 
 PAGE: Final = Path(__file__).parents[2] / "docs" / "servers.md"
 MODULES: Final = {

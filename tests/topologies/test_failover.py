@@ -13,10 +13,10 @@ import asyncpg
 import pytest
 
 from aioupsert import Coalescer, F, create_or_update, is_retryable
-from tests.databases import close
+from tests.support.databases import close
+from tests.support.violations import LOST
 from tests.topologies.failover import replicating
 from tests.topologies.nodes import Node
-from tests.violations import LOST
 
 WRITERS: Final = 8
 KEYS: Final = 10

@@ -23,8 +23,8 @@ from aioupsert import (
     create_or_update_many,
     get_or_create,
 )
-from tests.databases import Database, open_postgresql, open_sqlite
-from tests.servers import Server
+from tests.support.databases import Database, open_postgresql, open_sqlite
+from tests.support.servers import Server
 
 Kind: TypeAlias = Literal["asyncpg", "pool", "aiosqlite"]
 Work: TypeAlias = Callable[[Database], Awaitable[None]]

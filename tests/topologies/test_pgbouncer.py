@@ -28,9 +28,9 @@ from aioupsert import (
     is_retryable,
     iter_create_or_update,
 )
-from tests.databases import PostgresDatabase
-from tests.hazards.test_cancellation import CancelledAt
-from tests.servers import Server
+from tests.support.cancellation import CancelledAt
+from tests.support.databases import PostgresDatabase
+from tests.support.servers import Server
 from tests.topologies.pgbouncer import DRIVERS, Driver, bouncing
 
 # Connections to the server, for many times as many clients.

@@ -30,8 +30,8 @@ from aioupsert import (
     get_or_create,
     is_retryable,
 )
-from tests.databases import close
-from tests.servers import Server
+from tests.support.databases import close
+from tests.support.servers import Server
 from tests.topologies.nodes import Node
 from tests.topologies.sharded import shard_table, sharding
 

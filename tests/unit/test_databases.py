@@ -9,12 +9,13 @@ import pytest
 from asyncpg.pool import PoolConnectionProxy
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from tests.databases import (
+from tests.support.databases import (
     LITE_MODES,
     Database,
     LiteFactory,
     PostgresDatabase,
     SQLiteDatabase,
+    every_handle,
     execute,
 )
 
@@ -30,10 +31,12 @@ HANDLE_TYPES: dict[str, type[Any]] = {
 }
 
 
+@every_handle
 async def test_handle_is_of_its_kind(db: Database) -> None:
     assert isinstance(db.handle, HANDLE_TYPES[db.kind.partition(" of ")[0]])
 
 
+@every_handle
 async def test_handle_sees_what_run_has_made(db: Database) -> None:
     await db.run("CREATE TABLE item (id int); INSERT INTO item VALUES (1), (2)")
 
@@ -43,6 +46,7 @@ async def test_handle_sees_what_run_has_made(db: Database) -> None:
     assert await db.query("SELECT id FROM item") == [(2,)]
 
 
+@every_handle
 async def test_each_test_starts_empty(db: Database) -> None:
     tables = db.sql(
         postgresql="SELECT count(*) FROM pg_tables WHERE schemaname = current_schema()",
@@ -52,6 +56,7 @@ async def test_each_test_starts_empty(db: Database) -> None:
     assert await db.query(tables) == [(0,)]
 
 
+@every_handle
 async def test_transaction_that_raises_leaves_nothing(db: Database) -> None:
     await db.run("CREATE TABLE item (id int)")
 
@@ -65,6 +70,7 @@ async def test_transaction_that_raises_leaves_nothing(db: Database) -> None:
     assert await db.query("SELECT id FROM item") == []
 
 
+@every_handle
 async def test_second_connection_sees_committed_rows_only(db: Database) -> None:
     await db.run("CREATE TABLE item (id int)")
 
@@ -76,6 +82,7 @@ async def test_second_connection_sees_committed_rows_only(db: Database) -> None:
     assert await db.query("SELECT id FROM item") == [(1,)]
 
 
+@every_handle
 async def test_connect_gives_an_independent_connection(db: Database) -> None:
     await db.run("CREATE TABLE item (id int)")
 

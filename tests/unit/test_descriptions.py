@@ -6,7 +6,7 @@ import pytest
 
 from aioupsert import SQL, UsageError, create_or_update, set_schema_cache_ttl
 from aioupsert._drivers.base import state_of
-from tests.databases import SQLiteDatabase
+from tests.support.databases import SQLiteDatabase
 
 
 def test_a_time_to_live_is_not_negative() -> None:

@@ -15,7 +15,7 @@ from types import FrameType
 
 import aioupsert
 from aioupsert import F, create_or_update, create_or_update_many
-from tests.databases import SQLiteDatabase
+from tests.support.databases import SQLiteDatabase
 
 PACKAGE = str(Path(aioupsert.__file__).parent)
 WARM_UP = 3

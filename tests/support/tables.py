@@ -1,4 +1,4 @@
-"""What several of these tests do."""
+"""Tables and what belongs to them, made and described."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -9,8 +9,17 @@ import asyncpg
 from aioupsert._drivers import session_on
 from aioupsert._execution.table_cache import read_table
 from aioupsert._plan.schema import Table, table_name
-from tests.databases import PostgresDatabase
-from tests.servers import Server
+from tests.support.databases import PostgresDatabase
+from tests.support.servers import Server
+
+
+def trigger(when: str, body: str, table: str = "t") -> str:
+    """A trigger g for each row, with this body."""
+    return (
+        "CREATE FUNCTION g() RETURNS trigger LANGUAGE plpgsql AS"
+        f" $$ BEGIN {body} END $$;"
+        f" CREATE TRIGGER g {when} ON {table} FOR EACH ROW EXECUTE FUNCTION g();"
+    )
 
 
 async def describe(conn: Any, name: object = "t") -> Table:

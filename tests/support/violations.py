@@ -28,6 +28,15 @@ LOST: Final = (
     asyncpg.InterfaceError,
     asyncpg.InternalClientError,
 )
+# Of asyncpg, when the server ends a session; which one depends on how much of the end
+# the driver has read already.
+ENDED: Final = (
+    asyncpg.AdminShutdownError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+    OSError,
+)
 INTEGRITY: Final = (
     asyncpg.IntegrityConstraintViolationError,
     psycopg.IntegrityError,

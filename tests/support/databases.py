@@ -25,12 +25,13 @@ import aiosqlite
 import asyncpg
 import psycopg
 import psycopg_pool
+import pytest
 from asyncpg.pool import PoolConnectionProxy
 from psycopg.pq import TransactionStatus
 from psycopg.rows import dict_row
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from tests.engines import engine_on
+from tests.support.engines import engine_on
 
 DriverKind = Literal[
     "asyncpg", "pooled", "pool", "psycopg", "psycopg_pool", "aiosqlite"
@@ -51,12 +52,16 @@ LiteFactory = Callable[..., Awaitable[aiosqlite.Connection]]
 
 # One of each driver.
 CONNECTIONS: Final[tuple[Kind, ...]] = ("asyncpg", "psycopg", "aiosqlite")
-# What `db` is in turn.
-KINDS: Final[tuple[Kind, ...]] = {
-    "all": get_args(DriverKind),
-    "connections": CONNECTIONS,
-    "sqlalchemy": get_args(SQLAlchemyKind),
+# What `db` is in turn, and what it is in a test of `every_handle`.
+KINDS, EVERY_KIND = {
+    "all": (CONNECTIONS, get_args(DriverKind)),
+    "connections": (CONNECTIONS, CONNECTIONS),
+    "sqlalchemy": (get_args(SQLAlchemyKind)[:3], get_args(SQLAlchemyKind)),
 }[os.environ.get("AIOUPSERT_TEST_HANDLES", "all")]
+
+# For a test of what depends on how a connection is acquired: it runs on pools and engines
+# as well. A test without it runs on one connection of each driver.
+every_handle = pytest.mark.parametrize("db", EVERY_KIND, indirect=True)
 
 # How a caller may have opened an aiosqlite connection: options of `sqlite3.connect`.
 LITE_MODES: Final[dict[str, dict[str, Any]]] = {
@@ -459,17 +464,18 @@ async def close(resource: asyncpg.Connection[Any] | asyncpg.Pool[Any]) -> None:
         raise
 
 
-async def drop_schema(second: asyncpg.Connection[Any], schema: str) -> None:
-    """Drop it, after ending what a failed test has left running in it."""
+async def drop_schema(
+    second: asyncpg.Connection[Any], schema: str, kept: int | None = None
+) -> None:
+    """Drop it, after ending what a failed test has left running in it, but for one."""
     await second.execute(
+        "SET client_min_messages = error; SET lock_timeout = '5s';"
         # pg_stat_activity, the view over this, takes longer than the DROP.
-        "SELECT pg_terminate_backend(pid) FROM pg_stat_get_activity(NULL) "
-        f"WHERE application_name = '{schema}' AND pid <> pg_backend_pid()"
+        " SELECT pg_terminate_backend(pid) FROM pg_stat_get_activity(NULL)"
+        f" WHERE application_name = '{schema}'"
+        f" AND pid NOT IN (pg_backend_pid(), {kept or 0})"
     )
-    await second.execute(
-        "SET client_min_messages = error; SET lock_timeout = '5s'; "
-        f"DROP SCHEMA {schema} CASCADE"
-    )
+    await second.execute(f"DROP SCHEMA {schema} CASCADE")
 
 
 def run_script(path: Path, sql: str) -> None:

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
-from tests.databases import PostgresDatabase
+from tests.support.databases import PostgresDatabase
 
 
 @asynccontextmanager
@@ -31,4 +31,13 @@ async def waiting(pg: PostgresDatabase, conn: Any) -> None:
         "DO $$ BEGIN WHILE NOT EXISTS"
         f" (SELECT FROM pg_locks WHERE pid = {pid} AND NOT granted)"
         " LOOP PERFORM pg_sleep(0.001); END LOOP; END $$"
+    )
+
+
+async def idle(pg: PostgresDatabase) -> bool:
+    """Tell whether no session of the test has a transaction open."""
+    return not await pg.query(
+        "SELECT pid, state FROM pg_stat_activity"
+        f" WHERE application_name = '{pg.schema}' AND pid <> pg_backend_pid()"
+        " AND state <> 'idle'"
     )
