@@ -233,7 +233,7 @@ def _find_rule(shape: RequestShape, table: Table) -> _MergeRule | None:
     sums: list[int] = []
     for item in plan.update:
         term, created = item.term, inserted[item.column.name]
-        if term is None or created is None or not item.column.unchecked:
+        if term is None or created is None or not item.column.unconstrained:
             return None
         parameter = added(term, created, item.column)
         is_storable = _storable(item.column)

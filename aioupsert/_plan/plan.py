@@ -87,8 +87,8 @@ class Plan:
             not self.update
             or self.where is not None
             or self.compare is not None
-            or self.table.refuses_updates
-            or self.table.reads_back
+            or self.table.updates_may_be_refused
+            or self.table.written_by_triggers
         )
 
 
@@ -210,7 +210,7 @@ def _check_columns(shape: Request, table: Table) -> None:
     unknown = [name for name in named if name not in table.columns]
     if unknown:
         raise UnknownColumnError(table.label, map(str, unknown), table.visible)
-    spread = table.distributed_by
+    spread = table.distribution_column
     if spread is not None and spread not in dict(shape.key):
         msg = f"key must have {spread!r}, by which {table.label} is distributed"
         raise UsageError(msg)
@@ -246,7 +246,7 @@ def _returning(shape: Request, table: Table) -> tuple[str, ...]:
         return ()
     named = table.visible if shape.returning == "*" else _names(shape.returning)
     names = tuple(dict.fromkeys(named))
-    if names and not table.returns_rows and not table.reads_back:
+    if names and not table.supports_returning and not table.written_by_triggers:
         msg = f"returning: a virtual table such as {table.label} returns no rows"
         raise UsageError(msg)
     return names
@@ -266,7 +266,7 @@ def missing_index(key: Sequence[str], word: str, table: Table) -> str | None:
     )
     if word == "error":
         raise MissingUniqueIndexError(text)
-    return text if word == "warn" and table.shows_indexes else None
+    return text if word == "warn" and table.all_indexes_known else None
 
 
 def _why_exact(shape: Request, table: Table) -> str | None:
@@ -293,7 +293,7 @@ def _check_strategy(shape: Request, plan: Plan) -> None:
             f" of {plan.table.label}, neither partial nor deferrable"
         )
         raise MissingUniqueIndexError(msg)
-    if plan.renames or not plan.table.upserts:
+    if plan.renames or not plan.table.supports_on_conflict_update:
         why = (
             f"the key's {', '.join(plan.renames)} is given another value, which would"
             " create a second row"

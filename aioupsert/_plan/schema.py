@@ -24,20 +24,20 @@ class Column:
         name: The name, unquoted.
         type: The SQL type that a bound value is cast to, without length or precision.
         key_type: The same for a key, with the precision of numbers and times.
-        family: What expressions may do with it: integer, number, text, boolean, json,
-            bytes, or other.
-        storage: What the driver and the database do to a key's value; names a check.
-        length: Characters that fit, or None.
+        family: Which expressions it can take part in.
+        storage: How the driver and the database convert the value of a key; selects the
+            check of key values.
+        length: The maximum number of characters, or None.
         default: The default as an SQL expression, or None.
-        generated: Whether the database computes it, so that nobody may write it.
-        always_identity: GENERATED ALWAYS AS IDENTITY: written on update at most to
-            DEFAULT, and never on insert.
-        draws: Whether a new row draws a number from a sequence, which is then used up.
-        required: Whether a new row must be given a value: NOT NULL, and no default.
-        unnests: Whether an array of such values can be taken apart again.
-        unchecked: Whether no constraint, index or domain looks at its values.
-        hidden: Usable when named, but no part of ``returning="*"`` (SQLite's rowid).
-        type_id: What tells this type from another of the same name.
+        generated: Whether the database computes it, so that it cannot be written.
+        always_identity: Whether it is GENERATED ALWAYS AS IDENTITY: an insert cannot
+            write it, and an update can set it only to DEFAULT.
+        consumes_sequence: Whether a new row takes the next value of a sequence.
+        required: Whether a new row must be given a value: NOT NULL without a default.
+        supports_unnest: Whether an array of its values can be unnested to them.
+        unconstrained: Whether no constraint, index or domain depends on its values.
+        hidden: Whether ``returning="*"`` leaves it out (SQLite's rowid).
+        type_id: Distinguishes its type from another of the same name.
     """
 
     name: str
@@ -51,8 +51,8 @@ class Column:
     always_identity: bool = False
     consumes_sequence: bool = False
     required: bool = False
-    unnests: bool = True
-    unchecked: bool = False
+    supports_unnest: bool = True
+    unconstrained: bool = False
     hidden: bool = False
     type_id: str = ""
 
@@ -62,8 +62,8 @@ class Column:
         return self.type.rpartition(".")[2].strip('"')
 
     @property
-    def modified(self) -> bool:
-        """Whether storing a value may round, cut or pad it."""
+    def may_alter_values(self) -> bool:
+        """Whether storing a value may round, truncate or pad it."""
         return (
             self.key_type != self.type
             or self.length is not None
@@ -126,47 +126,52 @@ class Table:
 
     Attributes:
         name: As the caller wrote it, split and unquoted.
-        identity: What tells this relation from another of the same name.
+        relation_id: Distinguishes this relation from another of the same name.
         columns: By name, in their order.
         unique: The unique indexes.
-        needs_exact: Why the single statement cannot serve here, or None.
-        needs_key_lock: Whether concurrent inserts of one key must queue up first.
-        upserts: Whether ``INSERT ... ON CONFLICT DO UPDATE`` can tell what it did.
-        returns_old: Whether RETURNING gives the row as it was before, too.
-        returns_rows: Whether RETURNING works.
-        reads_back: Whether only a query tells what is there, before and after a write.
-        sees_inserts: Whether a trigger sees an insert before it is known to be one.
-        one_by_one: Why many rows cannot be written by one statement, or None.
-        may_copy: Whether this role may make a temporary table to copy rows to.
-        refuses_updates: Whether a trigger or policy may keep an update from a row that
-            is there.
-        foldable: Whether nothing but the columns sees each of several updates of a row.
-        remote: Whether rows of it are on other servers, of which each statement, and
-            the whole transaction, sees what was there when it first asked.
-        distributed_by: The column that tells which server has a row, and that every key
-            must have; None where there is none.
-        shows_indexes: Whether *unique* is the whole truth; a view's are its tables',
-            and a foreign table's are elsewhere.
+        exact_because: Why the single statement cannot serve this table, or None.
+        one_by_one_because: Why one statement cannot write many rows, or None.
+        needs_key_lock: Whether concurrent inserts of one key must wait for each other.
+        supports_on_conflict_update: Whether ``INSERT ... ON CONFLICT DO UPDATE`` works
+            and can report whether it inserted or updated.
+        supports_returning: Whether RETURNING works.
+        supports_returning_old: Whether RETURNING can also return the previous row.
+        written_by_triggers: Whether INSTEAD OF triggers do the writing, so that only a
+            query before and after a write can show what they did.
+        has_before_insert_trigger: Whether a trigger runs for an insert that may yet
+            turn out to be an update.
+        updates_may_be_refused: Whether a trigger or policy may prevent the update of an
+            existing row.
+        mergeable: Whether several updates of a row can become one: nothing but the
+            columns themselves sees each of them.
+        temporary_tables_allowed: Whether this role may create a temporary table, which
+            rows are copied to.
+        has_remote_rows: Whether other servers hold some of its rows. Every statement,
+            and the whole transaction, sees them as of its first query.
+        distribution_column: The column that decides which server holds a row, and that
+            every key must include; None for a table that is not distributed.
+        all_indexes_known: Whether *unique* is complete. That of a view is not, since
+            the indexes are those of its tables; that of a foreign table is not either.
     """
 
     name: TableName
-    identity: str
+    relation_id: str
     columns: Mapping[str, Column]
     unique: tuple[UniqueIndex, ...] = ()
     exact_because: str | None = None
-    needs_key_lock: bool = False
-    upserts: bool = True
-    returns_old: bool = False
-    returns_rows: bool = True
-    reads_back: bool = False
-    refuses_updates: bool = False
-    sees_inserts: bool = False
     one_by_one_because: str | None = None
-    may_copy: bool = False
+    needs_key_lock: bool = False
+    supports_on_conflict_update: bool = True
+    supports_returning: bool = True
+    supports_returning_old: bool = False
+    written_by_triggers: bool = False
+    has_before_insert_trigger: bool = False
+    updates_may_be_refused: bool = False
     mergeable: bool = False
-    remote: bool = False
-    distributed_by: str | None = None
-    shows_indexes: bool = True
+    temporary_tables_allowed: bool = False
+    has_remote_rows: bool = False
+    distribution_column: str | None = None
+    all_indexes_known: bool = True
 
     @property
     def label(self) -> str:

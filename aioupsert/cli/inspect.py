@@ -98,7 +98,7 @@ def _properties(column: Column) -> list[str]:
 
 def _indexes(table: Table) -> Iterator[str]:
     shown = [index for index in table.unique if set(index.columns) - _hidden(table)]
-    if not table.shows_indexes:
+    if not table.all_indexes_known:
         yield "unique indexes: those of the underlying tables"
     elif not shown:
         yield "no unique index"
@@ -123,7 +123,7 @@ def _describe(index: UniqueIndex) -> str:
 
 
 def _uniqueness(table: Table, key: Sequence[str]) -> str:
-    if not table.shows_indexes:
+    if not table.all_indexes_known:
         return "it is unknown whether it is unique"
     if table.is_unique(dict.fromkeys(key, False)):
         return "at most one row has it"

@@ -178,7 +178,7 @@ async def _prepare_table(
     if unknown and not options.skip_bad_rows:
         raise UnknownColumnError(table.label, unknown, table.visible)
     key = dict.fromkeys(options.key, False)
-    if table.shows_indexes and not table.is_unique(key):
+    if table.all_indexes_known and not table.is_unique(key):
         notes.append(
             f"{table.label} has no unique index on {', '.join(key)}: the load is slow, and"
             " concurrent loads may create a row twice"

@@ -88,7 +88,7 @@ async def test_its_catalog_query_describes_what_postgresql_s_does(
         for fact in ("type", "family", "storage", "default", "generated", "required"):
             assert getattr(same, fact) == getattr(column, fact), column.name
     assert theirs.unique == ours.unique
-    assert not theirs.upserts
+    assert not theirs.supports_on_conflict_update
     assert theirs.exact_because == "CockroachDB lets a statement modify a table once"
 
 
@@ -159,5 +159,5 @@ async def test_yugabytedb_is_not_asked_for_xmax(pg: PostgresDatabase) -> None:
     table = postgresql_catalog.read_table(
         ("t",), found | {"xmax": False, "returns_old": False}
     )
-    assert not table.upserts
+    assert not table.supports_on_conflict_update
     assert table.exact_because is None

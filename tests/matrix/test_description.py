@@ -346,7 +346,7 @@ PARTED: Final = (
 # Each differs from the last by what it must not be mistaken for.
 RELATIONS: Final[dict[str, tuple[str, dict[str, Any]]]] = {
     "table": (TABLE, {}),
-    "partitioned": (PARTED, {"upserts": False}),
+    "partitioned": (PARTED, {"supports_on_conflict_update": False}),
     "partition": (
         (
             "CREATE TABLE p (k text PRIMARY KEY, n int) PARTITION BY LIST (k);"
@@ -354,58 +354,64 @@ RELATIONS: Final[dict[str, tuple[str, dict[str, Any]]]] = {
         ),
         {},
     ),
-    "view": (VIEW, {"upserts": False, "shows_indexes": False}),
+    "view": (VIEW, {"supports_on_conflict_update": False, "all_indexes_known": False}),
     "view with triggers": (
         VIEW + "CREATE TRIGGER g INSTEAD OF INSERT ON t FOR EACH ROW {}",
         {
-            "upserts": False,
-            "shows_indexes": False,
-            "needs_exact": "it is a view with INSTEAD OF triggers",
+            "supports_on_conflict_update": False,
+            "all_indexes_known": False,
+            "exact_because": "it is a view with INSTEAD OF triggers",
         },
     ),
     "materialized view": (
         "CREATE MATERIALIZED VIEW t AS SELECT 1 AS k",
-        {"upserts": False, "needs_exact": "it is a materialized view"},
+        {
+            "supports_on_conflict_update": False,
+            "exact_because": "it is a materialized view",
+        },
     ),
     "rule on insert": (
         TABLE + "CREATE RULE r AS ON INSERT TO t DO ALSO NOTHING",
-        {"needs_exact": "it has rules"},
+        {"exact_because": "it has rules"},
     ),
     "rule on update": (
         TABLE + "CREATE RULE r AS ON UPDATE TO t DO ALSO NOTHING",
-        {"needs_exact": "it has rules"},
+        {"exact_because": "it has rules"},
     ),
     "rule on delete": (TABLE + "CREATE RULE r AS ON DELETE TO t DO ALSO NOTHING", {}),
     "exclusion": (
         TABLE + "ALTER TABLE t ADD EXCLUDE USING btree (n WITH =)",
-        {"needs_exact": "it has an exclusion constraint", "needs_key_lock": True},
+        {"exact_because": "it has an exclusion constraint", "needs_key_lock": True},
     ),
     "deferrable": (
         TABLE + "ALTER TABLE t ADD UNIQUE (n) DEFERRABLE",
         {
-            "needs_exact": "it has a deferrable unique constraint",
+            "exact_because": "it has a deferrable unique constraint",
             "needs_key_lock": True,
         },
     ),
     "before insert": (
         TABLE + "CREATE TRIGGER g BEFORE INSERT ON t FOR EACH ROW {}",
-        {"needs_exact": "it has a BEFORE INSERT trigger"},
+        {"exact_because": "it has a BEFORE INSERT trigger"},
     ),
     "before insert of a partition": (
         PARTED + "CREATE TRIGGER g BEFORE INSERT ON part FOR EACH ROW {}",
-        {"needs_exact": "it has a BEFORE INSERT trigger", "upserts": False},
+        {
+            "exact_because": "it has a BEFORE INSERT trigger",
+            "supports_on_conflict_update": False,
+        },
     ),
     "before update": (
         TABLE + "CREATE TRIGGER g BEFORE UPDATE ON t FOR EACH ROW {}",
-        {"refuses_updates": True},
+        {"updates_may_be_refused": True},
     ),
     "before update of a partition": (
         PARTED + "CREATE TRIGGER g BEFORE UPDATE ON part FOR EACH ROW {}",
-        {"refuses_updates": True, "upserts": False},
+        {"updates_may_be_refused": True, "supports_on_conflict_update": False},
     ),
     "row security": (
         TABLE + "ALTER TABLE t ENABLE ROW LEVEL SECURITY",
-        {"refuses_updates": True},
+        {"updates_may_be_refused": True},
     ),
     "other triggers": (
         TABLE + "CREATE TRIGGER a AFTER INSERT OR UPDATE ON t FOR EACH ROW {0};"
@@ -415,7 +421,7 @@ RELATIONS: Final[dict[str, tuple[str, dict[str, Any]]]] = {
     ),
     "statement trigger": (
         TABLE + "CREATE TRIGGER g AFTER INSERT ON t FOR EACH STATEMENT {}",
-        {"needs_exact": "it has a trigger for each INSERT statement"},
+        {"exact_because": "it has a trigger for each INSERT statement"},
     ),
     "disabled trigger": (
         TABLE + "CREATE TRIGGER g BEFORE INSERT OR UPDATE ON t FOR EACH ROW {};"
@@ -424,11 +430,11 @@ RELATIONS: Final[dict[str, tuple[str, dict[str, Any]]]] = {
     ),
 }
 PLAIN: Final = {
-    "needs_exact": None,
+    "exact_because": None,
     "needs_key_lock": False,
-    "upserts": True,
-    "refuses_updates": False,
-    "shows_indexes": True,
+    "supports_on_conflict_update": True,
+    "updates_may_be_refused": False,
+    "all_indexes_known": True,
 }
 
 
@@ -442,11 +448,11 @@ async def test_a_relation_is_described_by_what_it_can_do(
     )
     table = await describe(conn)
     said = {name: getattr(table, name) for name in PLAIN}
-    if "PARTITION BY" in ddl and table.returns_old:
+    if "PARTITION BY" in ddl and table.supports_returning_old:
         # The row before tells what a system column of the row does not.
-        flags = {**flags, "upserts": True}
+        flags = {**flags, "supports_on_conflict_update": True}
     assert said == PLAIN | flags
-    assert table.returns_old is (conn.get_server_version().major >= 18)
+    assert table.supports_returning_old is (conn.get_server_version().major >= 18)
 
 
 # --- Names and search paths ------------------------------------------------------------

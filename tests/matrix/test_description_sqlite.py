@@ -260,12 +260,12 @@ async def test_a_rowid_is_a_hidden_column_where_there_is_one(
 # --- Relations -------------------------------------------------------------------------
 
 PLAIN: Final = {
-    "upserts": True,
-    "returns_rows": True,
-    "reads_back": False,
-    "refuses_updates": False,
-    "shows_indexes": True,
-    "needs_exact": None,
+    "supports_on_conflict_update": True,
+    "supports_returning": True,
+    "written_by_triggers": False,
+    "updates_may_be_refused": False,
+    "all_indexes_known": True,
+    "exact_because": None,
 }
 TABLE: Final = "CREATE TABLE t (k PRIMARY KEY, n); CREATE TABLE log (k);"
 RELATIONS: Final[dict[str, tuple[str, dict[str, Any]]]] = {
@@ -273,23 +273,27 @@ RELATIONS: Final[dict[str, tuple[str, dict[str, Any]]]] = {
     "view": (
         "CREATE TABLE b (k); CREATE VIEW t AS SELECT * FROM b",
         {
-            "upserts": False,
-            "returns_rows": False,
-            "reads_back": True,
-            "shows_indexes": False,
+            "supports_on_conflict_update": False,
+            "supports_returning": False,
+            "written_by_triggers": True,
+            "all_indexes_known": False,
         },
     ),
     "virtual table": (
         "CREATE VIRTUAL TABLE t USING fts5 (k)",
-        {"upserts": False, "returns_rows": False, "shows_indexes": False},
+        {
+            "supports_on_conflict_update": False,
+            "supports_returning": False,
+            "all_indexes_known": False,
+        },
     ),
     "trigger on update": (
         TABLE + "CREATE TRIGGER g BEFORE UPDATE OF n ON t BEGIN SELECT 1; END",
-        {"refuses_updates": True},
+        {"updates_may_be_refused": True},
     ),
     "trigger that does not say when": (
         TABLE + "CREATE TRIGGER g UPDATE ON t BEGIN SELECT 1; END",
-        {"refuses_updates": True},
+        {"updates_may_be_refused": True},
     ),
     "trigger on insert": (
         TABLE + "CREATE TRIGGER g BEFORE INSERT ON t BEGIN SELECT 1; END",

@@ -55,7 +55,7 @@ def table(*columns: Column, **more: Any) -> Table:
     """A table of PostgreSQL; id is unique."""
     attributes: dict[str, Any] = {
         "name": ("s", "t"),
-        "identity": "4711",
+        "relation_id": "4711",
         "unique": (UniqueIndex("t_pkey", ("id",)),),
     }
     named = {c.name: c for c in (column("id"), *columns)}
@@ -108,7 +108,7 @@ def drawn_calls(draw: st.DrawFn) -> tuple[Table, dict[str, Any]]:
     keys = draw(st.lists(st.sampled_from(names), min_size=1, max_size=2, unique=True))
     relation = Table(
         name=tuple(draw(st.lists(_NAMES, min_size=1, max_size=2))),
-        identity="4711",
+        relation_id="4711",
         columns={c.name: c for c in columns},
         unique=(UniqueIndex("i", tuple(keys)),),
         needs_key_lock=draw(st.booleans()),

@@ -33,7 +33,7 @@ class Call(NamedTuple):
 def typed(name: str, type_: str, family: str, storage: str, **more: Any) -> Any:
     cast = f"pg_catalog.{type_}"
     attributes = {"type": cast, "key_type": cast, "storage": storage, **more}
-    return column(name, family, **{"unchecked": True, **attributes})
+    return column(name, family, **{"unconstrained": True, **attributes})
 
 
 COLUMNS: Final = (
@@ -50,8 +50,8 @@ COLUMNS: Final = (
     typed("u", "uuid", "other", "uuid"),
     typed("x", "numeric", "number", "numeric"),
     typed("j", "jsonb", "json", "other"),
-    typed("checked", "int4", "integer", "integer", unchecked=False),
-    typed("checked_text", "text", "text", "text", unchecked=False),
+    typed("checked", "int4", "integer", "integer", unconstrained=False),
+    typed("checked_text", "text", "text", "text", unconstrained=False),
 )
 POSTGRESQL: Final = engine_of(None)
 TABLE: Final = table(*COLUMNS, mergeable=True)

@@ -267,8 +267,8 @@ def test_with_nothing_to_set_there_is_no_update() -> None:
         ({"skip_unchanged": True}, {}, True),
         ({"touch": {"seen": None}}, {}, True),
         ({"defaults": None}, {}, True),
-        ({}, {"refuses_updates": True}, True),
-        ({}, {"reads_back": True}, True),
+        ({}, {"updates_may_be_refused": True}, True),
+        ({}, {"written_by_triggers": True}, True),
     ],
 )
 def test_whether_a_row_that_is_there_may_be_left(
@@ -310,13 +310,13 @@ def test_which_columns_are_returned(returning: Any, names: tuple[str, ...]) -> N
 
 
 def test_a_relation_that_returns_no_rows_says_so() -> None:
-    virtual = table(column("a"), returns_rows=False)
+    virtual = table(column("a"), supports_returning=False)
     with pytest.raises(
         UsageError, match=r"a virtual table such as s\.t returns no rows"
     ):
         plan(virtual, returning="*")
     assert plan(virtual).returning == ()
-    view = table(column("a"), returns_rows=False, reads_back=True)
+    view = table(column("a"), supports_returning=False, written_by_triggers=True)
     assert plan(view, returning="a").returning == ("a",)
 
 
@@ -343,7 +343,7 @@ def test_a_key_without_a_unique_index_warns() -> None:
 def test_what_happens_without_a_unique_index(
     word: str, *, shows: bool, warns: bool, locks: bool
 ) -> None:
-    bare = table(unique=(), shows_indexes=shows)
+    bare = table(unique=(), all_indexes_known=shows)
     made = plan(bare, without_unique_index=word)
     assert (made.warning is not None, made.lock) == (warns, locks)
 
@@ -407,7 +407,7 @@ def test_on_conflict_cannot_rename(argument: str) -> None:
 
 def test_on_conflict_needs_a_relation_that_tells_what_it_did() -> None:
     with pytest.raises(UsageError, match="cannot tell created from updated there"):
-        plan(table(upserts=False), strategy="on_conflict")
+        plan(table(supports_on_conflict_update=False), strategy="on_conflict")
 
 
 # --- Types of literals ----------------------------------------------------------------

@@ -135,7 +135,7 @@ def test_the_native_upsert() -> None:
 
 
 def test_the_native_upsert_asks_for_the_row_before_where_it_can() -> None:
-    newer = dataclasses.replace(HITS, returns_old=True)
+    newer = dataclasses.replace(HITS, supports_returning_old=True)
     made = plan(newer, defaults={"name": "x"}, strategy="on_conflict")
     returning = 'RETURNING CASE WHEN old."id" IS NULL THEN 1 ELSE 2 END'
     assert single(made).sql.endswith(returning)

@@ -393,7 +393,7 @@ def test_a_trigger_may_refuse_updates(trigger: str, *, refuses: bool) -> None:
     found = described(
         f"CREATE TABLE t (a); CREATE TRIGGER g {trigger} BEGIN SELECT 1; END"
     )
-    assert found.refuses_updates == refuses
+    assert found.updates_may_be_refused == refuses
 
 
 def test_generated_columns_are_known_and_hidden_ones_are_not() -> None:
@@ -407,18 +407,25 @@ def test_generated_columns_are_known_and_hidden_ones_are_not() -> None:
 
 def test_what_a_view_and_a_virtual_table_can_do() -> None:
     view = described("CREATE VIEW t AS SELECT 1 AS a")
-    assert (view.upserts, view.returns_rows, view.reads_back) == (False, False, True)
+    assert (
+        view.supports_on_conflict_update,
+        view.supports_returning,
+        view.written_by_triggers,
+    ) == (False, False, True)
     assert keys(view) == []
     virtual = described("CREATE VIRTUAL TABLE t USING fts5(a)")
-    assert (virtual.upserts, virtual.returns_rows) == (False, False)
-    assert not virtual.reads_back
-    assert not virtual.shows_indexes
+    assert (virtual.supports_on_conflict_update, virtual.supports_returning) == (
+        False,
+        False,
+    )
+    assert not virtual.written_by_triggers
+    assert not virtual.all_indexes_known
 
 
 def test_a_table_without_a_definition_is_a_table() -> None:
     master = described("", name=("sqlite_master",))
     assert "tbl_name" in master.columns
-    assert master.upserts
+    assert master.supports_on_conflict_update
 
 
 def test_the_temporary_table_comes_first() -> None:

@@ -86,9 +86,9 @@ def compile_batch(plan: Plan, *, distinct: bool) -> PostgresqlBatch:
         tuple(inputs),
         stage,
         f'CREATE TEMPORARY TABLE pg_temp.{quote(stage)} ("ord" pg_catalog.int8, {columns})'
-        if plan.table.may_copy
+        if plan.table.temporary_tables_allowed
         else "",
-        takes_arrays=all(column.unnests for column in _brought(plan)),
+        takes_arrays=all(column.supports_unnest for column in _brought(plan)),
         joins_table=plan.unique and (left_alone or why is not None),
     )
 
@@ -147,7 +147,7 @@ def _why_not_native(plan: Plan, *, distinct: bool) -> str | None:
     key = {k.column.name: False for k in plan.key}
     left_out = [c for c in table.columns.values() if given.get(c.name) is None]
     reasons = {
-        "its flags cannot be had here": not table.upserts,
+        "its flags cannot be had here": not table.supports_on_conflict_update,
         "no unique index is on exactly the key": not any(
             index.matches(key) for index in table.unique
         ),
@@ -189,7 +189,7 @@ def _is_excluded(plan: Plan) -> bool:
                 and part.parameter < plan.row_parameters
             ):
                 source = proposed.get(part.parameter)
-                if source is None or source.modified:
+                if source is None or source.may_alter_values:
                     return False
     return True
 
@@ -214,7 +214,7 @@ def _proposed(plan: Plan) -> dict[int, Column]:
 def _counts_from_zero(column: Column) -> bool:
     """Tell whether a new row's column holds what is added to it, whatever that is."""
     is_counter = column.type_name in {"int4", "int8"} and column.default == "0"
-    return is_counter and column.unchecked
+    return is_counter and column.unconstrained
 
 
 class _BatchWriter(PostgresqlWriter):
@@ -359,7 +359,7 @@ def _native(plan: Plan, inputs: list[Input], *, counts: bool) -> BatchStatement:
         action += f" WHERE {writer.passes(plan)} AND {writer.changes(plan)}"
     writer.proposed = {}
     # Then nobody asks which rows were not written, and keys need not be returned.
-    certain = not (conditional or guard or plan.table.refuses_updates)
+    certain = not (conditional or guard or plan.table.updates_may_be_refused)
     row = f'{code} AS "code"' if counts and certain else _written(writer, plan, code)
     part = (
         f"{written} AS (INSERT INTO {name_table(plan)} {names}SELECT {values}"

@@ -210,26 +210,26 @@ def read_table(name: TableName, found: Mapping[str, Any]) -> Table:
     }
     return Table(
         name=name,
-        identity=found["oid"],
+        relation_id=found["oid"],
         columns={c["name"]: _column(c) for c in found["columns"] or ()},
         unique=unique,
         exact_because=next((why for why, applies in reasons.items() if applies), None),
         needs_key_lock=exclusive or deferrable,
-        upserts=(kind == "r" and found["xmax"])
+        supports_on_conflict_update=(kind == "r" and found["xmax"])
         or (kind in {"r", "p"} and found["returns_old"]),
-        returns_old=found["returns_old"],
+        supports_returning_old=found["returns_old"],
         # A statement's second part would see what its first one did.
         one_by_one_because=_FOREIGN.get(kind, "foreign tables inherit from it")
         if found["remote"]
         else None,
-        may_copy=found["may_copy"],
+        temporary_tables_allowed=found["may_copy"],
         mergeable=found["foldable"]
         and not found["rules"]
         and not any(c["generated"] for c in found["columns"] or ()),
-        refuses_updates=found["refuses"],
-        remote=found["remote"],
-        distributed_by=found.get("distributed_by"),
-        shows_indexes=kind != "v" and not (found["remote"] and kind in _FOREIGN),
+        updates_may_be_refused=found["refuses"],
+        has_remote_rows=found["remote"],
+        distribution_column=found.get("distributed_by"),
+        all_indexes_known=kind != "v" and not (found["remote"] and kind in _FOREIGN),
     )
 
 
@@ -289,8 +289,8 @@ def _column(found: Mapping[str, Any]) -> Column:
         required=found["not_null"]
         and found["default"] is None
         and not found["generated"],
-        unchecked=found["unchecked"],
-        unnests=found["array"] and found["category"] not in _TAKEN_APART,
+        unconstrained=found["unchecked"],
+        supports_unnest=found["array"] and found["category"] not in _TAKEN_APART,
         type_id=found["type_id"],
     )
 

@@ -189,7 +189,7 @@ class PostgresqlWriter(SqlWriter):
         it anew when either changes.
         """
         name = quote_escaped(quote_path(plan.table.name))
-        return f"{name}::pg_catalog.regclass = {plan.table.identity}::pg_catalog.oid"
+        return f"{name}::pg_catalog.regclass = {plan.table.relation_id}::pg_catalog.oid"
 
 
 TEXT: Final = "pg_catalog.text"
@@ -363,7 +363,7 @@ def native_code(plan: Plan) -> str:
     see the documentation's "RETURNING". Before, a row that this very statement inserted
     has no xmax; see "System Columns", which partitioned tables do not have.
     """
-    if plan.table.returns_old:
+    if plan.table.supports_returning_old:
         created = f"old.{quote(plan.key[0].column.name)} IS NULL"
     else:
         created = f"{ALIAS}.xmax = 0"
@@ -417,7 +417,7 @@ def _probe(plan: Plan) -> CompiledStatement:
     # Behind postgres_fdw every transaction is at least that.
     level = (
         "'repeatable read'"
-        if plan.table.remote
+        if plan.table.has_remote_rows
         else "current_setting('transaction_isolation')"
     )
     sql = f"SELECT {level}, {', '.join(tests)}"
@@ -452,7 +452,7 @@ def _advisory_lock(writer: PostgresqlWriter, plan: Plan) -> str:
         if k.column.storage in _CANONICAL and not k.is_null
     ]
     text = " || '/' || ".join(parts) or "''"
-    return f"pg_advisory_xact_lock(hashtextextended({text}, {plan.table.identity}))"
+    return f"pg_advisory_xact_lock(hashtextextended({text}, {plan.table.relation_id}))"
 
 
 def _lock(plan: Plan) -> CompiledStatement:

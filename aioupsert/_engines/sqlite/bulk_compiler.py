@@ -47,14 +47,14 @@ def _why_one_by_one(plan: Plan) -> str | None:
     target = next((index for index in table.unique if index.matches(key)), None)
     reasons = {
         "rows are asked for": bool(plan.returning),
-        "it is a view or a virtual table": not table.upserts,
+        "it is a view or a virtual table": not table.supports_on_conflict_update,
         "no unique index is on exactly the key": target is None,
         "the key itself is given another value": bool(plan.renames),
         "another unique index may be in the way": any(
             _is_touched(index, given, set(key)) for index in table.unique
         ),
-        "a trigger sees every insert": table.sees_inserts,
-        "a trigger may refuse an update": table.refuses_updates,
+        "a trigger sees every insert": table.has_before_insert_trigger,
+        "a trigger may refuse an update": table.updates_may_be_refused,
         "it would use up numbers of AUTOINCREMENT": any(
             c.consumes_sequence and c.name not in given for c in table.columns.values()
         ),

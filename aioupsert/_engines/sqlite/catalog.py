@@ -119,18 +119,18 @@ def _table(
         unique = (*unique, UniqueIndex("rowid", ("rowid",)))
     return Table(
         name=name,
-        identity=sql,
+        relation_id=sql,
         columns=described,
         unique=unique,
-        upserts=kind == "table" and not virtual,
-        returns_rows=kind == "table" and not virtual,
-        reads_back=kind == "view",
-        refuses_updates=any(_BEFORE_UPDATE.search(row[0]) for row in triggers),
-        sees_inserts=any(
+        supports_on_conflict_update=kind == "table" and not virtual,
+        supports_returning=kind == "table" and not virtual,
+        written_by_triggers=kind == "view",
+        updates_may_be_refused=any(_BEFORE_UPDATE.search(row[0]) for row in triggers),
+        has_before_insert_trigger=any(
             _INSERT.search(row[0]) and not _AFTER_INSERT.search(row[0])
             for row in triggers
         ),
-        shows_indexes=kind == "table" and not virtual,
+        all_indexes_known=kind == "table" and not virtual,
     )
 
 

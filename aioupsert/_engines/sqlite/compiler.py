@@ -36,7 +36,7 @@ def compile_call(plan: Plan) -> SqliteCall:
         return SqliteCall(plan, None, _find(plan, "first"), _upsert(plan))
     update = _update(plan) if plan.update else None
     when = "if nothing was updated" if update else "first"
-    if plan.table.reads_back:
+    if plan.table.written_by_triggers:
         when = "before and after"
     find = _find(plan, when) if plan.conditional else None
     return SqliteCall(plan, update, find, _insert(plan))
@@ -146,7 +146,7 @@ class SqliteWriter(SqlWriter):
 
     def finished(self, plan: Plan, sql: str, code: int, when: str) -> CompiledStatement:
         """Let the statement answer one row for each it wrote, where it can."""
-        if not plan.table.returns_rows:
+        if not plan.table.supports_returning:
             return self.compiled(sql, when, counted_as=code)
         return self.compiled(f"{sql} RETURNING {_row(str(code), plan)}", when)
 

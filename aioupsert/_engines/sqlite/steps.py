@@ -77,7 +77,7 @@ class SqliteCall:
         Raises:
             NotAppliedError: The database silently refuses the row.
         """
-        write = self._write_view if self.plan.table.reads_back else self._write
+        write = self._write_view if self.plan.table.written_by_triggers else self._write
         return write(values)
 
     def _write(self, values: Sequence[Any]) -> Steps[Result]:
