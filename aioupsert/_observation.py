@@ -6,7 +6,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from contextvars import ContextVar
 from typing import Final, Self
 
@@ -40,6 +40,16 @@ def record_retry() -> None:
     """Record that the current operation makes another attempt."""
     if (event := _current.get()) is not None:
         event.retries += 1
+
+
+def observed(
+    operation: Operation, table: tuple[str, ...]
+) -> AbstractContextManager[Observation | None]:
+    """Return the observation of an operation, or of nothing if nothing observes."""
+    return Observation(operation, table) if OBSERVERS else _NOT_OBSERVED
+
+
+_NOT_OBSERVED: Final = nullcontext()
 
 
 class Observation:

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING, Final, Literal
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Literal
 
-from aioupsert._bulk.batching import Source, checked_size
-from aioupsert._bulk.parallel import ParallelWriter
-from aioupsert._bulk.writing import BulkWrite
-from aioupsert._drivers import is_pool, session_on
-from aioupsert._execution.targets import Target
-from aioupsert._observation import Observation, record_system
+from aioupsert._bulk import running
+from aioupsert._bulk.running import Options
+from aioupsert._plan.bulk_request import BulkArguments
 from aioupsert._upsert import TIMEOUT
-from aioupsert.errors import BulkError, UsageError
-from aioupsert.results import BulkResult, Progress, Result
 
 if TYPE_CHECKING:
     from aioupsert.expressions import Expression
+    from aioupsert.results import BulkResult, Progress, Result
     from aioupsert.typing import (
         Connection,
         Returning,
@@ -27,9 +23,6 @@ if TYPE_CHECKING:
         Values,
         WithoutUniqueIndex,
     )
-
-# Results wait for the last row of their batch.
-_EACH_SIZE: Final = 1_000
 
 
 async def create_or_update_many(
@@ -113,49 +106,19 @@ async def create_or_update_many(
     References:
         PostgreSQL, "INSERT" (ON CONFLICT) and "COPY"; SQLite, "UPSERT".
     """
-    target = Target(conn, table)
-    request = target.read_bulk(
+    arguments = BulkArguments(
         key=key,
         update=update,
         create_defaults=create_defaults,
         where=where,
         skip_unchanged=skip_unchanged,
         touch=touch,
+        returning=None,
         convert_text=convert_text,
         without_unique_index=without_unique_index,
     )
-    size = checked_size(batch_size)
-    if on_error not in {"raise", "skip"}:
-        msg = f"on_error must be 'raise' or 'skip', not {on_error!r}"
-        raise UsageError(msg)
-    if on_error == "skip" and atomic and connections == 1:
-        msg = 'on_error="skip" stores some rows and not others: it needs atomic=False'
-        raise UsageError(msg)
-    if connections < 1 or (connections > 1 and not is_pool(conn)):
-        msg = (
-            f"connections={connections!r} needs a pool"
-            if connections > 1
-            else (f"connections must be 1 or more, not {connections!r}")
-        )
-        raise UsageError(msg)
-    write = BulkWrite(
-        target.name, request, timeout, skip=on_error == "skip", progress=progress
-    )
-    source = Source(rows, size)
-    with Observation("create_or_update_many", target.name) as observation:
-        try:
-            if connections > 1:
-                await ParallelWriter(write, source, connections).run(conn)
-            else:
-                async with session_on(conn) as session:
-                    record_system(session.engine.system)
-                    await write.write_all(session, source, atomic=atomic)
-        except BulkError as exc:
-            observation.record(replace(exc.committed, rejected=(exc,)))
-            raise
-        result = write.result()
-        observation.record(result)
-        return result
+    options = Options(batch_size, progress, atomic, on_error, connections, timeout)
+    return await running.create_or_update_many(conn, table, rows, arguments, options)
 
 
 async def iter_create_or_update(
@@ -212,8 +175,7 @@ async def iter_create_or_update(
     References:
         PostgreSQL, "INSERT" (ON CONFLICT); SQLite, "UPSERT".
     """
-    target = Target(conn, table)
-    request = target.read_bulk(
+    arguments = BulkArguments(
         key=key,
         update=update,
         create_defaults=create_defaults,
@@ -224,17 +186,9 @@ async def iter_create_or_update(
         convert_text=convert_text,
         without_unique_index=without_unique_index,
     )
-    write = BulkWrite(target.name, request, timeout, each=True)
-    source = Source(
-        rows, checked_size(_EACH_SIZE if batch_size is None else batch_size)
+    results = running.iter_create_or_update(
+        conn, table, rows, arguments, batch_size=batch_size, timeout=timeout
     )
-    async with session_on(conn) as session:
-        await write.check(session)
-    async for batch in source.batches():
-        with Observation("iter_create_or_update", target.name) as observation:
-            async with session_on(conn) as session:
-                record_system(session.engine.system)
-                results = await write.results(session, batch)
-            observation.record_each(*results)
-        for result in results:
-            yield result if target.model is None else target.model.result(result)
+    async with aclosing(results):
+        async for result in results:
+            yield result

@@ -12,6 +12,7 @@ from aioupsert._plan.schema import TableName, split_name, table_name
 if TYPE_CHECKING:
     from typing import Any
 
+    from aioupsert._plan.bulk_request import BulkArguments
     from aioupsert._plan.request import Arguments
     from aioupsert._sqlalchemy.models import Model
     from aioupsert.results import Result
@@ -60,10 +61,10 @@ class Target:
         self.model.wants_objects(self._conn, arguments["returning"])
         return read_request(**self.model.look(arguments))
 
-    def read_bulk(self, **arguments: Any) -> BulkRequest:
+    def read_bulk(self, arguments: BulkArguments) -> BulkRequest:
         """Check the arguments of a bulk call by themselves."""
         if self.model is not None:
-            arguments = self.model.bulk_call(**arguments)
+            return read_bulk_request(**self.model.bulk_call(**arguments))
         return read_bulk_request(**arguments)
 
     async def translate(self, result: Result, returning: object) -> Result:

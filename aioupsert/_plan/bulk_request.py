@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypedDict, cast
 
 from aioupsert._plan.plan import (
     check_without_unique_index,
@@ -18,6 +18,7 @@ from aioupsert._plan.request import (
     RequestShape,
     pairs,
     read_items,
+    read_names,
     read_where,
 )
 from aioupsert._plan.schema import Table
@@ -200,7 +201,7 @@ def read_bulk_request(
     where: Expression | None = None,
     skip_unchanged: bool = False,
     touch: Mapping[str, Any] | None = None,
-    returning: str | Sequence[str] | None = None,
+    returning: str | Sequence[str] | type[Any] | None = None,
     convert_text: bool = False,
     without_unique_index: str = "warn",
     on_update: Mapping[str, Any] | None = None,
@@ -223,7 +224,7 @@ def read_bulk_request(
     elif update is not None:
         written = _names("update", update)
     if returning is not None and not isinstance(returning, str):
-        returning = tuple(returning)
+        returning = read_names(returning)
     elif returning not in {None, "*"}:
         returning = (str(returning),)
     call = BulkRequest(
@@ -294,3 +295,17 @@ def _taken_by(node: Node) -> Iterator[str]:
         yield name
     for operand in operands:
         yield from _taken_by(operand)
+
+
+class BulkArguments(TypedDict):
+    """The arguments of a bulk call, as the caller gave them."""
+
+    key: str | Sequence[str]
+    update: Sequence[str] | Mapping[str, Any] | None
+    create_defaults: Mapping[str, Any] | None
+    where: Expression | None
+    skip_unchanged: bool
+    touch: Mapping[str, Any] | None
+    returning: str | Sequence[str] | type[Any] | None
+    convert_text: bool
+    without_unique_index: str

@@ -100,7 +100,7 @@ def read_request(
         skip_unchanged,
         returning
         if returning is None or isinstance(returning, str)
-        else _read_names(returning),
+        else read_names(returning),
         without_unique_index,
         strategy,
     )
@@ -125,7 +125,7 @@ def _read_key(key: Mapping[str, Any], values: list[Any]) -> tuple[tuple[str, str
     return tuple(names)
 
 
-def _read_names(returning: Any) -> tuple[Any, ...]:
+def read_names(returning: Any) -> tuple[Any, ...]:
     # A class, of which some can be iterated over.
     if not isinstance(returning, type):
         return tuple(returning)
