@@ -24,12 +24,13 @@ from tests.stress import cancellations as cancelling
 from tests.stress import differential as differing
 from tests.stress import faults as failing
 from tests.stress import interleavings as alternating
-from tests.stress import mutations as mutating
 from tests.stress import permutations as permuting
 from tests.stress import processes as counting
 from tests.stress import races as racing
 from tests.stress import soak as soaking
 from tests.stress import waiters as awaiting
+from tests.stress.mutations import running as mutating
+from tests.stress.mutations.faults import MUTATIONS
 from tests.support.databases import CONNECTIONS
 from tests.support.servers import NoServerError, session_server, stop_session_server
 
@@ -198,28 +199,36 @@ def permutations() -> None:
 
 @app.command()
 def mutations(
-    name: Annotated[
-        list[str] | None, typer.Argument(help="Words of those to try; else all.")
+    word: Annotated[
+        list[str] | None,
+        typer.Argument(help="In the names of the faults to inject; else all."),
     ] = None,
+    *,
+    control: Annotated[bool, typer.Option(help="Pass without a fault first.")] = True,
 ) -> None:
-    """Break the library in many ways, and see which test notices."""
+    """Inject one fault after the other, and see which test notices; writes the page."""
     dsn = server_dsn()
     chosen = [
-        m for m in mutating.MUTATIONS if not name or any(w in m.name for w in name)
+        m for m in MUTATIONS.values() if not word or any(w in m.name for w in word)
     ]
-    table: dict[str, str] = {}
+    tests: dict[str, str] = {}
     try:
+        if control:
+            failed = mutating.control(chosen, dsn)
+            typer.echo(failed or "without a fault: all tests pass")
+            if failed:
+                raise typer.Exit(1)
         for mutation in chosen:
-            test = mutating.caught(mutation, dsn)
-            typer.echo(f"{mutation.name}: {test or 'NOTICED BY NONE'}")
-            if test:
-                table[mutation.name] = test
+            outcome = mutating.inject(mutation, dsn)
+            typer.echo(f"{mutation.name}: {outcome.verdict()}")
+            if outcome.test and outcome.noticed:
+                tests[mutation.name] = outcome.test
     finally:
         stop_session_server()
-    typer.echo(f"mutations: {len(table)} of {len(chosen)} noticed")
-    if not name and len(table) == len(chosen):
-        mutating.document(table)
-    raise typer.Exit(int(len(table) < len(chosen)))
+    typer.echo(f"mutations: {len(tests)} of {len(chosen)} noticed")
+    if len(tests) == len(MUTATIONS):
+        mutating.document(tests)
+    raise typer.Exit(int(len(tests) < len(chosen)))
 
 
 if __name__ == "__main__":

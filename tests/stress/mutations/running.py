@@ -1,0 +1,135 @@
+"""
+Mutation testing: break the library on purpose, and see which test notices.
+
+    python -m tests.stress mutations
+
+Each fault is injected in a process of its own, by the plugin, and the tests that should
+notice it run there. The same tests pass without a fault: that is the control, which
+comes first. A fault that no test reaches counts as not noticed, since what failed then
+was something else. The table is written to docs/mutations.md.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Final, NamedTuple
+
+from tests.stress.mutations.faults import MUTATIONS
+from tests.stress.mutations.registry import Mutation
+
+ROOT: Final = Path(__file__).parents[3]
+DOCUMENT: Final = ROOT / "docs" / "mutations.md"
+# Seconds after which a test counts as hanging.
+_HANGS_AFTER: Final = 45
+
+
+class Outcome(NamedTuple):
+    """
+    What the tests of a fault did.
+
+    Attributes:
+        test: The first that failed, or None.
+        reached: How often the fault was reached in the last test that ran.
+        output: What pytest printed, if it did not succeed.
+    """
+
+    test: str | None
+    reached: int
+    output: str
+
+    @property
+    def noticed(self) -> bool:
+        """Whether a test failed because of the fault."""
+        return self.test is not None and self.reached > 0
+
+    def verdict(self) -> str:
+        """Return what became of the fault, on one line if it was noticed."""
+        if self.noticed:
+            return f"{self.test}, reached {self.reached} times"
+        if self.reached:
+            return "NOTICED BY NO TEST"
+        return f"NOT REACHED\n{self.output}".rstrip()
+
+
+def control(mutations: Iterable[Mutation], dsn: str) -> str | None:
+    """Run all tests without a fault; return what pytest printed if one fails."""
+    tests = dict.fromkeys(test for m in mutations for test in m.tests)
+    done = _pytest([*tests], dsn)
+    return None if done.returncode == 0 else done.stdout + done.stderr
+
+
+def inject(mutation: Mutation, dsn: str) -> Outcome:
+    """Run the tests of a fault until the first fails."""
+    with TemporaryDirectory() as folder:
+        reached = Path(folder) / "reached"
+        reached.touch()
+        options = ("--mutation", mutation.name, "--reached", str(reached))
+        done = _pytest([*options, *mutation.tests], dsn)
+        output = done.stdout + done.stderr if done.returncode else ""
+        return Outcome(_failed(done), reached.stat().st_size, output)
+
+
+def _pytest(arguments: Iterable[str], dsn: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(  # noqa: S603 - ours
+        [
+            *(sys.executable, "-m", "pytest", "-xv", "-n", "0"),
+            *("-p", "no:cacheprovider", "-p", "tests.stress.mutations.plugin"),
+            *("-o", f"faulthandler_timeout={_HANGS_AFTER}", *arguments),
+        ],
+        cwd=ROOT,
+        env={**os.environ, "AIOUPSERT_TEST_DSN": dsn},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def _failed(done: subprocess.CompletedProcess[str]) -> str | None:
+    """Return the test that failed, without its parameters."""
+    if done.returncode == 0:
+        return None
+    # One that hangs is killed, and is the last that began.
+    began = re.findall(r"^(tests/\S+?::\w+)", done.stdout, re.MULTILINE)
+    if not began:
+        return None  # none ran: a wrong name, or an error while they were collected
+    hangs = not re.search(r"^(FAILED|ERROR) ", done.stdout, re.MULTILINE)
+    return f"{began[-1]} (hangs)" if hangs else began[-1]
+
+
+def document(tests: Mapping[str, str]) -> None:
+    """Write which test noticed which fault."""
+    now = [m for m in MUTATIONS.values() if not m.commit]
+    past = [m for m in MUTATIONS.values() if m.commit]
+    rows = "\n".join(f"| {m.title} | `{tests[m.name]}` |" for m in now)
+    past_rows = "\n".join(
+        f"| {m.title} | {m.commit} | `{tests[m.name]}` |" for m in past
+    )
+    DOCUMENT.write_text(
+        f"""# Mutation testing
+
+The library is broken on purpose, in {len(MUTATIONS)} ways, and each time a test fails. `python -m tests.stress mutations` injects one fault after the other, runs the tests that should notice it, and writes this page; the exit code is 1 if no test notices.
+
+A fault is injected at a border of the library, so that moving and renaming its code does not disturb it: in the SQL on its way to a driver, in the errors on their way back, in the arguments and methods of the public objects, in what asyncio does. The faults are in `tests/stress/mutations`; `python -m tests.stress mutations WORD` injects those whose name has the word.
+
+The same tests pass without a fault, which the command checks first. A fault counts as noticed only if the failing test reached it.
+
+| fault | the first test that failed |
+|---|---|
+{rows}
+
+## Faults from the history
+
+The library had these faults once. Each was found by a test, and is injected again to see that a test still finds it.
+
+| fault | fixed by | the first test that failed |
+|---|---|---|
+{past_rows}
+""",
+        "utf-8",
+    )
