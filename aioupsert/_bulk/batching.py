@@ -46,13 +46,6 @@ class Source:
 
     def __init__(self, rows: object, size: Size) -> None:
         given: Any = rows
-        if isinstance(rows, (str, bytes, Mapping)) or not isinstance(
-            rows, (Iterable, AsyncIterable)
-        ):
-            msg = (
-                f"rows must be an iterable or async iterable of rows, not {rows!r:.80}"
-            )
-            raise UsageError(msg)
         self._rows = given
         self._size = size
         self._next: list[object] = []
@@ -61,7 +54,7 @@ class Source:
             self._async: AsyncIterator[object] = aiter(given)
             self._take = self._take_async
         else:
-            self._sync: Iterator[object] = iter(given)
+            self._sync: Iterator[object] = _iterate(given)
             self._take = self._take_sync
         self.is_empty = False
 
@@ -110,6 +103,21 @@ class Source:
             except StopAsyncIteration:
                 break
         return rows
+
+
+def _iterate(rows: Any) -> Iterator[object]:
+    """
+    Return an iterator over rows.
+
+    Raises:
+        UsageError: They are not iterable, or are what one row might be.
+    """
+    # What can be indexed from 0 can be iterated, too.
+    is_iterable = isinstance(rows, Iterable) or hasattr(rows, "__getitem__")
+    if not is_iterable or isinstance(rows, (str, bytes, Mapping, type)):
+        msg = f"rows must be an iterable or async iterable of rows, not {rows!r:.80}"
+        raise UsageError(msg)
+    return iter(rows)
 
 
 # Rows are taken in chunks, small ones first, as their size is not known.

@@ -90,6 +90,7 @@ async def create_or_update_many(
             if observation is not None:
                 observation.record(replace(exc.committed, rejected=(exc,)))
             raise
+        write.report()
         result = write.result()
         if observation is not None:
             observation.record(result)

@@ -62,7 +62,8 @@ class BulkWrite:
         self._rows = RowGrouper(request)
         self._timeout = timeout
         self._progress = progress
-        self._started = self._reported = time.monotonic()
+        self._started = self._reported_at = time.monotonic()
+        self._reported_rows = 0
         self._done = BatchOutcome(each=False)
         self._writer = BatchWriter(name, self._rows, timeout, skip=skip, each=each)
 
@@ -88,16 +89,19 @@ class BulkWrite:
             raise _error(exc.rejected, committed) from exc.rejected.error
         self._done.merge(outcome)
         if self._progress is not None:
-            self._report(self._progress)
+            self.report(interval=_PROGRESS_INTERVAL)
         return outcome
 
-    def _report(self, progress: Callable[[Progress], object]) -> None:
+    def report(self, *, interval: float = 0.0) -> None:
+        """Report rows that were not reported yet, if the last report is that old."""
         now = time.monotonic()
-        if now - self._reported >= _PROGRESS_INTERVAL:
-            self._reported = now
-            stored = bulk_result(self._done.counts)
-            rows = stored.rows + len(self._done.rejected)
-            progress(Progress(rows, now - self._started, stored))
+        if self._progress is None or now - self._reported_at < interval:
+            return
+        stored = bulk_result(self._done.counts)
+        rows = stored.rows + len(self._done.rejected)
+        if rows != self._reported_rows:
+            self._reported_at, self._reported_rows = now, rows
+            self._progress(Progress(rows, now - self._started, stored))
 
     async def results(self, session: Session, batch: Batch) -> list[Result]:
         """Store a batch, and return the result of each row."""

@@ -91,6 +91,14 @@ async def test_progress_comes_at_most_ten_times_a_second(db: Database) -> None:
 
 
 @engines
+async def test_the_end_is_reported_however_soon_it_comes(db: Database) -> None:
+    seen: list[Progress] = []
+    result = await load(db, ROWS, batch_size=6, progress=seen.append)
+    assert seen[-1].rows == 40
+    assert seen[-1].result == result
+
+
+@engines
 @pytest.mark.usefixtures("always")
 async def test_rows_left_out_count_as_done(db: Database) -> None:
     rows = [{"k": n, "a": n if n % 4 else -1} for n in range(20)]

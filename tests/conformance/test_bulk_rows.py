@@ -321,6 +321,13 @@ class AsyncRows:
         return asynchronous()
 
 
+class IndexedRows:
+    """Has no iterator of its own, as the results of some drivers."""
+
+    def __getitem__(self, at: int) -> Any:
+        return ROWS[at]
+
+
 ITERABLES: Final[dict[str, Callable[[], Any]]] = {
     "list": lambda: ROWS,
     "tuple": lambda: tuple(ROWS),
@@ -328,6 +335,7 @@ ITERABLES: Final[dict[str, Callable[[], Any]]] = {
     "values of a dict": lambda: dict(enumerate(ROWS)).values(),
     "generator": lambda: (row for row in ROWS),
     "map": lambda: map(dict, ROWS),
+    "indexed": IndexedRows,
     "async generator": asynchronous,
     "async iterable": AsyncRows,
 }
