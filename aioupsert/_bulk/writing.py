@@ -57,6 +57,7 @@ class BulkWrite:
         """Begin a call."""
         self.commits = True
         """Whether a stored batch stays stored, whatever comes after it."""
+        self._inside = False  # whether the caller has a transaction open
         self._name = name
         self._request = request
         self._rows = RowGrouper(request)
@@ -83,7 +84,7 @@ class BulkWrite:
     async def store(self, session: Session, batch: Batch) -> BatchOutcome:
         """Store a batch, and count it as done; on an error nothing of it is stored."""
         try:
-            outcome = await self._writer.store(session, batch)
+            outcome = await self._writer.store(session, batch, inside=self._inside)
         except RejectedRowError as exc:
             committed = bulk_result(self._done.counts) if self.commits else BulkResult()
             raise _error(exc.rejected, committed) from exc.rejected.error
@@ -105,7 +106,8 @@ class BulkWrite:
 
     async def results(self, session: Session, batch: Batch) -> list[Result]:
         """Store a batch, and return the result of each row."""
-        self.commits = not session.in_transaction()
+        self._inside = session.in_transaction()
+        self.commits = not self._inside
         outcome = await self.store(session, batch)
         results = outcome.results or {}
         return [results[position] for position in batch.positions]
@@ -126,7 +128,8 @@ class BulkWrite:
         self, session: Session, source: Source, *, atomic: bool
     ) -> None:
         """Write every batch, on one connection."""
-        own = not session.in_transaction()
+        self._inside = session.in_transaction()
+        own = not self._inside
         self.commits = own and not atomic
         await self.check(session)
         deadline = Deadline(self._timeout)

@@ -536,7 +536,9 @@ class Coalescer:
             answer(future, result)
             return []
         batch = Batch(range(len(calls)), calls)
-        outcome = await self._writer.store(session, batch, alone=alone)
+        outcome = await self._writer.store(
+            session, batch, inside=session.in_transaction(), alone=alone
+        )
         self._rows += outcome.sent
         results = outcome.results or {}
         for position, result in results.items():

@@ -59,7 +59,7 @@ def is_retryable(error: BaseException) -> bool:
 class AiosqliteSession:
     """One aiosqlite connection, for the time of one call."""
 
-    __slots__ = ("_connection", "state")
+    __slots__ = ("_connection", "_fatal", "state")
 
     engine: Engine = SQLITE
 
@@ -68,6 +68,8 @@ class AiosqliteSession:
         # Its thread runs a function by a method that has no public name.
         self._connection: Any = connection
         self.state: ConnectionState = state_of(connection)
+        # The error that has rolled back the whole transaction, if there was one.
+        self._fatal: Exception | None = None
 
     async def __aenter__(self) -> Self:
         """Return the session."""
@@ -83,10 +85,10 @@ class AiosqliteSession:
         raw: sqlite3.Connection = connection._conn  # noqa: SLF001  # see __init__
         result: T
         if self.state.owner is None:
-            result = await connection._execute(_run, connection, raw, steps)  # noqa: SLF001  # see __init__
+            result = await connection._execute(_run, self, raw, steps)  # noqa: SLF001  # see __init__
         else:
             async with self.state.lock:
-                result = await connection._execute(_run, connection, raw, steps)  # noqa: SLF001  # see __init__
+                result = await connection._execute(_run, self, raw, steps)  # noqa: SLF001  # see __init__
         return result
 
     async def fetch(self, sql: str, arguments: Sequence[Any], asked: int) -> Rows:
@@ -107,7 +109,22 @@ class AiosqliteSession:
 
     def fault_of(self, error: Exception) -> Fault:
         """Look at the code; an error without one comes from binding a row's values."""
-        return "row" if _code(error) in _ROW else "connection"
+        if _code(error) not in _ROW:
+            return "connection"
+        return "transaction" if error is self._fatal else "row"
+
+    def answer(
+        self, raw: sqlite3.Connection, cursor: sqlite3.Cursor, command: Command
+    ) -> Rows:
+        """Run one command, on the connection's thread."""
+        before = raw.in_transaction
+        try:
+            return _answer(self._connection, raw, cursor, command)
+        except Exception as exc:
+            # By a conflict clause, RAISE(ROLLBACK), or a full disk.
+            if before and not raw.in_transaction and command.kind != "command":
+                self._fatal = exc
+            raise
 
     async def forget(self) -> None:
         """Do nothing: SQLite itself prepares statements again."""
@@ -118,7 +135,7 @@ def _alone(command: Command) -> Steps[Rows]:
 
 
 def _run(
-    owner: aiosqlite.Connection, connection: sqlite3.Connection, steps: Steps[T]
+    session: AiosqliteSession, connection: sqlite3.Connection, steps: Steps[T]
 ) -> T:
     """Run steps, on the connection's thread."""
     inside = connection.in_transaction
@@ -128,7 +145,7 @@ def _run(
         command = next(steps)
         while True:
             try:
-                rows = _answer(owner, connection, cursor, command)
+                rows = session.answer(connection, cursor, command)
             except Exception as exc:  # noqa: BLE001  # the steps roll back what is open, and raise it again
                 command = steps.throw(exc)
             else:

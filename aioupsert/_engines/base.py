@@ -135,10 +135,11 @@ def check_committed(answer: Rows) -> None:
 
 # --- Errors ---------------------------------------------------------------------------
 
-Fault: TypeAlias = Literal["row", "unknown", "connection"]
+Fault: TypeAlias = Literal["row", "unknown", "transaction", "connection"]
 """
 What an error comes from: the values of a row; perhaps those, perhaps whatever is sent;
-or the connection or the server, so that nothing else will pass either.
+the values of a row, but it has ended the whole transaction; or the connection or the
+server, so that nothing else will pass either.
 """
 
 

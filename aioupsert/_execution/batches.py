@@ -112,7 +112,7 @@ class BatchWriter:
         self._each = each
 
     async def store(
-        self, session: Session, batch: Batch, *, alone: bool = False
+        self, session: Session, batch: Batch, *, inside: bool, alone: bool = False
     ) -> BatchOutcome:
         """
         Write a batch at once, or what can be written of it.
@@ -120,6 +120,7 @@ class BatchWriter:
         Args:
             session: Where to.
             batch: The rows.
+            inside: Whether the caller has a transaction open.
             alone: Whether one statement may be the whole transaction, where one is
                 enough; `BatchOutcome.left` has the rows that it did not write.
 
@@ -129,34 +130,41 @@ class BatchWriter:
         deadline = Deadline(self._timeout)
         changed = False
         while True:
-            failed: Exception
             try:
                 outcome = await self._write(session, batch, alone=alone)
             except TransientError as exc:
                 deadline.check(exc.__cause__)
-                await self._pause()
-                continue
             except Exception as exc:
                 if not changed and await has_changed(session, self._name, exc):
                     changed = True
                     continue
+                if not inside and session.fault_of(exc) == "transaction":
+                    return await self._store_others(session, batch, exc)
                 if not _may_be_bisected(session, exc):
                     raise
-                failed = exc
+                stored = await self._store_what_passes(session, batch, exc, deadline)
+                if stored is not None:
+                    return stored
             else:
                 self._some_pass = True
                 return outcome
-            search = _Search(batch, failed, some_pass=self._some_pass)
-            try:
-                async with transaction(session):
-                    return await self._bisect(session, batch, failed, search)
-            except Exception as exc:
-                if session.in_transaction() or exc is failed:
-                    raise
-                if not is_retryable(exc):
-                    return await self._store_apart(session, batch, exc)
-                deadline.check(exc)
             await self._pause()
+
+    async def _store_what_passes(
+        self, session: Session, batch: Batch, failed: Exception, deadline: Deadline
+    ) -> BatchOutcome | None:
+        """Store the rows of a failed batch that pass; None if it is due again."""
+        search = _Search(batch, failed, some_pass=self._some_pass)
+        try:
+            async with transaction(session):
+                return await self._bisect(session, batch, failed, search)
+        except Exception as exc:
+            if session.in_transaction() or exc is failed:
+                raise
+            if not is_retryable(exc):
+                return await self._store_apart(session, batch, exc)
+            deadline.check(exc)
+            return None
 
     async def _store_apart(
         self, session: Session, batch: Batch, failed: Exception
@@ -170,7 +178,43 @@ class BatchWriter:
             raise failed
         outcome = BatchOutcome(each=self._each)
         for half in _halves(batch):
-            outcome.merge(await self.store(session, half))
+            outcome.merge(await self.store(session, half, inside=False))
+        return outcome
+
+    async def _store_others(
+        self, session: Session, batch: Batch, failed: Exception
+    ) -> BatchOutcome:
+        """
+        Store a batch without the row whose error has ended the whole transaction.
+
+        The row is found by halving, in transactions that are undone: whatever was
+        written before it is gone, and must not be written again by itself.
+
+        Raises:
+            RejectedRowError: Rows are not to be left out.
+        """
+        positions, rows = batch
+        first, last = 0, len(rows)
+        while last - first > 1:
+            middle = (first + last) // 2
+            half = Batch(positions[first:middle], rows[first:middle])
+            if await self._passes(session, half):
+                first = middle
+            else:
+                last = middle
+        if len(rows) > 1:
+            alone = Batch(positions[first:last], rows[first:last])
+            failed = await self._error_of(session, alone) or failed
+        rejected = RejectedRow(positions[first], failed, rows[first])
+        if not self._skip:
+            raise RejectedRowError(rejected)
+        outcome = BatchOutcome(each=self._each)
+        outcome.rejected.append(rejected)
+        others = Batch(
+            [*positions[:first], *positions[last:]], [*rows[:first], *rows[last:]]
+        )
+        if others.rows:
+            outcome.merge(await self.store(session, others, inside=False))
         return outcome
 
     async def _pause(self) -> None:
@@ -220,16 +264,24 @@ class BatchWriter:
 
     async def _passes(self, session: Session, batch: Batch) -> bool:
         """Return whether a batch can be written; undo it."""
+        return await self._error_of(session, batch) is None
+
+    async def _error_of(self, session: Session, batch: Batch) -> Exception | None:
+        """Return the error that a batch causes, if it causes one; undo it."""
         try:
             async with transaction(session):
                 await self._write(session, batch)
                 raise _UndoError  # noqa: TRY301  # what leaves a transaction undone
         except _UndoError:
-            return True
+            return None
         except Exception as exc:
-            if not _may_be_bisected(session, exc):
+            if (
+                isinstance(exc, TransientError)
+                or is_retryable(exc)
+                or session.fault_of(exc) == "connection"
+            ):
                 raise
-            return False
+            return exc
 
     async def _write(
         self, session: Session, batch: Batch, *, alone: bool = False
@@ -361,7 +413,7 @@ def _may_be_bisected(session: Session, error: Exception) -> bool:
         return False
     if isinstance(error, AioupsertError):
         return _comes_from_row(session, error)
-    return session.fault_of(error) != "connection"
+    return session.fault_of(error) in {"row", "unknown"}
 
 
 def _comes_from_row(session: Session, error: Exception) -> bool:
