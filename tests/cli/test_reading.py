@@ -19,7 +19,7 @@ from aioupsert.cli.errors import LoadError, RowError
 from aioupsert.cli.reading import ReadOptions, Row, open_input
 from aioupsert.cli.reading.delimited import read_delimited
 from aioupsert.cli.reading.json import read_json, read_json_lines
-from tests.cli.places import Write, run
+from tests.cli.databases import Write, run
 
 CSV = b"a,b\n1,x\n2,\n"
 JSONL = b'{"a": 1, "b": "x"}\n\n{"a": 2.5, "b": [null]}\n'
@@ -339,9 +339,9 @@ def test_a_bad_byte_has_its_line(
     if "csv" in name:
         start, row = b"a", b"1"
     said = message(file(start + before + row + b"\xff\n", name))
-    place = f", column {column}" if column else ""
+    position = f", column {column}" if column else ""
     assert said.startswith(
-        f", line {before.count(10) + 1}{place}: byte 0xff is not valid utf"
+        f", line {before.count(10) + 1}{position}: byte 0xff is not valid utf"
     )
     assert said.endswith("; see --encoding")
 
