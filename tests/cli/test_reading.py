@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aioupsert.cli.errors import LoadError, RowError
@@ -464,6 +464,8 @@ def test_any_bytes_are_rows_or_a_clear_error(
 TEXTS = st.text(alphabet='a1,";\n\r\0 é\ufeff.-{}[]:', max_size=30)
 
 
+# Each example loads a file into a new database, which takes long on a busy machine.
+@settings(deadline=None)
 @given(text=TEXTS, name=st.sampled_from(["t.csv", "t.jsonl", "t.json"]))
 def test_any_file_is_loaded_or_refused_without_a_traceback(
     folder: Path, text: str, name: str
