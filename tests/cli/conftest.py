@@ -4,30 +4,30 @@ from uuid import uuid4
 
 import pytest
 
-from tests.cli.places import Place, Write, postgresql_place, sqlite_place
+from tests.cli.databases import CliDatabase, Write, postgresql_in, sqlite_in
 from tests.support.servers import Server
 
 
 @pytest.fixture
-def lite_place(tmp_path: Path) -> Place:
+def sqlite_database(tmp_path: Path) -> CliDatabase:
     """A SQLite file that is not there yet."""
-    return sqlite_place(tmp_path)
+    return sqlite_in(tmp_path)
 
 
 @pytest.fixture
-def pg_place(pg_server: Server) -> Iterator[Place]:
+def postgresql_database(pg_server: Server) -> Iterator[CliDatabase]:
     """A schema of PostgreSQL, by the URL's search_path."""
     schema = f"t_{uuid4().hex}"
-    place = postgresql_place(pg_server.dsn, schema)
-    place.query(f"CREATE SCHEMA {schema}")
-    yield place
-    place.query(f"DROP SCHEMA {schema} CASCADE")
+    database = postgresql_in(pg_server.dsn, schema)
+    database.query(f"CREATE SCHEMA {schema}")
+    yield database
+    database.query(f"DROP SCHEMA {schema} CASCADE")
 
 
-@pytest.fixture(params=["lite_place", "pg_place"])
-def place(request: pytest.FixtureRequest) -> Place:
+@pytest.fixture(params=["sqlite_database", "postgresql_database"])
+def database(request: pytest.FixtureRequest) -> CliDatabase:
     """A database of each engine in turn."""
-    found: Place = request.getfixturevalue(request.param)
+    found: CliDatabase = request.getfixturevalue(request.param)
     return found
 
 

@@ -12,7 +12,7 @@ import pytest
 from typer.testing import Result
 
 from aioupsert.cli import databases
-from tests.cli.places import Place, Write, run
+from tests.cli.databases import CliDatabase, Write, run
 
 KEY = ("--key", "id")
 
@@ -55,32 +55,34 @@ def misuse(result: Result) -> str:
     ],
 )
 def test_what_is_wrong_with_a_file_is_said(
-    place: Place,
+    database: CliDatabase,
     file: Write,
     content: str | bytes,
     options: tuple[str, ...],
     expected: str,
 ) -> None:
-    result = place.load(file(content), *options, "--create-table")
+    result = database.load(file(content), *options, "--create-table")
     assert expected in message(result)
-    catalog = "sqlite_master" if place.is_sqlite else "pg_tables WHERE tablename = 't'"
-    assert place.query(f"SELECT * FROM {catalog}") == []
+    catalog = (
+        "sqlite_master" if database.is_sqlite else "pg_tables WHERE tablename = 't'"
+    )
+    assert database.query(f"SELECT * FROM {catalog}") == []
 
 
 @pytest.mark.parametrize("content", [r"id,\ud800", "id,n\n1,\\ud800\n"])
 def test_a_letter_that_no_database_stores(
-    place: Place, file: Write, content: str
+    database: CliDatabase, file: Write, content: str
 ) -> None:
     options = (*KEY, "--create-table", "--encoding", "unicode_escape")
-    said = message(place.load(file(content), *options))
+    said = message(database.load(file(content), *options))
     assert "surrogates not allowed" in said
 
 
 @pytest.mark.parametrize("name", ["no.csv", "."])
 def test_a_file_that_cannot_be_opened(
-    lite_place: Place, tmp_path: Path, name: str
+    sqlite_database: CliDatabase, tmp_path: Path, name: str
 ) -> None:
-    said = message(lite_place.load(tmp_path / name, *KEY))
+    said = message(sqlite_database.load(tmp_path / name, *KEY))
     assert f"cannot read {tmp_path / name}: " in said
     assert "Errno" not in said
 
@@ -123,38 +125,46 @@ def test_a_url_of_no_database(file: Write, url: str, expected: str) -> None:
     ],
 )
 def test_wrong_options(
-    lite_place: Place, file: Write, options: tuple[str, ...], expected: str
+    sqlite_database: CliDatabase, file: Write, options: tuple[str, ...], expected: str
 ) -> None:
-    assert expected in misuse(lite_place.load(file("id\n1\n"), *options))
+    assert expected in misuse(sqlite_database.load(file("id\n1\n"), *options))
 
 
 @pytest.mark.parametrize("table", ["a.b.c", ""])
-def test_a_name_of_no_table(lite_place: Place, file: Write, table: str) -> None:
-    said = misuse(run("load", lite_place.url, table, file("id\n1\n"), *KEY))
+def test_a_name_of_no_table(
+    sqlite_database: CliDatabase, file: Write, table: str
+) -> None:
+    said = misuse(run("load", sqlite_database.url, table, file("id\n1\n"), *KEY))
     assert "is not the name of a table: write name or schema.name" in said
 
 
 # --- the database ---------------------------------------------------------------------
 
 
-def test_an_unknown_table_suggests_the_option(place: Place, file: Write) -> None:
-    place.query("CREATE TABLE tt (id integer)")
-    said = message(place.load(file("id\n1\n"), *KEY))
+def test_an_unknown_table_suggests_the_option(
+    database: CliDatabase, file: Write
+) -> None:
+    database.query("CREATE TABLE tt (id integer)")
+    said = message(database.load(file("id\n1\n"), *KEY))
     assert "no table t (did you mean 'tt'?); --create-table creates it" in said
 
 
-def test_an_unknown_column_is_said_with_the_closest(place: Place, file: Write) -> None:
-    place.query("CREATE TABLE t (id integer PRIMARY KEY, title text)")
-    said = message(place.load(file("id,titles\n1,a\n"), *KEY, "--create-table"))
+def test_an_unknown_column_is_said_with_the_closest(
+    database: CliDatabase, file: Write
+) -> None:
+    database.query("CREATE TABLE t (id integer PRIMARY KEY, title text)")
+    said = message(database.load(file("id,titles\n1,a\n"), *KEY, "--create-table"))
     assert "table t has no column 'titles' (did you mean 'title'?)" in said
 
 
-def test_a_column_that_the_database_computes(place: Place, file: Write) -> None:
-    place.query(
+def test_a_column_that_the_database_computes(
+    database: CliDatabase, file: Write
+) -> None:
+    database.query(
         "CREATE TABLE t (id integer PRIMARY KEY,"
         " twice integer GENERATED ALWAYS AS (id * 2) STORED)"
     )
-    said = message(place.load(file("id,twice\n1,2\n"), *KEY))
+    said = message(database.load(file("id,twice\n1,2\n"), *KEY))
     assert "line 2: row['twice']: the database computes this column" in said
 
 
@@ -180,19 +190,23 @@ def test_a_file_that_is_no_database(file: Write) -> None:
 
 
 def test_a_sqlite_database_that_someone_else_writes(
-    lite_place: Place, file: Write, monkeypatch: pytest.MonkeyPatch
+    sqlite_database: CliDatabase, file: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(databases, "_BUSY_TIMEOUT", 0.05)
-    lite_place.query("CREATE TABLE t (id text PRIMARY KEY)")
-    path = lite_place.url.removeprefix("sqlite:///")
+    sqlite_database.query("CREATE TABLE t (id text PRIMARY KEY)")
+    path = sqlite_database.url.removeprefix("sqlite:///")
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
-        said = message(lite_place.load(file("id\n1\n"), *KEY))
+        said = message(sqlite_database.load(file("id\n1\n"), *KEY))
     assert "database is locked" in said
 
 
-def test_a_schema_that_is_not_there(pg_place: Place, file: Write) -> None:
-    result = run("load", pg_place.url, "no.t", file("id\n1\n"), *KEY, "--create-table")
+def test_a_schema_that_is_not_there(
+    postgresql_database: CliDatabase, file: Write
+) -> None:
+    result = run(
+        "load", postgresql_database.url, "no.t", file("id\n1\n"), *KEY, "--create-table"
+    )
     assert 'database error: schema "no" does not exist' in message(result)
 
 
@@ -237,29 +251,33 @@ def test_a_database_that_nobody_can_connect_to(
     assert "'sec'" not in said.replace("got 'sec'", "")
 
 
-def test_a_database_that_does_not_exist(pg_place: Place, file: Write) -> None:
-    url = pg_place.url.replace("?", "?dbname=no&", 1)
+def test_a_database_that_does_not_exist(
+    postgresql_database: CliDatabase, file: Write
+) -> None:
+    url = postgresql_database.url.replace("?", "?dbname=no&", 1)
     server, _, rest = url.partition("://")
     host, _, _ = rest.partition("?")
-    place, _, _ = host.rpartition("/")
-    result = run("load", f"{server}://{place}/no_such", "t", file("id\n1\n"), *KEY)
+    address, _, _ = host.rpartition("/")
+    result = run("load", f"{server}://{address}/no_such", "t", file("id\n1\n"), *KEY)
     assert "cannot connect: " in message(result)
 
 
-def test_a_connection_lost_on_the_way(pg_place: Place, file: Write) -> None:
-    pg_place.query("CREATE TABLE t (id text PRIMARY KEY)")
-    pg_place.query(
+def test_a_connection_lost_on_the_way(
+    postgresql_database: CliDatabase, file: Write
+) -> None:
+    postgresql_database.query("CREATE TABLE t (id text PRIMARY KEY)")
+    postgresql_database.query(
         "CREATE FUNCTION leave() RETURNS trigger LANGUAGE plpgsql AS"
         " $$ BEGIN PERFORM pg_terminate_backend(pg_backend_pid()); RETURN new; END $$"
     )
-    pg_place.query(
+    postgresql_database.query(
         "CREATE TRIGGER leave AFTER INSERT ON t FOR EACH ROW WHEN (new.id = '2')"
         " EXECUTE FUNCTION leave()"
     )
-    said = message(pg_place.load(file("id\n1\n2\n3\n"), *KEY))
+    said = message(postgresql_database.load(file("id\n1\n2\n3\n"), *KEY))
     assert "database error: connection was closed" in said
     assert said.endswith("Nothing was stored.\n")
-    assert pg_place.query("SELECT * FROM t") == []
+    assert postgresql_database.query("SELECT * FROM t") == []
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import pytest
 
 from aioupsert.cli import databases, load, values
 from aioupsert.cli.reading import files
-from tests.cli.places import Place, Write, counts, fates
+from tests.cli.databases import CliDatabase, Write, counts, expected_counts
 
 NEW = ("--key", "id", "--create-table")
 convert_rows = values.convert_rows
@@ -46,33 +46,37 @@ ROWS = "id,n\n" + "".join(f"{n},{n}\n" for n in range(5_000))
 
 
 def test_an_interrupt_undoes_an_atomic_load(
-    place: Place, file: Write, monkeypatch: pytest.MonkeyPatch
+    database: CliDatabase, file: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     interrupt_after(4_000, monkeypatch)
-    result = place.load(file(ROWS), *NEW, "--batch-size", "100")
+    result = database.load(file(ROWS), *NEW, "--batch-size", "100")
     assert result.exit_code == 130
     assert result.stderr == "aioupsert: interrupted\nNothing was stored.\n"
-    catalog = "sqlite_master" if place.is_sqlite else "pg_tables WHERE tablename = 't'"
-    assert place.query(f"SELECT * FROM {catalog}") == []
+    catalog = (
+        "sqlite_master" if database.is_sqlite else "pg_tables WHERE tablename = 't'"
+    )
+    assert database.query(f"SELECT * FROM {catalog}") == []
 
 
 def test_an_interrupt_leaves_whole_batches_without_atomic(
-    place: Place, file: Write, monkeypatch: pytest.MonkeyPatch
+    database: CliDatabase, file: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     interrupt_after(4_000, monkeypatch)
-    result = place.load(file(ROWS), *NEW, "--batch-size", "100", "--no-atomic")
+    result = database.load(file(ROWS), *NEW, "--batch-size", "100", "--no-atomic")
     assert result.exit_code == 130
     assert "atches before that are stored" in result.stderr
-    ((stored,),) = place.query("SELECT count(*) FROM t")
+    ((stored,),) = database.query("SELECT count(*) FROM t")
     assert stored % 100 == 0
     assert 3_000 < stored <= 4_000
 
 
 def test_an_interrupt_over_several_connections(
-    pg_place: Place, file: Write, monkeypatch: pytest.MonkeyPatch
+    postgresql_database: CliDatabase, file: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     interrupt_after(4_000, monkeypatch)
-    result = pg_place.load(file(ROWS), *NEW, "-c", "3", "--batch-size", "100")
+    result = postgresql_database.load(
+        file(ROWS), *NEW, "-c", "3", "--batch-size", "100"
+    )
     assert result.exit_code == 130
     assert "atches before that are stored" in result.stderr
 
@@ -91,23 +95,25 @@ class Waiting(io.BytesIO):
 
 @pytest.mark.parametrize("content", [b"", ROWS.encode()])
 def test_an_interrupt_ends_the_wait_for_standard_input(
-    place: Place, monkeypatch: pytest.MonkeyPatch, content: bytes
+    database: CliDatabase, monkeypatch: pytest.MonkeyPatch, content: bytes
 ) -> None:
     stdin = io.TextIOWrapper(Waiting(content))
     monkeypatch.setattr(files, "sys", SimpleNamespace(stdin=stdin))
-    place.query("CREATE TABLE t (id integer PRIMARY KEY, n integer)")
-    result = place.load("-", "--key", "id")
+    database.query("CREATE TABLE t (id integer PRIMARY KEY, n integer)")
+    result = database.load("-", "--key", "id")
     assert result.exit_code == 130
     assert result.stderr.startswith("aioupsert: interrupted\n")
-    assert place.query("SELECT * FROM t") == []
+    assert database.query("SELECT * FROM t") == []
 
 
 def test_ignored_interrupts_stay_ignored(
-    lite_place: Place, file: Write, monkeypatch: pytest.MonkeyPatch
+    sqlite_database: CliDatabase, file: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     interrupt_after(10, monkeypatch)
-    assert counts(lite_place.load(file(ROWS), *NEW)) == fates(created=5_000)
+    assert counts(sqlite_database.load(file(ROWS), *NEW)) == expected_counts(
+        created=5_000
+    )
     assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
 
 
@@ -122,7 +128,9 @@ async def test_an_interrupt_that_comes_after_the_commit_is_too_late() -> None:
 
 
 def test_a_server_that_does_not_say_goodbye(
-    pg_place: Place, file: Write, monkeypatch: pytest.MonkeyPatch
+    postgresql_database: CliDatabase, file: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(databases, "_CLOSE_TIMEOUT", 0)
-    assert counts(pg_place.load(file("id\n1\n"), *NEW)) == fates(created=1)
+    assert counts(postgresql_database.load(file("id\n1\n"), *NEW)) == expected_counts(
+        created=1
+    )

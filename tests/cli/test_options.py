@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.cli.places import Place, Write, counts, fates, run
+from tests.cli.databases import CliDatabase, Write, counts, expected_counts, run
 
 NEW = ("--key", "id", "--create-table")
 KEY = ("--key", "id")
@@ -27,89 +27,95 @@ def pairs(summary: str) -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize("how", ["argument", "option", "environment", "both"])
 def test_the_database_is_an_argument_an_option_or_in_the_environment(
-    lite_place: Place, file: Write, monkeypatch: pytest.MonkeyPatch, how: str
+    sqlite_database: CliDatabase, file: Write, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
     path, before, options = file("id\n1\n"), [], []
     if how in {"argument", "both"}:
-        before = [lite_place.url]
+        before = [sqlite_database.url]
     if how == "option":
-        options = ["--db", lite_place.url]
+        options = ["--db", sqlite_database.url]
     if how in {"environment", "both"}:
-        url = "sqlite:////nowhere/x.db" if how == "both" else lite_place.url
+        url = "sqlite:////nowhere/x.db" if how == "both" else sqlite_database.url
         monkeypatch.setenv("AIOUPSERT_DB", url)
     result = run("load", *before, "t", path, *NEW, *options)
-    assert counts(result) == fates(created=1)
+    assert counts(result) == expected_counts(created=1)
 
 
-def test_no_file_is_standard_input(lite_place: Place) -> None:
-    result = run("load", lite_place.url, "t", *NEW, stdin="id\n1\n2\n")
-    assert counts(result) == fates(created=2)
+def test_no_file_is_standard_input(sqlite_database: CliDatabase) -> None:
+    result = run("load", sqlite_database.url, "t", *NEW, stdin="id\n1\n2\n")
+    assert counts(result) == expected_counts(created=2)
 
 
-def test_several_files_are_loaded_as_one(place: Place, file: Write) -> None:
+def test_several_files_are_loaded_as_one(database: CliDatabase, file: Write) -> None:
     first, second = file("id,n\n1,a\n2,b\n", "1.csv"), file('{"id": 1}\n', "2.jsonl")
     third = file("id,n\n1,c\n3,d\n", "3.csv")
-    result = run("load", place.url, "t", first, second, third, *NEW)
-    assert counts(result) == fates(created=3, updated=1, unchanged=1)
-    assert place.query("SELECT * FROM t ORDER BY id") == [(1, "c"), (2, "b"), (3, "d")]
+    result = run("load", database.url, "t", first, second, third, *NEW)
+    assert counts(result) == expected_counts(created=3, updated=1, unchanged=1)
+    assert database.query("SELECT * FROM t ORDER BY id") == [
+        (1, "c"),
+        (2, "b"),
+        (3, "d"),
+    ]
 
 
-def test_a_bad_row_of_the_second_file_stores_nothing(place: Place, file: Write) -> None:
-    place.query("CREATE TABLE t (id integer PRIMARY KEY, n integer CHECK (n > 0))")
+def test_a_bad_row_of_the_second_file_stores_nothing(
+    database: CliDatabase, file: Write
+) -> None:
+    database.query("CREATE TABLE t (id integer PRIMARY KEY, n integer CHECK (n > 0))")
     first, second = file("id,n\n1,1\n", "1.csv"), file("id,n\n2,1\n3,0\n", "2.csv")
-    result = run("load", place.url, "t", first, second, *KEY)
+    result = run("load", database.url, "t", first, second, *KEY)
     assert result.exit_code == 1
     assert f"{second}, line 3" in result.stderr
-    assert place.query("SELECT * FROM t") == []
+    assert database.query("SELECT * FROM t") == []
 
 
-def test_the_format_of_standard_input(lite_place: Place) -> None:
+def test_the_format_of_standard_input(sqlite_database: CliDatabase) -> None:
     stdin = '[{"id": 1},\n{"id": 2}]'
-    result = lite_place.load("-", *NEW, "--format", "json", stdin=stdin)
-    assert counts(result) == fates(created=2)
+    result = sqlite_database.load("-", *NEW, "--format", "json", stdin=stdin)
+    assert counts(result) == expected_counts(created=2)
 
 
 # --- All or some ----------------------------------------------------------------------
 
 
-def checked(place: Place) -> None:
-    place.query("CREATE TABLE t (id integer PRIMARY KEY, n integer CHECK (n > 0))")
+def checked(database: CliDatabase) -> None:
+    database.query("CREATE TABLE t (id integer PRIMARY KEY, n integer CHECK (n > 0))")
 
 
 FIVE = "id,n\n1,1\n2,1\n3,0\n4,1\n5,1\n"
 
 
 def test_batches_before_a_bad_row_stay_without_atomic(
-    place: Place, file: Write
+    database: CliDatabase, file: Write
 ) -> None:
-    checked(place)
-    result = place.load(file(FIVE), *KEY, "--no-atomic", "--batch-size", "2")
+    checked(database)
+    result = database.load(file(FIVE), *KEY, "--no-atomic", "--batch-size", "2")
     assert result.exit_code == 1
     assert result.stderr.endswith(
         "The batches before that are stored: 2 rows created, 0 updated, 0 unchanged.\n"
     )
-    assert place.query("SELECT id FROM t ORDER BY id") == [(1,), (2,)]
+    assert database.query("SELECT id FROM t ORDER BY id") == [(1,), (2,)]
 
 
 def test_a_bad_line_without_atomic_says_what_is_known(
-    place: Place, file: Write
+    database: CliDatabase, file: Write
 ) -> None:
-    checked(place)
-    result = place.load(file("id,n\n1\n"), *KEY, "--no-atomic")
+    checked(database)
+    result = database.load(file("id,n\n1\n"), *KEY, "--no-atomic")
     assert result.exit_code == 1
     assert result.stderr.endswith("Any complete batches before that are stored.\n")
 
 
 @pytest.mark.parametrize("atomic", ["--atomic", "--no-atomic"])
 def test_bad_rows_are_left_out_and_written_down(
-    place: Place, file: Write, tmp_path: Path, atomic: str
+    database: CliDatabase, file: Write, tmp_path: Path, atomic: str
 ) -> None:
-    checked(place)
+    checked(database)
     path, rejects = file('id,n\n1,1\n2,\n3,0\n4\n5,"6"7\n8,1\n'), tmp_path / "bad.jsonl"
     options = ("--on-error", "skip", "--rejects", str(rejects), atomic)
-    result = place.load(path, *KEY, *options)
+    result = database.load(path, *KEY, *options)
     assert result.exit_code == 3
-    assert place.query("SELECT * FROM t ORDER BY id") == [(1, 1), (2, None), (8, 1)]
+    assert database.query("SELECT * FROM t ORDER BY id") == [(1, 1), (2, None), (8, 1)]
     third, fourth, fifth = lines(rejects)
     assert "check constraint" in third.pop("reason").lower()
     assert third == {"file": str(path), "line": 4, "row": {"id": "3", "n": "0"}}
@@ -124,10 +130,10 @@ def test_bad_rows_are_left_out_and_written_down(
 
 
 def test_rows_of_json_are_written_down_as_they_were_given(
-    place: Place, file: Write, tmp_path: Path
+    database: CliDatabase, file: Write, tmp_path: Path
 ) -> None:
-    kind = "JSON" if place.is_sqlite else "jsonb"
-    place.query(f"CREATE TABLE t (id integer PRIMARY KEY, data {kind} NOT NULL)")
+    kind = "JSON" if database.is_sqlite else "jsonb"
+    database.query(f"CREATE TABLE t (id integer PRIMARY KEY, data {kind} NOT NULL)")
     bad: list[Any] = [
         {"id": 1, "data": None},
         {"data": {"a": "é"}},
@@ -136,18 +142,20 @@ def test_rows_of_json_are_written_down_as_they_were_given(
     text = "\n".join(map(json.dumps, bad)) + '\n5\n{"id": 3, "data": [1]}\n{"id": 4\n'
     path, rejects = file(text, "t.jsonl"), tmp_path / "bad.jsonl"
     options = ("--on-error", "skip", "--rejects", str(rejects))
-    result = place.load(path, *KEY, *options)
+    result = database.load(path, *KEY, *options)
     assert result.exit_code == 3
-    assert place.query("SELECT id FROM t") == [(3,)]
+    assert database.query("SELECT id FROM t") == [(3,)]
     found = lines(rejects)
     assert [line["row"] for line in found] == [*bad, 5, '{"id": 4']
     assert [line["line"] for line in found] == [1, 2, 3, 4, 6]
 
 
-def test_rejected_rows_without_a_file_are_shown(place: Place, file: Write) -> None:
-    checked(place)
+def test_rejected_rows_without_a_file_are_shown(
+    database: CliDatabase, file: Write
+) -> None:
+    checked(database)
     path = file("id,n\n" + "".join(f"{n},0\n" for n in range(12)) + "13,1\n")
-    result = place.load(path, *KEY, "--on-error", "skip")
+    result = database.load(path, *KEY, "--on-error", "skip")
     assert result.exit_code == 3
     shown = result.stderr.splitlines()
     assert sum("rows.csv, line " in line for line in shown) == 10
@@ -155,47 +163,55 @@ def test_rejected_rows_without_a_file_are_shown(place: Place, file: Write) -> No
 
 
 def test_without_bad_rows_the_file_of_rejects_is_empty(
-    lite_place: Place, file: Write, tmp_path: Path
+    sqlite_database: CliDatabase, file: Write, tmp_path: Path
 ) -> None:
     rejects = tmp_path / "bad.jsonl"
     rejects.write_text("from before", "utf-8")
     options = ("--on-error", "skip", "--rejects", str(rejects))
-    assert counts(lite_place.load(file("id\n1\n"), *NEW, *options)) == fates(created=1)
+    assert counts(
+        sqlite_database.load(file("id\n1\n"), *NEW, *options)
+    ) == expected_counts(created=1)
     assert rejects.read_text("utf-8") == ""
 
 
 def test_a_file_of_rejects_that_cannot_be_written(
-    lite_place: Place, file: Write, tmp_path: Path
+    sqlite_database: CliDatabase, file: Write, tmp_path: Path
 ) -> None:
     options = ("--on-error", "skip", "--rejects", str(tmp_path))
-    result = lite_place.load(file("id\n1\n"), *NEW, *options)
+    result = sqlite_database.load(file("id\n1\n"), *NEW, *options)
     assert result.exit_code == 1
     assert f"cannot write {tmp_path}: " in result.stderr
-    assert not Path(lite_place.url.removeprefix("sqlite:///")).exists()
+    assert not Path(sqlite_database.url.removeprefix("sqlite:///")).exists()
 
 
-def test_unknown_columns_are_rejected_row_by_row(place: Place, file: Write) -> None:
-    place.query("CREATE TABLE t (id integer PRIMARY KEY)")
+def test_unknown_columns_are_rejected_row_by_row(
+    database: CliDatabase, file: Write
+) -> None:
+    database.query("CREATE TABLE t (id integer PRIMARY KEY)")
     path = file('{"id": 1, "n": 2}\n{"id": 2}\n', "t.jsonl")
-    result = place.load(path, *KEY, "--on-error", "skip")
+    result = database.load(path, *KEY, "--on-error", "skip")
     assert result.exit_code == 3
     assert "line 1: table t has no column 'n'" in result.stderr
-    assert place.query("SELECT * FROM t") == [(2,)]
+    assert database.query("SELECT * FROM t") == [(2,)]
 
 
-def test_several_connections(pg_place: Place, file: Write) -> None:
+def test_several_connections(postgresql_database: CliDatabase, file: Write) -> None:
     rows = "".join(f"{n % 700},{n}\n" for n in range(2_000))
     options = ("--connections", "3", "--batch-size", "100")
-    result = pg_place.load(file(f"id,n\n{rows}"), *NEW, *options)
-    assert counts(result) == fates(created=700, updated=1_300)
-    assert pg_place.query("SELECT count(*), min(n), max(n) FROM t") == [
+    result = postgresql_database.load(file(f"id,n\n{rows}"), *NEW, *options)
+    assert counts(result) == expected_counts(created=700, updated=1_300)
+    assert postgresql_database.query("SELECT count(*), min(n), max(n) FROM t") == [
         (700, 1_300, 1_999)
     ]
 
 
-def test_several_connections_and_a_bad_row(pg_place: Place, file: Write) -> None:
-    checked(pg_place)
-    result = pg_place.load(file(FIVE), *KEY, "--connections", "2", "--batch-size", "1")
+def test_several_connections_and_a_bad_row(
+    postgresql_database: CliDatabase, file: Write
+) -> None:
+    checked(postgresql_database)
+    result = postgresql_database.load(
+        file(FIVE), *KEY, "--connections", "2", "--batch-size", "1"
+    )
     assert result.exit_code == 1
     assert "rows.csv, line 4: " in result.stderr
 
@@ -203,47 +219,51 @@ def test_several_connections_and_a_bad_row(pg_place: Place, file: Write) -> None
 # --- Trying ---------------------------------------------------------------------------
 
 
-def test_a_dry_run_counts_and_stores_nothing(place: Place, file: Write) -> None:
-    place.query("CREATE TABLE t (id integer PRIMARY KEY, n text)")
-    place.query("INSERT INTO t VALUES (1, 'a'), (2, 'b')")
+def test_a_dry_run_counts_and_stores_nothing(
+    database: CliDatabase, file: Write
+) -> None:
+    database.query("CREATE TABLE t (id integer PRIMARY KEY, n text)")
+    database.query("INSERT INTO t VALUES (1, 'a'), (2, 'b')")
     path = file("id,n\n1,a\n2,x\n3,y\n")
     options = (*KEY, "--skip-unchanged", "--dry-run")
-    result = place.load(path, *options)
+    result = database.load(path, *options)
     *table, last = result.stdout.splitlines(keepends=True)
     assert last == "dry run: nothing was stored\n"
     assert [line.split()[1] for line in table[:3]] == ["1", "1", "1"]
-    assert place.query("SELECT * FROM t ORDER BY id") == [(1, "a"), (2, "b")]
-    told = json.loads(place.load(path, *options, "--json").stdout)
+    assert database.query("SELECT * FROM t ORDER BY id") == [(1, "a"), (2, "b")]
+    told = json.loads(database.load(path, *options, "--json").stdout)
     assert told["dry_run"] is True
-    assert counts(place.load(path, *options[:-1])) == fates(1, 1, 1)
+    assert counts(database.load(path, *options[:-1])) == expected_counts(1, 1, 1)
 
 
-def test_a_dry_run_makes_no_table_and_no_file(place: Place, file: Write) -> None:
-    result = place.load(file("id\n1\n"), *NEW, "--dry-run", "--no-atomic")
+def test_a_dry_run_makes_no_table_and_no_file(
+    database: CliDatabase, file: Write
+) -> None:
+    result = database.load(file("id\n1\n"), *NEW, "--dry-run", "--no-atomic")
     assert result.exit_code == 0
     assert ("created", "1") in pairs(result.stdout)
-    if place.is_sqlite:
-        assert not Path(place.url.removeprefix("sqlite:///")).exists()
+    if database.is_sqlite:
+        assert not Path(database.url.removeprefix("sqlite:///")).exists()
     else:
-        assert place.query("SELECT * FROM pg_tables WHERE tablename = 't'") == []
+        assert database.query("SELECT * FROM pg_tables WHERE tablename = 't'") == []
 
 
-def test_a_dry_run_finds_every_bad_row(place: Place, file: Write) -> None:
-    checked(place)
-    result = place.load(file(FIVE), *KEY, "--dry-run", "--on-error", "skip")
+def test_a_dry_run_finds_every_bad_row(database: CliDatabase, file: Write) -> None:
+    checked(database)
+    result = database.load(file(FIVE), *KEY, "--dry-run", "--on-error", "skip")
     assert result.exit_code == 3
     assert "rows.csv, line 4: " in result.stderr
-    assert place.query("SELECT * FROM t") == []
+    assert database.query("SELECT * FROM t") == []
 
 
 # --- What is told ---------------------------------------------------------------------
 
 
-def test_the_summary_as_json(place: Place, file: Write) -> None:
-    checked(place)
-    place.query("INSERT INTO t VALUES (1, 1), (2, 2)")
+def test_the_summary_as_json(database: CliDatabase, file: Write) -> None:
+    checked(database)
+    database.query("INSERT INTO t VALUES (1, 1), (2, 2)")
     options = ("--skip-unchanged", "--on-error", "skip", "--json")
-    result = place.load(file("id,n\n1,1\n2,3\n3,0\n4,4\n"), *KEY, *options)
+    result = database.load(file("id,n\n1,1\n2,3\n3,0\n4,4\n"), *KEY, *options)
     told = json.loads(result.stdout)
     assert told.pop("seconds") > 0
     assert told.pop("rows_per_second") > 0
@@ -272,9 +292,9 @@ def test_the_summary_as_json(place: Place, file: Write) -> None:
     ],
 )
 def test_options_that_make_no_sense(
-    lite_place: Place, file: Write, options: tuple[str, ...], expected: str
+    sqlite_database: CliDatabase, file: Write, options: tuple[str, ...], expected: str
 ) -> None:
-    result = lite_place.load(file("id\n1\n"), *KEY, *options)
+    result = sqlite_database.load(file("id\n1\n"), *KEY, *options)
     assert result.exit_code == 2
     assert expected in " ".join(result.stderr.replace("│", " ").split())
 
@@ -316,24 +336,32 @@ def test_a_password_in_the_environment_is_never_shown(
             assert "secret" not in run("load", *words).output
 
 
-def test_a_row_that_is_too_long_for_its_column(pg_place: Place, file: Write) -> None:
-    pg_place.query(
+def test_a_row_that_is_too_long_for_its_column(
+    postgresql_database: CliDatabase, file: Write
+) -> None:
+    postgresql_database.query(
         "CREATE TABLE t (id integer PRIMARY KEY, a varchar(9), b varchar(2))"
     )
-    result = pg_place.load(file("id,a,b\n1,abcdef,abc\n"), *KEY)
+    result = postgresql_database.load(file("id,a,b\n1,abcdef,abc\n"), *KEY)
     assert "line 2, column 'b': value too long for type" in result.stderr
 
 
 @pytest.mark.parametrize("options", [(), ("--no-atomic",), ("--connections", "2")])
 def test_the_column_of_a_bad_cell_is_found_whatever_is_open(
-    pg_place: Place, file: Write, options: tuple[str, ...]
+    postgresql_database: CliDatabase, file: Write, options: tuple[str, ...]
 ) -> None:
-    pg_place.query("CREATE TABLE t (id integer PRIMARY KEY, a integer, b date)")
-    result = pg_place.load(file("id,a,b\n1,2,2026-02-30\n"), *KEY, *options)
+    postgresql_database.query(
+        "CREATE TABLE t (id integer PRIMARY KEY, a integer, b date)"
+    )
+    result = postgresql_database.load(file("id,a,b\n1,2,2026-02-30\n"), *KEY, *options)
     assert "line 2, column 'b': date/time field value out of range" in result.stderr
 
 
-def test_division_by_zero_names_no_column(pg_place: Place, file: Write) -> None:
-    pg_place.query("CREATE TABLE t (id integer PRIMARY KEY, a integer CHECK (1/a > 0))")
-    result = pg_place.load(file("id,a\n1,0\n"), *KEY)
+def test_division_by_zero_names_no_column(
+    postgresql_database: CliDatabase, file: Write
+) -> None:
+    postgresql_database.query(
+        "CREATE TABLE t (id integer PRIMARY KEY, a integer CHECK (1/a > 0))"
+    )
+    result = postgresql_database.load(file("id,a\n1,0\n"), *KEY)
     assert "rows.csv, line 2: division by zero" in result.stderr

@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aioupsert.cli.errors import LoadError, RowError
 from aioupsert.cli.reading import ReadOptions, Row, open_input
 from aioupsert.cli.reading.delimited import read_delimited
 from aioupsert.cli.reading.json import read_json, read_json_lines
-from tests.cli.places import Write, run
+from tests.cli.databases import Write, run
 
 CSV = b"a,b\n1,x\n2,\n"
 JSONL = b'{"a": 1, "b": "x"}\n\n{"a": 2.5, "b": [null]}\n'
@@ -339,9 +339,9 @@ def test_a_bad_byte_has_its_line(
     if "csv" in name:
         start, row = b"a", b"1"
     said = message(file(start + before + row + b"\xff\n", name))
-    place = f", column {column}" if column else ""
+    position = f", column {column}" if column else ""
     assert said.startswith(
-        f", line {before.count(10) + 1}{place}: byte 0xff is not valid utf"
+        f", line {before.count(10) + 1}{position}: byte 0xff is not valid utf"
     )
     assert said.endswith("; see --encoding")
 
@@ -464,6 +464,8 @@ def test_any_bytes_are_rows_or_a_clear_error(
 TEXTS = st.text(alphabet='a1,";\n\r\0 é\ufeff.-{}[]:', max_size=30)
 
 
+# Each example loads a file into a new database, which takes long on a busy machine.
+@settings(deadline=None)
 @given(text=TEXTS, name=st.sampled_from(["t.csv", "t.jsonl", "t.json"]))
 def test_any_file_is_loaded_or_refused_without_a_traceback(
     folder: Path, text: str, name: str

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from aioupsert.cli.databases import Engine
 from aioupsert.cli.tables import guess_types
-from tests.cli.places import Place, Write, counts, fates
+from tests.cli.databases import CliDatabase, Write, counts, expected_counts
 
 UTC: Final = dt.UTC
 NAMES: Final[dict[str, tuple[str, str]]] = {
@@ -117,14 +117,16 @@ def test_what_is_no_text_reads_back_as_it_was_written(values: list[str]) -> None
         assert [str(back(value)) for value in values] == values
 
 
-def test_types_are_guessed_from_the_first_rows(place: Place, file: Write) -> None:
+def test_types_are_guessed_from_the_first_rows(
+    database: CliDatabase, file: Write
+) -> None:
     lines = "".join(f"{n},{n}\n" for n in range(10_000))
-    result = place.load(
+    result = database.load(
         file(f"id,n\n{lines}10000,y\n"), "--key", "id", "--create-table"
     )
-    if place.is_sqlite:
+    if database.is_sqlite:
         # Its types are hints.
-        assert counts(result) == fates(created=10_001)
+        assert counts(result) == expected_counts(created=10_001)
     else:
         assert result.exit_code == 1
         assert "line 10002, column 'n': invalid input syntax" in result.stderr
@@ -141,53 +143,55 @@ def test_types_are_guessed_from_the_first_rows(place: Place, file: Write) -> Non
     ],
 )
 def test_a_table_is_made_with_these_types(
-    place: Place, file: Write, name: str, content: str
+    database: CliDatabase, file: Write, name: str, content: str
 ) -> None:
-    result = place.load(file(content, name), "--key", "i", "--create-table")
-    assert counts(result) == fates(created=1)
-    date = "2026-02-03" if place.is_sqlite else dt.date(2026, 2, 3)
-    true = 1 if place.is_sqlite else True
-    assert place.query("SELECT i, b, d, j, z FROM t") == [
+    result = database.load(file(content, name), "--key", "i", "--create-table")
+    assert counts(result) == expected_counts(created=1)
+    date = "2026-02-03" if database.is_sqlite else dt.date(2026, 2, 3)
+    true = 1 if database.is_sqlite else True
+    assert database.query("SELECT i, b, d, j, z FROM t") == [
         (1, true, date, "x,{1", "007")
     ]
 
 
 def test_a_table_has_the_columns_of_every_row_looked_at(
-    place: Place, file: Write
+    database: CliDatabase, file: Write
 ) -> None:
     path = file('{"id": 1}\n{"id": 2, "data": {"x": [1]}}\n', "t.jsonl")
-    result = place.load(path, "--key", "id", "--create-table")
-    assert counts(result) == fates(created=2)
-    assert place.query("SELECT * FROM t ORDER BY id") == [
+    result = database.load(path, "--key", "id", "--create-table")
+    assert counts(result) == expected_counts(created=2)
+    assert database.query("SELECT * FROM t ORDER BY id") == [
         (1, None),
         (2, '{"x": [1]}'),
     ]
 
 
-def test_new_columns_are_added(place: Place, file: Write) -> None:
-    place.query("CREATE TABLE t (id integer PRIMARY KEY, name text)")
+def test_new_columns_are_added(database: CliDatabase, file: Write) -> None:
+    database.query("CREATE TABLE t (id integer PRIMARY KEY, name text)")
     path = file("id,name,n,when\n1,a,5,2026-02-03\n")
-    refused = place.load(path, "--key", "id")
+    refused = database.load(path, "--key", "id")
     assert "has no column 'n', 'when'" in refused.stderr
-    result = place.load(path, "--key", "id", "--add-columns")
-    assert counts(result) == fates(created=1)
-    integer, date = ("INTEGER", "TEXT") if place.is_sqlite else ("bigint", "date")
+    result = database.load(path, "--key", "id", "--add-columns")
+    assert counts(result) == expected_counts(created=1)
+    integer, date = ("INTEGER", "TEXT") if database.is_sqlite else ("bigint", "date")
     assert result.stderr == (
         f"added column n {integer} to t\nadded column when {date} to t\n"
     )
-    when = "2026-02-03" if place.is_sqlite else dt.date(2026, 2, 3)
-    assert place.query("SELECT * FROM t") == [(1, "a", 5, when)]
+    when = "2026-02-03" if database.is_sqlite else dt.date(2026, 2, 3)
+    assert database.query("SELECT * FROM t") == [(1, "a", 5, when)]
 
 
-def test_without_new_columns_none_is_added(place: Place, file: Write) -> None:
-    place.query("CREATE TABLE t (id integer PRIMARY KEY, name text)")
-    result = place.load(file("id,name\n1,a\n"), "--key", "id", "--add-columns")
+def test_without_new_columns_none_is_added(database: CliDatabase, file: Write) -> None:
+    database.query("CREATE TABLE t (id integer PRIMARY KEY, name text)")
+    result = database.load(file("id,name\n1,a\n"), "--key", "id", "--add-columns")
     assert (result.exit_code, result.stderr) == (0, "")
 
 
-def test_columns_are_not_added_when_a_row_is_bad(place: Place, file: Write) -> None:
-    place.query("CREATE TABLE t (id integer PRIMARY KEY)")
-    result = place.load(file("id,n\n1,2\n3\n"), "--key", "id", "--add-columns")
+def test_columns_are_not_added_when_a_row_is_bad(
+    database: CliDatabase, file: Write
+) -> None:
+    database.query("CREATE TABLE t (id integer PRIMARY KEY)")
+    result = database.load(file("id,n\n1,2\n3\n"), "--key", "id", "--add-columns")
     assert result.exit_code == 1
-    place.query("INSERT INTO t VALUES (1)")
-    assert place.query("SELECT * FROM t") == [(1,)]
+    database.query("INSERT INTO t VALUES (1)")
+    assert database.query("SELECT * FROM t") == [(1,)]

@@ -15,7 +15,15 @@ from pathlib import Path
 import pytest
 
 from aioupsert import cli
-from tests.cli.places import EXAMPLES, Place, Write, counts, environment, fates, run
+from tests.cli.databases import (
+    EXAMPLES,
+    CliDatabase,
+    Write,
+    counts,
+    environment,
+    expected_counts,
+    run,
+)
 
 NEW = ("--key", "id", "--create-table")
 
@@ -59,14 +67,14 @@ def test_the_module_loads_the_time_zones(tmp_path: Path) -> None:
     ]
 
 
-def test_a_pipe_is_loaded(lite_place: Place) -> None:
-    done = finished(start("load", lite_place.url, "t", "-", *NEW), "id,n\n1,ü\n")
+def test_a_pipe_is_loaded(sqlite_database: CliDatabase) -> None:
+    done = finished(start("load", sqlite_database.url, "t", "-", *NEW), "id,n\n1,ü\n")
     assert done.returncode == 0
-    assert lite_place.query("SELECT * FROM t") == [(1, "ü")]
+    assert sqlite_database.query("SELECT * FROM t") == [(1, "ü")]
 
 
-def test_a_failure_is_one_message(lite_place: Place) -> None:
-    done = finished(start("load", lite_place.url, "t", "-", *NEW), "id,n\n1\n")
+def test_a_failure_is_one_message(sqlite_database: CliDatabase) -> None:
+    done = finished(start("load", sqlite_database.url, "t", "-", *NEW), "id,n\n1\n")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.splitlines() == [
         "aioupsert: standard input, line 2, column 'n': expected 2 cells as in the header, found 1",
@@ -110,28 +118,28 @@ def on_a_terminal(command: Sequence[str]) -> str:
     ("options", "shown"), [((), True), (("-q",), False), (("-v",), False)]
 )
 def test_progress_is_shown_on_a_terminal(
-    lite_place: Place, file: Write, options: tuple[str, ...], *, shown: bool
+    sqlite_database: CliDatabase, file: Write, options: tuple[str, ...], *, shown: bool
 ) -> None:
     path = file("id\n" + "\n".join(map(str, range(500))))
-    command = start("load", lite_place.url, "t", str(path), *NEW, *options)
+    command = start("load", sqlite_database.url, "t", str(path), *NEW, *options)
     screen = on_a_terminal(command)
     assert ("500 rows" in screen) is shown
     assert ("rows.csv" in screen) is shown
 
 
 def test_progress_is_not_shown_elsewhere(
-    lite_place: Place, file: Write, monkeypatch: pytest.MonkeyPatch
+    sqlite_database: CliDatabase, file: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Some systems that run jobs ask for colours in their logs this way.
     monkeypatch.setenv("FORCE_COLOR", "1")
-    result = lite_place.load(file("id\n1\n"), *NEW)
+    result = sqlite_database.load(file("id\n1\n"), *NEW)
     assert result.stderr == "created table t: id INTEGER; primary key id\n"
 
 
-def test_an_interrupt_stores_nothing(place: Place, file: Write) -> None:
-    place.query("CREATE TABLE t (id text PRIMARY KEY)")
+def test_an_interrupt_stores_nothing(database: CliDatabase, file: Write) -> None:
+    database.query("CREATE TABLE t (id text PRIMARY KEY)")
     path = file("id\n" + "\n".join(map(str, range(200_000))))
-    command = start("load", place.url, "t", str(path), "--key", "id", "-v")
+    command = start("load", database.url, "t", str(path), "--key", "id", "-v")
     with subprocess.Popen(  # noqa: S603  # our own command
         command,
         stdout=subprocess.PIPE,
@@ -149,11 +157,13 @@ def test_an_interrupt_stores_nothing(place: Place, file: Write) -> None:
     assert stdout == ""
     assert stderr.endswith("aioupsert: interrupted\nNothing was stored.\n")
     assert "Traceback" not in stderr
-    assert place.query("SELECT * FROM t") == []
+    assert database.query("SELECT * FROM t") == []
 
 
-def test_an_interrupt_ends_the_wait_for_standard_input(lite_place: Place) -> None:
-    command = start("load", lite_place.url, "t", *NEW, "-v")
+def test_an_interrupt_ends_the_wait_for_standard_input(
+    sqlite_database: CliDatabase,
+) -> None:
+    command = start("load", sqlite_database.url, "t", *NEW, "-v")
     with subprocess.Popen(  # noqa: S603  # our own command
         command,
         stdin=subprocess.PIPE,
@@ -174,17 +184,19 @@ def test_an_interrupt_ends_the_wait_for_standard_input(lite_place: Place) -> Non
     assert rest.endswith(b"aioupsert: interrupted\nNothing was stored.\n")
 
 
-def test_verbose_shows_the_sql_but_no_values(lite_place: Place) -> None:
-    command = start("load", lite_place.url, "t", "-", *NEW, "-v")
+def test_verbose_shows_the_sql_but_no_values(sqlite_database: CliDatabase) -> None:
+    command = start("load", sqlite_database.url, "t", "-", *NEW, "-v")
     done = finished(command, "id,note\n1,classified\n")
     assert "INSERT INTO" in done.stderr
     assert "classified" not in done.stderr
 
 
-def test_verbose_leaves_the_logger_as_it_was(lite_place: Place, file: Write) -> None:
+def test_verbose_leaves_the_logger_as_it_was(
+    sqlite_database: CliDatabase, file: Write
+) -> None:
     path = file("id\n1\n")
-    assert "INSERT INTO" in lite_place.load(path, *NEW, "--verbose").stderr
-    assert lite_place.load(path, *NEW).stderr == ""
+    assert "INSERT INTO" in sqlite_database.load(path, *NEW, "--verbose").stderr
+    assert sqlite_database.load(path, *NEW).stderr == ""
 
 
 def test_version() -> None:
@@ -255,8 +267,14 @@ def test_the_module_and_the_console_script_run_main(
     assert importlib.import_module("aioupsert.__main__").main is cli.main
 
 
-def test_the_console_script_is_installed(lite_place: Place, file: Write) -> None:
+def test_the_console_script_is_installed(
+    sqlite_database: CliDatabase, file: Write
+) -> None:
     script = Path(sys.executable).with_name("aioupsert")
-    done = finished([str(script), "load", lite_place.url, "t", str(file("id\n")), *NEW])
+    done = finished(
+        [str(script), "load", sqlite_database.url, "t", str(file("id\n")), *NEW]
+    )
     assert done.returncode == 0
-    assert counts(lite_place.load(file("id\n1\n"), *NEW)) == fates(created=1)
+    assert counts(sqlite_database.load(file("id\n1\n"), *NEW)) == expected_counts(
+        created=1
+    )

@@ -4,7 +4,7 @@ from typing import Any, Final
 
 import pytest
 
-from tests.cli.places import Place, Write, counts, fates
+from tests.cli.databases import CliDatabase, Write, counts, expected_counts
 
 # A type of PostgreSQL, a cell, and how the database writes what is stored.
 TYPES: Final = [
@@ -43,13 +43,13 @@ VALUES: Final = [
 ]
 
 
-def make_types(place: Place) -> None:
+def make_types(database: CliDatabase) -> None:
     for sql in (
         "CREATE TYPE mood AS ENUM ('ok', 'bad')",
         'CREATE DOMAIN "odd {type}" AS integer CHECK (value > 0)',
         "CREATE TYPE pair AS (a integer, b text)",
     ):
-        place.query(sql)
+        database.query(sql)
 
 
 def quoted(cell: str) -> str:
@@ -58,18 +58,18 @@ def quoted(cell: str) -> str:
 
 @pytest.mark.parametrize(("kind", "cell", "stored"), TYPES + VALUES)
 def test_the_database_converts_a_value(
-    pg_place: Place, file: Write, kind: str, cell: str, stored: str
+    postgresql_database: CliDatabase, file: Write, kind: str, cell: str, stored: str
 ) -> None:
-    make_types(pg_place)
-    pg_place.query(f"CREATE TABLE t (id integer PRIMARY KEY, v {kind})")
+    make_types(postgresql_database)
+    postgresql_database.query(f"CREATE TABLE t (id integer PRIMARY KEY, v {kind})")
     path = file(f"id,v\n1,{quoted(cell)}\n1,{quoted(cell)}\n")
-    result = pg_place.load(path, "--key", "id", "--skip-unchanged")
+    result = postgresql_database.load(path, "--key", "id", "--skip-unchanged")
     if kind == "xml" and result.exit_code:
         # Not every server was built with it.
         assert "unsupported XML feature" in result.stderr
         return
-    assert counts(result) == fates(created=1, unchanged=1)
-    assert pg_place.query(READ) == [(stored,)]
+    assert counts(result) == expected_counts(created=1, unchanged=1)
+    assert postgresql_database.query(READ) == [(stored,)]
 
 
 # In a fixed way, whatever the server's settings.
@@ -81,20 +81,24 @@ READ: Final = (
 
 @pytest.mark.parametrize(("kind", "cell", "stored"), TYPES)
 def test_the_database_converts_a_key(
-    pg_place: Place, file: Write, kind: str, cell: str, stored: str
+    postgresql_database: CliDatabase, file: Write, kind: str, cell: str, stored: str
 ) -> None:
-    make_types(pg_place)
-    pg_place.query(f"CREATE TABLE t (v {kind} PRIMARY KEY, n text)")
+    make_types(postgresql_database)
+    postgresql_database.query(f"CREATE TABLE t (v {kind} PRIMARY KEY, n text)")
     path = file(f"v,n\n{quoted(cell)},a\n{quoted(cell)},b\n")
-    assert counts(pg_place.load(path, "--key", "v")) == fates(created=1, updated=1)
-    assert pg_place.query(READ) == [(stored,)]
+    assert counts(postgresql_database.load(path, "--key", "v")) == expected_counts(
+        created=1, updated=1
+    )
+    assert postgresql_database.query(READ) == [(stored,)]
 
 
-def test_null_is_of_every_type(pg_place: Place, file: Write) -> None:
-    pg_place.query("CREATE TABLE t (id integer PRIMARY KEY, v integer, w text)")
+def test_null_is_of_every_type(postgresql_database: CliDatabase, file: Write) -> None:
+    postgresql_database.query(
+        "CREATE TABLE t (id integer PRIMARY KEY, v integer, w text)"
+    )
     path = file("id,v,w\n1,,\n2,5,x\n")
-    assert counts(pg_place.load(path, "--key", "id")) == fates(2)
-    assert pg_place.query("SELECT * FROM t ORDER BY id") == [
+    assert counts(postgresql_database.load(path, "--key", "id")) == expected_counts(2)
+    assert postgresql_database.query("SELECT * FROM t ORDER BY id") == [
         (1, None, None),
         (2, 5, "x"),
     ]
@@ -121,23 +125,29 @@ def test_null_is_of_every_type(pg_place: Place, file: Write) -> None:
 )
 @pytest.mark.parametrize("key", ["id", "v"])
 def test_the_affinity_of_sqlite_converts(
-    lite_place: Place, file: Write, *, kind: str, cell: str, stored: Any, key: str
+    sqlite_database: CliDatabase,
+    file: Write,
+    *,
+    kind: str,
+    cell: str,
+    stored: Any,
+    key: str,
 ) -> None:
-    lite_place.query(f"CREATE TABLE t (id TEXT UNIQUE, v {kind} UNIQUE)")
+    sqlite_database.query(f"CREATE TABLE t (id TEXT UNIQUE, v {kind} UNIQUE)")
     path = file(f"id,v\na,{cell}\na,{cell}\n")
-    result = lite_place.load(path, "--key", key, "--skip-unchanged")
-    assert counts(result) == fates(created=1, unchanged=1)
-    ((found,),) = lite_place.query("SELECT v FROM t")
+    result = sqlite_database.load(path, "--key", key, "--skip-unchanged")
+    assert counts(result) == expected_counts(created=1, unchanged=1)
+    ((found,),) = sqlite_database.query("SELECT v FROM t")
     assert (type(found), found) == (type(stored), stored)
 
 
 def test_a_cell_of_another_type_is_refused_in_the_words_of_the_database(
-    pg_place: Place, file: Write
+    postgresql_database: CliDatabase, file: Write
 ) -> None:
-    pg_place.query("CREATE TABLE t (id integer PRIMARY KEY, v integer)")
+    postgresql_database.query("CREATE TABLE t (id integer PRIMARY KEY, v integer)")
     for column, text in (("v", "id,v\n1,1\n2,x\n"), ("id", "id,v\n1,1\nx,2\n")):
-        result = pg_place.load(file(text), "--key", "id")
+        result = postgresql_database.load(file(text), "--key", "id")
         assert result.exit_code == 1
         assert 'invalid input syntax for type integer: "x"' in result.stderr
         assert f"line 3, column '{column}': " in result.stderr
-    assert pg_place.query("SELECT * FROM t") == []
+    assert postgresql_database.query("SELECT * FROM t") == []

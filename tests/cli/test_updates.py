@@ -20,7 +20,7 @@ from aioupsert.expressions import (
     now,
     upper,
 )
-from tests.cli.places import Place, Write, counts, fates, run
+from tests.cli.databases import CliDatabase, Write, counts, expected_counts, run
 
 HITS, ROW = F("hits"), Excluded("hits")
 
@@ -152,40 +152,46 @@ def test_updates_that_make_no_sense(texts: list[str], expected: str) -> None:
         parse_updates(texts)
 
 
-def test_counters_are_added_up(place: Place, file: Write) -> None:
-    place.query("CREATE TABLE t (id integer PRIMARY KEY, hits integer, name text)")
+def test_counters_are_added_up(database: CliDatabase, file: Write) -> None:
+    database.query("CREATE TABLE t (id integer PRIMARY KEY, hits integer, name text)")
     path = file("id,hits,name\n1,2,a\n2,1,b\n1,3,c\n")
     options = ("--key", "id", "--update", "hits=hits + excluded.hits")
-    assert counts(place.load(path, *options)) == fates(created=2, updated=1)
-    assert place.query("SELECT * FROM t ORDER BY id") == [(1, 5, "a"), (2, 1, "b")]
+    assert counts(database.load(path, *options)) == expected_counts(
+        created=2, updated=1
+    )
+    assert database.query("SELECT * FROM t ORDER BY id") == [(1, 5, "a"), (2, 1, "b")]
 
 
-def test_only_the_columns_named_are_updated(place: Place, file: Write) -> None:
-    place.query("CREATE TABLE t (id integer PRIMARY KEY, a text, b text)")
-    place.query("INSERT INTO t VALUES (1, 'x', 'y')")
-    result = place.load(file("id,a,b\n1,p,q\n"), "--key", "id", "--update", "b")
-    assert counts(result) == fates(updated=1)
-    assert place.query("SELECT * FROM t") == [(1, "x", "q")]
+def test_only_the_columns_named_are_updated(database: CliDatabase, file: Write) -> None:
+    database.query("CREATE TABLE t (id integer PRIMARY KEY, a text, b text)")
+    database.query("INSERT INTO t VALUES (1, 'x', 'y')")
+    result = database.load(file("id,a,b\n1,p,q\n"), "--key", "id", "--update", "b")
+    assert counts(result) == expected_counts(updated=1)
+    assert database.query("SELECT * FROM t") == [(1, "x", "q")]
 
 
-def test_a_condition_leaves_rows_that_are_newer(place: Place, file: Write) -> None:
-    place.query("CREATE TABLE t (id integer PRIMARY KEY, version integer)")
-    place.query("INSERT INTO t VALUES (1, 5), (2, 5)")
+def test_a_condition_leaves_rows_that_are_newer(
+    database: CliDatabase, file: Write
+) -> None:
+    database.query("CREATE TABLE t (id integer PRIMARY KEY, version integer)")
+    database.query("INSERT INTO t VALUES (1, 5), (2, 5)")
     path = file("id,version\n1,4\n2,6\n3,1\n")
     options = ("--key", "id", "--where", "excluded.version > version", "--json")
-    result = place.load(path, *options)
+    result = database.load(path, *options)
     told = json.loads(result.stdout)
     assert (told["created"], told["updated"], told["skipped"]) == (1, 1, 1)
-    assert place.query("SELECT * FROM t ORDER BY id") == [(1, 5), (2, 6), (3, 1)]
-    assert place.load(path, *options[:-1]).stdout.split()[6:8] == ["skipped", "3"]
+    assert database.query("SELECT * FROM t ORDER BY id") == [(1, 5), (2, 6), (3, 1)]
+    assert database.load(path, *options[:-1]).stdout.split()[6:8] == ["skipped", "3"]
 
 
-def test_create_only_leaves_rows_that_are_there(place: Place, file: Write) -> None:
-    place.query("CREATE TABLE t (id integer PRIMARY KEY, a text)")
-    place.query("INSERT INTO t VALUES (1, 'x')")
-    result = place.load(file("id,a\n1,p\n2,q\n"), "--key", "id", "--create-only")
-    assert counts(result) == fates(created=1, unchanged=1)
-    assert place.query("SELECT * FROM t ORDER BY id") == [(1, "x"), (2, "q")]
+def test_create_only_leaves_rows_that_are_there(
+    database: CliDatabase, file: Write
+) -> None:
+    database.query("CREATE TABLE t (id integer PRIMARY KEY, a text)")
+    database.query("INSERT INTO t VALUES (1, 'x')")
+    result = database.load(file("id,a\n1,p\n2,q\n"), "--key", "id", "--create-only")
+    assert counts(result) == expected_counts(created=1, unchanged=1)
+    assert database.query("SELECT * FROM t ORDER BY id") == [(1, "x"), (2, "q")]
 
 
 @pytest.mark.parametrize(
@@ -206,8 +212,10 @@ def test_wrong_updates_are_wrong_usage(options: tuple[str, ...], expected: str) 
     assert expected in " ".join(result.stderr.replace("│", " ").split())
 
 
-def test_an_update_of_an_unknown_column(place: Place, file: Write) -> None:
-    place.query("CREATE TABLE t (id integer PRIMARY KEY, name text)")
-    result = place.load(file("id,name\n1,a\n"), "--key", "id", "--update", "names=name")
+def test_an_update_of_an_unknown_column(database: CliDatabase, file: Write) -> None:
+    database.query("CREATE TABLE t (id integer PRIMARY KEY, name text)")
+    result = database.load(
+        file("id,name\n1,a\n"), "--key", "id", "--update", "names=name"
+    )
     assert result.exit_code == 1
     assert "table t has no column 'names' (did you mean 'name'?)" in result.stderr

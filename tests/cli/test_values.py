@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import pytest
 
-from tests.cli.places import Place, Write, counts, fates
+from tests.cli.databases import CliDatabase, Write, counts, expected_counts
 
 # These have no types.
 pa: Any = importlib.import_module("pyarrow")
@@ -71,57 +71,71 @@ TO_SQLITE: Final = [
 
 @pytest.mark.parametrize(("kind", "value", "stored"), TO_POSTGRESQL)
 def test_a_value_of_json_in_postgresql(
-    pg_place: Place, file: Write, kind: str, value: str, stored: str
+    postgresql_database: CliDatabase, file: Write, kind: str, value: str, stored: str
 ) -> None:
-    pg_place.query(f"CREATE TABLE t (id integer PRIMARY KEY, v {kind})")
+    postgresql_database.query(f"CREATE TABLE t (id integer PRIMARY KEY, v {kind})")
     path = file(f'[{{"id": 1, "v": {value}}}, {{"id": 1, "v": {value}}}]', "t.json")
     # The type json has no equality.
     options = () if kind == "json" else ("--skip-unchanged",)
-    result = pg_place.load(path, "--key", "id", *options)
-    expected = fates(created=1, updated=1) if kind == "json" else fates(1, unchanged=1)
+    result = postgresql_database.load(path, "--key", "id", *options)
+    expected = (
+        expected_counts(created=1, updated=1)
+        if kind == "json"
+        else expected_counts(1, unchanged=1)
+    )
     assert counts(result) == expected
-    pg_place.query("SET timezone = 'UTC'")
-    assert pg_place.query(
+    postgresql_database.query("SET timezone = 'UTC'")
+    assert postgresql_database.query(
         "SELECT v::text FROM (SELECT set_config('timezone', 'UTC', true)) AS s, t"
     ) == [(stored,)]
 
 
 @pytest.mark.parametrize(("kind", "value", "stored"), TO_SQLITE)
 def test_a_value_of_json_in_sqlite(
-    lite_place: Place, file: Write, kind: str, value: str, stored: Any
+    sqlite_database: CliDatabase, file: Write, kind: str, value: str, stored: Any
 ) -> None:
-    lite_place.query(f"CREATE TABLE t (id INTEGER PRIMARY KEY, v {kind})")
+    sqlite_database.query(f"CREATE TABLE t (id INTEGER PRIMARY KEY, v {kind})")
     path = file(f'{{"id": 1, "v": {value}}}\n' * 2, "t.jsonl")
-    result = lite_place.load(path, "--key", "id", "--skip-unchanged")
-    assert counts(result) == fates(created=1, unchanged=1)
-    ((found,),) = lite_place.query("SELECT v FROM t")
+    result = sqlite_database.load(path, "--key", "id", "--skip-unchanged")
+    assert counts(result) == expected_counts(created=1, unchanged=1)
+    ((found,),) = sqlite_database.query("SELECT v FROM t")
     assert (type(found), found) == (type(stored), stored)
 
 
-def test_a_value_that_is_missing_is_not_written(place: Place, file: Write) -> None:
-    place.query("CREATE TABLE t (id integer PRIMARY KEY, a text, b text)")
+def test_a_value_that_is_missing_is_not_written(
+    database: CliDatabase, file: Write
+) -> None:
+    database.query("CREATE TABLE t (id integer PRIMARY KEY, a text, b text)")
     lines = [{"id": 1, "a": "x", "b": "y"}, {"id": 1, "b": None}, {"id": 2, "a": "z"}]
     path = file("\n".join(map(json.dumps, lines)), "t.jsonl")
-    assert counts(place.load(path, "--key", "id")) == fates(created=2, updated=1)
-    assert place.query("SELECT * FROM t ORDER BY id") == [
+    assert counts(database.load(path, "--key", "id")) == expected_counts(
+        created=2, updated=1
+    )
+    assert database.query("SELECT * FROM t ORDER BY id") == [
         (1, "x", None),
         (2, "z", None),
     ]
 
 
-def test_a_number_that_is_not_whole_is_no_integer(pg_place: Place, file: Write) -> None:
-    pg_place.query("CREATE TABLE t (id integer PRIMARY KEY, n integer)")
-    result = pg_place.load(file('{"id": 1, "n": 1.5}', "t.jsonl"), "--key", "id")
+def test_a_number_that_is_not_whole_is_no_integer(
+    postgresql_database: CliDatabase, file: Write
+) -> None:
+    postgresql_database.query("CREATE TABLE t (id integer PRIMARY KEY, n integer)")
+    result = postgresql_database.load(
+        file('{"id": 1, "n": 1.5}', "t.jsonl"), "--key", "id"
+    )
     assert result.exit_code == 1
     assert "line 1, column 'n': invalid input syntax for type integer" in result.stderr
 
 
 @pytest.mark.parametrize("key", ["id", "x"])
 def test_a_row_with_an_unknown_column_is_said(
-    place: Place, file: Write, key: str
+    database: CliDatabase, file: Write, key: str
 ) -> None:
-    place.query("CREATE TABLE t (id integer PRIMARY KEY)")
-    result = place.load(file(f'{{"id": 1}}\n{{"{key}": 2, "y": 3}}', "t.jsonl"), "-kid")
+    database.query("CREATE TABLE t (id integer PRIMARY KEY)")
+    result = database.load(
+        file(f'{{"id": 1}}\n{{"{key}": 2, "y": 3}}', "t.jsonl"), "-kid"
+    )
     assert result.exit_code == 1
     assert "line 2: " in result.stderr
     assert ("has no column 'y'" if key == "id" else "it has no 'id'") in result.stderr
@@ -150,90 +164,104 @@ def parquet(path: Path, columns: dict[str, Any]) -> Path:
     return path
 
 
-def test_parquet_in_a_table_that_is_there(pg_place: Place, tmp_path: Path) -> None:
-    pg_place.query(
+def test_parquet_in_a_table_that_is_there(
+    postgresql_database: CliDatabase, tmp_path: Path
+) -> None:
+    postgresql_database.query(
         "CREATE TABLE t (id integer PRIMARY KEY, price numeric, ratio real, day date,"
         " moment timestamp, time time, raw bytea, flag boolean, data jsonb, name text)"
     )
-    result = pg_place.load(parquet(tmp_path / "t.parquet", COLUMNS), "--key", "id")
-    assert counts(result) == fates(created=2)
-    assert pg_place.query("SELECT * FROM t WHERE id = 1") == [
+    result = postgresql_database.load(
+        parquet(tmp_path / "t.parquet", COLUMNS), "--key", "id"
+    )
+    assert counts(result) == expected_counts(created=2)
+    assert postgresql_database.query("SELECT * FROM t WHERE id = 1") == [
         (
             *(1, decimal.Decimal("1.10"), 0.5, dt.date(2026, 2, 3), MOMENT),
             *(dt.time(4, 5), b"\xde\xad", True, '{"a": [1]}', "ü"),
         )
     ]
-    assert pg_place.query("SELECT ratio::text, name FROM t WHERE id = 2") == [
-        ("NaN", "")
-    ]
+    assert postgresql_database.query(
+        "SELECT ratio::text, name FROM t WHERE id = 2"
+    ) == [("NaN", "")]
 
 
 @pytest.mark.parametrize("kind", ["text", "made"])
 def test_parquet_in_columns_of_text_and_in_a_new_table(
-    place: Place, tmp_path: Path, kind: str
+    database: CliDatabase, tmp_path: Path, kind: str
 ) -> None:
     columns = {name: COLUMNS[name] for name in ("id", "price", "day", "moment", "time")}
     if kind == "text":
         names = ", ".join(f"{name} text" for name in [*columns][1:])
-        place.query(f"CREATE TABLE t (id integer PRIMARY KEY, {names})")
+        database.query(f"CREATE TABLE t (id integer PRIMARY KEY, {names})")
     path = parquet(tmp_path / "t.pq", columns)
-    result = place.load(path, "--key", "id", "--create-table")
-    assert counts(result) == fates(created=2)
-    ((found),) = place.query("SELECT * FROM t WHERE id = 1")
+    result = database.load(path, "--key", "id", "--create-table")
+    assert counts(result) == expected_counts(created=2)
+    ((found),) = database.query("SELECT * FROM t WHERE id = 1")
     expected = (1, "1.10", "2026-02-03", "2026-02-03 04:05:06.700000", "04:05:00")
-    if kind == "made" and not place.is_sqlite:
+    if kind == "made" and not database.is_sqlite:
         assert found[1:4] == (decimal.Decimal("1.10"), dt.date(2026, 2, 3), MOMENT)
     else:
         assert found == expected
 
 
-def test_a_uuid_of_parquet(pg_place: Place, tmp_path: Path) -> None:
-    pg_place.query("CREATE TABLE t (id uuid PRIMARY KEY)")
+def test_a_uuid_of_parquet(postgresql_database: CliDatabase, tmp_path: Path) -> None:
+    postgresql_database.query("CREATE TABLE t (id uuid PRIMARY KEY)")
     value = uuid.UUID("a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11")
     column = pa.array([value.bytes], pa.uuid())
-    result = pg_place.load(parquet(tmp_path / "t.pq", {"id": column}), "--key", "id")
-    assert counts(result) == fates(created=1)
-    assert pg_place.query("SELECT id::text FROM t") == [(str(value),)]
+    result = postgresql_database.load(
+        parquet(tmp_path / "t.pq", {"id": column}), "--key", "id"
+    )
+    assert counts(result) == expected_counts(created=1)
+    assert postgresql_database.query("SELECT id::text FROM t") == [(str(value),)]
 
 
-def test_an_error_in_parquet_names_the_row(pg_place: Place, tmp_path: Path) -> None:
-    pg_place.query("CREATE TABLE t (id integer PRIMARY KEY, name text NOT NULL)")
+def test_an_error_in_parquet_names_the_row(
+    postgresql_database: CliDatabase, tmp_path: Path
+) -> None:
+    postgresql_database.query(
+        "CREATE TABLE t (id integer PRIMARY KEY, name text NOT NULL)"
+    )
     path = parquet(tmp_path / "t.parquet", {"id": [1, 2], "name": ["a", None]})
-    result = pg_place.load(path, "--key", "id")
+    result = postgresql_database.load(path, "--key", "id")
     assert f"{path}, line 2, column 'name': null value in column" in result.stderr
 
 
-def test_many_rows_of_parquet_and_none(lite_place: Place, tmp_path: Path) -> None:
+def test_many_rows_of_parquet_and_none(
+    sqlite_database: CliDatabase, tmp_path: Path
+) -> None:
     path = parquet(tmp_path / "t.parquet", {"id": [*range(25_000)]})
-    result = lite_place.load(path, "--key", "id", "--create-table")
-    assert counts(result) == fates(created=25_000)
+    result = sqlite_database.load(path, "--key", "id", "--create-table")
+    assert counts(result) == expected_counts(created=25_000)
     empty = parquet(tmp_path / "t.parquet", {"id": pa.array([], pa.int64())})
-    assert counts(lite_place.load(empty, "--key", "id")) == fates()
+    assert counts(sqlite_database.load(empty, "--key", "id")) == expected_counts()
 
 
 @pytest.mark.parametrize("names", [["id", "id"], ["id", ""]])
 def test_columns_of_parquet_need_names(
-    lite_place: Place, tmp_path: Path, names: list[str]
+    sqlite_database: CliDatabase, tmp_path: Path, names: list[str]
 ) -> None:
     path = tmp_path / "t.parquet"
     pq.write_table(pa.table([[1], [2]], names=names), path)
-    result = lite_place.load(path, "--key", "id", "--create-table")
+    result = sqlite_database.load(path, "--key", "id", "--create-table")
     assert result.exit_code == 1
     assert "every column needs a name, and names must not repeat" in result.stderr
 
 
-def test_parquet_that_breaks_off(lite_place: Place, tmp_path: Path) -> None:
+def test_parquet_that_breaks_off(sqlite_database: CliDatabase, tmp_path: Path) -> None:
     path = parquet(tmp_path / "t.parquet", {"id": [*range(100_000)]})
     content = bytearray(path.read_bytes())
     content[1000:90_000] = bytes(89_000)
     path.write_bytes(content)
-    result = lite_place.load(path, "--key", "id", "--create-table")
+    result = sqlite_database.load(path, "--key", "id", "--create-table")
     assert result.exit_code == 1
     assert f"{path} cannot be read as Parquet: " in result.stderr
 
 
-def test_parquet_cannot_come_by_standard_input(lite_place: Place) -> None:
-    result = lite_place.load("-", "--key", "id", "--format", "parquet", stdin=b"PAR1")
+def test_parquet_cannot_come_by_standard_input(sqlite_database: CliDatabase) -> None:
+    result = sqlite_database.load(
+        "-", "--key", "id", "--format", "parquet", stdin=b"PAR1"
+    )
     assert result.exit_code == 1
     assert (
         "Parquet is read from its end, so it cannot come from standard input"
@@ -242,11 +270,11 @@ def test_parquet_cannot_come_by_standard_input(lite_place: Place) -> None:
 
 
 def test_parquet_without_its_library(
-    lite_place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    sqlite_database: CliDatabase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = parquet(tmp_path / "t.parquet", {"id": [1]})
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    result = lite_place.load(path, "--key", "id")
+    result = sqlite_database.load(path, "--key", "id")
     assert result.exit_code == 1
     assert (
         "reading Parquet needs pyarrow: pip install 'aioupsert[parquet]'"

@@ -38,7 +38,9 @@ def counts(result: Result) -> dict[str, int]:
     return {name: int(count) for name, count in lines.items()}
 
 
-def fates(created: int = 0, updated: int = 0, unchanged: int = 0) -> dict[str, int]:
+def expected_counts(
+    created: int = 0, updated: int = 0, unchanged: int = 0
+) -> dict[str, int]:
     rows = created + updated + unchanged
     return {
         "created": created,
@@ -48,7 +50,7 @@ def fates(created: int = 0, updated: int = 0, unchanged: int = 0) -> dict[str, i
     }
 
 
-class Place:
+class CliDatabase:
     """A database, by its URL; *query* looks at it through another connection."""
 
     def __init__(self, url: str, query: Query) -> None:
@@ -62,17 +64,17 @@ class Place:
         return run("load", self.url, "t", file, *options, stdin=stdin)
 
 
-def sqlite_place(folder: Path) -> Place:
+def sqlite_in(folder: Path) -> CliDatabase:
     path = folder / "test.db"
 
     def query(sql: str) -> list[tuple[Any, ...]]:
         with closing(sqlite3.connect(path, isolation_level=None)) as connection:
             return connection.execute(sql).fetchall()
 
-    return Place(f"sqlite:///{path}", query)
+    return CliDatabase(f"sqlite:///{path}", query)
 
 
-def postgresql_place(dsn: str, schema: str) -> Place:
+def postgresql_in(dsn: str, schema: str) -> CliDatabase:
     async def ask(sql: str) -> list[tuple[Any, ...]]:
         connection = await asyncpg.connect(dsn, server_settings={"search_path": schema})
         try:
@@ -82,7 +84,7 @@ def postgresql_place(dsn: str, schema: str) -> Place:
 
     separator = "&" if "?" in dsn else "?"
     url = f"{dsn}{separator}options=-csearch_path%3D{schema}"
-    return Place(url, lambda sql: asyncio.run(ask(sql)))
+    return CliDatabase(url, lambda sql: asyncio.run(ask(sql)))
 
 
 def environment() -> dict[str, str]:
