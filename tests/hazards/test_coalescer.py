@@ -43,7 +43,7 @@ from tests.support.databases import (
     pooling,
 )
 from tests.support.sessions import idle
-from tests.support.violations import CHECK, ENDED
+from tests.support.violations import CHECK, ENDED, LOST
 
 TABLE: Final = "CREATE TABLE t (k integer PRIMARY KEY, n integer DEFAULT 0)"
 # What the driver raises depends on how far the thread has come.
@@ -70,6 +70,7 @@ async def quiet() -> AsyncIterator[None]:
     loop.set_exception_handler(lambda _, context: complaints.append(context))
     yield
     await asyncio.sleep(0)
+    loop.set_exception_handler(None)  # the loop is that of the next test, too
     assert asyncio.all_tasks() == {asyncio.current_task()}
     assert complaints == []
 
@@ -570,13 +571,13 @@ async def test_a_closed_pool_fails_every_caller_however_many_batches_they_make(
     async with (
         pooling(plain._dsn, plain.schema) as pool,
         Coalescer(pool, "t", key="k", max_batch=1, concurrency=3) as coalescer,
+        locked(plain, 1, 2, 3),
     ):
-        async with locked(plain, 1, 2, 3):
-            tasks = begin(coalescer, *range(1, CALLS))
-            await blocked(plain, 3)
-            # From now on, no batch has to wait before it fails.
-            pool.terminate()
-            results = await outcomes(tasks)
+        tasks = begin(coalescer, *range(1, CALLS))
+        await blocked(plain, 3)
+        # From now on, no batch has to wait before it fails.
+        pool.terminate()
+        results = await outcomes(tasks)
     assert [r for r in results if not isinstance(r, LOST)] == []
     assert coalescer.stats.failures == coalescer.stats.batches == CALLS - 1
 
