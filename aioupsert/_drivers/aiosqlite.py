@@ -84,7 +84,7 @@ class AiosqliteSession:
         # Asked for first: a closed connection says here what is wrong.
         raw: sqlite3.Connection = connection._conn  # noqa: SLF001  # see __init__
         result: T
-        if self.state.owner is None:
+        if not self.state.holds:
             result = await connection._execute(_run, self, raw, steps)  # noqa: SLF001  # see __init__
         else:
             async with self.state.lock:

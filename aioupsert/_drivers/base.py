@@ -11,6 +11,7 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import (
     TYPE_CHECKING,
@@ -177,23 +178,31 @@ class CachedTable:
     )
 
 
-class _NoLock:
-    """Stands in for the lock in the task that holds it already."""
+class _Hold:
+    """
+    Several steps of one call, which hold a connection's lock.
 
-    async def acquire(self) -> None:
-        """Return at once."""
+    The context that takes the lock knows of them, and so does every task that is
+    started from there, as by a source of rows: a call made there is one of the steps,
+    and must not wait for their end.
 
-    def release(self) -> None:
-        """Do nothing."""
+    Attributes:
+        state: The state of the connection.
+        outer: The steps that these are part of, or None.
+        lock: The lock that each of the steps takes.
+        is_active: Whether they have not ended.
+    """
 
-    async def __aenter__(self) -> None:
-        """Return at once."""
+    __slots__ = ("is_active", "lock", "outer", "state")
 
-    async def __aexit__(self, *_: object) -> None:
-        """Do nothing."""
+    def __init__(self, state: ConnectionState, outer: _Hold | None) -> None:
+        self.state = state
+        self.outer = outer
+        self.lock = asyncio.Lock()
+        self.is_active = True
 
 
-_NO_LOCK: Final = _NoLock()
+_current_hold: ContextVar[_Hold | None] = ContextVar("_current_hold", default=None)
 
 
 @dataclass(slots=True)
@@ -206,32 +215,37 @@ class ConnectionState:
     Attributes:
         tables: The tables that calls on it have used.
         warned: The warnings that have been given.
-        owner: The task that holds the lock for several steps, or None.
+        holds: How many calls hold the lock for several steps, one within the other.
     """
 
     tables: dict[TableName, CachedTable] = field(
         default_factory=dict["TableName", "CachedTable"]
     )
     warned: set[str] = field(default_factory=set[str])
-    owner: asyncio.Task[Any] | None = None
+    holds: int = 0
     _lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     @property
-    def lock(self) -> asyncio.Lock | _NoLock:
-        """The lock that a statement needs; the task that owns it needs none."""
-        if self.owner is not None and self.owner is asyncio.current_task():
-            return _NO_LOCK
-        return self._lock
+    def lock(self) -> asyncio.Lock:
+        """The lock that a statement needs: the connection's, or that of its steps."""
+        hold = _current_hold.get() if self.holds else None
+        while hold is not None and not (hold.is_active and hold.state is self):
+            hold = hold.outer
+        return self._lock if hold is None else hold.lock
 
     @asynccontextmanager
     async def locked(self) -> AsyncGenerator[None]:
-        """Hold the lock for several steps, so that no call of another task intervenes."""
+        """Hold the lock for several steps, so that no other call intervenes."""
         async with self.lock:
-            before, self.owner = self.owner, asyncio.current_task()
+            hold = _Hold(self, _current_hold.get())
+            token = _current_hold.set(hold)
+            self.holds += 1
             try:
                 yield
             finally:
-                self.owner = before
+                self.holds -= 1
+                hold.is_active = False
+                _current_hold.reset(token)
 
 
 _states: Final[WeakKeyDictionary[Any, ConnectionState]] = WeakKeyDictionary()

@@ -19,6 +19,7 @@ from aioupsert import (
     BulkResult,
     F,
     UsageError,
+    create_or_update,
     create_or_update_many,
     iter_create_or_update,
 )
@@ -355,6 +356,30 @@ async def test_every_kind_of_iterable_is_read(
     ]
     assert results == ROWS
     assert await db.query(CONTENT) == [tuple(row.values()) for row in ROWS]
+
+
+@engines
+@pytest.mark.parametrize("atomic", [True, False])
+@pytest.mark.parametrize("tasks", [0, 1, 3])
+async def test_a_source_may_use_the_connection_itself(
+    db: Database, tasks: int, *, atomic: bool
+) -> None:
+    async def write(k: int) -> None:
+        await create_or_update(db.handle, "t", key={"k": k}, defaults={"a": 1})
+
+    async def rows() -> AsyncIterator[Any]:
+        for row in ROWS:
+            if tasks:
+                # In tasks of their own, which must not wait for the call's end.
+                await asyncio.gather(*(write(10 + task) for task in range(tasks)))
+            else:
+                await write(10)
+            yield row
+
+    async with asyncio.timeout(20):
+        counts = await load(db, rows(), batch_size=2, atomic=atomic)
+    assert counts == BulkResult(created=5)
+    assert await db.query("SELECT count(*) FROM t") == [(5 + max(tasks, 1),)]
 
 
 @every_handle
