@@ -15,7 +15,7 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, cast
 
 from aioupsert._execution.batches import Batch
 from aioupsert.errors import UsageError
@@ -117,7 +117,8 @@ def _iterate(rows: Any) -> Iterator[object]:
     if not is_iterable or isinstance(rows, (str, bytes, Mapping, type)):
         msg = f"rows must be an iterable or async iterable of rows, not {rows!r:.80}"
         raise UsageError(msg)
-    return iter(rows)
+    iterator: Iterator[object] = iter(cast("Iterable[object]", rows))
+    return iterator
 
 
 # Rows are taken in chunks, small ones first, as their size is not known.

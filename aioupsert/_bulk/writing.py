@@ -64,7 +64,7 @@ class BulkWrite:
         self._timeout = timeout
         self._progress = progress
         self._started = self._reported_at = time.monotonic()
-        self._reported_rows = 0
+        self._reported_rows: int = 0
         self._done = BatchOutcome(each=False)
         self._writer = BatchWriter(name, self._rows, timeout, skip=skip, each=each)
 

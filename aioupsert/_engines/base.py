@@ -160,7 +160,7 @@ class CompiledCall(Protocol):
         ...
 
     def attempt(
-        self, values: Sequence[Any], conflicts: int
+        self, values: Sequence[Any], conflicts: int, /
     ) -> Steps[Result | LostRace]:
         """
         Make one attempt by the classic steps.
@@ -193,12 +193,12 @@ class CompiledBatch(Protocol):
         """How many rows are written, or why they are written one by one."""
         ...
 
-    def write(self, group: RowGroup, outcome: BatchOutcome) -> Steps[None]:
+    def write(self, group: RowGroup, outcome: BatchOutcome, /) -> Steps[None]:
         """Write a group of rows in the open transaction."""
         ...
 
     def write_alone(
-        self, group: RowGroup, outcome: BatchOutcome
+        self, group: RowGroup, outcome: BatchOutcome, /
     ) -> Steps[Sequence[int]] | None:
         """
         Write a group of rows by one statement that is a transaction by itself.

@@ -72,9 +72,11 @@ class ValueSemantics(Protocol):
 
         Where that is not known, rows are written in their order.
         """
+        ...
 
     def text_converter(self, column: Column) -> Callable[[str], Any] | None:
         """Return what converts text for a column; None where the database does."""
+        ...
 
 
 class RowGrouper:
