@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from aioupsert._plan import BulkRequest, RequestShape, read_bulk_request, read_request
 from aioupsert._plan.schema import TableName, split_name, table_name
@@ -41,11 +41,10 @@ class Target:
         if isinstance(table, str):
             self.name: TableName = split_name(table)
             return
-        if not isinstance(table, tuple):
+        is_name = isinstance(table, tuple)
+        if not is_name:
             self.model = _model_of(conn, table)
-        self.name = (
-            table_name(cast("object", table)) if self.model is None else self.model.name
-        )
+        self.name = table_name(table) if self.model is None else self.model.name
 
     def read(self, arguments: Arguments) -> tuple[RequestShape, list[Any]]:
         """Return the shape of a call and its values."""
