@@ -26,7 +26,7 @@ from aioupsert._drivers.base import (
     log,
     state_of,
 )
-from aioupsert._engines.base import CannotCopyError, Command, Engine, Rows, Steps
+from aioupsert._engines.base import CannotCopyError, Command, Engine, ResultRows, Steps
 from aioupsert._engines.postgresql import engine_of
 from aioupsert._engines.postgresql.sqlstates import READ_ONLY, ROW, STALE, TRANSIENT
 
@@ -53,7 +53,7 @@ def is_retryable(error: BaseException) -> bool:
     return sqlstate(error) in TRANSIENT
 
 
-_YES: Final[Rows] = ((True,),)
+_YES: Final[ResultRows] = ((True,),)
 
 
 class AsyncpgSession:
@@ -98,14 +98,16 @@ class AsyncpgSession:
                 self._raise_if_closed(exc)
                 raise
 
-    async def fetch(self, sql: str, arguments: Sequence[Any], asked: int) -> Rows:
+    async def fetch(
+        self, sql: str, arguments: Sequence[Any], caller_columns: int
+    ) -> ResultRows:
         """Await one statement by itself."""
-        del asked
+        del caller_columns
         log(sql)
         lock = self.state.lock
         await lock.acquire()  # by hand, since every call comes this way
         try:
-            rows: Rows = await self._connection.fetch(sql, *arguments)
+            rows: ResultRows = await self._connection.fetch(sql, *arguments)
         except asyncpg.PostgresError as exc:
             if not self.in_transaction():
                 if is_retryable(exc):
@@ -160,7 +162,7 @@ class AsyncpgSession:
         """Have types introspected and statements prepared again."""
         await self._connection.reload_schema_state()
 
-    async def _answer(self, command: Command) -> Rows:
+    async def _answer(self, command: Command) -> ResultRows:
         kind, sql = command.kind, command.sql
         if kind == "transaction":
             return _YES if self.in_transaction() else ()
@@ -173,7 +175,7 @@ class AsyncpgSession:
         if kind == "copy":
             await self._copy(sql, command.arguments)
             return ()
-        rows: Rows = await self._connection.fetch(sql, *command.arguments)
+        rows: ResultRows = await self._connection.fetch(sql, *command.arguments)
         return rows
 
     async def _copy(self, table: str, rows: Iterable[Any]) -> None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, Self, TypeVar
 from weakref import WeakKeyDictionary
 
-from aioupsert._engines.base import Command, Engine, Rows, Steps
+from aioupsert._engines.base import Command, Engine, ResultRows, Steps
 
 if TYPE_CHECKING:
     from aioupsert._engines.base import CompiledBatch, CompiledCall
@@ -78,14 +78,16 @@ class Session(Protocol):
         """
         ...
 
-    async def fetch(self, sql: str, arguments: Sequence[Any], asked: int) -> Rows:
+    async def fetch(
+        self, sql: str, arguments: Sequence[Any], caller_columns: int
+    ) -> ResultRows:
         """
         Send one statement by itself, in one round trip, and return its rows.
 
         Args:
             sql: The statement.
             arguments: The values of its placeholders.
-            asked: As of `Command`.
+            caller_columns: As of `Command`.
 
         Raises:
             TransientError: As for `run`.
@@ -240,7 +242,9 @@ def state_of(connection: object) -> ConnectionState:
 # --- Running steps --------------------------------------------------------------------
 
 
-async def drive(steps: Steps[T], answer: Callable[[Command], Awaitable[Rows]]) -> T:
+async def drive(
+    steps: Steps[T], answer: Callable[[Command], Awaitable[ResultRows]]
+) -> T:
     """Run steps, awaiting the answer to each command."""
     try:
         command = next(steps)
