@@ -22,8 +22,8 @@ from aioupsert._drivers.base import (
     log,
     state_of,
 )
-from aioupsert._engines.base import Command, Engine, Fault, Rows, Steps
-from aioupsert._engines.sql import UPDATED
+from aioupsert._engines.base import Command, Engine, Fault, ResultRows, Steps
+from aioupsert._engines.sql import RowCode
 from aioupsert._engines.sqlite import SQLITE
 from aioupsert._engines.sqlite.bulk_steps import MARK, NOTE
 
@@ -91,9 +91,13 @@ class AiosqliteSession:
                 result = await connection._execute(_run, self, raw, steps)  # noqa: SLF001  # see __init__
         return result
 
-    async def fetch(self, sql: str, arguments: Sequence[Any], asked: int) -> Rows:
+    async def fetch(
+        self, sql: str, arguments: Sequence[Any], caller_columns: int
+    ) -> ResultRows:
         """Run one statement by itself, as one job."""
-        return await self.run(_alone(Command(sql, arguments, asked=asked)))
+        return await self.run(
+            _alone(Command(sql, arguments, caller_columns=caller_columns))
+        )
 
     def in_transaction(self) -> bool:
         """Ask the driver, which knows without asking the database."""
@@ -115,7 +119,7 @@ class AiosqliteSession:
 
     def answer(
         self, raw: sqlite3.Connection, cursor: sqlite3.Cursor, command: Command
-    ) -> Rows:
+    ) -> ResultRows:
         """Run one command, on the connection's thread."""
         before = raw.in_transaction
         try:
@@ -130,7 +134,7 @@ class AiosqliteSession:
         """Do nothing: SQLite itself prepares statements again."""
 
 
-def _alone(command: Command) -> Steps[Rows]:
+def _alone(command: Command) -> Steps[ResultRows]:
     return (yield command)
 
 
@@ -171,7 +175,7 @@ def _answer(
     connection: sqlite3.Connection,
     cursor: sqlite3.Cursor,
     command: Command,
-) -> Rows:
+) -> ResultRows:
     kind = command.kind
     if kind == "transaction":
         return _YES if connection.in_transaction else ()
@@ -188,10 +192,10 @@ def _answer(
     return _fetch(cursor, command)
 
 
-_YES: Final[Rows] = ((True,),)
+_YES: Final[ResultRows] = ((True,),)
 
 
-def _fetch(cursor: sqlite3.Cursor, command: Command) -> Rows:
+def _fetch(cursor: sqlite3.Cursor, command: Command) -> ResultRows:
     rows = cursor.execute(command.sql, tuple(command.arguments)).fetchall()
     if command.counted_as is not None:
         return [(command.counted_as,)] * cursor.rowcount
@@ -235,7 +239,7 @@ def marking_functions(marks: list[Any]) -> list[tuple[str, int, Callable[..., An
 
     def mark(number: int, code: int) -> bool:
         marks.append((number, code))
-        return code == UPDATED
+        return code == RowCode.UPDATED
 
     # The one for most calls is not written in Python, which takes a tenth of the time.
     return [(NOTE, 1, marks.append), (MARK, 2, mark)]

@@ -26,7 +26,14 @@ from aioupsert._drivers.base import (
     log,
     state_of,
 )
-from aioupsert._engines.base import CannotCopyError, Command, Engine, Fault, Rows, Steps
+from aioupsert._engines.base import (
+    CannotCopyError,
+    Command,
+    Engine,
+    Fault,
+    ResultRows,
+    Steps,
+)
 from aioupsert._engines.postgresql import engine_of
 from aioupsert._engines.postgresql.sqlstates import (
     READ_ONLY,
@@ -58,7 +65,7 @@ def is_retryable(error: BaseException) -> bool:
     return sqlstate(error) in TRANSIENT
 
 
-_YES: Final[Rows] = ((True,),)
+_YES: Final[ResultRows] = ((True,),)
 
 
 class AsyncpgSession:
@@ -103,14 +110,16 @@ class AsyncpgSession:
                 self._raise_if_closed(exc)
                 raise
 
-    async def fetch(self, sql: str, arguments: Sequence[Any], asked: int) -> Rows:
+    async def fetch(
+        self, sql: str, arguments: Sequence[Any], caller_columns: int
+    ) -> ResultRows:
         """Await one statement by itself."""
-        del asked
+        del caller_columns
         log(sql)
         lock = self.state.lock
         await lock.acquire()  # by hand, since every call comes this way
         try:
-            rows: Rows = await self._connection.fetch(sql, *arguments)
+            rows: ResultRows = await self._connection.fetch(sql, *arguments)
         except asyncpg.PostgresError as exc:
             if not self.in_transaction():
                 if is_retryable(exc):
@@ -165,7 +174,7 @@ class AsyncpgSession:
         """Have types introspected and statements prepared again."""
         await self._connection.reload_schema_state()
 
-    async def _answer(self, command: Command) -> Rows:
+    async def _answer(self, command: Command) -> ResultRows:
         kind, sql = command.kind, command.sql
         if kind == "transaction":
             return _YES if self.in_transaction() else ()
@@ -178,7 +187,7 @@ class AsyncpgSession:
         if kind == "copy":
             await self._copy(sql, command.arguments)
             return ()
-        rows: Rows = await self._connection.fetch(sql, *command.arguments)
+        rows: ResultRows = await self._connection.fetch(sql, *command.arguments)
         return rows
 
     async def _copy(self, table: str, rows: Iterable[Any]) -> None:

@@ -24,7 +24,7 @@ from typing import (
 )
 from weakref import WeakKeyDictionary
 
-from aioupsert._engines.base import Command, Engine, Fault, Rows, Steps
+from aioupsert._engines.base import Command, Engine, Fault, ResultRows, Steps
 
 if TYPE_CHECKING:
     from aioupsert._engines.base import CompiledBatch, CompiledCall
@@ -87,14 +87,16 @@ class Session(Protocol):
         """
         ...
 
-    async def fetch(self, sql: str, arguments: Sequence[Any], asked: int) -> Rows:
+    async def fetch(
+        self, sql: str, arguments: Sequence[Any], caller_columns: int
+    ) -> ResultRows:
         """
         Send one statement by itself, in one round trip, and return its rows.
 
         Args:
             sql: The statement.
             arguments: The values of its placeholders.
-            asked: As of `Command`.
+            caller_columns: As of `Command`.
 
         Raises:
             TransientError: As for `run`.
@@ -262,7 +264,9 @@ def state_of(connection: object) -> ConnectionState:
 # --- Running steps --------------------------------------------------------------------
 
 
-async def drive(steps: Steps[T], answer: Callable[[Command], Awaitable[Rows]]) -> T:
+async def drive(
+    steps: Steps[T], answer: Callable[[Command], Awaitable[ResultRows]]
+) -> T:
     """Run steps, awaiting the answer to each command."""
     try:
         command = next(steps)

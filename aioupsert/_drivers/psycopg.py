@@ -35,7 +35,7 @@ from aioupsert._engines.base import (
     Command,
     Engine,
     Fault,
-    Rows,
+    ResultRows,
     Steps,
 )
 from aioupsert._engines.postgresql import engine_of
@@ -70,7 +70,7 @@ def is_retryable(error: BaseException) -> bool:
     return sqlstate(error) in TRANSIENT
 
 
-_YES: Final[Rows] = ((True,),)
+_YES: Final[ResultRows] = ((True,),)
 
 
 class PsycopgSession:
@@ -113,12 +113,14 @@ class PsycopgSession:
                 raise
             return result
 
-    async def fetch(self, sql: str, arguments: Sequence[Any], asked: int) -> Rows:
+    async def fetch(
+        self, sql: str, arguments: Sequence[Any], caller_columns: int
+    ) -> ResultRows:
         """Await one statement by itself."""
         log(sql)
         async with self.state.lock, self._apart():
             try:
-                return await self._fetch(sql, arguments, asked)
+                return await self._fetch(sql, arguments, caller_columns)
             except psycopg.Error as exc:
                 if not self.in_transaction():
                     if is_retryable(exc):
@@ -173,7 +175,7 @@ class PsycopgSession:
         pipeline: AbstractAsyncContextManager[Any] = self._connection.pipeline()
         return pipeline
 
-    async def _answer(self, command: Command) -> Rows:
+    async def _answer(self, command: Command) -> ResultRows:
         kind, sql = command.kind, command.sql
         if kind == "transaction":
             return _YES if self.in_transaction() else ()
@@ -186,9 +188,9 @@ class PsycopgSession:
         if kind == "copy":
             await self._copy(sql, command.arguments)
             return ()
-        return await self._fetch(sql, command.arguments, command.asked)
+        return await self._fetch(sql, command.arguments, command.caller_columns)
 
-    async def _command(self, sql: str) -> Rows:
+    async def _command(self, sql: str) -> ResultRows:
         if sql.startswith(_OPENING) and psycopg.AsyncPipeline.is_supported():
             self._waiting.append(sql)
             return ()
@@ -246,18 +248,20 @@ class PsycopgSession:
         await asyncio.wait({task})
         _ = task.cancelled() or task.exception()
 
-    async def _fetch(self, sql: str, arguments: Iterable[Any], asked: int) -> Rows:
+    async def _fetch(
+        self, sql: str, arguments: Iterable[Any], caller_columns: int
+    ) -> ResultRows:
         cursor = await self._execute(sql, [*arguments])
         if _reads_plainly(self._connection.adapters):
-            rows: Rows = await cursor.fetchall()
+            rows: ResultRows = await cursor.fetchall()
             return rows
-        return self._read(cursor.pgresult, asked)
+        return self._read(cursor.pgresult, caller_columns)
 
-    def _read(self, result: Any, asked: int) -> Rows:
+    def _read(self, result: Any, caller_columns: int) -> ResultRows:
         """Read what the caller asked for as the caller does, the rest as psycopg does."""
         ours = Transformer.from_context(_Context(_ADAPTERS, self._connection))
         theirs = Transformer.from_context(self._connection)
-        first = result.nfields - asked
+        first = result.nfields - caller_columns
         loaders = [
             (ours if n < first else theirs).get_loader(result.ftype(n), Format.TEXT)
             for n in range(result.nfields)

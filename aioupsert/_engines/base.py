@@ -1,14 +1,17 @@
 """
-What an engine is, and the words in which its steps speak to a driver.
+The interface of an engine, and the commands that its steps send to a driver.
 
-Steps are sans-IO: a generator that yields a command, receives the rows that answer it
-(or has its error thrown into it), and returns what the work has come to. It knows no
-driver and never waits. A driver runs it: asyncpg and psycopg await one command after
-the other, aiosqlite runs all of them as one job on the connection's thread.
+Steps are sans-IO: a generator that yields a command, receives the rows of its answer
+(or has its error thrown into it), and returns a result. It knows no driver and never
+waits. A driver runs it: asyncpg and psycopg await one command after the other,
+aiosqlite runs all of them as one job on the connection's thread. Both therefore execute
+the same algorithm, which can be read, and tested, as a plain function.
 
-An engine reflects a table and compiles a plan; what it compiles has the statements and
-the steps that send them. A new engine is a folder beside this file, and a line in the
-driver that speaks to it.
+An engine does three things. It reflects a table: it reads the catalog and returns a
+`Table`. It compiles a plan of one row to a `CompiledCall`, and a plan of many rows to a
+`CompiledBatch`; both hold the statements and the steps that send them. And it says what
+opens and ends a transaction. A new engine is a folder beside this file, and a line in
+the driver that connects to it.
 """
 
 from __future__ import annotations
@@ -30,7 +33,7 @@ from aioupsert.errors import NotAppliedError
 
 if TYPE_CHECKING:
     from aioupsert._engines.outcomes import BatchOutcome, LostRace
-    from aioupsert._engines.sql import CompiledStatement
+    from aioupsert._engines.sql import CompiledStatement, RowCode
     from aioupsert._plan import Plan, RowGroup
     from aioupsert._plan.schema import Table, TableName
     from aioupsert.results import Result
@@ -41,42 +44,52 @@ T = TypeVar("T")
 # --- Steps ----------------------------------------------------------------------------
 
 
+CommandKind: TypeAlias = Literal[
+    "query", "command", "rollback", "catalog", "copy", "repeat", "transaction"
+]
+"""
+How a command is sent, and what answers it.
+
+``query``: the statement's rows. ``command`` (BEGIN, COMMIT, SAVEPOINT): one row with the
+completion status, if the database reports one. ``rollback``: no rows; completed even
+while the call is being cancelled. ``catalog``: the statement's rows, with names as str
+whatever the caller's settings. ``copy``: no rows; copies the rows in *arguments* to the
+table that *sql* names. ``repeat``: runs the statement once for each row in *arguments*;
+returns what the marking functions recorded. ``transaction``: sends nothing; returns one
+row if a transaction is open, none otherwise.
+"""
+
+
 class Command(NamedTuple):
     """
-    What a step asks a driver to do.
+    A command to a driver.
 
     Attributes:
         sql: The statement.
         arguments: The values of its placeholders.
-        kind: How it is sent and answered. ``query``: rows. ``command`` (BEGIN, COMMIT,
-            SAVEPOINT): one row with the completion status, where the database reports
-            one. ``rollback``: nothing; sent to its end even while the call is being
-            cancelled. ``catalog``: rows, with names as str whatever the caller's
-            settings. ``copy``: nothing; puts the rows, its arguments, into the table
-            that *sql* names. ``repeat``: runs the statement for each of the rows that
-            are its arguments; answers what the marking functions wrote down.
-            ``transaction``: sends nothing; answers one row if the caller has a
-            transaction open, and none otherwise.
-        counted_as: The code of each written row, where the statement cannot return one.
-        asked: How many of the last columns the caller asked for. The others are read by
-            this library, whatever loaders the caller has set for their types.
+        kind: How it is sent, and what answers it.
+        counted_as: The code of each written row if the statement cannot return rows.
+        caller_columns: How many of the last columns the caller asked for. The others
+            are read by this library, and without the caller's own loaders.
     """
 
     sql: str
     arguments: Iterable[Any] = ()
-    kind: Literal[
-        "query", "command", "rollback", "catalog", "copy", "repeat", "transaction"
-    ] = "query"
-    counted_as: int | None = None
-    asked: int = 0
+    kind: CommandKind = "query"
+    counted_as: RowCode | None = None
+    caller_columns: int = 0
 
 
-Rows = Sequence[Sequence[Any]]
-Steps = Generator[Command, Rows, T]
+ParameterValues: TypeAlias = Sequence[Any]
+"""The values of one call; a parameter is an index of it."""
+ResultRow: TypeAlias = Sequence[Any]
+"""A row that the database returns."""
+ResultRows: TypeAlias = Sequence[ResultRow]
+Steps: TypeAlias = Generator[Command, ResultRows, T]
 """Yields each command, receives its rows or its error, returns a T."""
 
 IN_TRANSACTION: Final = Command("", kind="transaction")
-"""Asks whether the caller has a transaction open."""
+"""Returns a row if a transaction is open on the connection."""
 
 
 class ArrayArgument(list[Any]):
@@ -84,7 +97,12 @@ class ArrayArgument(list[Any]):
 
 
 class CannotCopyError(Exception):
-    """The driver cannot copy these values; arrays may carry them."""
+    """The driver cannot copy these values, which may still be sent as arrays."""
+
+
+def single_command(command: Command) -> Steps[ResultRows]:
+    """Send one command and return its rows."""
+    return (yield command)
 
 
 # --- Transactions ---------------------------------------------------------------------
@@ -92,12 +110,12 @@ class CannotCopyError(Exception):
 
 class TransactionScope(NamedTuple):
     """
-    A transaction, or a savepoint in the one that is open.
+    The commands of a transaction, or of a savepoint in an open one.
 
     Attributes:
         begin: Opens it.
-        commit: Keeps what was done in it.
-        rollback: Undoes that, if it can still be undone.
+        commit: Commits or releases it.
+        rollback: Roll it back; sent after any error, also one of *commit*.
     """
 
     begin: Command
@@ -106,7 +124,7 @@ class TransactionScope(NamedTuple):
 
 
 def in_scope(scope: TransactionScope, body: Steps[T]) -> Steps[T]:
-    """Run steps so that all of their work is kept or none."""
+    """Run steps in a transaction or savepoint; roll it back after any error."""
     try:
         yield scope.begin
         result = yield from body
@@ -114,21 +132,21 @@ def in_scope(scope: TransactionScope, body: Steps[T]) -> Steps[T]:
         if status:
             check_committed(status)
     except BaseException:
-        for command in scope.rollback:  # noqa: UP028  # a tuple takes no answers
+        for command in scope.rollback:  # noqa: UP028  # a tuple cannot receive answers
             yield command
         raise
     return result
 
 
-def check_committed(answer: Rows) -> None:
+def check_committed(status: ResultRows) -> None:
     """
-    Check what the database answered to COMMIT.
+    Check the completion status of COMMIT.
 
     Raises:
-        NotAppliedError: PostgreSQL answered ROLLBACK, as it does to the COMMIT of a
+        NotAppliedError: It is ROLLBACK, which is how PostgreSQL answers the COMMIT of a
             failed transaction, without raising an error.
     """
-    if answer[0][0] == "ROLLBACK":
+    if status[0][0] == "ROLLBACK":
         msg = "the database answered ROLLBACK to COMMIT; nothing is stored"
         raise NotAppliedError(msg)
 
@@ -156,11 +174,11 @@ class CompiledCall(Protocol):
 
     @property
     def single(self) -> CompiledStatement | None:
-        """The whole call as one statement, or None where no statement can be that."""
+        """The whole call as one statement, or None if that is not possible."""
         ...
 
     def attempt(
-        self, values: Sequence[Any], conflicts: int, /
+        self, values: ParameterValues, conflicts: int, /
     ) -> Steps[Result | LostRace]:
         """
         Make one attempt by the classic steps.
@@ -171,8 +189,13 @@ class CompiledCall(Protocol):
         """
         ...
 
-    def look_up(self, values: Sequence[Any]) -> Steps[Result | None]:
-        """Read the row of a call that updates nothing; write nothing."""
+    def read_existing(self, values: ParameterValues) -> Steps[Result | None]:
+        """
+        Read the existing row of a call that updates nothing; write nothing.
+
+        Returns:
+            Steps that return its result, or None if there is no such row.
+        """
         ...
 
     def statements(self) -> tuple[CompiledStatement, ...]:
@@ -181,31 +204,31 @@ class CompiledCall(Protocol):
 
 
 class CompiledBatch(Protocol):
-    """The statements for many rows of one request shape, and the steps to send them."""
+    """The statements for many rows of one request shape, and the steps that send them."""
 
     @property
     def per_row(self) -> CompiledCall:
-        """The statements for one of the rows by itself."""
+        """The statements for a single one of the rows."""
         ...
 
     @property
     def how(self) -> str:
-        """How many rows are written, or why they are written one by one."""
+        """The form of the statement, or why the rows are written one by one."""
         ...
 
-    def write(self, group: RowGroup, outcome: BatchOutcome, /) -> Steps[None]:
+    def write(self, group: RowGroup, outcome: BatchOutcome) -> Steps[None]:
         """Write a group of rows in the open transaction."""
         ...
 
-    def write_alone(
+    def write_autocommit(
         self, group: RowGroup, outcome: BatchOutcome, /
     ) -> Steps[Sequence[int]] | None:
         """
-        Write a group of rows by one statement that is a transaction by itself.
+        Write a group of rows with one statement, outside of a transaction.
 
         Returns:
-            Steps that return the rows which were not written, or None where it takes
-            more than one statement.
+            Steps that return the rows which were not written, or None if the group
+            takes more than one statement.
         """
         ...
 
@@ -215,7 +238,7 @@ class Engine(ValueSemantics, Protocol):
 
     @property
     def system(self) -> str:
-        """What OpenTelemetry calls it."""
+        """The value of OpenTelemetry's ``db.system.name``."""
         ...
 
     def reflect(self, name: TableName) -> Steps[Table]:
@@ -228,19 +251,19 @@ class Engine(ValueSemantics, Protocol):
         ...
 
     def compile_call(self, plan: Plan) -> CompiledCall:
-        """Write the statements of a call."""
+        """Compile the plan of one row."""
         ...
 
     def compile_batch(self, plan: Plan, *, distinct: bool) -> CompiledBatch:
         """
-        Write the statements for many rows.
+        Compile the plan of many rows.
 
         Args:
-            plan: What each row means.
+            plan: The plan of each row.
             distinct: Whether no two rows of a batch have the same key.
         """
         ...
 
     def scope(self, *, in_transaction: bool) -> TransactionScope:
-        """Return a transaction, or a savepoint in the one that is open."""
+        """Return a transaction, or a savepoint if one is open."""
         ...

@@ -1,20 +1,14 @@
-"""What statements answer: the outcome of a call, of a lost race, and of a batch."""
+"""The outcomes that rows of an answer stand for: of a call, a lost race, a batch."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import chain
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
-from aioupsert._engines.base import Command, Rows, Steps
-from aioupsert._engines.sql import (
-    CREATED,
-    SKIPPED,
-    UNCHANGED,
-    UPDATED,
-    CompiledStatement,
-)
+from aioupsert._engines.base import Command, ParameterValues, ResultRows, Steps
+from aioupsert._engines.sql import CompiledStatement, RowCode
 from aioupsert.errors import NotAppliedError
 from aioupsert.results import Action, Result
 
@@ -28,11 +22,11 @@ if TYPE_CHECKING:
 
 class LostRace(NamedTuple):
     """
-    A concurrent call came first; the next attempt starts over.
+    A concurrent call was faster; the next attempt starts over.
 
     Attributes:
         error: The error of the insert, or None.
-        visible: Whether the snapshot shows a row with the key all the same.
+        visible: Whether the snapshot shows a row with the key nevertheless.
     """
 
     error: Exception | None = None
@@ -41,10 +35,10 @@ class LostRace(NamedTuple):
 
 MAX_LOST_RACES: Final = 64
 """
-After how many lost races in a row a call fails.
+The number of consecutive lost races after which a call fails.
 
-So many are lost only while the same row is created and deleted all the time (at most 30
-in a row were seen), or when a row that cannot be seen stays in the way.
+A call loses as many only while its row is created and deleted all the time (at most 30
+in a row were seen), or when an invisible row keeps blocking its insert.
 """
 
 
@@ -58,46 +52,42 @@ def race_error(table: TableName, lost: LostRace) -> Exception:
 
 
 def bind(
-    statement: CompiledStatement, values: Sequence[Any], asked: int = 0
+    statement: CompiledStatement, values: ParameterValues, caller_columns: int = 0
 ) -> Command:
     """Return the command that sends a statement with these values."""
     return Command(
         statement.sql,
         statement.arguments(values),
         counted_as=statement.counted_as,
-        asked=asked,
+        caller_columns=caller_columns,
     )
 
 
-def look_up(
-    statement: CompiledStatement | None, plan: Plan, values: Sequence[Any]
+def read_existing(
+    statement: CompiledStatement | None, plan: Plan, values: ParameterValues
 ) -> Steps[Result | None]:
-    """Read the row of a call that updates nothing; write nothing."""
+    """Return the result of a call that updates nothing, if its row exists."""
     assert statement is not None  # noqa: S101  # see Plan.conditional
     rows = yield bind(statement, values, len(plan.returning))
     return read_result(plan, rows) if rows else None
 
 
-_ACTIONS: Final = {
-    CREATED: Action.CREATED,
-    UPDATED: Action.UPDATED,
-    UNCHANGED: Action.UNCHANGED,
-    SKIPPED: Action.SKIPPED,
-}
-_WRITTEN: Final = frozenset({CREATED, UPDATED})
+# By plain int, which is what the database returns, and quicker to look up.
+_ACTIONS: Final = {int(code): Action[code.name] for code in RowCode}
+_WRITTEN: Final = frozenset({int(RowCode.CREATED), int(RowCode.UPDATED)})
 # Results are immutable, so calls for one row that return no columns share one.
 _SHARED: Final = {
     code: Result(action, int(code in _WRITTEN)) for code, action in _ACTIONS.items()
 }
 
 
-def read_result(plan: Plan, rows: Rows) -> Result:
-    """Return the result that rows report: each has its code, then its columns."""
+def read_result(plan: Plan, rows: ResultRows) -> Result:
+    """Return the result of a call whose rows each have a code, then their columns."""
     names = plan.returning
     if not names and len(rows) == 1:
         return _SHARED[rows[0][0]]
     # Several rows match: one that was written outweighs one left unchanged, which
-    # outweighs one that was skipped; the codes are in this order.
+    # outweighs one that was skipped.
     code = rows[0][0] if len(rows) == 1 else min(row[0] for row in rows)
     mappings = (
         tuple([dict(zip(names, row[1:], strict=True)) for row in rows]) if names else ()
@@ -114,7 +104,7 @@ _REFUSED: Final = (
 
 
 def refused(table: TableName) -> NotAppliedError:
-    """Return the error for a row that the database refuses silently."""
+    """Return the error for a row that the database silently does not write."""
     return NotAppliedError(_REFUSED.format(".".join(table)))
 
 
@@ -127,26 +117,26 @@ class BatchOutcome:
 
     Attributes:
         counts: The number of rows by action.
-        results: The result of each row by its position; None unless asked for.
+        results: The result of each row by its position; None unless requested.
         rejected: The rows that were left out.
-        sent: The number of rows sent; fewer than calls where some were merged.
-        left: The positions of calls that were not written, and are due again.
+        sent: The number of rows sent; less than that of calls if some were merged.
+        left: The positions of calls that were not written, and have to be sent again.
     """
 
     def __init__(self, *, each: bool) -> None:
-        """Start empty; *each* is whether the result of every row is asked for."""
+        """Start empty; *each* requests the result of every row."""
         self.counts: dict[Action, int] = dict.fromkeys(Action, 0)
         self.results: dict[int, Result] | None = {} if each else None
         self.rejected: list[RejectedRow] = []
-        self.sent = 0
+        self.sent: int = 0
         self.left: Sequence[int] = ()
 
     def count(self, code: int, number: int = 1) -> None:
-        """Count rows of which only the code is known."""
+        """Count rows that have this code."""
         self.counts[_ACTIONS[code]] += number
 
     def add(self, position: int, result: Result) -> None:
-        """Count a row, and keep its result if it is asked for."""
+        """Count a row, and keep its result if requested."""
         self.counts[result.action] += 1
         if self.results is not None:
             self.results[position] = result
@@ -162,7 +152,7 @@ class BatchOutcome:
 
     def add_merged(self, merged: Mapping[int, Sequence[int]]) -> None:
         """Count calls that were merged into earlier ones, as updates of their rows."""
-        result = _SHARED[UPDATED]
+        result = _SHARED[RowCode.UPDATED]
         results = dict.fromkeys(chain.from_iterable(merged.values()), result)
         self.counts[result.action] += len(results)
         if self.results is not None:
@@ -170,13 +160,13 @@ class BatchOutcome:
 
     def use_input_positions(self, positions: Sequence[int]) -> None:
         """Replace positions in the batch by positions in the input."""
-        # They are equal where the batch is the whole input.
+        # They are equal if the batch is the whole input.
         if self.results is not None and positions != range(len(positions)):
             self.results = {positions[at]: r for at, r in self.results.items()}
             self.left = [positions[at] for at in self.left]
 
     def merge(self, other: BatchOutcome) -> None:
-        """Add what happened to other rows."""
+        """Add the outcome of other rows."""
         for action, number in other.counts.items():
             self.counts[action] += number
         if self.results is not None:

@@ -1,48 +1,70 @@
-"""SQL text: names, expressions, and statements with the values they bind."""
+"""
+SQL text: names, expressions, and statements with the values that they bind.
+
+A statement never contains a value. `SqlWriter` writes a placeholder in its place and
+records which value of the call it binds: a parameter, an index of the call's values.
+The values themselves are picked when the statement is sent, so that one text, prepared
+once by the server, serves every call of the same shape.
+"""
 
 from __future__ import annotations
 
 import abc
+import enum
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 from aioupsert.expressions import sql_parts
 
 if TYPE_CHECKING:
+    from aioupsert._engines.base import ParameterValues
     from aioupsert._plan import Assignment, Resolved
     from aioupsert._plan.schema import Column
 
-# The first value of every row our statements return: what happened to that row.
-CREATED: Final = 1
-UPDATED: Final = 2
-UNCHANGED: Final = 3
-SKIPPED: Final = 4
+
+class RowCode(enum.IntEnum):
+    """
+    What happened to a row: the first value of every row that a statement returns.
+
+    In the order of their weight where several rows match a key.
+    """
+
+    CREATED = 1
+    UPDATED = 2
+    UNCHANGED = 3
+    SKIPPED = 4
+
+
+Encoder: TypeAlias = Callable[[Any], str | None]
+"""Encodes a value that the driver would not write as this library means it."""
+Encoders: TypeAlias = tuple[tuple[int, Encoder], ...]
+"""The positions of placeholders whose value is encoded, each with its encoder."""
 
 
 @dataclass(frozen=True, slots=True)
 class CompiledStatement:
     """
-    A statement that fills in values.
+    A statement, and the values of a call that it binds.
 
     Attributes:
         sql: The text.
-        pick: Puts the values in the order of the placeholders.
-        encoders: Placeholders whose value is encoded first.
+        pick: Returns the values in the order of the placeholders.
+        encoders: The placeholders whose value is encoded.
         when: In which case it is sent, for `preview`.
-        counted: What a row counts as where the statement cannot return rows.
+        counted_as: The code of each written row if the statement cannot return rows.
     """
 
     sql: str
-    pick: Callable[[Sequence[Any]], tuple[Any, ...]]
-    encoders: tuple[tuple[int, Callable[[Any], Any]], ...] = ()
+    pick: Callable[[ParameterValues], tuple[Any, ...]]
+    encoders: Encoders = ()
     when: str = ""
-    counted_as: int | None = None
+    counted_as: RowCode | None = None
 
-    def arguments(self, values: Sequence[Any]) -> Sequence[Any]:
-        """Put the values in the order of the placeholders."""
+    def arguments(self, values: ParameterValues) -> Sequence[Any]:
+        """Return the values in the order of the placeholders, encoded."""
         picked = self.pick(values)
         if not self.encoders:
             return picked
@@ -52,8 +74,8 @@ class CompiledStatement:
         return encoded
 
 
-def _picker(parameters: Sequence[int]) -> Callable[[Sequence[Any]], tuple[Any, ...]]:
-    if len(parameters) > 1:
+def _picker(parameters: Sequence[int]) -> Callable[[ParameterValues], tuple[Any, ...]]:
+    if len(parameters) > 1:  # itemgetter returns a tuple only then
         return itemgetter(*parameters)
     return lambda values: tuple([values[parameter] for parameter in parameters])
 
@@ -72,18 +94,18 @@ def quote_path(parts: Iterable[str]) -> str:
 
 
 def quote_text(text: str) -> str:
-    """Quote a text that comes from the catalog, for where no parameter may stand."""
+    """Quote a string from the catalog, where a placeholder is not allowed."""
     return "'" + text.replace("'", "''") + "'"
 
 
 def quote_escaped(text: str) -> str:
-    """Quote a text for PostgreSQL, whatever it takes a backslash for."""
+    """Quote a string for PostgreSQL, whatever standard_conforming_strings is."""
     escaped = text.replace("\\", "\\\\").replace("'", "''")
     return f"E'{escaped}'"
 
 
 def encode_json(value: Any) -> str | None:
-    """Write JSON as SQLite itself does: compact, letters as they are; None is NULL."""
+    """Write JSON as SQLite does: compact, and with letters unescaped; None is NULL."""
     if value is None:
         return None
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
@@ -93,22 +115,27 @@ class SqlWriter(abc.ABC):
     """
     Writes the expressions of one statement and collects its placeholders.
 
-    A dialect overrides what its database writes differently.
+    The writer of an engine overrides what its database writes differently.
+
+    Attributes:
+        qualifier: What columns are qualified by.
+        parameters: The parameters that the placeholders bind, in their order.
+        encoders: The placeholders whose value is encoded.
     """
 
-    _PLAIN: ClassVar = frozenset({"+", "-", "*", "=", "<>", "AND", "OR"})
-    _ORDERED: ClassVar = frozenset({"<", "<=", ">", ">="})
+    _SAME_EVERYWHERE: ClassVar = frozenset({"+", "-", "*", "=", "<>", "AND", "OR"})
+    _INEQUALITIES: ClassVar = frozenset({"<", "<=", ">", ">="})
 
     def __init__(self, qualifier: str) -> None:
         """Start a statement whose columns are qualified by *qualifier*."""
         self.qualifier: str = qualifier
         self.parameters: list[int] = []
-        self.encoders: list[tuple[int, Callable[[Any], Any]]] = []
+        self.encoders: list[tuple[int, Encoder]] = []
 
     def compiled(
-        self, sql: str, when: str, counted_as: int | None = None
+        self, sql: str, when: str, counted_as: RowCode | None = None
     ) -> CompiledStatement:
-        """Finish the statement."""
+        """Return the statement with the placeholders written so far."""
         return CompiledStatement(
             sql, _picker(self.parameters), tuple(self.encoders), when, counted_as
         )
@@ -117,72 +144,72 @@ class SqlWriter(abc.ABC):
         """Write a stored column, always qualified."""
         return f"{self.qualifier}.{quote(column.name)}"
 
-    def term(self, term: Resolved) -> str:
-        """Write an expression; it can stand anywhere without further parentheses."""
-        match term.kind:
-            case "column" if term.column:
-                return self.column(term.column)
-            case "default" if term.column:
-                return self.default(term.column)
+    def expression(self, expression: Resolved) -> str:
+        """Write an expression that needs no further parentheses anywhere."""
+        match expression.kind:
+            case "column" if expression.column:
+                return self.column(expression.column)
+            case "default" if expression.column:
+                return self.default(expression.column)
             case "value" | "literal":
-                return self.literal(term)
+                return self.literal(expression)
             case "call":
-                return f"{term.name}({self.all(term.args)})"
+                return f"{expression.name}({self.expressions(expression.args)})"
             case "sql":
-                parts = sql_parts(term.name)
-                positions = [*map(self.term, term.args), ""]
-                text = "".join(p + v for p, v in zip(parts, positions, strict=True))
+                parts = sql_parts(expression.name)
+                written = [*map(self.expression, expression.args), ""]
+                text = "".join(p + w for p, w in zip(parts, written, strict=True))
                 return f"({text})"
             case _:
-                return self.operation(term)
+                return self.operation(expression)
 
-    def all(self, terms: Sequence[Resolved]) -> str:
+    def expressions(self, expressions: Sequence[Resolved]) -> str:
         """Write expressions, separated by commas."""
-        return ", ".join(map(self.term, terms))
+        return ", ".join(map(self.expression, expressions))
 
-    def operation(self, term: Resolved) -> str:
-        """Write an operator or one of our functions."""
-        name, args = term.name, term.args
-        if name in self._PLAIN:
-            return f"({self.term(args[0])} {name} {self.term(args[1])})"
-        if name in self._ORDERED:
+    def operation(self, expression: Resolved) -> str:
+        """Write an operator, or a function that this library defines."""
+        name, args = expression.name, expression.args
+        if name in self._SAME_EVERYWHERE:
+            return f"({self.expression(args[0])} {name} {self.expression(args[1])})"
+        if name in self._INEQUALITIES:
             left, right = self.ordered(args)
             return f"({left} {name} {right})"
         match name:
             case "NOT":
-                return f"(NOT {self.term(args[0])})"
+                return f"(NOT {self.expression(args[0])})"
             case "is_null":
-                return f"({self.term(args[0])} IS NULL)"
+                return f"({self.expression(args[0])} IS NULL)"
             case "in" if len(args) > 1:
-                return f"({self.term(args[0])} IN ({self.all(args[1:])}))"
+                return f"({self.expression(args[0])} IN ({self.expressions(args[1:])}))"
             case "in":
                 return "(1 = 0)"
             case "coalesce":
-                # SQLite's takes two arguments or more; a second NULL changes nothing.
-                return f"coalesce({self.all(args)}, NULL)"
+                # SQLite's takes at least two arguments; another NULL changes nothing.
+                return f"coalesce({self.expressions(args)}, NULL)"
             case _:
-                return self.function(term)
+                return self.function(expression)
 
     @abc.abstractmethod
-    def literal(self, term: Resolved) -> str:
+    def literal(self, expression: Resolved) -> str:
         """Write a placeholder."""
 
     @abc.abstractmethod
     def default(self, column: Column) -> str:
-        """Write a column's default in place."""
+        """Write the expression of a column's default."""
 
     @abc.abstractmethod
     def assigned(self, item: Assignment) -> str:
-        """Write one value that UPDATE sets."""
+        """Write the value that UPDATE sets a column to."""
 
     @abc.abstractmethod
     def ordered(self, args: Sequence[Resolved]) -> list[str]:
-        """Write operands whose order matters: text goes by code point."""
+        """Write operands of which the greater one matters: text by code point."""
 
     @abc.abstractmethod
-    def function(self, term: Resolved) -> str:
-        """Write what the dialects write differently."""
+    def function(self, expression: Resolved) -> str:
+        """Write an operation that differs between the databases."""
 
     def assignments(self, items: Sequence[Assignment]) -> str:
-        """Write what UPDATE sets."""
+        """Write the SET list of an UPDATE."""
         return ", ".join(f"{quote(a.column.name)} = {self.assigned(a)}" for a in items)

@@ -370,7 +370,7 @@ def _steps(
     inside = bool((yield IN_TRANSACTION))
     if alone and not inside and len(groups) == 1:
         ((compiled, group),) = groups
-        body = compiled.write_alone(group, outcome)
+        body = compiled.write_autocommit(group, outcome)
         if body is not None:
             left = yield from body
             _count_calls(outcome, group, left)

@@ -185,7 +185,7 @@ async def _look_up(
     while True:
         try:
             call = await _compiled(session, name, shape, values)
-            return await session.run(call.look_up(values))
+            return await session.run(call.read_existing(values))
         except Exception as exc:
             if not await retries.follow(session, exc):
                 raise

@@ -93,7 +93,7 @@ def test_every_line_of_the_log_is() -> None:
     for file in (ROOT / "aioupsert").rglob("*.py"):
         code = file.read_text("utf-8")
         found += re.findall(r"_logger\.(?:warning|exception)\(\s*\"([^\"]+)\"", code)
-    assert len(found) == 3
+    assert len(found) == 4
     for line in found:
-        shown = line.replace("%s", "TABLE").replace("%d", "N")
-        assert f"`{shown}`" in PAGES["observability.md"], line
+        shown = re.escape(line).replace("%s", "[A-Z]+").replace("%d", "N")
+        assert re.search(f"`{shown}`", PAGES["observability.md"]), line

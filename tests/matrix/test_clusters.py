@@ -19,7 +19,9 @@ from aioupsert._drivers.asyncpg import AsyncpgSession
 from aioupsert._drivers.psycopg import PsycopgSession
 from aioupsert._engines.postgresql import catalog as postgresql_catalog
 from aioupsert._engines.postgresql import engine_of
+from aioupsert._engines.postgresql.experimental import log_experimental
 from aioupsert._execution.table_cache import read_table
+from aioupsert._plan.schema import Table
 from tests.support.databases import PostgresDatabase
 
 TABLE = """
@@ -66,6 +68,18 @@ async def test_both_drivers_are_asked(pg: PostgresDatabase) -> None:
     assert PsycopgSession(connection).engine.system == "postgresql"
 
 
+@pytest.fixture(autouse=True)
+def nothing_logged_yet() -> None:
+    """Have the log say again which servers are experimental."""
+    log_experimental.cache_clear()
+
+
+def experimental(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """What the log says so of."""
+    lines = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+    return [line.removeprefix("support for ") for line in lines]
+
+
 @pytest.fixture
 def as_cockroachdb(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have PostgreSQL taken for it: every statement is one of PostgreSQL, too."""
@@ -74,12 +88,15 @@ def as_cockroachdb(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("as_cockroachdb")
 async def test_its_catalog_query_describes_what_postgresql_s_does(
-    pg: PostgresDatabase, monkeypatch: pytest.MonkeyPatch
+    pg: PostgresDatabase,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     await pg.run(TABLE)
     theirs = (await read_table(AsyncpgSession(pg.handle), ("t",))).table
     with pytest.raises(UnknownTableError, match="did you mean 't'"):
         await read_table(AsyncpgSession(pg.handle), ("tt",))
+    assert experimental(caplog) == ["CockroachDB is experimental"]
     monkeypatch.setattr(AsyncpgSession, "engine", engine_of(None))
     ours = (await read_table(AsyncpgSession(pg.handle), ("t",))).table
     assert list(theirs.columns) == list(ours.columns)
@@ -134,10 +151,13 @@ async def test_a_key_has_the_column_by_which_citus_distributes(
         add = {"n": F("n") + 1}
         with pytest.raises(UsageError, match="key must have 'tenant', by which t is d"):
             await create_or_update(conn, "t", key={"k": 1}, defaults=add)
+        assert experimental(caplog) == ["Citus is experimental"]
+        caplog.clear()
         caplog.set_level("DEBUG", "aioupsert")
         for key in ({"tenant": 1, "k": 1}, {"k": 1, "tenant": 1}):
             await create_or_update(conn, "t", key=key, defaults=add)
         await create_or_update(conn, "reference", key={"k": 1})
+        assert experimental(caplog) == []  # said when the first table was read
         assert not any(m.startswith("WITH") for m in caplog.messages)
         caplog.clear()
         await create_or_update(conn, "here", key={"k": 1})
@@ -149,15 +169,20 @@ async def test_a_key_has_the_column_by_which_citus_distributes(
         await conn.execute("ROLLBACK")
 
 
-async def test_yugabytedb_is_not_asked_for_xmax(pg: PostgresDatabase) -> None:
+async def test_yugabytedb_is_not_asked_for_xmax(
+    pg: PostgresDatabase, caplog: pytest.LogCaptureFixture
+) -> None:
     await pg.run("CREATE TABLE t (k integer PRIMARY KEY)")
     steps = postgresql_catalog.reflect(("t",))
     ((answer,),) = await pg.handle.fetch(next(steps).sql)
     found = json.loads(answer)
     # By its version, such as 15.12-YB-2025.1.0.0-b0.
     assert found["xmax"]
-    table = postgresql_catalog.read_table(
-        ("t",), found | {"xmax": False, "returns_old": False}
-    )
+    assert experimental(caplog) == []
+    changed = json.dumps(found | {"xmax": False, "returns_old": False})
+    with pytest.raises(StopIteration) as stop:
+        steps.send([(changed,)])
+    table: Table = stop.value.value
+    assert experimental(caplog) == ["YugabyteDB is experimental"]
     assert not table.supports_on_conflict_update
     assert table.exact_because is None

@@ -34,12 +34,12 @@ from aioupsert._engines.base import (
     CompiledCall,
     Engine,
     Fault,
-    Rows,
+    ResultRows,
     Steps,
     TransactionScope,
 )
 from aioupsert._engines.outcomes import BatchOutcome, LostRace, read_result
-from aioupsert._engines.sql import CREATED, UNCHANGED, UPDATED, CompiledStatement
+from aioupsert._engines.sql import CompiledStatement, RowCode
 from aioupsert._plan import Assignment, Plan, RowGroup
 from aioupsert._plan.schema import Column, Table, TableName, UniqueIndex
 from aioupsert.results import Result
@@ -63,9 +63,9 @@ class ToyCall:
     def statements(self) -> tuple[CompiledStatement, ...]:
         return ()
 
-    def look_up(self, values: Sequence[Any]) -> Steps[Result | None]:
+    def read_existing(self, values: Sequence[Any]) -> Steps[Result | None]:
         rows = yield Command("GET", [self._key(values)])
-        return self._result(UNCHANGED, rows[0][0]) if rows else None
+        return self._result(RowCode.UNCHANGED, rows[0][0]) if rows else None
 
     def attempt(
         self, values: Sequence[Any], _conflicts: int
@@ -75,11 +75,11 @@ class ToyCall:
     def write(self, values: Sequence[Any]) -> Steps[Result]:
         rows = yield Command("GET", [self._key(values)])
         if rows and not self.plan.update:
-            return self._result(UNCHANGED, rows[0][0])
+            return self._result(RowCode.UNCHANGED, rows[0][0])
         items = self.plan.update if rows else self.plan.insert
         row = {**(rows[0][0] if rows else {}), **dict(self._set(items, values))}
         yield Command("PUT", [self._key(values), row])
-        return self._result(UPDATED if rows else CREATED, row)
+        return self._result(RowCode.UPDATED if rows else RowCode.CREATED, row)
 
     def _key(self, values: Sequence[Any]) -> tuple[Any, ...]:
         return tuple(values[key.parameter] for key in self.plan.key)
@@ -91,7 +91,7 @@ class ToyCall:
             assert expression is not None
             yield column.name, values[expression.parameter]
 
-    def _result(self, code: int, row: dict[str, Any]) -> Result:
+    def _result(self, code: RowCode, row: dict[str, Any]) -> Result:
         return read_result(
             self.plan, [(code, *(row[name] for name in self.plan.returning))]
         )
@@ -109,7 +109,7 @@ class ToyBatch:
             result = yield from self.per_row.write(group.values(row))
             outcome.add(position, result)
 
-    def write_alone(self, _group: RowGroup, _outcome: BatchOutcome) -> None:
+    def write_autocommit(self, _group: RowGroup, _outcome: BatchOutcome) -> None:
         return None
 
 
@@ -156,7 +156,7 @@ class ToyConnection:
     rows: dict[Any, dict[str, Any]] = field(default_factory=dict)
     before: list[dict[Any, dict[str, Any]]] = field(default_factory=list)
 
-    async def send(self, command: Command) -> Rows:
+    async def send(self, command: Command) -> ResultRows:
         match command.sql, [*command.arguments]:
             case "DESCRIBE", ["t"]:
                 return [("k", "v")]
@@ -194,8 +194,12 @@ class ToySession:
     async def run(self, steps: Steps[T]) -> T:
         return await drive(steps, self._connection.send)
 
-    async def fetch(self, sql: str, arguments: Sequence[Any], asked: int) -> Rows:
-        return await self._connection.send(Command(sql, arguments, asked=asked))
+    async def fetch(
+        self, sql: str, arguments: Sequence[Any], caller_columns: int
+    ) -> ResultRows:
+        return await self._connection.send(
+            Command(sql, arguments, caller_columns=caller_columns)
+        )
 
     def in_transaction(self) -> bool:
         return False

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from aioupsert import UsageError
-from aioupsert._engines.predicates import null_predicate
+from aioupsert._engines.partial_indexes import null_columns
 from aioupsert._plan.schema import UniqueIndex, table_name
 from tests.unit.plans import column, table
 
@@ -159,4 +159,4 @@ def test_a_hidden_column_is_not_visible() -> None:
 def test_a_predicate_that_only_asks_for_nulls_is_read(
     predicate: str | None, columns: tuple[str, ...]
 ) -> None:
-    assert null_predicate(predicate) == columns
+    assert null_columns(predicate) == columns

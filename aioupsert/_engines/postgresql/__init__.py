@@ -1,4 +1,4 @@
-"""PostgreSQL: what is sent, in which order, and what its answers mean."""
+"""PostgreSQL: its statements, the order in which they are sent, and what rows mean."""
 
 from __future__ import annotations
 
@@ -15,5 +15,5 @@ _COCKROACHDB: Final = CockroachdbEngine()
 
 
 def engine_of(crdb_version: str | None) -> Engine:
-    """Return the engine of a server, which PostgreSQL is if it reports None."""
+    """Return the engine of a server; *crdb_version* is what CockroachDB reports."""
     return _POSTGRESQL if crdb_version is None else _COCKROACHDB

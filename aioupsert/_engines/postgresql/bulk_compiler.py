@@ -1,36 +1,54 @@
 """
-Many rows as PostgreSQL statements.
+The statements for many rows on PostgreSQL.
 
-A statement reads the rows from arrays that are its arguments, or from a temporary table
-they were copied to. It reports every row that it wrote; the rows it does not report were
-in the way of a concurrent call, come again within the batch, or were refused, and are
-for the caller of this room to try again.
+A statement reads the rows of a batch from its first WITH query, whose source is one of
+two: ``unnest()`` of arrays that are the statement's arguments, one array for each column,
+or a temporary table to which the rows were copied. It is one of two forms:
 
-Whatever joins the rows of a batch with each other is a FULL JOIN: the server has no
-other way to run one than by hashing or merging, however wrong its guess of their number.
+- INSERT ... ON CONFLICT DO UPDATE, if that does exactly what was asked;
+- update first: lock the existing rows, update them, and insert the others with ON
+  CONFLICT DO NOTHING. `_reasons_against_on_conflict` lists when this is needed: ON
+  CONFLICT evaluates defaults, and so consumes sequence values, and checks NOT NULL, for
+  rows that are then updated.
 
-See the PostgreSQL documentation: "INSERT, ON CONFLICT Clause", "WITH Queries", "SELECT,
-The Locking Clause", "Populating a Database".
+Both take the rows in the order of their keys, so that two writers of the same rows lock
+them in the same order and cannot deadlock. A condition that may leave rows unchanged
+adds a query, sent first, which finds those rows.
+
+A statement reports each row that it wrote. A row that it does not report conflicted with
+a concurrent call, has the key of an earlier row of the batch, or was silently not
+written; `bulk_steps` tries it again. Where counts are enough, a second text of the
+statement returns one row with the counts and the numbers of the rows not reported.
+
+Joins of the rows with each other are FULL JOINs, which PostgreSQL can only execute as
+hash or merge joins: its estimate for the rows of an array is wrong by orders of
+magnitude, and a nested loop would take quadratic time.
+
+References:
+    PostgreSQL, "INSERT" (ON CONFLICT Clause), "WITH Queries", "SELECT" (The Locking
+    Clause), "Array Functions" (unnest), "Populating a Database".
 """
 
 from __future__ import annotations
 
+import contextlib
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from aioupsert._engines.postgresql.bulk_steps import (
-    Answers,
+    BatchColumn,
     BatchStatement,
-    Input,
     PostgresqlBatch,
+    ReportingStatement,
 )
 from aioupsert._engines.postgresql.compiler import (
     ALIAS,
-    LEFT_ALONE,
     TEXT,
+    UNCHANGED_CODE,
     PostgresqlWriter,
+    SentAs,
     compile_call,
     name_cte,
     name_table,
@@ -38,223 +56,256 @@ from aioupsert._engines.postgresql.compiler import (
     returned,
     untyped,
 )
-from aioupsert._engines.sql import (
-    CREATED,
-    UPDATED,
-    encode_json,
-    quote,
-)
+from aioupsert._engines.sql import RowCode, encode_json, quote
 from aioupsert._plan.resolving import added
 
 if TYPE_CHECKING:
-    from aioupsert._plan import Plan, Resolved
+    from aioupsert._plan import Assignment, Plan, Resolved
     from aioupsert._plan.schema import Column
 
 
 def compile_batch(plan: Plan, *, distinct: bool) -> PostgresqlBatch:
     """
-    Write every statement for rows of one shape.
+    Compile the statements for rows of one request shape.
 
     Args:
-        plan: Their plan.
-        distinct: Whether no key is known to come twice.
+        plan: The plan of each row.
+        distinct: Whether no two rows of a batch have the same key.
     """
     per_row = compile_call(plan)
-    why = _why_one_by_one(plan)
-    if why is not None:
-        return PostgresqlBatch(per_row, f"one by one: {why}")
-    why = _why_not_native(plan, distinct=distinct)
-    write = _native if why is None else partial(_update_first, distinct=distinct)
-    left_alone = not plan.update or plan.where is not None or plan.compare is not None
-    inputs: list[Input] = []
-
-    def answers() -> tuple[Answers | None, Answers]:
-        look = None
-        if left_alone:
-            look = _answers(_look, plan, inputs, counts=plan.unique)
-        return look, _answers(write, plan, inputs, counts=distinct and plan.unique)
-
-    answers()  # so that every statement knows what the others need of the rows
-    look, writes = answers()
-    stage = _stage(inputs)
-    columns = ", ".join(f'"c{n}" {i.type}' for n, i in enumerate(inputs, start=1))
+    reason = next(_reasons_for_one_by_one(plan), None)
+    if reason is not None:
+        return PostgresqlBatch(per_row, f"one by one: {reason}")
+    reason = next(_reasons_against_on_conflict(plan, distinct=distinct), None)
+    if reason is None:
+        how, write = "INSERT ... ON CONFLICT DO UPDATE", _on_conflict
+    else:
+        how = f"update first: {reason}"
+        write = partial(_update_first, distinct=distinct)
+    may_skip = not plan.update or plan.where is not None or plan.compare is not None
+    # All statements read the same columns, which are known once all are written.
+    columns: list[BatchColumn] = []
+    unchanged = None
+    if may_skip:
+        unchanged = _drafts(_find_unchanged, plan, columns, counting=plan.unique)
+    upsert = _drafts(write, plan, columns, counting=distinct and plan.unique)
+    staging_table = _staging_table(columns)
+    names = ", ".join(f'"c{n}" {c.type}' for n, c in enumerate(columns, start=1))
     return PostgresqlBatch(
         per_row,
-        "INSERT ... ON CONFLICT DO UPDATE" if why is None else f"update first: {why}",
-        look,
-        writes,
-        tuple(inputs),
-        stage,
-        f'CREATE TEMPORARY TABLE pg_temp.{quote(stage)} ("ord" pg_catalog.int8, {columns})'
+        how,
+        None if unchanged is None else unchanged.finished(),
+        upsert.finished(),
+        tuple(columns),
+        staging_table,
+        f"CREATE TEMPORARY TABLE pg_temp.{quote(staging_table)}"
+        f' ("ord" pg_catalog.int8, {names})'
         if plan.table.temporary_tables_allowed
         else "",
-        takes_arrays=all(column.supports_unnest for column in _brought(plan)),
-        joins_table=plan.unique and (left_alone or why is not None),
+        takes_arrays=all(column.supports_unnest for column in _typing_columns(plan)),
+        joins_table=plan.unique and (may_skip or reason is not None),
     )
 
 
-def _stage(inputs: Sequence[Input]) -> str:
-    """Name a temporary table after its columns, since drivers remember a table's."""
-    types = ",".join(given.type for given in inputs)
+def _staging_table(columns: Sequence[BatchColumn]) -> str:
+    """Name a temporary table after its columns, as drivers cache the columns of one."""
+    types = ",".join(column.type for column in columns)
     return f"aioupsert_{zlib.crc32(types.encode()):08x}"
 
 
-def _brought(plan: Plan) -> Iterable[Column]:
-    """Give the columns that type what a row brings, except for what is sent as text."""
+def _typing_columns(plan: Plan) -> Iterator[Column]:
+    """Yield the table's columns that give a row's values their type."""
     yield from (k.column for k in plan.key if k.kind != "text")
-    for term in _terms(plan):
-        if term.column is not None and term.kind == "value" and term.name != "text":
-            yield term.column
+    for part in _expressions(plan):
+        if part.column is not None and part.kind == "value" and part.name != "text":
+            yield part.column
 
 
-def _why_one_by_one(plan: Plan) -> str | None:
-    if plan.exact_because or plan.lock:
-        return plan.exact_because or "each key is locked first"
+def _reasons_for_one_by_one(plan: Plan) -> Iterator[str]:
+    """Yield why no statement can write many rows."""
+    if plan.exact_because:
+        yield plan.exact_because
+    if plan.lock:
+        yield "each key is locked first"
     if any(key.is_null for key in plan.key):
-        return "a value of the key is NULL"
+        yield "a value of the key is NULL"
     if plan.renames:
-        return "the key itself is given another value"
-    if not all(_is_typed(term, plan) for term in _terms(plan)):
-        return "an expression brings a value whose type nothing tells"
-    return plan.table.one_by_one_because
+        yield "the key itself is given another value"
+    if not all(_has_type(part, plan) for part in _expressions(plan)):
+        yield "an expression brings a value whose type nothing tells"
+    if plan.table.one_by_one_because:
+        yield plan.table.one_by_one_because
 
 
-def _terms(plan: Plan) -> Iterable[Resolved]:
-    """Walk through every expression of a plan."""
+def _expressions(plan: Plan) -> Iterator[Resolved]:
+    """Walk through all expressions of a plan, with their operands."""
     items = [item.term for item in (*plan.update, *plan.insert)]
     items += [item.term for item in plan.compare or ()]
     items.append(plan.where)
-    stack = [term for term in items if term is not None]
+    for item in items:
+        if item is not None:
+            yield from _walk(item)
+
+
+def _walk(expression: Resolved) -> Iterator[Resolved]:
+    stack = [expression]
     while stack:
-        term = stack.pop()
-        yield term
-        stack += term.args
+        part = stack.pop()
+        yield part
+        stack += part.args
 
 
-def _is_typed(term: Resolved, plan: Plan) -> bool:
-    if term.kind == "literal" and term.parameter < plan.row_parameters:
-        return term.name not in {"list", "other", "null", "bare"}
-    return term.kind not in {"call", "sql"} or not any(
-        arg.kind == "literal" and arg.parameter < plan.row_parameters
-        for arg in term.args
+def _comes_from_row(part: Resolved, plan: Plan) -> bool:
+    """Return whether it is a value that each row has for itself."""
+    is_value = part.kind in {"value", "literal"}
+    return is_value and part.parameter < plan.row_parameters
+
+
+def _has_type(part: Resolved, plan: Plan) -> bool:
+    """Return whether the values that it takes from a row can be typed as an array."""
+    if part.kind == "literal" and _comes_from_row(part, plan):
+        return part.name not in {"list", "other", "null", "bare"}
+    # An argument of an arbitrary function, or of raw SQL, has no type of its own.
+    return part.kind not in {"call", "sql"} or not any(
+        arg.kind == "literal" and _comes_from_row(arg, plan) for arg in part.args
     )
 
 
-def _why_not_native(plan: Plan, *, distinct: bool) -> str | None:
-    """Tell why ``ON CONFLICT DO UPDATE`` would do something else than was asked."""
+def _reasons_against_on_conflict(plan: Plan, *, distinct: bool) -> Iterator[str]:
+    """Yield why ``ON CONFLICT DO UPDATE`` would do something else than was asked."""
     table = plan.table
     given = {item.column.name: item.term for item in plan.insert}
     key = {k.column.name: False for k in plan.key}
     left_out = [c for c in table.columns.values() if given.get(c.name) is None]
-    reasons = {
-        "its flags cannot be had here": not table.supports_on_conflict_update,
-        "no unique index is on exactly the key": not any(
-            index.matches(key) for index in table.unique
-        ),
-        "rows may have the same key": not distinct,
-        "nothing is updated": not plan.update,
-        "it would use up numbers of a sequence": any(
-            term.kind == "default"
-            and term.column is not None
-            and term.column.consumes_sequence
-            for term in _terms(plan)
-        )
-        or any(column.consumes_sequence for column in left_out),
-        "rows lack columns that are NOT NULL": any(c.required for c in left_out),
-        "EXCLUDED is not what the row brings": not _is_excluded(plan),
-    }
-    return next((why for why, applies in reasons.items() if applies), None)
+    defaults = [
+        part.column
+        for part in _expressions(plan)
+        if part.kind == "default" and part.column is not None
+    ]
+    if not table.supports_on_conflict_update:
+        yield "its flags cannot be had here"
+    if not any(index.matches(key) for index in table.unique):
+        yield "no unique index is on exactly the key"
+    if not distinct:
+        yield "rows may have the same key"
+    if not plan.update:
+        yield "nothing is updated"
+    if any(column.consumes_sequence for column in (*defaults, *left_out)):
+        yield "it would use up numbers of a sequence"
+    if any(column.required for column in left_out):
+        yield "rows lack columns that are NOT NULL"
+    if not _excluded_suffices(plan):
+        yield "EXCLUDED is not what the row brings"
 
 
-def _is_excluded(plan: Plan) -> bool:
-    """Tell whether EXCLUDED has what the update takes from the row."""
-    proposed = _proposed(plan)
-    taken = [a.term for a in plan.update]
+def _excluded_suffices(plan: Plan) -> bool:
+    """Return whether EXCLUDED has every value that the update takes from the row."""
+    excluded = _excluded_columns(plan)
+    used = [
+        item.term
+        for item in plan.update
+        if item.term is not None and not _is_excluded_itself(item, excluded)
+    ]
     if plan.where is not None:
-        taken.append(plan.where)
-    targets = [*(a.column for a in plan.update), None]
-    for term, column in zip(taken, targets, strict=False):
-        if term is None or (
-            term.kind == "value"
-            and column is not None
-            and proposed.get(term.parameter) == column
-        ):
-            continue
-        stack = [term]
-        while stack:
-            part = stack.pop()
-            stack += part.args
-            if (
-                part.kind in {"value", "literal"}
-                and part.parameter < plan.row_parameters
-            ):
-                source = proposed.get(part.parameter)
-                if source is None or source.may_alter_values:
-                    return False
+        used.append(plan.where)
+    for part in (part for expression in used for part in _walk(expression)):
+        if _comes_from_row(part, plan):
+            column = excluded.get(part.parameter)
+            # What EXCLUDED has is rounded, cut or padded as the column does.
+            if column is None or column.may_alter_values:
+                return False
     return True
 
 
-def _proposed(plan: Plan) -> dict[int, Column]:
-    """Give the columns that a row's values are proposed for, as they are, by slot."""
+def _is_excluded_itself(item: Assignment, excluded: Mapping[int, Column]) -> bool:
+    """Return whether a column is set to the value that the insert proposes for it."""
+    new = item.term
+    return (
+        new is not None
+        and new.kind == "value"
+        and excluded.get(new.parameter) == item.column
+    )
+
+
+def _excluded_columns(plan: Plan) -> dict[int, Column]:
+    """Return the columns of EXCLUDED that hold a row's values, by parameter."""
     updates = {item.column.name: item.term for item in plan.update}
-    proposed: dict[int, Column] = {}
-    for column, term in plan.insert:
-        if term is None:
+    columns: dict[int, Column] = {}
+    for column, value in plan.insert:
+        if value is None:
             continue
-        if term.kind == "value":
-            proposed[term.parameter] = column
-        elif _counts_from_zero(column) and term.name == "+":
-            # Zero and what is added, which is the same.
-            parameter = added(updates.get(column.name), term, column)
+        if value.kind == "value":
+            columns[value.parameter] = column
+        elif _counts_from_zero(column) and value.name == "+":
+            # The insert proposes zero plus what is added.
+            parameter = added(updates.get(column.name), value, column)
             if parameter is not None:
-                proposed[parameter] = column
-    return proposed
+                columns[parameter] = column
+    return columns
 
 
 def _counts_from_zero(column: Column) -> bool:
-    """Tell whether a new row's column holds what is added to it, whatever that is."""
+    """Return whether a new row's column holds exactly what is added to its default."""
     is_counter = column.type_name in {"int4", "int8"} and column.default == "0"
     return is_counter and column.unconstrained
 
 
-class _BatchWriter(PostgresqlWriter):
-    """Writes the values of a row as columns of the batch, and the rest as arguments."""
+# --- Statements -----------------------------------------------------------------------
 
-    def __init__(self, plan: Plan, inputs: list[Input]) -> None:
-        """Start a statement; *inputs* are shared by all those that read the batch."""
+
+class _BatchWriter(PostgresqlWriter):
+    """
+    Writes the values of a row as columns of the batch, and the rest as placeholders.
+
+    Attributes:
+        rows: The name of the WITH query that has the rows.
+        columns: Its columns, shared by all statements for the batch; a value that none
+            of them has used yet becomes another column.
+    """
+
+    def __init__(self, plan: Plan, columns: list[BatchColumn]) -> None:
+        """Start a statement."""
         super().__init__()
         self.rows: str = name_cte(plan, "rows")
-        self.inputs = inputs
-        self.proposed: dict[int, Column] = {}
+        self.columns = columns
         self._row_parameters = plan.row_parameters
+        self._excluded: Mapping[int, Column] = {}
 
-    def placeholder(self, parameter: int, cast: str, sent_as: str = "") -> str:
-        """Write a value: what was proposed, a column of the batch, or an argument."""
+    def placeholder(self, parameter: int, cast: str, sent_as: SentAs = "") -> str:
+        """Write a value: of EXCLUDED, of a column of the batch, or a placeholder."""
         if parameter >= self._row_parameters:
             return super().placeholder(parameter, cast, sent_as)
-        if parameter in self.proposed:
-            return f"EXCLUDED.{quote(self.proposed[parameter].name)}"
+        if parameter in self._excluded:
+            return f"EXCLUDED.{quote(self._excluded[parameter].name)}"
         encode = encode_json if sent_as == "json" else None
-        given = Input(parameter, TEXT if sent_as else untyped(cast), encode)
-        if given not in self.inputs:
-            self.inputs.append(given)
-        return f'{self.rows}."c{self.inputs.index(given) + 1}"::{cast}'
+        column = BatchColumn(parameter, TEXT if sent_as else untyped(cast), encode)
+        if column not in self.columns:
+            self.columns.append(column)
+        return f'{self.rows}."c{self.columns.index(column) + 1}"::{cast}'
+
+    @contextlib.contextmanager
+    def using_excluded(self, columns: Mapping[int, Column]) -> Generator[None]:
+        """Write values of these parameters as columns of EXCLUDED for a while."""
+        self._excluded = columns
+        yield
+        self._excluded = {}
 
     def order(self, plan: Plan) -> str:
-        """Write the order of the rows' keys, the same for whoever writes to the table."""
+        """Write the order of the rows by key, the same in every statement."""
         return ", ".join(_collated(self.key_value(k), k.column) for k in plan.key)
 
     def same_key(self, plan: Plan, written: str) -> str:
-        """Write the condition that a row of the batch is one that was written."""
+        """Write the condition that a row of the batch is a written row."""
         return " AND ".join(
             f'{self.key_value(k)} = {written}."k{n}"' for n, k in enumerate(plan.key)
         )
 
     def counts(self, plan: Plan, created: str, updated: str, *written: str) -> str:
         """
-        Answer how many were created and updated, and the numbers of the other rows.
+        Write a query for the numbers of created and updated rows, and for the others.
 
-        Those are found by grouping: their keys are those that nothing written has.
+        The others are found by grouping the keys of the batch and of the written rows:
+        a key that occurs only once has not been written.
         """
         keys = [f'"k{n}"' for n in range(len(plan.key))]
         values = [
@@ -273,47 +324,82 @@ class _BatchWriter(PostgresqlWriter):
             f' FROM (SELECT {created} AS "created", {updated} AS "updated" OFFSET 0) n'
         )
 
-    def batch(self, parts: Sequence[str], answer: str) -> BatchStatement:
-        """Finish the statement: put the rows first."""
-        names = [f'"c{n}"' for n in range(1, len(self.inputs) + 1)]
-        first = len(self.parameters) + 1
-        arrays = (f"${n}::{i.type}[]" for n, i in enumerate(self.inputs, start=first))
+
+class _Draft(NamedTuple):
+    """
+    A statement without its first WITH query, the rows of the batch.
+
+    Attributes:
+        writer: What has written it.
+        ctes: The other WITH queries.
+        query: The final query.
+    """
+
+    writer: _BatchWriter
+    ctes: Sequence[str]
+    query: str
+
+    def finished(self) -> BatchStatement:
+        """Return the statement, once the columns of the batch are complete."""
+        writer = self.writer
+        first = len(writer.parameters) + 1
+        arrays = ", ".join(
+            f"${n}::{c.type}[]" for n, c in enumerate(writer.columns, start=first)
+        )
+        names = [f'"c{n}"' for n in range(1, len(writer.columns) + 1)]
         columns = ", ".join([*names, '"ord"'])
-        sources = (
-            (
-                f"MATERIALIZED (SELECT * FROM unnest({', '.join(arrays)})"
+        staging_table = quote(_staging_table(writer.columns))
+        return BatchStatement(
+            self._reading(
+                f"MATERIALIZED (SELECT * FROM unnest({arrays})"
                 f" WITH ORDINALITY AS x ({columns}))"
             ),
-            f"NOT MATERIALIZED (SELECT {columns} FROM pg_temp.{quote(_stage(self.inputs))})",
+            self._reading(
+                f"NOT MATERIALIZED (SELECT {columns} FROM pg_temp.{staging_table})"
+            ),
+            writer.compiled("", ""),
         )
-        texts = [
-            f"WITH {', '.join([f'{self.rows} AS {source}', *parts])} {answer}"
-            for source in sources
-        ]
-        return BatchStatement(texts[0], texts[1], self.compiled("", ""))
+
+    def _reading(self, source: str) -> str:
+        ctes = ", ".join([f"{self.writer.rows} AS {source}", *self.ctes])
+        return f"WITH {ctes} {self.query}"
 
 
-def _collated(text: str, column: Column) -> str:
-    # By code point, which is quicker than by language and the same for every session.
-    return f'{text} COLLATE "C"' if column.storage in {"text", "varchar"} else text
+class _ReportingDrafts(NamedTuple):
+    """The drafts of a `ReportingStatement`."""
+
+    counts: _Draft | None
+    rows: _Draft
+
+    def finished(self) -> ReportingStatement:
+        """Return the statement, once the columns of the batch are complete."""
+        counts = None if self.counts is None else self.counts.finished()
+        return ReportingStatement(counts, self.rows.finished())
 
 
-def _answers(
-    write: Callable[..., BatchStatement],
+def _drafts(
+    write: Callable[..., _Draft],
     plan: Plan,
-    inputs: list[Input],
+    columns: list[BatchColumn],
     *,
-    counts: bool,
-) -> Answers:
-    return Answers(
-        write(plan, inputs, counts=True) if counts else None,
-        write(plan, inputs, counts=False),
+    counting: bool,
+) -> _ReportingDrafts:
+    return _ReportingDrafts(
+        write(plan, columns, counting=True) if counting else None,
+        write(plan, columns, counting=False),
     )
 
 
-def _look(plan: Plan, inputs: list[Input], *, counts: bool) -> BatchStatement:
-    """Find the rows that fail the condition, or hold every value already."""
-    writer = _BatchWriter(plan, inputs)
+def _collated(text: str, column: Column) -> str:
+    # By code point, which is faster than by language, and the same for every session.
+    return f'{text} COLLATE "C"' if column.storage in {"text", "varchar"} else text
+
+
+def _find_unchanged(
+    plan: Plan, batch_columns: list[BatchColumn], *, counting: bool
+) -> _Draft:
+    """Write the query for the rows that fail the condition, or need no update."""
+    writer = _BatchWriter(plan, batch_columns)
     passes = writer.passes(plan)
     changes = writer.changes(plan) if plan.update else "FALSE"
     columns = ["passes", "changes", *(f"r{n}" for n in range(len(plan.returning)))]
@@ -324,27 +410,29 @@ def _look(plan: Plan, inputs: list[Input], *, counts: bool) -> BatchStatement:
         f" WHERE {writer.key(plan)}"
     )
     rest = "".join(f", {quote(c)}" for c in columns[2:])
-    answer = (
-        f'SELECT "ord", {LEFT_ALONE} AS "code"{rest} FROM ({found}) AS found ({names})'
-        ' WHERE NOT ("passes" AND "changes")'
+    query = (
+        f'SELECT "ord", {UNCHANGED_CODE} AS "code"{rest} FROM ({found}) AS found'
+        f' ({names}) WHERE NOT ("passes" AND "changes")'
     )
-    if counts:
-        answer = (
-            f'SELECT "code", array_agg("ord") FROM ({answer}) AS alone GROUP BY "code"'
+    if counting:
+        query = (
+            f'SELECT "code", array_agg("ord") FROM ({query}) AS alone GROUP BY "code"'
         )
-    return writer.batch([], answer)
+    return _Draft(writer, [], query)
 
 
 def _written(writer: _BatchWriter, plan: Plan, code: str, *first: str) -> str:
-    """Write what a statement returns of a row it wrote."""
+    """Write the RETURNING list of a statement that writes rows."""
     keys = (f'{writer.column(k.column)} AS "k{n}"' for n, k in enumerate(plan.key))
-    asked = (f'{text} AS "r{n}"' for n, text in enumerate(returned(plan)))
-    return ", ".join([*first, f'{code} AS "code"', *keys, *asked])
+    columns = (f'{text} AS "r{n}"' for n, text in enumerate(returned(plan)))
+    return ", ".join([*first, f'{code} AS "code"', *keys, *columns])
 
 
-def _native(plan: Plan, inputs: list[Input], *, counts: bool) -> BatchStatement:
+def _on_conflict(
+    plan: Plan, batch_columns: list[BatchColumn], *, counting: bool
+) -> _Draft:
     """Write ``INSERT ... ON CONFLICT DO UPDATE``, in the order of the keys."""
-    writer = _BatchWriter(plan, inputs)
+    writer = _BatchWriter(plan, batch_columns)
     written = name_cte(plan, "written")
     names, values = writer.values(plan.insert)
     order = writer.order(plan)
@@ -352,58 +440,61 @@ def _native(plan: Plan, inputs: list[Input], *, counts: bool) -> BatchStatement:
     guard = f" WHERE {writer.guard(plan)}" if writer.inlines_default else ""
     target = ", ".join(quote(k.column.name) for k in plan.key)
     code = native_code(plan)
-    writer.proposed = _proposed(plan)
-    action = f"UPDATE SET {writer.assignments(plan.update)}"
     conditional = plan.where is not None or plan.compare is not None
-    if conditional:
-        action += f" WHERE {writer.passes(plan)} AND {writer.changes(plan)}"
-    writer.proposed = {}
-    # Then nobody asks which rows were not written, and keys need not be returned.
-    certain = not (conditional or guard or plan.table.updates_may_be_refused)
-    row = f'{code} AS "code"' if counts and certain else _written(writer, plan, code)
-    part = (
+    with writer.using_excluded(_excluded_columns(plan)):
+        action = f"UPDATE SET {writer.assignments(plan.update)}"
+        if conditional:
+            action += f" WHERE {writer.passes(plan)} AND {writer.changes(plan)}"
+    # If every row is written, its key is not needed to find the others.
+    writes_all = not (conditional or guard or plan.table.updates_may_be_refused)
+    row = (
+        f'{code} AS "code"' if counting and writes_all else _written(writer, plan, code)
+    )
+    cte = (
         f"{written} AS (INSERT INTO {name_table(plan)} {names}SELECT {values}"
         f" FROM {writer.rows}{guard} ORDER BY {order}"
         f" ON CONFLICT ({target}) DO {action} RETURNING {row})"
     )
     numbers = [
-        f'count(*) FILTER (WHERE "code" = {number})' for number in (CREATED, UPDATED)
+        f'count(*) FILTER (WHERE "code" = {number})'
+        for number in (RowCode.CREATED, RowCode.UPDATED)
     ]
-    if counts and certain:
-        answer = f"SELECT {', '.join(numbers)}, NULL FROM {written}"
-    elif counts:
+    if counting and writes_all:
+        query = f"SELECT {', '.join(numbers)}, NULL FROM {written}"
+    elif counting:
         queries = (f"(SELECT {number} FROM {written})" for number in numbers)
-        answer = writer.counts(plan, *queries, written)
+        query = writer.counts(plan, *queries, written)
     else:
         columns = [f'{written}."r{n}"' for n in range(len(plan.returning))]
         named = ", ".join([f'{writer.rows}."ord"', f'{written}."code"', *columns])
-        answer = f"SELECT {named} FROM {writer.rows} FULL JOIN {written} ON {same}"
-    return writer.batch([part], answer)
+        query = f"SELECT {named} FROM {writer.rows} FULL JOIN {written} ON {same}"
+    return _Draft(writer, [cte], query)
 
 
 def _update_first(
-    plan: Plan, inputs: list[Input], *, counts: bool, distinct: bool
-) -> BatchStatement:
+    plan: Plan, batch_columns: list[BatchColumn], *, counting: bool, distinct: bool
+) -> _Draft:
     """
-    Write the classic steps for many rows.
+    Write the classic steps for many rows as one statement.
 
-    Rows that are there are locked in the order of their keys and updated; the others
-    are inserted in that order, ignoring conflicts, so that no default is evaluated and
-    no constraint checked for rows that are not created.
+    Existing rows are locked in the order of their keys and updated. The others are
+    inserted in that order, and conflicts ignored. No default is evaluated and no
+    constraint checked for a row that is not created.
     """
-    writer = _BatchWriter(plan, inputs)
+    writer = _BatchWriter(plan, batch_columns)
     rows, table = writer.rows, name_table(plan)
     locked, updated, inserted = (
         name_cte(plan, name) for name in ("locked", "updated", "inserted")
     )
     key = writer.key(plan)
     first = rows
-    parts: list[str] = []
+    ctes: list[str] = []
     if not distinct:
-        # Rows with the same key wait until the first of them is written.
+        # Of rows with the same key the first is written; the others are not reported,
+        # and so are tried again.
         first = name_cte(plan, "first")
         keys = ", ".join(writer.key_value(k) for k in plan.key)
-        parts.append(
+        ctes.append(
             f"{first} AS MATERIALIZED (SELECT * FROM (SELECT {rows}.*, row_number()"
             f' OVER (PARTITION BY {keys} ORDER BY {rows}."ord") AS "turn" FROM {rows})'
             ' AS x WHERE "turn" = 1)'
@@ -418,7 +509,7 @@ def _update_first(
         order = ", ".join(
             _collated(writer.column(k.column), k.column) for k in plan.key
         )
-        parts += [
+        ctes += [
             (
                 f"{locked} AS MATERIALIZED (SELECT {rows}.* FROM {table},"
                 f" {first} AS {rows} WHERE {conditions} ORDER BY {order}"
@@ -427,31 +518,31 @@ def _update_first(
             (
                 f"{updated} AS (UPDATE {table} SET {writer.assignments(plan.update)}"
                 f" FROM {locked} AS {rows} WHERE {conditions}"
-                f" RETURNING {_written(writer, plan, str(UPDATED), number)})"
+                f" RETURNING {_written(writer, plan, str(RowCode.UPDATED), number)})"
             ),
         ]
     names, values = writer.values(plan.insert)
     guard = f" AND {writer.guard(plan)}" if writer.inlines_default else ""
-    parts.append(
+    ctes.append(
         f"{inserted} AS (INSERT INTO {table} {names}SELECT {values}"
         f" FROM {first} AS {rows} WHERE NOT EXISTS (SELECT FROM {table} WHERE {key})"
         f"{guard} ORDER BY {writer.order(plan)} ON CONFLICT DO NOTHING"
-        f" RETURNING {_written(writer, plan, str(CREATED))})"
+        f" RETURNING {_written(writer, plan, str(RowCode.CREATED))})"
     )
-    if counts:
+    if counting:
         numbers = [f"(SELECT count(*) FROM {name})" for name in written]
-        answer = writer.counts(plan, *[*numbers, "0"][:2], *written)
-        return writer.batch(parts, answer)
+        query = writer.counts(plan, *[*numbers, "0"][:2], *written)
+        return _Draft(writer, ctes, query)
     joined = f"{first} AS {rows} FULL JOIN {inserted} ON"
     joined += f" {writer.same_key(plan, inserted)}"
     columns = ['"code"', *(f'"r{n}"' for n in range(len(plan.returning)))]
-    answers = [f"{inserted}.{c}" for c in columns]
+    outputs = [f"{inserted}.{c}" for c in columns]
     if plan.update:
         joined += f' FULL JOIN {updated} ON {updated}."ord" = {rows}."ord"'
-        answers = [
+        outputs = [
             f'CASE WHEN {updated}."code" IS NULL THEN {inserted}.{c}'
             f" ELSE {updated}.{c} END"
             for c in columns
         ]
-    answer = ", ".join([f'{rows}."ord"', *answers])
-    return writer.batch(parts, f"SELECT {answer} FROM {joined}")
+    reported = ", ".join([f'{rows}."ord"', *outputs])
+    return _Draft(writer, ctes, f"SELECT {reported} FROM {joined}")

@@ -1,22 +1,34 @@
 """
-Many rows on PostgreSQL: by arrays, by a temporary table, and at last one by one.
+Many rows on PostgreSQL: in rounds of one statement, and the last few one by one.
 
-A group of rows has one request shape, so one statement can write all of it. Up to a few
-thousand rows are its arguments, as arrays; more are copied to a temporary table first.
-The statement reports every row that it wrote. A row it does not report conflicted with
-a concurrent call, has the key of an earlier row of the group, or was refused: such rows
-go through the statement again, round after round while that writes at least half of
-them, and the last few one by one, by the classic steps, which know why a row is in the
-way. Rows that a condition leaves unchanged are found by a query before.
+A group of rows has one request shape, so one statement can write all of it. What a round
+sends, in the open transaction:
+
+1. for up to `MAX_ARRAY_ROWS` rows: nothing, as arrays carry them. For more: a savepoint,
+   CREATE TEMPORARY TABLE and COPY, which is faster then;
+2. settings of the planner, for this statement only;
+3. if a condition may leave rows unchanged: the query that finds those rows; the others
+   go on;
+4. the statement of `bulk_compiler`, which reports the rows that it wrote;
+5. the settings as they were before, and DROP TABLE.
+
+A row that was not reported conflicted with a concurrent call, has the key of an earlier
+row of the group, or was silently not written. Such rows take part in the next round, as
+long as a round writes at least half of its rows. The rest is written one by one, by the
+classic steps, which find the reason why a row cannot be written.
+
+Without a condition and with few rows a round is one statement. It is then sent outside
+of a transaction, in one round trip, if the caller has none open.
 
 References:
-    PostgreSQL, "INSERT" (ON CONFLICT), "COPY", "Query Planning".
+    PostgreSQL, "INSERT" (ON CONFLICT Clause), "COPY", "Query Planning" (19.7.1, Planner
+    Method Configuration), "Populating a Database".
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
@@ -24,13 +36,14 @@ from aioupsert._engines.base import (
     ArrayArgument,
     CannotCopyError,
     Command,
-    Rows,
+    ResultRow,
+    ResultRows,
     Steps,
     in_scope,
 )
 from aioupsert._engines.outcomes import BatchOutcome, read_result
 from aioupsert._engines.postgresql.steps import PostgresqlCall, scope
-from aioupsert._engines.sql import CREATED, UPDATED, CompiledStatement, quote
+from aioupsert._engines.sql import CompiledStatement, Encoder, RowCode, quote
 
 if TYPE_CHECKING:
     from aioupsert._plan import RowGroup
@@ -38,24 +51,24 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 MAX_ARRAY_ROWS: Final = 5_000
-"""Up to so many rows arrays are as quick as COPY, and need no temporary table."""
-# Up to so many rows are as quick one by one.
+"""The number of rows up to which arrays are as fast as COPY to a temporary table."""
+# The number of rows up to which one by one is as fast as a statement for all.
 _FEW_ROWS: Final = 2
 
 
-class Input(NamedTuple):
+class BatchColumn(NamedTuple):
     """
-    What every row sends to a statement.
+    A column of the batch: a value that every row sends.
 
     Attributes:
-        parameter: The index of the value.
-        type: The type it is sent as.
-        encode: Encodes it first, or None.
+        parameter: The parameter whose value it is.
+        type: The type that it is sent as.
+        encode: What encodes it, or None.
     """
 
     parameter: int
     type: str
-    encode: Callable[[Any], Any] | None
+    encode: Encoder | None
 
 
 class BatchStatement(NamedTuple):
@@ -63,9 +76,9 @@ class BatchStatement(NamedTuple):
     A statement for many rows.
 
     Attributes:
-        arrays: The text with the rows as arguments, after the constants.
-        staged: The text with the rows in the temporary table.
-        constants: The values that it binds first, the same for all rows.
+        arrays: The text that reads the rows from arrays, which follow the constants.
+        staged: The text that reads the rows from the temporary table.
+        constants: Binds the values that are the same for all rows; it has no text.
     """
 
     arrays: str
@@ -73,45 +86,45 @@ class BatchStatement(NamedTuple):
     constants: CompiledStatement
 
 
-class Answers(NamedTuple):
+class ReportingStatement(NamedTuple):
     """
-    A statement with two ways to answer.
+    A statement with two ways to report the rows that it has written or found unchanged.
 
     Attributes:
-        counts: Answers one row (a query for unchanged rows, one for each code), or None
-            where a row of the batch may match several of the table, or come twice.
-        reports: Answers a row for each one that it wrote, or found unchanged: its
-            number, from 1, its code (or NULL), and the columns asked for.
+        counts: Returns counts and the numbers of rows; None if a row of the batch may
+            match several rows of the table, or have the key of another one.
+        rows: Returns a row for each: its number, from 1, its code (or NULL), and the
+            columns that the caller asked for.
     """
 
     counts: BatchStatement | None
-    reports: BatchStatement
+    rows: BatchStatement
 
 
 @dataclass(frozen=True, slots=True)
 class PostgresqlBatch:
     """
-    The statements for rows of one request shape.
+    The statements for rows of one request shape, and their steps.
 
     Attributes:
-        per_row: Those of one row by itself.
-        how: How many rows are written, or why they are written one by one.
-        look: Finds the rows that are left unchanged; None where none is.
-        upsert: Creates and updates rows; None where they are written one by one.
-        inputs: What the rows send, in the order of the arrays.
-        stage: The temporary table that rows may be copied to.
-        create_stage: Creates it; empty where it cannot be created.
+        per_row: The statements for a single row.
+        how: The form of the statement, or why the rows are written one by one.
+        find_unchanged: Finds the rows that are left unchanged; None if none can be.
+        upsert: Updates and inserts rows; None if they are written one by one.
+        columns: The columns of the batch, in the order of the arrays.
+        staging_table: The name of the temporary table that rows are copied to.
+        create_staging_table: Creates it; empty if this role may not.
         takes_arrays: Whether arrays can carry the rows.
         joins_table: Whether the statement finds rows by a join with the table.
     """
 
     per_row: PostgresqlCall
     how: str
-    look: Answers | None = None
-    upsert: Answers | None = None
-    inputs: tuple[Input, ...] = ()
-    stage: str = ""
-    create_stage: str = ""
+    find_unchanged: ReportingStatement | None = None
+    upsert: ReportingStatement | None = None
+    columns: tuple[BatchColumn, ...] = ()
+    staging_table: str = ""
+    create_staging_table: str = ""
     takes_arrays: bool = True
     joins_table: bool = False
 
@@ -126,20 +139,20 @@ class PostgresqlBatch:
             result = yield from self.per_row.write(group.values(row))
             outcome.add(group.positions[row], result)
 
-    def write_alone(
+    def write_autocommit(
         self, group: RowGroup, outcome: BatchOutcome
     ) -> Steps[Sequence[int]] | None:
         """
-        Write a group of rows by one statement that is a transaction by itself.
+        Write a group of rows with one statement, outside of a transaction.
 
         Returns:
             Steps that return the rows which were not reported, and are not written;
-            None where it takes more than one statement.
+            None if the group takes more than one statement.
         """
         number = len(group.positions)
         if (
             self.upsert is None
-            or self.look is not None
+            or self.find_unchanged is not None
             or not self.takes_arrays
             or self.joins_table
             or number > MAX_ARRAY_ROWS
@@ -148,9 +161,9 @@ class PostgresqlBatch:
         return _GroupWrite(self, self.upsert, group, outcome).by_arrays(range(number))
 
     def _in_key_order(self, group: RowGroup, rows: Sequence[int]) -> Sequence[int]:
-        """Sort rows by their keys, so that two writers do not wait for each other."""
+        """Sort rows by their keys, so that two writers do not deadlock."""
         if not group.distinct:
-            return rows  # keys that the database takes for equal keep their order
+            return rows  # some may be equal for the database, and must keep their order
         key = [
             group.columns[k.parameter] for k in self.per_row.plan.key if not k.is_null
         ]
@@ -158,12 +171,12 @@ class PostgresqlBatch:
 
 
 class _GroupWrite:
-    """One group of rows on its way through the statements of its batch."""
+    """The writing of one group of rows."""
 
     def __init__(
         self,
         batch: PostgresqlBatch,
-        upsert: Answers,
+        upsert: ReportingStatement,
         group: RowGroup,
         outcome: BatchOutcome,
     ) -> None:
@@ -173,7 +186,7 @@ class _GroupWrite:
         self._outcome = outcome
 
     def rounds(self, pending: Sequence[int]) -> Steps[Sequence[int]]:
-        """Write round after round; return the rows to be written one by one."""
+        """Write rows in rounds; return those to be written one by one."""
         while len(pending) > _FEW_ROWS:
             left = yield from self._round(pending)
             if len(left) > len(pending) // 2:
@@ -184,11 +197,11 @@ class _GroupWrite:
     def _round(self, pending: Sequence[int]) -> Steps[Sequence[int]]:
         """Write rows once; return those that were not reported, in their order."""
         batch = self._batch
-        if batch.create_stage and (
+        if batch.create_staging_table and (
             len(pending) > MAX_ARRAY_ROWS or not batch.takes_arrays
         ):
             try:
-                # In a savepoint: the driver may find out late that it cannot copy.
+                # Behind a savepoint, as the driver may notice late that it cannot copy.
                 return (
                     yield from in_scope(
                         scope(in_transaction=True), self._by_copy(pending)
@@ -202,59 +215,66 @@ class _GroupWrite:
         for start in range(0, len(pending), MAX_ARRAY_ROWS):
             some = pending[start : start + MAX_ARRAY_ROWS]
             body = self.by_arrays(some)
-            left += yield from _planned(_BY_INDEX, body) if batch.joins_table else body
+            if batch.joins_table:
+                body = _with_settings(_BY_INDEX, body)
+            left += yield from body
         return left
 
     def by_arrays(self, some: Sequence[int]) -> Steps[list[int]]:
-        """Write rows that are arguments; return those that were not reported."""
+        """Write rows as arrays; return those that were not reported."""
         return self._write(some, copied=False)
 
     def _by_copy(self, some: Sequence[int]) -> Steps[list[int]]:
-        """Write rows by way of a temporary table, created and dropped for them."""
-        yield Command(self._batch.create_stage, kind="command")
+        """Write rows through a temporary table; return those that were not reported."""
+        batch = self._batch
+        yield Command(batch.create_staging_table, kind="command")
         yield self._copy(some)
-        left = yield from _planned(_NO_JIT, self._write(some, copied=True))
-        yield Command(f"DROP TABLE pg_temp.{quote(self._batch.stage)}", kind="command")
+        left = yield from _with_settings(_NO_JIT, self._write(some, copied=True))
+        sql = f"DROP TABLE pg_temp.{quote(batch.staging_table)}"
+        yield Command(sql, kind="command")
         return left
 
     def _copy(self, some: Sequence[int]) -> Command:
         rows = zip(itertools.count(1), *self._columns(some), strict=False)
-        return Command(self._batch.stage, rows, kind="copy")
+        return Command(self._batch.staging_table, rows, kind="copy")
 
     def _columns(self, some: Sequence[int]) -> list[Sequence[Any]]:
-        """Return what the rows send, column by column, with JSON encoded."""
-        columns = self._group.some(some)
+        """Return the values of the rows, column by column, encoded."""
+        values = self._group.some(some)
         return [
-            columns[parameter] if encode is None else [*map(encode, columns[parameter])]
-            for parameter, _, encode in self._batch.inputs
+            values[parameter] if encode is None else [*map(encode, values[parameter])]
+            for parameter, _, encode in self._batch.columns
         ]
 
     def _write(self, some: Sequence[int], *, copied: bool) -> Steps[list[int]]:
-        """Write rows by one statement; return those that it did not report."""
+        """Write rows with one statement; return those that it did not report."""
         batch = self._batch
-        if batch.look is not None:
-            rest = yield from self._find_unchanged(batch.look, some, copied=copied)
+        if batch.find_unchanged is not None:
+            rest = yield from self._find_unchanged(
+                batch.find_unchanged, some, copied=copied
+            )
             if copied and rest and len(rest) < len(some):
-                yield Command(f"TRUNCATE pg_temp.{quote(batch.stage)}", kind="command")
+                sql = f"TRUNCATE pg_temp.{quote(batch.staging_table)}"
+                yield Command(sql, kind="command")
                 yield self._copy(rest)
             some = rest
         if not some:
             return []
         counts = self._upsert.counts if self._outcome.results is None else None
-        rows = yield self._bind(counts or self._upsert.reports, some, copied=copied)
+        rows = yield self._bind(counts or self._upsert.rows, some, copied=copied)
         if counts is None:
             return self._record(some, rows)
         created, updated, left = rows[0]
-        self._outcome.count(CREATED, created)
-        self._outcome.count(UPDATED, updated)
+        self._outcome.count(RowCode.CREATED, created)
+        self._outcome.count(RowCode.UPDATED, updated)
         return [some[number - 1] for number in sorted(left or ())]
 
     def _find_unchanged(
-        self, look: Answers, some: Sequence[int], *, copied: bool
+        self, query: ReportingStatement, some: Sequence[int], *, copied: bool
     ) -> Steps[list[int]]:
-        """Count the rows that are left unchanged; return the others."""
-        counts = look.counts if self._outcome.results is None else None
-        rows = yield self._bind(counts or look.reports, some, copied=copied)
+        """Record the rows that are left unchanged; return the others."""
+        counts = query.counts if self._outcome.results is None else None
+        rows = yield self._bind(counts or query.rows, some, copied=copied)
         if counts is None:
             return self._record(some, rows)
         unchanged: set[int] = set()
@@ -270,48 +290,50 @@ class _GroupWrite:
     ) -> Command:
         """Return the command that sends a statement for some rows."""
         plan = self._batch.per_row.plan
-        asked = len(plan.returning)
+        returning = len(plan.returning)
         values = [*(None,) * plan.row_parameters, *self._group.constants]
         constants = statement.constants.arguments(values)
         if copied:
-            return Command(statement.staged, constants, asked=asked)
+            return Command(statement.staged, constants, caller_columns=returning)
         arrays = map(ArrayArgument, self._columns(some))
-        return Command(statement.arrays, [*constants, *arrays], asked=asked)
+        arguments = [*constants, *arrays]
+        return Command(statement.arrays, arguments, caller_columns=returning)
 
-    def _record(self, some: Sequence[int], rows: Rows) -> list[int]:
-        """Record what happened to each reported row; return those not reported."""
+    def _record(self, some: Sequence[int], rows: ResultRows) -> list[int]:
+        """Record the outcome of each reported row; return those not reported."""
         plan, positions = self._batch.per_row.plan, self._group.positions
         written = [row for row in rows if row[1] is not None]
-        reported: dict[int, Any] = {}
+        reported: set[int]
         if plan.unique and not plan.returning:
-            reported = {row[0]: row[1] for row in written}
             self._outcome.add_codes(
-                {positions[some[number - 1]]: code for number, code in reported.items()}
+                {positions[some[row[0] - 1]]: row[1] for row in written}
             )
+            reported = {row[0] for row in written}
         else:
-            for number, *answer in written:
-                reported.setdefault(number, []).append(answer)
-            for number, answers in reported.items():
-                self._outcome.add(
-                    positions[some[number - 1]], read_result(plan, answers)
-                )
+            results: dict[int, list[ResultRow]] = {}
+            for number, *result in written:
+                results.setdefault(number, []).append(result)
+            for number, those in results.items():
+                self._outcome.add(positions[some[number - 1]], read_result(plan, those))
+            reported = set(results)
         return [row for number, row in enumerate(some, 1) if number not in reported]
 
 
-# Compiling a statement takes the server longer than running it once. (Not by "jit", which
-# asyncpg sets for the session when it meets a type, to the value it finds then.)
+# JIT compilation of a statement takes longer than running it once. (Not by "jit": asyncpg
+# sets that itself when it introspects a type, and then, for the session, to the value
+# that it found.)
 _NO_JIT: Final = {"jit_above_cost": "-1"}
-# The server may have planned a statement when the table was small, or take the arrays
-# for small: a scan or hash join that is right then is ruinous for many rows. An index
-# scan is right in every case.
+# The server may have planned a statement when the table was small, or underestimate the
+# arrays: a sequential scan or hash join that is right then is ruinous for many rows. An
+# index scan is right in every case.
 _BY_INDEX: Final = {
     **_NO_JIT,
     **dict.fromkeys(("enable_seqscan", "enable_hashjoin", "enable_mergejoin"), "off"),
 }
 
 
-def _planned(settings: Mapping[str, str], body: Steps[T]) -> Steps[T]:
-    """Run steps under settings of the planner, and restore those afterwards."""
+def _with_settings(settings: Mapping[str, str], body: Steps[T]) -> Steps[T]:
+    """Run steps with settings of the planner, and restore those afterwards."""
     now = [f"current_setting('{name}')" for name in settings]
     new = [f"set_config('{name}', '{s}', true)" for name, s in settings.items()]
     rows = yield Command(f"SELECT {', '.join(now + new)}")

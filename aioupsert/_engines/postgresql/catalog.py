@@ -1,37 +1,43 @@
 """
-A table as PostgreSQL's catalog describes it.
+Reflection of a PostgreSQL table.
 
-One query, which takes no parameter and answers one JSON text as a cstring, so that no
-codec of the caller's connection takes part. See the PostgreSQL documentation, "System Catalogs".
+One query reads all that is needed of a table. It has no parameter, and returns JSON as a
+cstring, so that neither codecs nor adapters that the caller has set on the connection
+are applied. Compatible servers have modules of their own: `citus` and `yugabytedb` add to
+this query, `cockroachdb` has another one.
+
+References:
+    PostgreSQL, "System Catalogs".
 """
 
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final, NotRequired, TypedDict
 
 from aioupsert._engines.base import Command, Steps
-from aioupsert._engines.predicates import null_predicate
+from aioupsert._engines.partial_indexes import null_columns
+from aioupsert._engines.postgresql import citus, yugabytedb
+from aioupsert._engines.postgresql.experimental import log_experimental
 from aioupsert._engines.sql import quote_escaped, quote_path
 from aioupsert._plan.schema import Column, Table, TableName, UniqueIndex
 from aioupsert.errors import UnknownTableError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator
 
-# Domains are followed to their base type. A generated column's expression is kept in
-# pg_attrdef too, but is no default. Trigger types are bits: 1 row, 2 before, 4 insert,
-# 16 update, 64 instead of. Rules of type 2 and 3 rewrite UPDATE and INSERT. indnullsnotdistinct
-# exists from version 15 on, so it is read by name. From version 18 on NOT NULL is a
-# constraint too, of type n. A check of the whole row has the column number 0. YugabyteDB,
-# which says so in its version, has no xmax; Citus is told by its catalog.
-_DESCRIBE: Final = """
+# A domain is resolved to its base type. The expression of a generated column is in
+# pg_attrdef too, but is not a default. Bits of a trigger's type: 1 row, 2 before, 4 insert,
+# 16 update, 64 instead of. Rules of type 2 and 3 rewrite UPDATE and INSERT.
+# indnullsnotdistinct exists from version 15 on, so it is read by name. From version 18 on
+# NOT NULL is a constraint too, of type n. A check of the whole row has the column number 0.
+_REFLECT: Final = """
 SELECT json_build_object(
   'oid', c.oid::text,
   'kind', c.relkind,
   'returns_old', current_setting('server_version_num')::int >= 180000,
-  'xmax', current_setting('server_version') NOT LIKE '%-YB-%',
-  'is_citus', to_regclass('pg_catalog.pg_dist_partition') IS NOT NULL,
+  'xmax', {HAS_XMAX},
+  'is_citus', {IS_CITUS},
   'may_insert', has_table_privilege(c.oid, 'INSERT')
     OR has_any_column_privilege(c.oid, 'INSERT'),
   'may_copy', has_database_privilege(current_database(), 'TEMPORARY'),
@@ -152,13 +158,7 @@ CROSS JOIN LATERAL (
   FROM pg_catalog.pg_trigger g JOIN family ON family.oid = g.tgrelid
   WHERE g.tgenabled <> 'D') b
 WHERE c.oid = to_regclass({name})
-"""
-
-# Citus: "Finding the distribution column for a table".
-_DISTRIBUTED: Final = """
-SELECT column_to_column_name(p.logicalrelid, p.partkey)::cstring
-FROM pg_catalog.pg_dist_partition p WHERE p.logicalrelid = {oid}::regclass
-"""
+""".replace("{HAS_XMAX}", yugabytedb.HAS_XMAX).replace("{IS_CITUS}", citus.IS_INSTALLED)
 
 TABLES: Final = """
 SELECT (CASE WHEN pg_table_is_visible(c.oid) THEN c.relname::text
@@ -173,64 +173,133 @@ LIMIT 1000
 
 def reflect(name: TableName) -> Steps[Table]:
     """
-    Read a table from the catalog: one query; one more where Citus is installed.
+    Read a table from the catalog, with one query; one more where Citus is installed.
 
     Raises:
         UnknownTableError: There is no such table; a second query found the closest.
     """
-    sql = _DESCRIBE.replace("{name}", quote_escaped(quote_path(name)))
+    sql = _REFLECT.replace("{name}", quote_escaped(quote_path(name)))
     rows = yield Command(sql, kind="catalog")
     if not rows:
         known = yield Command(TABLES, kind="catalog")
         raise UnknownTableError(".".join(name), [row[0] for row in known])
-    found = json.loads(rows[0][0])
+    found: FoundTable = json.loads(rows[0][0])
+    if not found["xmax"]:
+        log_experimental("YugabyteDB")
     if found["is_citus"]:
-        sql = _DISTRIBUTED.replace("{oid}", found["oid"])
-        for (column,) in (yield Command(sql, kind="catalog")):
-            found |= {"cluster": "Citus keeps it", "distributed_by": column}
+        distribution = yield from citus.read_distribution(found["oid"])
+        if distribution is not None:
+            found["cluster"] = citus.EXACT_BECAUSE
+            found["distributed_by"] = distribution.column
     return read_table(name, found)
 
 
-def read_table(name: TableName, found: Mapping[str, Any]) -> Table:
-    """Make a table of what the query found."""
-    unique = tuple(map(_unique, found["unique"] or ()))
-    exclusive = any(index["exclusion"] for index in found["unique"] or ())
-    deferrable = any(index.deferrable for index in unique)
-    kind = found["kind"]
-    reasons = {
-        found.get("cluster"): "cluster" in found,
-        "it is a view with INSTEAD OF triggers": found["instead"],
-        "it has rules": found["rules"],
-        "it is a materialized view": kind == "m",
-        "it has an exclusion constraint": exclusive,
-        "it has a deferrable unique constraint": deferrable,
-        "it has a BEFORE INSERT trigger": found["before"],
-        "it has a trigger for each INSERT statement": found["statement"],
-        "this role may not insert into it": not found["may_insert"],
-    }
+class FoundColumn(TypedDict):
+    """A column as the query finds it."""
+
+    name: str
+    type_id: str
+    catalog: str
+    type: str
+    cast: str
+    exact: str
+    typmod: int
+    deterministic: bool
+    generated: bool
+    identity: str
+    not_null: bool
+    category: str
+    array: bool
+    unchecked: bool
+    default: str | None
+
+
+class FoundIndex(TypedDict):
+    """A unique index, or an exclusion constraint, as the query finds it."""
+
+    name: str
+    columns: list[str | None] | None
+    nulls_distinct: bool
+    predicate: str | None
+    deferrable: bool
+    exclusion: bool
+    equality: bool | None
+
+
+class FoundTable(TypedDict):
+    """A table as the query finds it, with what is known of a cluster."""
+
+    oid: str
+    kind: str
+    returns_old: bool
+    xmax: bool
+    is_citus: bool
+    may_insert: bool
+    may_copy: bool
+    rules: bool
+    instead: bool
+    before: bool
+    statement: bool
+    foldable: bool
+    refuses: bool
+    remote: bool
+    columns: list[FoundColumn] | None
+    unique: list[FoundIndex] | None
+    cluster: NotRequired[str]
+    distributed_by: NotRequired[str | None]
+
+
+def read_table(name: TableName, found: FoundTable) -> Table:
+    """Return the table that the query has found."""
+    kind, remote = found["kind"], found["remote"]
+    columns = found["columns"] or ()
+    indexes = found["unique"] or ()
     return Table(
         name=name,
         relation_id=found["oid"],
-        columns={c["name"]: _column(c) for c in found["columns"] or ()},
-        unique=unique,
-        exact_because=next((why for why, applies in reasons.items() if applies), None),
-        needs_key_lock=exclusive or deferrable,
+        columns={column["name"]: _column(column) for column in columns},
+        unique=tuple(map(_unique, indexes)),
+        exact_because=next(_reasons_for_exact(found), None),
+        needs_key_lock=any(i["exclusion"] or i["deferrable"] for i in indexes),
         supports_on_conflict_update=(kind == "r" and found["xmax"])
         or (kind in {"r", "p"} and found["returns_old"]),
         supports_returning_old=found["returns_old"],
-        # A statement's second part would see what its first one did.
+        # On another server, the second part of a statement sees what the first one did.
         one_by_one_because=_FOREIGN.get(kind, "foreign tables inherit from it")
-        if found["remote"]
+        if remote
         else None,
         temporary_tables_allowed=found["may_copy"],
         mergeable=found["foldable"]
         and not found["rules"]
-        and not any(c["generated"] for c in found["columns"] or ()),
+        and not any(column["generated"] for column in columns),
         updates_may_be_refused=found["refuses"],
-        has_remote_rows=found["remote"],
+        has_remote_rows=remote,
         distribution_column=found.get("distributed_by"),
-        all_indexes_known=kind != "v" and not (found["remote"] and kind in _FOREIGN),
+        all_indexes_known=kind != "v" and not (remote and kind in _FOREIGN),
     )
+
+
+def _reasons_for_exact(found: FoundTable) -> Iterator[str]:
+    """Yield why a call cannot be one statement, but has to take the classic steps."""
+    indexes = found["unique"] or ()
+    if "cluster" in found:
+        yield found["cluster"]
+    if found["instead"]:
+        yield "it is a view with INSTEAD OF triggers"
+    if found["rules"]:
+        yield "it has rules"
+    if found["kind"] == "m":
+        yield "it is a materialized view"
+    if any(index["exclusion"] for index in indexes):
+        yield "it has an exclusion constraint"
+    if any(index["deferrable"] for index in indexes):
+        yield "it has a deferrable unique constraint"
+    if found["before"]:
+        yield "it has a BEFORE INSERT trigger"
+    if found["statement"]:
+        yield "it has a trigger for each INSERT statement"
+    if not found["may_insert"]:
+        yield "this role may not insert into it"
 
 
 _FOREIGN: Final = {
@@ -257,29 +326,29 @@ _STORAGE: Final = {
     ),
     "bool": "boolean",
 }
-# Their precision rounds; a length would cut, so it is never part of a cast.
+# Types whose precision rounds. A length would cut, so it is never part of a cast.
 _ROUNDED: Final = frozenset(
     {"numeric", "time", "timetz", "timestamp", "timestamptz", "interval"}
 )
-# unnest takes arrays apart to their last dimension, and composites into their fields.
-_TAKEN_APART: Final = frozenset({"A", "C"})
-# atttypmod of varchar counts four bytes of header.
+# unnest() expands arrays of all dimensions, and composite values into their columns.
+_EXPANDED: Final = frozenset({"A", "C"})
+# The typmod of varchar includes a header of four bytes.
 _HEADER: Final = 4
 
 
-def _column(found: Mapping[str, Any]) -> Column:
+def _column(found: FoundColumn) -> Column:
     kind, typmod = found["type"], found["typmod"]
-    ours = found["catalog"] == "pg_catalog"
-    # The name of an array's type is that of its elements behind an underscore.
-    rounded = ours and kind.removeprefix("_") in _ROUNDED and typmod >= 0
+    builtin = found["catalog"] == "pg_catalog"
+    # The type of an array is named like that of its elements, after an underscore.
+    rounded = builtin and kind.removeprefix("_") in _ROUNDED and typmod >= 0
     storage = "other"
-    if ours and found["deterministic"] and kind in _STORAGE:
+    if builtin and found["deterministic"] and kind in _STORAGE:
         storage = _STORAGE[kind] or kind
     return Column(
         name=found["name"],
         type=found["cast"],
         key_type=found["exact"] if rounded else found["cast"],
-        family=_FAMILIES.get(kind, "other") if ours or kind == "citext" else "other",
+        family=_FAMILIES.get(kind, "other") if builtin or kind == "citext" else "other",
         storage=storage,
         length=typmod - _HEADER if kind == "varchar" and typmod >= 0 else None,
         default=found["default"],
@@ -290,20 +359,20 @@ def _column(found: Mapping[str, Any]) -> Column:
         and found["default"] is None
         and not found["generated"],
         unconstrained=found["unchecked"],
-        supports_unnest=found["array"] and found["category"] not in _TAKEN_APART,
+        supports_unnest=found["array"] and found["category"] not in _EXPANDED,
         type_id=found["type_id"],
     )
 
 
-def _unique(found: Mapping[str, Any]) -> UniqueIndex:
-    columns = found["columns"] or ()
+def _unique(found: FoundIndex) -> UniqueIndex:
+    columns = found["columns"] or []
     if found["exclusion"] and not found["equality"]:
-        columns = [None for _ in columns]
+        columns = [None] * len(columns)
     return UniqueIndex(
         name=found["name"],
         columns=tuple(columns),
         nulls_distinct=found["nulls_distinct"],
         predicate=found["predicate"],
-        null_predicate=null_predicate(found["predicate"]),
+        null_predicate=null_columns(found["predicate"]),
         deferrable=found["deferrable"],
     )

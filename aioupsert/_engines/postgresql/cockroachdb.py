@@ -1,9 +1,14 @@
 """
-A table as CockroachDB's catalog describes it.
+CockroachDB, a distributed database that is compatible with PostgreSQL.
 
-By its documentation, as no server was at hand: "pg_catalog", "Common Table Expressions"
-(none may be correlated). It is told by `crdb_version`, which it reports when a client
-connects.
+Experimental, by its documentation. It is recognised by ``crdb_version``, which it reports
+when a client connects. A statement may modify a table only once, so the classic steps
+are used, and many rows are written one by one. Its common table expressions cannot be
+correlated, so a table is reflected by a query of its own, which claims the least where
+the catalog does not say.
+
+References:
+    CockroachDB, "pg_catalog", "Common Table Expressions".
 """
 
 from __future__ import annotations
@@ -12,16 +17,16 @@ import json
 from typing import TYPE_CHECKING, Final
 
 from aioupsert._engines.base import Command, Steps
-from aioupsert._engines.postgresql.catalog import TABLES, read_table
+from aioupsert._engines.postgresql.catalog import TABLES, FoundTable, read_table
 from aioupsert._engines.postgresql.engine import PostgresqlEngine
+from aioupsert._engines.postgresql.experimental import log_experimental
 from aioupsert._engines.sql import quote_escaped, quote_path
 from aioupsert.errors import UnknownTableError
 
 if TYPE_CHECKING:
     from aioupsert._plan.schema import Table, TableName
 
-# What is said of every table here is what holds where nothing is known.
-_DESCRIBE: Final = """
+_REFLECT: Final = """
 SELECT json_build_object(
   'oid', c.oid::text,
   'kind', c.relkind::text,
@@ -77,7 +82,7 @@ WHERE c.oid = to_regclass({name})::oid
 
 
 class CockroachdbEngine(PostgresqlEngine):
-    """CockroachDB, by its documentation."""
+    """CockroachDB."""
 
     system: str = "cockroachdb"
 
@@ -92,9 +97,11 @@ class CockroachdbEngine(PostgresqlEngine):
 
 
 def _reflect(name: TableName) -> Steps[Table]:
-    sql = _DESCRIBE.replace("{name}", quote_escaped(quote_path(name)))
+    log_experimental("CockroachDB")
+    sql = _REFLECT.replace("{name}", quote_escaped(quote_path(name)))
     rows = yield Command(sql, kind="catalog")
     if not rows:
         known = yield Command(TABLES.replace("::cstring", "::text"), kind="catalog")
         raise UnknownTableError(".".join(name), [row[0] for row in known])
-    return read_table(name, json.loads(rows[0][0]))
+    found: FoundTable = json.loads(rows[0][0])
+    return read_table(name, found)

@@ -1,22 +1,36 @@
 """
-A plan as PostgreSQL statements.
+The statements of one row on PostgreSQL.
 
-See the PostgreSQL documentation: "WITH Queries, Data-Modifying Statements in WITH",
-"INSERT, ON CONFLICT Clause", "Transaction Isolation".
+`_single` writes a whole call as one statement, which is one round trip. The update is a
+WITH query with RETURNING; the insert is another one, WHERE NOT EXISTS a row of the
+first. PostgreSQL runs all parts of such a statement with the same snapshot and in no
+defined order, except that a part which reads the output of another waits for it: the
+reference makes the update come first. The insert has ON CONFLICT DO NOTHING without a
+conflict target, so that no unique index of any kind raises an error, and a row that a
+concurrent call has just created makes the statement return no row instead. Then, and
+where the one statement is not possible (a rule, an exclusion constraint, ...), the
+classic steps of `steps` send the update, the insert and the queries one by one.
+
+Every statement returns rows that begin with their `RowCode`.
+
+A value is a placeholder with a cast to a qualified type, so that neither its context nor
+the search_path decides what it is. The expression of a default is written only together
+with a guard, since the table may have been created again (see `PostgresqlWriter.guard`).
+
+References:
+    PostgreSQL, "WITH Queries" (Data-Modifying Statements in WITH), "INSERT" (ON
+    CONFLICT Clause), "Transaction Isolation", "System Columns".
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 from aioupsert._engines.postgresql.steps import PostgresqlCall
 from aioupsert._engines.sql import (
-    CREATED,
-    SKIPPED,
-    UNCHANGED,
-    UPDATED,
     CompiledStatement,
+    RowCode,
     SqlWriter,
     encode_json,
     quote,
@@ -34,12 +48,12 @@ ALIAS: Final = quote("t")
 
 
 def compile_call(plan: Plan) -> PostgresqlCall:
-    """Write every statement that a call with this plan may need."""
+    """Compile every statement that a call with this plan may send."""
     single = None
     if plan.on_conflict:
         single = _on_conflict(plan)
     elif not plan.exact_because and not plan.lock:
-        single = _fast(plan)
+        single = _single(plan)
     when = "when a concurrent call got in between" if single else "first"
     return PostgresqlCall(
         plan=plan,
@@ -53,81 +67,87 @@ def compile_call(plan: Plan) -> PostgresqlCall:
 
 
 class PostgresqlWriter(SqlWriter):
-    """PostgreSQL: numbered placeholders, each cast to a type."""
+    """
+    Writes PostgreSQL's SQL, with numbered placeholders that are cast to a type.
+
+    Attributes:
+        inlines_default: Whether the expression of a default has been written.
+    """
 
     def __init__(self) -> None:
         super().__init__(ALIAS)
-        self._positions: dict[tuple[int, str], int] = {}
+        self._numbers: dict[tuple[int, str], int] = {}
         self.inlines_default: bool = False
 
-    def placeholder(self, parameter: int, cast: str, sent_as: str = "") -> str:
+    def placeholder(self, parameter: int, cast: str, sent_as: SentAs = "") -> str:
         """
-        Write a value, cast to a type.
+        Write the value of a parameter, cast to a type.
 
         Args:
-            parameter: The index of the value.
-            cast: The type; "" for what the database makes of it.
-            sent_as: "json" for what is encoded here, "text" for what the database
-                converts, "" for what the driver knows.
+            parameter: The parameter.
+            cast: The type; "" leaves it to the database.
+            sent_as: How the value is sent.
         """
         base = TEXT if sent_as else untyped(cast)
-        position = self._positions.setdefault(
-            (parameter, base), len(self._positions) + 1
-        )
-        if position > len(self.parameters):
+        number = self._numbers.setdefault((parameter, base), len(self._numbers) + 1)
+        if number > len(self.parameters):
             self.parameters.append(parameter)
             if sent_as == "json":
-                self.encoders.append((position - 1, encode_json))
-        text = f"${position}::{TEXT}" if sent_as else f"${position}"
+                self.encoders.append((number - 1, encode_json))
+        text = f"${number}::{TEXT}" if sent_as else f"${number}"
         return f"{text}::{cast}" if cast else text
 
-    def literal(self, term: Resolved) -> str:
-        if term.column is not None:
-            sent_as = _sent_as(term.name, term.column)
-            return self.placeholder(term.parameter, term.column.type, sent_as)
-        if term.name == "null":
+    def literal(self, expression: Resolved) -> str:
+        name, column, parameter = (
+            expression.name,
+            expression.column,
+            expression.parameter,
+        )
+        if column is not None:
+            return self.placeholder(parameter, column.type, _sent_as(name, column))
+        if name == "null":
             return "NULL"
-        sent_as = "json" if term.name == "json" else ""
-        return self.placeholder(term.parameter, _LITERAL_TYPES[term.name], sent_as)
+        sent_as: SentAs = "json" if name == "json" else ""
+        return self.placeholder(parameter, _LITERAL_TYPES[name], sent_as)
 
     def default(self, column: Column) -> str:
         self.inlines_default = True
         return f"CAST(({column.default or 'NULL'}) AS {column.type})"
 
     def assigned(self, item: Assignment) -> str:
-        return "DEFAULT" if item.term is None else self.term(item.term)
+        return "DEFAULT" if item.term is None else self.expression(item.term)
 
     def ordered(self, args: Sequence[Resolved]) -> list[str]:
         if any(arg.family == "text" for arg in args):
-            return [f'({self.term(arg)} COLLATE "C")' for arg in args]
-        return [self.term(arg) for arg in args]
+            return [f'({self.expression(arg)} COLLATE "C")' for arg in args]
+        return [self.expression(arg) for arg in args]
 
-    def term(self, term: Resolved) -> str:
-        # Without a type a text argument resolves as a quoted literal would, which is
-        # what a caller of an arbitrary function or of raw SQL expects.
-        if term.kind in {"call", "sql"}:
+    def expression(self, expression: Resolved) -> str:
+        # A string argument of an arbitrary function or of raw SQL has no cast, so that
+        # its type is resolved as that of a quoted literal is.
+        if expression.kind in {"call", "sql"}:
             bare = tuple(
                 replace(arg, name="bare") if arg.name == "str" else arg
-                for arg in term.args
+                for arg in expression.args
             )
-            term = replace(term, args=bare)
-        return super().term(term)
+            expression = replace(expression, args=bare)
+        return super().expression(expression)
 
-    def function(self, term: Resolved) -> str:
-        args = term.args
-        match term.name:
+    def function(self, expression: Resolved) -> str:
+        name, args = expression.name, expression.args
+        match name:
             case "/" | "%":
-                left, right = self.term(args[0]), self.term(args[1])
-                return f"({left} {term.name} NULLIF({right}, 0))"
+                left, right = self.expression(args[0]), self.expression(args[1])
+                return f"({left} {name} NULLIF({right}, 0))"
             case "greatest" | "least":
-                return f"{term.name}({', '.join(self.ordered(args))})"
+                return f"{name}({', '.join(self.ordered(args))})"
             case "lower" | "upper":
-                return f'{term.name}({self.term(args[0])} COLLATE "C")'
+                return f'{name}({self.expression(args[0])} COLLATE "C")'
             case "concat":
-                parts = (f"{self.term(arg)}::pg_catalog.text" for arg in args)
+                parts = (f"{self.expression(arg)}::pg_catalog.text" for arg in args)
                 return f"({' || '.join(parts)})"
             case "merge":
-                one, other = (f"({self.term(a)})::pg_catalog.jsonb" for a in args)
+                one, other = (f"({self.expression(a)})::pg_catalog.jsonb" for a in args)
                 return (
                     "(SELECT CASE WHEN m.one IS NULL OR m.other IS NULL THEN NULL"
                     " WHEN jsonb_typeof(m.one) = 'object'"
@@ -136,7 +156,7 @@ class PostgresqlWriter(SqlWriter):
                     f" FROM (SELECT {one} AS one, {other} AS other) AS m)"
                 )
             case _:
-                return f"{term.name}({self.all(args)})"
+                return f"{name}({self.expressions(args)})"
 
     def key(self, plan: Plan) -> str:
         return " AND ".join(
@@ -151,51 +171,61 @@ class PostgresqlWriter(SqlWriter):
         return self.placeholder(key.parameter, key.column.key_type, sent_as)
 
     def passes(self, plan: Plan) -> str:
-        return "TRUE" if plan.where is None else f"({self.term(plan.where)} IS TRUE)"
+        return (
+            "TRUE" if plan.where is None else f"({self.expression(plan.where)} IS TRUE)"
+        )
 
     def changes(self, plan: Plan) -> str:
-        """Write whether an update would change anything, to the very stored image."""
+        """
+        Write whether an update would change a stored value.
+
+        The operator *<> compares the stored images of records, so that 1.0 and 1.00
+        differ, and columns without an equality operator can be compared. Images of
+        char(n) differ in trailing spaces, which mean nothing.
+        """
         if plan.compare is None:
             return "TRUE"
         stored: list[str] = []
         given: list[str] = []
-        padded: list[str] = []
+        tests: list[str] = []
         for item in plan.compare:
             column, cast = item.column, item.column.key_type
-            old, new = f"{self.column(column)}::{cast}", self.term(item.term)
+            old, new = f"{self.column(column)}::{cast}", self.expression(item.term)
             if column.storage == "bpchar":
-                padded.append(f"{old} IS DISTINCT FROM {new}::{cast}")
+                tests.append(f"{old} IS DISTINCT FROM {new}::{cast}")
             else:
                 stored.append(old)
                 given.append(f"({new})::{cast}")
         if stored:
             one, other = ", ".join(stored), ", ".join(given)
-            padded.append(f"ROW({one})::record *<> ROW({other})::record")
-        return f"({' OR '.join(padded)})" if padded else "FALSE"
+            tests.append(f"ROW({one})::record *<> ROW({other})::record")
+        return f"({' OR '.join(tests)})" if tests else "FALSE"
 
     def values(self, items: Sequence[Assignment]) -> tuple[str, str]:
-        """Write the column list of an INSERT and its values; DEFAULT is left out."""
+        """Write the columns of an INSERT and their values; DEFAULT is left out."""
         given = [item for item in items if item.term is not None]
         names = ", ".join(quote(item.column.name) for item in given)
-        values = ", ".join(self.term(i.term) for i in given if i.term is not None)
+        values = ", ".join(self.expression(i.term) for i in given if i.term is not None)
         return (f"({names}) " if names else ""), values
 
     def guard(self, plan: Plan) -> str:
         """
-        Write whether the name still means the relation that was described.
+        Write whether the table's name still means the relation that was reflected.
 
-        Another search_path, or a table made anew, would otherwise get the default of
-        the old one. The server looks the name up when it plans the statement, and plans
-        it anew when either changes.
+        With another search_path, or when the table has been created again, the insert
+        would otherwise write a default of the old table. The server resolves the name
+        when it plans the statement, and plans it again when either has changed.
         """
         name = quote_escaped(quote_path(plan.table.name))
         return f"{name}::pg_catalog.regclass = {plan.table.relation_id}::pg_catalog.oid"
 
 
 TEXT: Final = "pg_catalog.text"
+SentAs: TypeAlias = Literal["", "text", "json"]
+"""How a value is sent: as the driver does, as text to be converted, or as JSON text."""
 
 
-def _sent_as(kind: str, column: Column) -> str:
+def _sent_as(kind: str, column: Column) -> SentAs:
     if kind == "text":
         return "text"
     json = column.family == "json" and kind in {"container", "json", "list"}
@@ -225,27 +255,27 @@ _LITERAL_TYPES: Final = {
 
 
 def untyped(cast: str) -> str:
-    """Give a type without its precision."""
+    """Return a type without its precision."""
     return cast.partition("(")[0]
 
 
 def name_cte(plan: Plan, name: str) -> str:
-    """Name a WITH query so that it hides no table, neither this one nor one in SQL()."""
+    """Return a name for a WITH query that hides no table of the statement."""
     name = f"aioupsert_{name}"
     return quote(f"{name}_" if name == plan.table.name[-1] else name)
 
 
-def _row(codes: str, columns: Iterable[str]) -> str:
-    return ", ".join([codes, *columns])
+def _row(code: str, columns: Iterable[str]) -> str:
+    return ", ".join([code, *columns])
 
 
 def returned(plan: Plan) -> list[str]:
-    """List the columns asked for."""
+    """Return the columns that the caller asked for."""
     return [f"{ALIAS}.{quote(name)}" for name in plan.returning]
 
 
 def name_table(plan: Plan) -> str:
-    """Write the table with the alias that columns are qualified by."""
+    """Return the table's name, with the alias that columns are qualified by."""
     return f"{quote_path(plan.table.name)} AS {ALIAS}"
 
 
@@ -258,60 +288,62 @@ def _conditions(writer: PostgresqlWriter, plan: Plan) -> str:
     return " AND ".join(conditions)
 
 
-def _fast(plan: Plan) -> CompiledStatement:
+def _single(plan: Plan) -> CompiledStatement:
     """
     Write the whole call as one statement.
 
-    The update runs first, since the insert looks at what it returned. The insert names
-    no conflict target, so that no unique index of any kind can raise. No row at all
-    means that a concurrent call got in between, or something permanent.
+    It returns no row if a concurrent call came in between, or if the row can neither be
+    updated nor inserted.
     """
     writer = PostgresqlWriter()
     updated, inserted, found = (
         name_cte(plan, n) for n in ("updated", "inserted", "found")
     )
     columns = [quote(f"c{n}") for n in range(1, len(plan.returning) + 1)]
-    parts: list[str] = []
-    answers: list[str] = []
-    missing: list[str] = []
+    ctes: list[str] = []
+    queries: list[str] = []
+    insert_if: list[str] = []
     if plan.conditional:
         codes = [writer.passes(plan), writer.changes(plan) if plan.update else "FALSE"]
         names = ", ".join([quote("passes"), quote("changes"), *columns])
-        parts.append(
+        ctes.append(
             f"{found} ({names}) AS (SELECT {_row(', '.join(codes), returned(plan))}"
             f" FROM {name_table(plan)} WHERE {writer.key(plan)})"
         )
-        missing.append(f"NOT EXISTS (SELECT FROM {found})")
-        left_alone = (
-            f"SELECT {_row(LEFT_ALONE, columns)} FROM {found}"
+        insert_if.append(f"NOT EXISTS (SELECT FROM {found})")
+        unchanged = (
+            f"SELECT {_row(UNCHANGED_CODE, columns)} FROM {found}"
             ' WHERE NOT ("passes" AND "changes")'
         )
         if plan.update:
-            left_alone += f" AND NOT EXISTS (SELECT FROM {updated})"
-        answers.append(left_alone)
+            unchanged += f" AND NOT EXISTS (SELECT FROM {updated})"
+        queries.append(unchanged)
     if plan.update:
         changed = writer.assignments(plan.update)
         conditions = _conditions(writer, plan)
-        parts.append(
+        ctes.append(
             f"{updated} AS (UPDATE {name_table(plan)} SET {changed} WHERE {conditions}"
-            f" RETURNING {_row(str(UPDATED), returned(plan))})"
+            f" RETURNING {_row(str(RowCode.UPDATED), returned(plan))})"
         )
-        missing.append(f"NOT EXISTS (SELECT FROM {updated})")
-        answers.append(f"SELECT * FROM {updated}")
+        insert_if.append(f"NOT EXISTS (SELECT FROM {updated})")
+        queries.append(f"SELECT * FROM {updated}")
     names, values = writer.values(plan.insert)
     if writer.inlines_default:
-        missing.append(writer.guard(plan))
-    parts.append(
+        insert_if.append(writer.guard(plan))
+    ctes.append(
         f"{inserted} AS (INSERT INTO {name_table(plan)} {names}SELECT {values}"
-        f" WHERE {' AND '.join(missing)} ON CONFLICT DO NOTHING"
-        f" RETURNING {_row(str(CREATED), returned(plan))})"
+        f" WHERE {' AND '.join(insert_if)} ON CONFLICT DO NOTHING"
+        f" RETURNING {_row(str(RowCode.CREATED), returned(plan))})"
     )
-    answers.append(f"SELECT * FROM {inserted}")
-    sql = f"WITH {', '.join(parts)} {' UNION ALL '.join(answers)}"
+    queries.append(f"SELECT * FROM {inserted}")
+    sql = f"WITH {', '.join(ctes)} {' UNION ALL '.join(queries)}"
     return writer.compiled(sql, "first")
 
 
-LEFT_ALONE: Final = f'CASE WHEN "passes" THEN {UNCHANGED} ELSE {SKIPPED} END'
+UNCHANGED_CODE: Final = (
+    f'CASE WHEN "passes" THEN {RowCode.UNCHANGED} ELSE {RowCode.SKIPPED} END'
+)
+"""The code of a row that is not updated, from the columns "passes" and "changes"."""
 
 
 def _update(plan: Plan, when: str) -> CompiledStatement:
@@ -319,18 +351,18 @@ def _update(plan: Plan, when: str) -> CompiledStatement:
     changed = writer.assignments(plan.update)
     sql = (
         f"UPDATE {name_table(plan)} SET {changed} WHERE {_conditions(writer, plan)}"
-        f" RETURNING {_row(str(UPDATED), returned(plan))}"
+        f" RETURNING {_row(str(RowCode.UPDATED), returned(plan))}"
     )
     return writer.compiled(sql, when)
 
 
 def _find(plan: Plan, when: str) -> CompiledStatement:
-    """Write a query for the row as it is; UPDATED means that an update would apply."""
+    """Write a query for the existing row; UPDATED means that an update would apply."""
     writer = PostgresqlWriter()
     changes = writer.changes(plan) if plan.update else "FALSE"
     code = (
-        f"CASE WHEN NOT {writer.passes(plan)} THEN {SKIPPED}"
-        f" WHEN NOT {changes} THEN {UNCHANGED} ELSE {UPDATED} END"
+        f"CASE WHEN NOT {writer.passes(plan)} THEN {RowCode.SKIPPED}"
+        f" WHEN NOT {changes} THEN {RowCode.UNCHANGED} ELSE {RowCode.UPDATED} END"
     )
     sql = (
         f"SELECT {_row(code, returned(plan))} FROM {name_table(plan)}"
@@ -350,31 +382,31 @@ def _insert(plan: Plan, when: str) -> CompiledStatement:
     guard = f" WHERE {writer.guard(plan)}" if writer.inlines_default else ""
     sql = (
         f"{lock}INSERT INTO {name_table(plan)} {names}SELECT {values}{source}{guard}"
-        f" RETURNING {_row(str(CREATED), returned(plan))}"
+        f" RETURNING {_row(str(RowCode.CREATED), returned(plan))}"
     )
     return writer.compiled(sql, when)
 
 
 def native_code(plan: Plan) -> str:
     """
-    Tell created from updated in the RETURNING of a native upsert.
+    Write the code of a native upsert, in its RETURNING.
 
-    From version 18 on the row before is there to ask, which a row just inserted has not;
-    see the documentation's "RETURNING". Before, a row that this very statement inserted
-    has no xmax; see "System Columns", which partitioned tables do not have.
+    From version 18 on RETURNING has the old row, which is NULL for one just inserted
+    ("Returning Data from Modified Rows"). Before, a row that this statement inserted has
+    an xmax of 0 ("System Columns"); partitioned tables have no xmax to return.
     """
     if plan.table.supports_returning_old:
         created = f"old.{quote(plan.key[0].column.name)} IS NULL"
     else:
         created = f"{ALIAS}.xmax = 0"
-    return f"CASE WHEN {created} THEN {CREATED} ELSE {UPDATED} END"
+    return f"CASE WHEN {created} THEN {RowCode.CREATED} ELSE {RowCode.UPDATED} END"
 
 
 def _on_conflict(plan: Plan) -> CompiledStatement:
     """
     Write the native upsert.
 
-    No row means that *where* or *skip_unchanged* left it alone.
+    It returns no row if *where* or *skip_unchanged* leaves the existing one unchanged.
     """
     writer = PostgresqlWriter()
     names, values = writer.values(plan.insert)
@@ -396,10 +428,12 @@ def _on_conflict(plan: Plan) -> CompiledStatement:
 
 def _probe(plan: Plan) -> CompiledStatement:
     """
-    Ask why an insert keeps failing: isolation level, own row visible, another's.
+    Write a query for the reason why an insert keeps failing.
 
-    All in one statement, so from one snapshot: a row that is visible by another unique
-    index while the key is not is a different row, and waiting will not help.
+    It returns the isolation level, whether a row with the key is visible, and for each
+    other unique index whether a row with the same values is. All of it comes from one
+    snapshot: if a row is visible by another index and none by the key, it is a different
+    row, and no retry can succeed.
     """
     writer = PostgresqlWriter()
     given = {item.column.name: item.term for item in plan.insert}
@@ -414,7 +448,7 @@ def _probe(plan: Plan) -> CompiledStatement:
             ),
         ]
     ]
-    # Behind postgres_fdw every transaction is at least that.
+    # On the servers behind postgres_fdw, every transaction is at least REPEATABLE READ.
     level = (
         "'repeatable read'"
         if plan.table.has_remote_rows
@@ -425,23 +459,23 @@ def _probe(plan: Plan) -> CompiledStatement:
 
 
 def _comparable(index: UniqueIndex, given: dict[str, Resolved | None]) -> bool:
-    terms = (given.get(column) if column else None for column in index.columns)
-    return all(term is not None and term.kind == "value" for term in terms)
+    values = (given.get(column) if column else None for column in index.columns)
+    return all(value is not None and value.kind == "value" for value in values)
 
 
 def _same_row(
     writer: PostgresqlWriter, index: UniqueIndex, given: dict[str, Resolved | None]
 ) -> str:
     tests = [
-        f"{writer.column(term.column)} = {writer.term(term)}"
+        f"{writer.column(value.column)} = {writer.expression(value)}"
         for column in index.columns
-        if column and (term := given[column]) is not None and term.column is not None
+        if column and (value := given[column]) is not None and value.column is not None
     ]
     return " AND ".join([*tests, f"({index.predicate or 'TRUE'})"])
 
 
-# Equal values of these have equal texts; others would need the type's own hash, so
-# they do not narrow the lock.
+# Equal values of these have equal texts. Columns of other types are left out of the
+# lock's key, so that more calls wait for each other than have to, but none too few.
 _CANONICAL: Final = frozenset({"integer", "boolean", "uuid", "text", "varchar"})
 
 
@@ -456,7 +490,7 @@ def _advisory_lock(writer: PostgresqlWriter, plan: Plan) -> str:
 
 
 def _lock(plan: Plan) -> CompiledStatement:
-    """Write the lock; it answers the isolation level, without a lock above the first."""
+    """Write the advisory lock; above READ COMMITTED it only returns the level."""
     writer = PostgresqlWriter()
     level = "current_setting('transaction_isolation')"
     sql = (

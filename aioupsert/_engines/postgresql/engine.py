@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class PostgresqlEngine:
-    """PostgreSQL, and servers that speak as it does."""
+    """PostgreSQL, and servers that are compatible with it."""
 
     system: str = "postgresql"
 
@@ -28,15 +28,15 @@ class PostgresqlEngine:
         return catalog.reflect(name)
 
     def compile_call(self, plan: Plan) -> PostgresqlCall:
-        """Write the statements of a call."""
+        """Compile the plan of one row."""
         return compile_call(plan)
 
     def compile_batch(self, plan: Plan, *, distinct: bool) -> PostgresqlBatch:
-        """Write the statements for many rows."""
+        """Compile the plan of many rows."""
         return compile_batch(plan, distinct=distinct)
 
     def scope(self, *, in_transaction: bool) -> TransactionScope:
-        """Return a transaction, or a savepoint in the one that is open."""
+        """Return a transaction, or a savepoint if one is open."""
         return steps.scope(in_transaction=in_transaction)
 
     def python_equality_is_sql_equality(

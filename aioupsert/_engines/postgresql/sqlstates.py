@@ -1,5 +1,5 @@
 """
-What errors of PostgreSQL mean, by their SQLSTATE.
+The meaning of PostgreSQL's errors, by their SQLSTATE.
 
 References:
     PostgreSQL, "Error Codes".
@@ -12,11 +12,11 @@ from typing import Final
 from aioupsert._engines.base import Fault
 
 TRANSIENT: Final = frozenset({"40001", "40P01"})
-"""serialization_failure, deadlock_detected: repeating the transaction is right."""
+"""serialization_failure, deadlock_detected: the transaction should be repeated."""
 
 STALE: Final = ("42", "0A000", "55000", "XX000")
 """
-What a table that has changed may cause.
+Errors that may come from a table that has changed since it was reflected.
 
 Syntax and access errors (an unknown column, another type), feature_not_supported (a
 cached plan, a rule), object_not_in_prerequisite_state (a deferrable constraint), and
@@ -25,12 +25,12 @@ internal_error (a type that is gone).
 
 _ROW: Final = ("0A", "20", "21", "22", "23", "44", "428", "42804", "54", "55000", "P0")
 """
-What comes from a row.
+Errors that may come from a row.
 
 feature_not_supported, cardinality_violation, data_exception,
 integrity_constraint_violation, with_check_option_violation, syntax (a type that does
 not fit), program_limit_exceeded, object_not_in_prerequisite_state, and what triggers
-raise (P0, and any other class they like).
+raise: P0 by default, or any class of their choice, which cannot be known here.
 """
 
 _CONNECTION: Final = ("08", "25", "28", "3D", "53", "57P", "58")

@@ -1,45 +1,57 @@
 """
 One row on PostgreSQL: the classic steps.
 
-An attempt updates; inserts if nothing was updated; and if the insert conflicts with a
-row that a concurrent call created meanwhile, ends in a `LostRace`, after which the next
-attempt updates that row. A second conflict in a row is looked into first: a row that
-blocks the insert and can never be updated by this key is a permanent conflict, whose
-error is raised, and in a transaction with a snapshot (REPEATABLE READ and above) the
-row cannot become visible, so that only the whole transaction can be repeated.
+Mostly none of them run: `PostgresqlCall.single` is the whole call as one statement, and
+returns no row only if a race was lost or if something permanent blocks the row.
 
-Mostly none of this runs: `PostgresqlCall.single` is the whole call as one statement,
-and answers no row only if a race was lost or something permanent is in the way.
+What one attempt sends:
+
+1. under ``without_unique_index="lock"``: an advisory lock on the key, in a transaction;
+2. the update; if it returns a row, the call is done;
+3. if a condition may leave the row unchanged: a query for the row as it is;
+4. the insert, behind a savepoint if a transaction is open, since in PostgreSQL an error
+   aborts the whole transaction;
+5. if the insert conflicts: nothing more. A concurrent call has created the row, the
+   attempt ends in a `LostRace`, and the next attempt updates that row. At READ
+   COMMITTED each statement sees what was committed before it began, so this converges.
+
+After a second conflict a query looks for the reason first. A row that blocks the insert
+by another unique index, and that no update by this key will ever find, is a permanent
+conflict: its error is raised. In a transaction whose snapshot is fixed (REPEATABLE READ
+and above) a row that was committed later cannot become visible, so only the whole
+transaction can be repeated: `SerializationConflictError`.
 
 References:
-    PostgreSQL, "Transaction Isolation", "SAVEPOINT", "Explicit Locking".
+    PostgreSQL, "Transaction Isolation" (13.2), "SAVEPOINT", "Explicit Locking" (13.3.5,
+    Advisory Locks), "Error Codes".
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from aioupsert._engines.base import (
     IN_TRANSACTION,
     Command,
-    Rows,
+    ParameterValues,
+    ResultRows,
     Steps,
     TransactionScope,
     in_scope,
+    single_command,
 )
 from aioupsert._engines.outcomes import (
     MAX_LOST_RACES,
     LostRace,
     bind,
-    look_up,
     race_error,
+    read_existing,
     read_result,
     refused,
 )
-from aioupsert._engines.sql import UPDATED, CompiledStatement
+from aioupsert._engines.sql import CompiledStatement, RowCode
 from aioupsert.errors import SerializationConflictError, UsageError
 
 if TYPE_CHECKING:
@@ -50,16 +62,16 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, slots=True)
 class PostgresqlCall:
     """
-    The statements of one plan.
+    The statements of one plan, and their steps.
 
     Attributes:
         plan: The plan.
-        single: The whole call as one statement, or None where that cannot work.
-        update: The classic steps: the update, or None with nothing to set;
-        find: the row as it is, or None when an update always applies;
-        insert: the insert;
-        probe: why the insert keeps failing;
-        lock: the advisory lock on the key, when one replaces the unique index.
+        single: The whole call as one statement, or None if that is not possible.
+        update: The update, or None if there is nothing to set.
+        find: The query for the existing row, or None if an update always applies.
+        insert: The insert.
+        probe: The query for the reason why the insert keeps failing.
+        lock: The advisory lock on the key if one replaces the unique index, or None.
     """
 
     plan: Plan
@@ -78,23 +90,23 @@ class PostgresqlCall:
         )
         return tuple(step for step in steps if step is not None)
 
-    def look_up(self, values: Sequence[Any]) -> Steps[Result | None]:
-        """Read the row of a call that updates nothing; write nothing."""
-        return look_up(self.find, self.plan, values)
+    def read_existing(self, values: ParameterValues) -> Steps[Result | None]:
+        """Read the existing row of a call that updates nothing; write nothing."""
+        return read_existing(self.find, self.plan, values)
 
     def attempt(
-        self, values: Sequence[Any], conflicts: int
+        self, values: ParameterValues, conflicts: int
     ) -> Steps[Result | LostRace]:
-        """Make one attempt by the classic steps, under the lock if there is one."""
+        """Make one attempt by the classic steps, under the lock if one is needed."""
         inside = bool((yield IN_TRANSACTION))
         return (yield from self._attempt(values, conflicts, in_transaction=inside))
 
-    def write(self, values: Sequence[Any]) -> Steps[Result]:
+    def write(self, values: ParameterValues) -> Steps[Result]:
         """
         Write one of many rows in the open transaction.
 
         Raises:
-            NotAppliedError: The database silently refuses the row.
+            NotAppliedError: The database silently did not write the row.
         """
         lost = LostRace()
         conflicts = 0
@@ -114,32 +126,33 @@ class PostgresqlCall:
         raise race_error(self.plan.table.name, lost)
 
     def _attempt(
-        self, values: Sequence[Any], conflicts: int, *, in_transaction: bool
+        self, values: ParameterValues, conflicts: int, *, in_transaction: bool
     ) -> Steps[Result | LostRace]:
         if self.lock is None:
             return self._classic(values, conflicts, in_transaction=in_transaction)
-        # Under the lock a transaction is always open, the caller's or our own.
+        # The lock ends with the transaction, so one is open, the caller's or our own.
         body = self._classic(values, conflicts, in_transaction=True)
         return _locked(bind(self.lock, values), body, in_transaction=in_transaction)
 
     def _classic(
-        self, values: Sequence[Any], conflicts: int, *, in_transaction: bool
+        self, values: ParameterValues, conflicts: int, *, in_transaction: bool
     ) -> Steps[Result | LostRace]:
         """Update; insert if no row was updated; report a conflict as a lost race."""
         plan = self.plan
-        asked = len(plan.returning)
+        caller_columns = len(plan.returning)
         if self.update is not None:
-            rows = yield bind(self.update, values, asked)
+            rows = yield bind(self.update, values, caller_columns)
             if rows:
                 return read_result(plan, rows)
         if self.find is not None:
-            rows = yield bind(self.find, values, asked)
-            if any(row[0] == UPDATED for row in rows):
+            rows = yield bind(self.find, values, caller_columns)
+            if any(row[0] == RowCode.UPDATED for row in rows):
+                # It was created, or changed, after the update had looked for it.
                 return LostRace(visible=True)
             if rows:
                 return read_result(plan, rows)
         insert = _behind_savepoint if in_transaction else _plainly
-        inserted = yield from insert(bind(self.insert, values, asked))
+        inserted = yield from insert(bind(self.insert, values, caller_columns))
         if not isinstance(inserted, Exception):
             if not inserted:
                 raise refused(plan.table.name)
@@ -149,9 +162,9 @@ class PostgresqlCall:
         return (yield from self._probe(values, inserted, in_transaction=in_transaction))
 
     def _probe(
-        self, values: Sequence[Any], conflict: Exception, *, in_transaction: bool
+        self, values: ParameterValues, conflict: Exception, *, in_transaction: bool
     ) -> Steps[LostRace]:
-        """Distinguish a row that comes and goes from one that stays in the way."""
+        """Return a lost race, or raise the error of a conflict that is permanent."""
         rows = yield bind(self.probe, values)
         level, visible, *others = rows[0]
         if not visible and any(others):
@@ -172,11 +185,11 @@ _READ_COMMITTED: Final = "read committed"
 
 
 def _is_conflict(error: Exception) -> bool:
-    # The errors of every PostgreSQL driver have this attribute.
+    # The errors of both PostgreSQL drivers have this attribute.
     return getattr(error, "sqlstate", None) in _CONFLICTS
 
 
-def _plainly(statement: Command) -> Steps[Rows | Exception]:
+def _plainly(statement: Command) -> Steps[ResultRows | Exception]:
     """Send a statement; return its error if it is a conflict."""
     try:
         return (yield statement)
@@ -186,24 +199,26 @@ def _plainly(statement: Command) -> Steps[Rows | Exception]:
         raise
 
 
-def _behind_savepoint(statement: Command) -> Steps[Rows | Exception]:
+def _behind_savepoint(statement: Command) -> Steps[ResultRows | Exception]:
     """Send a statement so that a conflict does not abort the transaction."""
     try:
-        return (yield from in_scope(scope(in_transaction=True), _alone(statement)))
+        body = single_command(statement)
+        return (yield from in_scope(scope(in_transaction=True), body))
     except Exception as exc:
         if _is_conflict(exc):
             return exc
         raise
 
 
-def _alone(statement: Command) -> Steps[Rows]:
-    return (yield statement)
-
-
 def _locked(
     lock: Command, body: Steps[Result | LostRace], *, in_transaction: bool
 ) -> Steps[Result | LostRace]:
-    """Run an attempt under the advisory lock, which ends with the transaction."""
+    """
+    Run an attempt under the advisory lock, which ends with the transaction.
+
+    Raises:
+        UsageError: The open transaction is not READ COMMITTED.
+    """
     if in_transaction:
         rows = yield lock
         if rows[0][0] != _READ_COMMITTED:
@@ -216,10 +231,12 @@ def _locked(
     own = _OWN._replace(
         begin=Command("BEGIN ISOLATION LEVEL READ COMMITTED", kind="command")
     )
-    return (yield from in_scope(own, _after(lock, body)))
+    return (yield from in_scope(own, _lock_first(lock, body)))
 
 
-def _after(lock: Command, body: Steps[Result | LostRace]) -> Steps[Result | LostRace]:
+def _lock_first(
+    lock: Command, body: Steps[Result | LostRace]
+) -> Steps[Result | LostRace]:
     yield lock
     return (yield from body)
 
@@ -229,15 +246,16 @@ _OWN: Final = TransactionScope(
     Command("COMMIT", kind="command"),
     (Command("ROLLBACK", kind="rollback"),),
 )
+# A name is used once, so that it never hides a savepoint of the caller's.
 _savepoints: Final = itertools.count(1)
 
 
 def scope(*, in_transaction: bool) -> TransactionScope:
-    """Return a transaction, or a savepoint in the one that is open."""
+    """Return a transaction, or a savepoint if one is open."""
     if not in_transaction:
         return _OWN
     name = f"aioupsert_{next(_savepoints)}"
-    # One message, so that a cancellation cannot come between the two.
+    # One message, so that a cancellation cannot separate the two.
     rollback = f"ROLLBACK TO SAVEPOINT {name}; RELEASE SAVEPOINT {name}"
     return TransactionScope(
         Command(f"SAVEPOINT {name}", kind="command"),

@@ -1,4 +1,4 @@
-"""What PostgreSQL makes of values: which keys are one row."""
+"""Which Python values PostgreSQL takes for the same key."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from aioupsert._plan.schema import Column
 
-# Values of these Python types are equal exactly if the database takes them for the same.
+# For values of these Python types, Python's equality is that of the column.
 _COMPARED_ALIKE: Final[dict[str, frozenset[type]]] = {
     "integer": frozenset({int, bool}),
     "boolean": frozenset({bool}),

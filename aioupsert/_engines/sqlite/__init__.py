@@ -1,4 +1,4 @@
-"""SQLite: what is run, in which order, and what its answers mean."""
+"""SQLite: its statements, the order in which they run, and what their rows mean."""
 
 from __future__ import annotations
 

@@ -1,33 +1,46 @@
 """
-Many rows as SQLite statements.
+The statement for many rows on SQLite.
 
-One statement is run for every row of a batch, with a function of the connection that
-writes down what happened to a row that was there: a row nothing is written down for was
-created. See the SQLite documentation: "UPSERT", "Application-Defined SQL Functions".
+One INSERT ... ON CONFLICT DO UPDATE is run for every row of a batch, by
+`sqlite3.Cursor.executemany`, which prepares it once. It cannot return rows there, so
+the condition of its update calls an SQL function that this library registers on the
+connection. SQLite evaluates the condition only for a row that exists, so the function
+records these rows, and all others were created:
+
+- ``aioupsert_note(n)`` records the row's number and lets the update happen;
+- ``aioupsert_mark(n, code)`` also records the code, and decides by it.
+
+Whatever could make this differ from the classic steps, row by row, has the rows written
+by those: `_reasons_for_one_by_one` lists them.
+
+References:
+    SQLite, "UPSERT", "Application-Defined SQL Functions".
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from aioupsert._engines.sql import SKIPPED, UNCHANGED, UPDATED, quote, quote_path
+from aioupsert._engines.sql import RowCode, quote, quote_path
 from aioupsert._engines.sqlite.bulk_steps import MARK, NOTE, ROW_NUMBER, SqliteBatch
 from aioupsert._engines.sqlite.compiler import SqliteWriter, compile_call
 from aioupsert._plan import Resolved
 from aioupsert._plan.schema import Column
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from aioupsert._plan import Plan
     from aioupsert._plan.schema import UniqueIndex
 
 
 def compile_batch(plan: Plan) -> SqliteBatch:
-    """Write every statement for rows of one shape."""
+    """Compile the statement for rows of one request shape."""
     per_row = compile_call(plan)
-    why = _why_one_by_one(plan)
-    if why is not None:
+    reason = next(_reasons_for_one_by_one(plan), None)
+    if reason is not None:
         return SqliteBatch(
-            per_row, None, (), plan.conditional, (), f"one by one: {why}"
+            per_row, None, (), plan.conditional, (), f"one by one: {reason}"
         )
     writer = _RowWriter(quote(plan.table.name[-1]))
     return SqliteBatch(
@@ -40,76 +53,85 @@ def compile_batch(plan: Plan) -> SqliteBatch:
     )
 
 
-def _why_one_by_one(plan: Plan) -> str | None:
+def _reasons_for_one_by_one(plan: Plan) -> Iterator[str]:
+    """Yield why one statement for all rows would do something else than the steps."""
     table = plan.table
     key = {k.column.name: k.is_null for k in plan.key}
     given = {item.column.name for item in plan.insert if item.term is not None}
-    target = next((index for index in table.unique if index.matches(key)), None)
-    reasons = {
-        "rows are asked for": bool(plan.returning),
-        "it is a view or a virtual table": not table.supports_on_conflict_update,
-        "no unique index is on exactly the key": target is None,
-        "the key itself is given another value": bool(plan.renames),
-        "another unique index may be in the way": any(
-            _is_touched(index, given, set(key)) for index in table.unique
-        ),
-        "a trigger sees every insert": table.has_before_insert_trigger,
-        "a trigger may refuse an update": table.updates_may_be_refused,
-        "it would use up numbers of AUTOINCREMENT": any(
-            c.consumes_sequence and c.name not in given for c in table.columns.values()
-        ),
-        "rows lack columns that are NOT NULL": any(
-            c.required and c.name not in given for c in table.columns.values()
-        ),
-    }
-    return next((why for why, applies in reasons.items() if applies), None)
+    left_out = [c for c in table.columns.values() if c.name not in given]
+    if plan.returning:
+        yield "rows are asked for"
+    if not table.supports_on_conflict_update:
+        yield "it is a view or a virtual table"
+    if not any(index.matches(key) for index in table.unique):
+        yield "no unique index is on exactly the key"
+    if plan.renames:
+        yield "the key itself is given another value"
+    if any(_may_conflict(index, given, set(key)) for index in table.unique):
+        yield "another unique index may be in the way"
+    if table.has_before_insert_trigger:
+        yield "a trigger sees every insert"
+    if table.updates_may_be_refused:
+        yield "a trigger may refuse an update"
+    if any(column.consumes_sequence for column in left_out):
+        yield "it would use up numbers of AUTOINCREMENT"
+    if any(column.required for column in left_out):
+        yield "rows lack columns that are NOT NULL"
 
 
-def _is_touched(index: UniqueIndex, given: set[str], key: set[str]) -> bool:
+def _may_conflict(index: UniqueIndex, given: set[str], key: set[str]) -> bool:
+    """Return whether the insert may conflict by an index that is not the key's."""
     columns = set(index.columns)
     return columns != key and (None in columns or not columns.isdisjoint(given))
 
 
 class _RowWriter(SqliteWriter):
-    """Writes what was proposed for a column as EXCLUDED, so that it is bound once."""
+    """
+    Writes a value that the insert proposes as EXCLUDED, so that it is bound once.
+
+    Attributes:
+        excluded: The columns that the insert proposes a parameter's value for.
+    """
 
     def __init__(self, table: str) -> None:
         super().__init__(table)
-        self.proposed: dict[int, Column] = {}
+        self.excluded: dict[int, Column] = {}
 
-    def literal(self, term: Resolved) -> str:
-        """Write what was proposed for the same column, or a placeholder."""
-        column = self.proposed.get(term.parameter)
-        if column is not None and column == term.column:
+    def literal(self, expression: Resolved) -> str:
+        """Write the value proposed for the same column, or a placeholder."""
+        column = self.excluded.get(expression.parameter)
+        if column is not None and column == expression.column:
             return f"excluded.{quote(column.name)}"
-        return super().literal(term)
+        return super().literal(expression)
 
-    def number(self) -> str:
+    def row_number(self) -> str:
         """Write a placeholder for the row's number."""
         self.parameters.append(ROW_NUMBER)
         return "?"
 
 
 def _upsert(plan: Plan, writer: _RowWriter) -> str:
-    # In the order of the text, which is that of the placeholders.
+    # Placeholders are bound in the order of the text, so it is written in that order.
     inserted = writer.inserted(plan)
-    if plan.table.name[-1].lower() != "excluded":  # whose columns it would name
-        writer.proposed = {
+    # In a table of that name "excluded" would mean the table's own columns.
+    if plan.table.name[-1].lower() != "excluded":
+        writer.excluded = {
             item.term.parameter: item.column
             for item in plan.insert
             if item.term is not None and item.term.kind == "value"
         }
-    # With nothing to update the function says no, and this is not done.
+    # With nothing to update this is never executed: the function returns false.
     key = quote(plan.key[0].column.name)
     assigned = writer.assignments(plan.update) or f"{key} = {key}"
-    number = writer.number()
+    number = writer.row_number()
     condition = f"{NOTE}({number}) IS NULL"
     if plan.conditional:
         passes = writer.passes(plan)
         changes = writer.changes(plan) if plan.update else "0"
         condition = (
-            f"{MARK}({number}, CASE WHEN NOT {passes} THEN {SKIPPED}"
-            f" WHEN NOT {changes} THEN {UNCHANGED} ELSE {UPDATED} END)"
+            f"{MARK}({number}, CASE WHEN NOT {passes} THEN {RowCode.SKIPPED}"
+            f" WHEN NOT {changes} THEN {RowCode.UNCHANGED}"
+            f" ELSE {RowCode.UPDATED} END)"
         )
     target = ", ".join(quote(k.column.name) for k in plan.key)
     return (

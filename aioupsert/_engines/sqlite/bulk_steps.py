@@ -1,59 +1,72 @@
-"""Many rows on SQLite: one statement, run for each of them in one transaction."""
+"""
+Many rows on SQLite: one statement, run for each of them, in one transaction.
+
+The transaction is begun around the steps, with BEGIN IMMEDIATE as for one row. One
+command then runs the statement for all rows of a group, in their order, so that a row
+sees what the rows before it have written, and equal keys need no care. `bulk_compiler`
+says how it is known what happened to each row.
+
+References:
+    Python, "sqlite3" (`Cursor.executemany`). SQLite, "UPSERT".
+"""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from aioupsert._engines.base import Command, Steps
-from aioupsert._engines.sql import CREATED, UPDATED
+from aioupsert._engines.sql import RowCode
 
 if TYPE_CHECKING:
     from aioupsert._engines.outcomes import BatchOutcome
+    from aioupsert._engines.sql import Encoders
     from aioupsert._engines.sqlite.steps import SqliteCall
     from aioupsert._plan import RowGroup
 
 NOTE: Final = "aioupsert_note"
-"""The SQL function for plain updates: records a row's number, returns NULL."""
+"""The SQL function of plain updates: records a row's number and returns NULL."""
 MARK: Final = "aioupsert_mark"
-"""The one for conditional updates: records a row's number and code, and returns whether
-to update it."""
+"""
+The SQL function of conditional updates.
+
+It records a row's number and code, and returns whether to update the row.
+"""
 ROW_NUMBER: Final = -1
-"""Stands for the row's number among the parameters of a statement."""
+"""The parameter that stands for the row's number."""
 
 
 @dataclass(frozen=True, slots=True)
 class SqliteBatch:
     """
-    The statements for rows of one request shape.
+    The statement for rows of one request shape, and its steps.
 
     Attributes:
-        per_row: Those of one row by itself.
-        upsert: The statement to run for every row, or None.
-        parameters: What its placeholders bind, in their order: indexes of values, and
-            ROW_NUMBER.
+        per_row: The statements for a single row.
+        upsert: The statement to run for every row, or None to write them one by one.
+        parameters: The parameters that its placeholders bind, in their order.
         conditional: Whether an existing row may be left unchanged.
-        encoders: Placeholders whose value is encoded first.
-        how: How many rows are written, or why they are written one by one.
+        encoders: The placeholders whose value is encoded.
+        how: The form of the statement, or why the rows are written one by one.
     """
 
     per_row: SqliteCall
     upsert: str | None
     parameters: tuple[int, ...]
     conditional: bool
-    encoders: tuple[tuple[int, Callable[[Any], Any]], ...]
+    encoders: Encoders
     how: str
 
-    def write_alone(self, _group: RowGroup, _outcome: BatchOutcome) -> None:
-        """Return None: a statement is run for each row, in a transaction around all."""
+    def write_autocommit(self, _group: RowGroup, _outcome: BatchOutcome) -> None:
+        """Return None: a statement runs for each row, in one transaction around all."""
 
     def write(self, group: RowGroup, outcome: BatchOutcome) -> Steps[None]:
         """Write a group of rows in the open transaction."""
         number = len(group.positions)
-        # A single row is written by the classic steps: bisecting a batch that fails
-        # ends here, and so the error is the one that the row causes by itself.
+        # A single row takes the classic steps: where bisecting a failed batch ends, the
+        # error is then the one that the row causes by itself.
         if self.upsert is None or number == 1:
             for row, position in enumerate(group.positions):
                 result = yield from self.per_row.write(group.values(row))
@@ -61,23 +74,24 @@ class SqliteBatch:
             return
         marks = yield Command(self.upsert, self._arguments(group), kind="repeat")
         if outcome.results is None:
-            outcome.count(CREATED, number - len(marks))
+            outcome.count(RowCode.CREATED, number - len(marks))
             if not self.conditional:
-                outcome.count(UPDATED, len(marks))
+                outcome.count(RowCode.UPDATED, len(marks))
                 return
             for _, code in marks:
                 outcome.count(code)
             return
-        codes = [CREATED] * number
+        codes: list[int] = [RowCode.CREATED] * number
+        # A note is the row's number, a mark is that and its code.
         marked: Any = (
-            marks if self.conditional else zip(marks, itertools.repeat(UPDATED))
+            marks if self.conditional else zip(marks, itertools.repeat(RowCode.UPDATED))
         )
         for row, code in marked:
             codes[row] = code
         outcome.add_codes(dict(zip(group.positions, codes, strict=True)))
 
     def _arguments(self, group: RowGroup) -> Iterable[tuple[Any, ...]]:
-        """Return what each row binds, in the order of the placeholders."""
+        """Return the values of each row, in the order of the placeholders."""
         values: list[Iterable[Any]] = [
             *group.columns,
             *map(itertools.repeat, group.constants),

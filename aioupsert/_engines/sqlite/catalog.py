@@ -1,16 +1,22 @@
 """
-A table as SQLite describes it, by its pragma functions.
+Reflection of a SQLite table.
 
-See the SQLite documentation: "PRAGMA Statements", "Datatypes In SQLite" (affinity).
+A handful of queries of pragma functions and of sqlite_master, as one job on the
+connection's thread. What only the SQL of the schema tells (STRICT, AUTOINCREMENT, the
+events of triggers, the predicates of indexes) is read from its text.
+
+References:
+    SQLite, "PRAGMA Statements", "The Schema Table", "Datatypes In SQLite" (3, type
+    affinity).
 """
 
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from aioupsert._engines.base import Command, Steps
-from aioupsert._engines.predicates import null_predicate
+from aioupsert._engines.partial_indexes import null_columns
 from aioupsert._engines.sql import quote, quote_text
 from aioupsert._plan.key_checks import looks_like_number
 from aioupsert._plan.schema import (
@@ -23,6 +29,8 @@ from aioupsert.errors import UnknownTableError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+
+    from aioupsert._engines.base import ResultRow, ResultRows
 
 _COLUMNS: Final = (
     'SELECT name, type, dflt_value, pk, hidden, "notnull"'
@@ -37,13 +45,14 @@ _UNIQUE: Final = (
 
 def reflect(name: TableName) -> Steps[Table]:
     """
-    Read a table: a handful of queries, in one job on the connection's thread.
+    Read a table from the schema.
 
     Raises:
         UnknownTableError: There is no such table.
     """
     databases = yield _query("SELECT name FROM pragma_database_list")
-    # Unqualified names are looked up in temp first, then main, then the attached.
+    # An unqualified name is looked up in temp first, then in main, then in the attached
+    # databases.
     order = ["temp", *(row[0] for row in databases if row[0] != "temp")]
     searched = [n for n in order if len(name) == 1 or n.lower() == name[0].lower()]
     for database in searched:
@@ -57,21 +66,19 @@ def reflect(name: TableName) -> Steps[Table]:
     raise UnknownTableError(".".join(name), known)
 
 
-# A trigger is BEFORE if it does not say; one too many here costs a query, no more.
+# A trigger without BEFORE or AFTER is BEFORE. A false match costs a query, no more.
 _BEFORE_UPDATE: Final = re.compile(r"\bUPDATE\b.*?\bON\b", re.IGNORECASE | re.DOTALL)
 _INSERT: Final = re.compile(r"\bINSERT\b.*?\bON\b", re.IGNORECASE | re.DOTALL)
 _AFTER_INSERT: Final = re.compile(r"\bAFTER\s+INSERT\b", re.IGNORECASE)
 
 
-# Texts of the schema are concatenated with '', which takes their declared type from them
-# and so keeps the caller's converters out.
+# The || '' in queries removes the declared type of a column, so that converters which
+# the caller has registered for that type are not applied.
 def _query(sql: str, arguments: Sequence[str] = ()) -> Command:
     return Command(sql, arguments, "catalog")
 
 
-def _table(
-    name: TableName, database: str, columns: Sequence[Sequence[Any]]
-) -> Steps[Table]:
+def _table(name: TableName, database: str, columns: ResultRows) -> Steps[Table]:
     master = f"{quote(database)}.sqlite_master"
     found = yield _query(
         f"SELECT type || '', sql || '' FROM {master} WHERE name = ? COLLATE NOCASE"
@@ -93,7 +100,7 @@ def _table(
     )
     consumes_sequence = bool(re.search(r"\bAUTOINCREMENT\b", sql, re.IGNORECASE))
     strict = bool(re.search(r"\)[^)]*\bSTRICT\b[^)]*$", sql, re.IGNORECASE))
-    described = {
+    reflected = {
         row[0]: _column(row, strict=strict, consumes_sequence=consumes_sequence)
         for row in columns
         if row[4] != _HIDDEN
@@ -103,7 +110,7 @@ def _table(
     primary = [row[0] for row in columns if row[3]]
     by_index = any(row[1] == "pk" for row in indexed)
     if len(primary) == 1 and not by_index and kind == "table":
-        # INTEGER PRIMARY KEY is the rowid itself and has no index.
+        # An INTEGER PRIMARY KEY is the rowid itself and has no index.
         unique = (*unique, UniqueIndex("PRIMARY KEY", tuple(primary)))
     without_rowid = by_index and re.search(
         r"\bWITHOUT\s+ROWID\b[^)]*$", sql, re.IGNORECASE
@@ -111,16 +118,16 @@ def _table(
     if (
         kind == "table"
         and not without_rowid
-        and "rowid" not in map(str.lower, described)
+        and "rowid" not in map(str.lower, reflected)
     ):
-        described["rowid"] = Column(
+        reflected["rowid"] = Column(
             "rowid", "", "", "integer", "sqlite number", hidden=True
         )
         unique = (*unique, UniqueIndex("rowid", ("rowid",)))
     return Table(
         name=name,
         relation_id=sql,
-        columns=described,
+        columns=reflected,
         unique=unique,
         supports_on_conflict_update=kind == "table" and not virtual,
         supports_returning=kind == "table" and not virtual,
@@ -134,12 +141,12 @@ def _table(
     )
 
 
-# table_xinfo's "hidden": 1 a virtual table's hidden column, 2 and 3 generated columns.
+# "hidden" of table_xinfo: 1 is a hidden column of a virtual table, 2 and 3 are generated.
 _HIDDEN: Final = 1
 _GENERATED: Final = (2, 3)
 
 
-def _column(row: Sequence[Any], *, strict: bool, consumes_sequence: bool) -> Column:
+def _column(row: ResultRow, *, strict: bool, consumes_sequence: bool) -> Column:
     name, declared, default, primary, hidden, not_null = row
     family, storage = _affinity(
         "" if strict and declared == "ANY" else declared.upper()
@@ -152,7 +159,7 @@ def _column(row: Sequence[Any], *, strict: bool, consumes_sequence: bool) -> Col
         storage=storage,
         default=_default(default, storage),
         consumes_sequence=consumes_sequence and bool(primary),
-        # An INTEGER PRIMARY KEY gets a number by itself.
+        # SQLite numbers an INTEGER PRIMARY KEY by itself.
         required=bool(not_null)
         and default is None
         and not (primary and declared.upper() == "INTEGER"),
@@ -162,7 +169,7 @@ def _column(row: Sequence[Any], *, strict: bool, consumes_sequence: bool) -> Col
 
 
 def _affinity(declared: str) -> tuple[str, str]:
-    """Give a declared type's family and, by SQLite's rules in their order, its storage."""
+    """Return the family and the storage of a declared type, by SQLite's ordered rules."""
     if "INT" in declared:
         return "integer", "sqlite number"
     if any(word in declared for word in ("CHAR", "CLOB", "TEXT")):
@@ -192,15 +199,15 @@ _KEYWORDS: Final = frozenset(
 )
 
 
-# A bare word, and one in any quotes but the single ones, is a string in a column
-# definition, and a column anywhere else.
+# In the DEFAULT of a column a bare word is a string, and so is one in any quotes. In any
+# other place it is the name of a column.
 _WORD: Final = re.compile(r"(?:[A-Za-z_]|[^\x00-\x7f])(?:[\w$]|[^\x00-\x7f])*")
 _QUOTES: Final = ("''", '""', "``", "[]")
 _NUMERIC: Final = frozenset({"sqlite number", "sqlite real"})
 
 
 def _default(text: str | None, storage: str) -> str | None:
-    """Write a default as an expression with the value that the column would store."""
+    """Return an expression with the value that a column's default stores."""
     if text is None:
         return None
     string = _string(text)
@@ -208,7 +215,7 @@ def _default(text: str | None, storage: str) -> str | None:
         is_blob = re.match(r"\(*x'", text, re.IGNORECASE)
         expression = text if string is None else quote_text(string)
         return text if is_blob else f"CAST(({expression}) AS TEXT)"
-    # A column may be called true.
+    # The words could be names of columns.
     text = {"true": "1", "false": "0"}.get(text.lower(), text)
     if string is not None:
         number = storage in _NUMERIC and looks_like_number(string)
@@ -216,11 +223,11 @@ def _default(text: str | None, storage: str) -> str | None:
     if storage not in _NUMERIC or re.fullmatch(r"-?\d+|'.*'", text, re.DOTALL):
         whole = storage != "sqlite real" or text.startswith("'")
         return text if whole else f"{text}.0"
-    change = _STORED_REAL if storage == "sqlite real" else _STORED_NUMBER
-    return change.format(text)
+    converted = _STORED_REAL if storage == "sqlite real" else _STORED_NUMBER
+    return converted.format(text)
 
 
-# What a numeric affinity does to a value that is stored.
+# The conversions of a numeric affinity when a value is stored.
 _STORED_REAL: Final = (
     "CASE typeof({0}) WHEN 'integer' THEN CAST({0} AS REAL) ELSE {0} END"
 )
@@ -231,7 +238,7 @@ _STORED_NUMBER: Final = (
 
 
 def _string(text: str) -> str | None:
-    """Give the string that a default is, however it is written."""
+    """Return the string that a default is, however it is written; None if it is none."""
     for opening, closing in _QUOTES:
         inner = text[1:-1].replace(closing * 2, "")
         if text[0] == opening and text[-1] == closing and closing not in inner:
@@ -242,14 +249,14 @@ def _string(text: str) -> str | None:
 
 
 def _unique_indexes(
-    rows: Iterable[Sequence[Any]], definitions: dict[str, str]
+    rows: Iterable[ResultRow], definitions: dict[str, str]
 ) -> tuple[UniqueIndex, ...]:
     columns: dict[str, list[str | None]] = {}
     predicates: dict[str, str | None] = {}
     for name, _, partial, column, collation in rows:
         sql = definitions.get(name, "")
-        # The catalog does not tell a column's own collation, which one that is named
-        # may be finer than.
+        # The schema does not say a column's own collation. If that is a coarser one, an
+        # index COLLATE BINARY does not make the column's values unique.
         finer = collation == "BINARY" and re.search(r"\bCOLLATE\b", sql, re.IGNORECASE)
         columns.setdefault(name, []).append(None if finer else column)
         predicates[name] = _predicate(sql) if partial else None
@@ -258,7 +265,7 @@ def _unique_indexes(
             name,
             tuple(names),
             predicate=predicates[name],
-            null_predicate=null_predicate(predicates[name]),
+            null_predicate=null_columns(predicates[name]),
         )
         for name, names in columns.items()
     )
@@ -269,7 +276,7 @@ def _predicate(sql: str) -> str:
     return found[1].strip() if found else sql
 
 
-# After the columns, and perhaps a comment.
+# WHERE follows the columns, and perhaps a comment.
 _WHERE: Final = re.compile(
     r"\)(?:\s|--[^\n]*\n|/\*.*?\*/)*WHERE\b(.*)", re.IGNORECASE | re.DOTALL
 )

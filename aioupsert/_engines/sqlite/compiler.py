@@ -1,8 +1,21 @@
 """
-A plan as SQLite statements.
+The statements of one row on SQLite.
 
-Columns are qualified everywhere: a misspelt ``"name"`` alone would be a string there.
-See the SQLite documentation: "UPSERT", "RETURNING", "Quirks, Caveats, and Gotchas".
+An UPDATE by the key, a SELECT of the row as it is, and an INSERT; `steps` says in which
+order they run. Each one that writes ends with RETURNING, whose first value is the
+`RowCode` and whose others are the columns that the caller asked for. A view and a
+virtual table cannot return rows: there the driver counts those that were written.
+
+With ``strategy="on_conflict"`` one INSERT ... ON CONFLICT DO UPDATE replaces the update
+and the insert. SQLite cannot say which of the two it did, but a query before it, under
+the same lock, can.
+
+Columns are qualified everywhere: SQLite takes a misspelt ``"name"`` without a qualifier
+for a string.
+
+References:
+    SQLite, "UPSERT", "RETURNING", "Quirks, Caveats, and Gotchas" (8, double-quoted
+    string literals).
 """
 
 from __future__ import annotations
@@ -10,11 +23,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from aioupsert._engines.sql import (
-    CREATED,
-    SKIPPED,
-    UNCHANGED,
-    UPDATED,
     CompiledStatement,
+    RowCode,
     SqlWriter,
     encode_json,
     quote,
@@ -31,7 +41,7 @@ if TYPE_CHECKING:
 
 
 def compile_call(plan: Plan) -> SqliteCall:
-    """Write every statement that a call with this plan may need."""
+    """Compile every statement that a call with this plan may send."""
     if plan.on_conflict:
         return SqliteCall(plan, None, _find(plan, "first"), _upsert(plan))
     update = _update(plan) if plan.update else None
@@ -43,55 +53,58 @@ def compile_call(plan: Plan) -> SqliteCall:
 
 
 class SqliteWriter(SqlWriter):
-    """SQLite: a placeholder for every use of a value."""
+    """Writes SQLite's SQL, with a placeholder for every use of a value."""
 
-    def literal(self, term: Resolved) -> str:
-        if term.name == "null":
+    def literal(self, expression: Resolved) -> str:
+        if expression.name == "null":
             return "NULL"
-        if term.name in {"container", "json", "list"}:
+        if expression.name in {"container", "json", "list"}:
             self.encoders.append((len(self.parameters), encode_json))
-        self.parameters.append(term.parameter)
+        self.parameters.append(expression.parameter)
         return "?"
 
     def default(self, column: Column) -> str:
         return f"({column.default or 'NULL'})"
 
     def assigned(self, item: Assignment) -> str:
-        return self.default(item.column) if item.term is None else self.term(item.term)
+        if item.term is None:
+            return self.default(item.column)
+        return self.expression(item.term)
 
     def ordered(self, args: Sequence[Resolved]) -> list[str]:
         if any(arg.family == "text" for arg in args):
-            return [f"({self.term(arg)} COLLATE BINARY)" for arg in args]
-        return [self.term(arg) for arg in args]
+            return [f"({self.expression(arg)} COLLATE BINARY)" for arg in args]
+        return [self.expression(arg) for arg in args]
 
-    def function(self, term: Resolved) -> str:
-        args = term.args
-        match term.name:
-            case "/" if term.family == "number":
-                return f"(CAST({self.term(args[0])} AS REAL) / {self.term(args[1])})"
+    def function(self, expression: Resolved) -> str:
+        name, args = expression.name, expression.args
+        match name:
+            case "/" if expression.family == "number":
+                return f"(CAST({self.expression(args[0])} AS REAL) / {self.expression(args[1])})"
             case "/" | "%":
-                return f"({self.term(args[0])} {term.name} {self.term(args[1])})"
+                return f"({self.expression(args[0])} {name} {self.expression(args[1])})"
             case "greatest" | "least":
-                return self._extreme("max" if term.name == "greatest" else "min", args)
+                return self._extreme("max" if name == "greatest" else "min", args)
             case "concat":
-                return f"({' || '.join(map(self.term, args))})"
+                return f"({' || '.join(map(self.expression, args))})"
             case "merge":
                 return self._merge(args[0], args[1])
             case "now":
                 return "CURRENT_TIMESTAMP"
             case _:
-                return f"{term.name}({self.all(args)})"
+                return f"{name}({self.expressions(args)})"
 
     def _extreme(self, name: str, args: Sequence[Resolved]) -> str:
-        """Write max or min so that NULLs do not win: each gives way to the others."""
+        """Write max or min that ignore NULLs, as PostgreSQL's GREATEST and LEAST do."""
         if len(args) == 1:
-            return self.term(args[0])
-        turns = [[*args[n:], *args[:n]] for n in range(len(args))]
-        parts = (f"coalesce({', '.join(self.ordered(turn))})" for turn in turns)
+            return self.expression(args[0])
+        # Each argument, or the next one that is not NULL.
+        rotated = [[*args[n:], *args[:n]] for n in range(len(args))]
+        parts = (f"coalesce({', '.join(self.ordered(those))})" for those in rotated)
         return f"{name}({', '.join(parts)})"
 
     def _merge(self, one: Resolved, other: Resolved) -> str:
-        # json_patch would merge recursively and drop nulls; this is jsonb's || instead.
+        # As PostgreSQL's || does. json_patch would merge recursively and drop nulls.
         member = (
             "json(CASE type WHEN 'object' THEN value WHEN 'array' THEN value"
             " WHEN 'text' THEN json_quote(value) WHEN 'integer' THEN json_quote(value)"
@@ -107,7 +120,7 @@ class SqliteWriter(SqlWriter):
             " WHEN json_type(m.one) = 'object' AND json_type(m.other) = 'object'"
             f" THEN (SELECT json_group_object(key, json(member)) FROM ({merged}))"
             " ELSE json(m.other) END"
-            f" FROM (SELECT {self.term(one)} AS one, {self.term(other)} AS other) AS m)"
+            f" FROM (SELECT {self.expression(one)} AS one, {self.expression(other)} AS other) AS m)"
         )
 
     def key(self, plan: Plan) -> str:
@@ -123,44 +136,49 @@ class SqliteWriter(SqlWriter):
         return self.literal(Resolved("value", key.kind, parameter=key.parameter))
 
     def passes(self, plan: Plan) -> str:
-        # Neither TRUE nor IS TRUE: a column may have that name.
-        return "1" if plan.where is None else f"coalesce({self.term(plan.where)}, 0)"
+        # Not TRUE or IS TRUE, as a column may be called "true".
+        return (
+            "1" if plan.where is None else f"coalesce({self.expression(plan.where)}, 0)"
+        )
 
     def changes(self, plan: Plan) -> str:
         if plan.compare is None:
             return "1"
         tests = [
-            f"{self.column(column)} IS NOT {self.term(term)} COLLATE BINARY"
-            for column, term in plan.compare
+            f"{self.column(column)} IS NOT {self.expression(new)} COLLATE BINARY"
+            for column, new in plan.compare
         ]
         return f"({' OR '.join(tests)})" if tests else "0"
 
     def inserted(self, plan: Plan) -> str:
-        """Write the column list of an INSERT and its values; DEFAULT is left out."""
+        """Write the columns of an INSERT and their values; DEFAULT is left out."""
         given = [(a.column, a.term) for a in plan.insert if a.term is not None]
         if not given:
             return "DEFAULT VALUES"
         names = ", ".join(quote(column.name) for column, _ in given)
-        values = ", ".join(self.term(term) for _, term in given)
+        values = ", ".join(self.expression(value) for _, value in given)
         return f"({names}) VALUES ({values})"
 
-    def finished(self, plan: Plan, sql: str, code: int, when: str) -> CompiledStatement:
-        """Let the statement answer one row for each it wrote, where it can."""
+    def returning(
+        self, plan: Plan, sql: str, code: RowCode, when: str
+    ) -> CompiledStatement:
+        """Compile a statement that returns each row it wrote, if the table can."""
         if not plan.table.supports_returning:
             return self.compiled(sql, when, counted_as=code)
         return self.compiled(f"{sql} RETURNING {_row(str(code), plan)}", when)
 
-    def created(self, plan: Plan) -> str:
+    def native_code(self, plan: Plan) -> str:
         """
-        Write whether the row of an upsert has the very key that was given.
+        Write the code of a native upsert.
 
-        One that was there under another spelling, by the index's collation, has not.
+        An existing row that was found by the index's collation, under another spelling
+        of its key, has been updated. The others were told apart by the query before.
         """
         tests: list[str] = []
         for k in plan.key:
             value = self.key_value(k)
             tests.append(f"{self.column(k.column)} IS {value} COLLATE BINARY")
-        return f"CASE WHEN {' AND '.join(tests)} THEN {CREATED} ELSE {UPDATED} END"
+        return f"CASE WHEN {' AND '.join(tests)} THEN {RowCode.CREATED} ELSE {RowCode.UPDATED} END"
 
 
 def _writer(plan: Plan) -> SqliteWriter:
@@ -183,7 +201,7 @@ def _update(plan: Plan) -> CompiledStatement:
         sql += f" AND {writer.passes(plan)}"
     if plan.compare is not None:
         sql += f" AND {writer.changes(plan)}"
-    return writer.finished(plan, sql, UPDATED, "first")
+    return writer.returning(plan, sql, RowCode.UPDATED, "first")
 
 
 def _find(plan: Plan, when: str) -> CompiledStatement:
@@ -191,8 +209,8 @@ def _find(plan: Plan, when: str) -> CompiledStatement:
     passes = writer.passes(plan)
     changes = writer.changes(plan) if plan.update else "0"
     code = (
-        f"CASE WHEN NOT {passes} THEN {SKIPPED} WHEN NOT {changes} THEN {UNCHANGED}"
-        f" ELSE {UPDATED} END"
+        f"CASE WHEN NOT {passes} THEN {RowCode.SKIPPED} WHEN NOT {changes} THEN {RowCode.UNCHANGED}"
+        f" ELSE {RowCode.UPDATED} END"
     )
     sql = (
         f"SELECT {_row(code, plan)} FROM {quote_path(plan.table.name)}"
@@ -204,7 +222,7 @@ def _find(plan: Plan, when: str) -> CompiledStatement:
 def _insert(plan: Plan) -> CompiledStatement:
     writer = _writer(plan)
     sql = f"INSERT INTO {quote_path(plan.table.name)} {writer.inserted(plan)}"
-    return writer.finished(plan, sql, CREATED, "when no row was there")
+    return writer.returning(plan, sql, RowCode.CREATED, "when no row was there")
 
 
 def _upsert(plan: Plan) -> CompiledStatement:
@@ -215,5 +233,5 @@ def _upsert(plan: Plan) -> CompiledStatement:
         f" ON CONFLICT ({target}) DO "
     )
     sql += f"UPDATE SET {writer.assignments(plan.update)}" if plan.update else "NOTHING"
-    sql += f" RETURNING {_row(writer.created(plan), plan)}"
+    sql += f" RETURNING {_row(writer.native_code(plan), plan)}"
     return writer.compiled(sql, "when the row is missing or is to be written")

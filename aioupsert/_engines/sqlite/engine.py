@@ -28,25 +28,25 @@ class SqliteEngine:
         return catalog.reflect(name)
 
     def compile_call(self, plan: Plan) -> SqliteCall:
-        """Write the statements of a call."""
+        """Compile the plan of one row."""
         return compile_call(plan)
 
     def compile_batch(self, plan: Plan, *, distinct: bool) -> SqliteBatch:
-        """Write the statements for many rows, which keep their order here."""
+        """Compile the plan of many rows, which are written in their order anyway."""
         del distinct
         return compile_batch(plan)
 
     def scope(self, *, in_transaction: bool) -> TransactionScope:
-        """Return a transaction, or a savepoint in the one that is open."""
+        """Return a transaction, or a savepoint if one is open."""
         return steps.scope(in_transaction=in_transaction)
 
     def python_equality_is_sql_equality(
         self, column: Column, types: Iterable[type]
     ) -> bool:
-        """Return False: rows are written one after the other, so it need not be known."""
+        """Return False: rows are written in their order, equal keys or not."""
         del column, types
         return False
 
     def text_converter(self, column: Column) -> Callable[[str], Any]:
-        """Return what converts text as the column's affinity would."""
+        """Return the function that converts text as the column's affinity would."""
         return values.text_converter(column)

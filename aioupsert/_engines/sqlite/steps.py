@@ -1,31 +1,45 @@
 """
-One row on SQLite: the classic steps, run to the end while the database is locked.
+One row on SQLite: the classic steps, under the write lock.
 
-A transaction begins with BEGIN IMMEDIATE, so that no other connection writes between
-the update and the insert, and no race can be lost. The steps are meant to be run as one
-job of the connection's thread, so that no statement of another task on the same
-connection comes between either.
+What one call sends:
+
+1. BEGIN IMMEDIATE, or SAVEPOINT in the caller's transaction;
+2. the update; if it returns a row, the call is done;
+3. if a condition may leave the row unchanged: a query for the row as it is;
+4. if the row does not exist: the insert;
+5. COMMIT, or RELEASE.
+
+The update comes first, as the row mostly exists, and because a row that an update finds
+needs no default, no NOT NULL value, and no trigger of an insert. BEGIN IMMEDIATE takes
+the write lock before anything is read, so that no other connection writes between the
+update and the insert, and no race can be lost: one attempt is enough. A plain BEGIN
+would take the lock at the first write, and fail with SQLITE_BUSY if another connection
+has written since the first read. A call that updates nothing reads first, without the
+lock.
+
+The driver runs all steps as one job on the connection's thread, so that no statement of
+another task that shares the connection runs between them either.
 
 References:
-    SQLite, "Transaction", "SAVEPOINT".
+    SQLite, "Transaction" (2.2, DEFERRED and IMMEDIATE), "SAVEPOINT", "RETURNING".
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from aioupsert._engines.base import (
     IN_TRANSACTION,
     Command,
-    Rows,
+    ParameterValues,
+    ResultRows,
     Steps,
     TransactionScope,
     in_scope,
 )
-from aioupsert._engines.outcomes import bind, look_up, read_result, refused
-from aioupsert._engines.sql import CREATED, UPDATED, CompiledStatement
+from aioupsert._engines.outcomes import bind, read_existing, read_result, refused
+from aioupsert._engines.sql import CompiledStatement, RowCode
 
 if TYPE_CHECKING:
     from aioupsert._plan import Plan
@@ -35,14 +49,14 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, slots=True)
 class SqliteCall:
     """
-    The statements of one plan.
+    The statements of one plan, and their steps.
 
     Attributes:
         plan: The plan.
-        update: The update, or None with nothing to set.
-        find: The row as it is, or None when an update always applies.
-        insert: The insert, or the native upsert when asked for.
-        single: None: a call is one job, whatever the number of its statements.
+        update: The update, or None if there is nothing to set.
+        find: The query for the existing row, or None if an update always applies.
+        insert: The insert, or the native upsert with ``strategy="on_conflict"``.
+        single: None; a call is one job, however many statements it has.
     """
 
     plan: Plan
@@ -56,40 +70,40 @@ class SqliteCall:
         steps = (self.update, self.find, self.insert)
         return tuple(step for step in steps if step is not None)
 
-    def look_up(self, values: Sequence[Any]) -> Steps[Result | None]:
-        """Read the row of a call that updates nothing; write nothing."""
-        return look_up(self.find, self.plan, values)
+    def read_existing(self, values: ParameterValues) -> Steps[Result | None]:
+        """Read the existing row of a call that updates nothing; write nothing."""
+        return read_existing(self.find, self.plan, values)
 
-    def attempt(self, values: Sequence[Any], _conflicts: int) -> Steps[Result]:
+    def attempt(self, values: ParameterValues, _conflicts: int) -> Steps[Result]:
         """Make the only attempt."""
         inside = bool((yield IN_TRANSACTION))
         if not self.plan.update and not inside:
-            # Mostly the row exists and is only read, which needs no write lock.
-            found = yield from self.look_up(values)
-            if found is not None:
-                return found
+            # Mostly the row exists, and reading it needs no write lock.
+            existing = yield from self.read_existing(values)
+            if existing is not None:
+                return existing
         return (yield from in_scope(scope(in_transaction=inside), self.write(values)))
 
-    def write(self, values: Sequence[Any]) -> Steps[Result]:
+    def write(self, values: ParameterValues) -> Steps[Result]:
         """
         Write a row in the open transaction.
 
         Raises:
-            NotAppliedError: The database silently refuses the row.
+            NotAppliedError: The database silently did not write the row.
         """
         write = self._write_view if self.plan.table.written_by_triggers else self._write
         return write(values)
 
-    def _write(self, values: Sequence[Any]) -> Steps[Result]:
+    def _write(self, values: ParameterValues) -> Steps[Result]:
         plan = self.plan
         if self.update is not None:
             rows = yield bind(self.update, values)
             if rows:
                 return read_result(plan, rows)
-        existing: Rows = ()
+        existing: ResultRows = ()
         if self.find is not None:
             existing = yield bind(self.find, values)
-            if existing and all(row[0] != UPDATED for row in existing):
+            if existing and all(row[0] != RowCode.UPDATED for row in existing):
                 return read_result(plan, existing)
             if existing and not plan.on_conflict:
                 raise refused(plan.table.name)
@@ -97,17 +111,19 @@ class SqliteCall:
         if not rows:
             raise refused(plan.table.name)
         if existing:
-            rows = [(UPDATED, *row[1:]) for row in rows]
+            rows = [(RowCode.UPDATED, *row[1:]) for row in rows]
         return read_result(plan, rows)
 
-    def _write_view(self, values: Sequence[Any]) -> Steps[Result]:
-        """Write through a view: its triggers decide, so a query reads what they did."""
+    def _write_view(self, values: ParameterValues) -> Steps[Result]:
+        """Write through a view, and read afterwards what its triggers have done."""
         plan, query = self.plan, self.find
         assert query is not None  # noqa: S101  # see Plan.conditional
         before = yield bind(query, values)
-        if before and all(row[0] != UPDATED for row in before):
+        if before and all(row[0] != RowCode.UPDATED for row in before):
             return read_result(plan, before)
-        code, write = (UPDATED, self.update) if before else (CREATED, self.insert)
+        code, write = (
+            (RowCode.UPDATED, self.update) if before else (RowCode.CREATED, self.insert)
+        )
         assert write is not None  # noqa: S101  # the query reports UPDATED only with one
         yield bind(write, values)
         after = yield bind(query, values)
@@ -132,5 +148,5 @@ _SAVEPOINT: Final = TransactionScope(
 
 
 def scope(*, in_transaction: bool) -> TransactionScope:
-    """Return a transaction, or a savepoint in the one that is open."""
+    """Return a transaction, or a savepoint if one is open."""
     return _SAVEPOINT if in_transaction else _OWN

@@ -1,4 +1,9 @@
-"""What SQLite makes of text: the conversions of `convert_text`."""
+"""
+How SQLite converts text, for `convert_text`.
+
+References:
+    SQLite, "Datatypes In SQLite" (3.1, column affinity).
+"""
 
 from __future__ import annotations
 
@@ -11,7 +16,8 @@ if TYPE_CHECKING:
 
     from aioupsert._plan.schema import Column
 
-_TRUTHS: Final = {
+# SQLite has no booleans: these words are stored as the numbers that TRUE and FALSE are.
+_BOOLEANS: Final = {
     **dict.fromkeys(("true", "t", "yes", "y", "on"), 1),
     **dict.fromkeys(("false", "f", "no", "n", "off"), 0),
 }
@@ -20,14 +26,16 @@ _INT64: Final = 2**63
 
 
 def text_converter(column: Column) -> Callable[[str], Any]:
-    """Give what makes of a text what a column's affinity would, or what it means."""
+    """Return the function that converts text as the column's affinity would."""
     if column.family == "boolean":
-        return _truth
+        return _boolean
     return _number if column.storage in _NUMERIC else str
 
 
-def _truth(text: str) -> Any:
-    return _TRUTHS.get(text.strip().lower(), text) if text.isalpha() else _number(text)
+def _boolean(text: str) -> int | float | str:
+    if not text.isalpha():
+        return _number(text)
+    return _BOOLEANS.get(text.strip().lower(), text)
 
 
 def _number(text: str) -> int | float | str:
