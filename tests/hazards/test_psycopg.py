@@ -94,6 +94,8 @@ class Proxy:
         self.passes.set()
         self._to = host, port
         self._spoke: object = None
+        self._serving: set[asyncio.Task[Any]] = set()
+        self._passing: set[asyncio.Task[Any]] = set()
 
     @contextlib.asynccontextmanager
     async def listening(self) -> AsyncIterator[None]:
@@ -102,12 +104,31 @@ class Proxy:
         self.stop = server.close
         yield
         server.close()
+        # Tests that come later would be blamed for connections that are left open.
+        for passing in self._passing:
+            passing.cancel()
+        while self._serving:
+            await asyncio.wait(self._serving)
 
     async def _connected(
         self, near: asyncio.StreamReader, near_out: asyncio.StreamWriter
     ) -> None:
+        serving = asyncio.current_task()
+        assert serving is not None
+        self._serving.add(serving)
+        serving.add_done_callback(self._serving.discard)
         far, far_out = await asyncio.open_connection(*self._to)
-        await asyncio.gather(self._pass(near, far_out), self._pass(far, near_out, near))
+        passing = {
+            asyncio.create_task(self._pass(near, far_out)),
+            asyncio.create_task(self._pass(far, near_out, near)),
+        }
+        self._passing |= passing
+        await asyncio.gather(*passing, return_exceptions=True)
+        self._passing -= passing
+        for out in (near_out, far_out):
+            out.close()
+            with contextlib.suppress(OSError):
+                await out.wait_closed()
 
     async def _pass(
         self,
