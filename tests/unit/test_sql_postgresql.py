@@ -326,15 +326,6 @@ def test_a_value_used_twice_is_bound_once() -> None:
     assert sorted(single(made).arguments(["key", "value"])) == ["key", "value"]
 
 
-def test_a_value_of_two_types_is_bound_twice() -> None:
-    rounded = table(column("n", "number", key_type="pg_catalog.float8"))
-    made = plan(rounded, key={"n": 1}, without_unique_index="allow")
-    statement = single(made)
-    assert "$1::pg_catalog.float8" in statement.sql
-    assert "$2::pg_catalog.numeric" in statement.sql
-    assert list(statement.arguments([7])) == [7, 7]
-
-
 def test_a_key_is_rounded_as_its_column_but_has_one_place() -> None:
     rounded = table(column("n", "number", type="numeric", key_type="numeric(5,2)"))
     made = plan(rounded, key={"n": 1}, without_unique_index="allow")

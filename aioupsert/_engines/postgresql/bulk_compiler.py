@@ -54,7 +54,6 @@ from aioupsert._engines.postgresql.compiler import (
     name_table,
     native_code,
     returned,
-    untyped,
 )
 from aioupsert._engines.sql import RowCode, encode_json, quote
 from aioupsert._plan.resolving import added
@@ -271,14 +270,17 @@ class _BatchWriter(PostgresqlWriter):
         self._row_parameters = plan.row_parameters
         self._excluded: Mapping[int, Column] = {}
 
-    def placeholder(self, parameter: int, cast: str, sent_as: SentAs = "") -> str:
+    def placeholder(
+        self, parameter: int, cast: str, sent_as: SentAs = "", type_: str | None = None
+    ) -> str:
         """Write a value: of EXCLUDED, of a column of the batch, or a placeholder."""
         if parameter >= self._row_parameters:
-            return super().placeholder(parameter, cast, sent_as)
+            return super().placeholder(parameter, cast, sent_as, type_)
         if parameter in self._excluded:
             return f"EXCLUDED.{quote(self._excluded[parameter].name)}"
         encode = encode_json if sent_as == "json" else None
-        column = BatchColumn(parameter, TEXT if sent_as else untyped(cast), encode)
+        type_ = TEXT if sent_as else (type_ or cast)
+        column = BatchColumn(parameter, type_, encode)
         if column not in self.columns:
             self.columns.append(column)
         return f'{self.rows}."c{self.columns.index(column) + 1}"::{cast}'

@@ -79,7 +79,9 @@ class PostgresqlWriter(SqlWriter):
         self._numbers: dict[tuple[int, str], int] = {}
         self.inlines_default: bool = False
 
-    def placeholder(self, parameter: int, cast: str, sent_as: SentAs = "") -> str:
+    def placeholder(
+        self, parameter: int, cast: str, sent_as: SentAs = "", type_: str | None = None
+    ) -> str:
         """
         Write the value of a parameter, cast to a type.
 
@@ -87,8 +89,9 @@ class PostgresqlWriter(SqlWriter):
             parameter: The parameter.
             cast: The type; "" leaves it to the database.
             sent_as: How the value is sent.
+            type_: The type that the driver sends, where *cast* has a modifier too.
         """
-        base = TEXT if sent_as else untyped(cast)
+        base = TEXT if sent_as else (type_ or cast)
         number = self._numbers.setdefault((parameter, base), len(self._numbers) + 1)
         if number > len(self.parameters):
             self.parameters.append(parameter)
@@ -168,7 +171,8 @@ class PostgresqlWriter(SqlWriter):
 
     def key_value(self, key: KeyColumn) -> str:
         sent_as = _sent_as(key.kind, key.column)
-        return self.placeholder(key.parameter, key.column.key_type, sent_as)
+        column = key.column
+        return self.placeholder(key.parameter, column.key_type, sent_as, column.type)
 
     def passes(self, plan: Plan) -> str:
         return (
@@ -252,11 +256,6 @@ _LITERAL_TYPES: Final = {
     "other": "",
     "bare": "",
 }
-
-
-def untyped(cast: str) -> str:
-    """Return a type without its precision."""
-    return cast.partition("(")[0]
 
 
 def name_cte(plan: Plan, name: str) -> str:
