@@ -13,7 +13,7 @@ import decimal
 import re
 import string
 import uuid
-from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn, TypeAlias
 
 from aioupsert.errors import UsageError
 
@@ -21,13 +21,54 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 
-Node: TypeAlias = "tuple[str, str, tuple[Node, ...]]"
+NodeKind: TypeAlias = Literal[
+    "column", "excluded", "default", "literal", "operator", "function", "call", "sql"
+]
+"""What a node of an expression is."""
+
+LiteralKind: TypeAlias = Literal[
+    "value",
+    "container",
+    "text",
+    "null",
+    "bool",
+    "int4",
+    "int8",
+    "numeric",
+    "float",
+    "decimal",
+    "str",
+    "bytes",
+    "datetime",
+    "datetimetz",
+    "date",
+    "time",
+    "timedelta",
+    "uuid",
+    "json",
+    "list",
+    "other",
+    "bare",
+]
+"""
+What a literal is.
+
+The first three take the type of a column: a plain value, a dict or list, and text that
+the database converts. The others have the type of their Python value; a bare one is
+text whose type the database chooses.
+"""
+
+Operator: TypeAlias = Literal[
+    "+", "-", "*", "/", "%", "=", "<>", "<", "<=", ">", ">=", "AND", "OR", "NOT"
+]
+"""An operator of SQL."""
+
+Node: TypeAlias = "tuple[NodeKind, str, tuple[Node, ...]]"
 """
 A node of an expression, without values: its kind, its name and its operands.
 
-The kind is column, excluded, default, literal, operator, function, call or sql. The
-name is that of a column, operator or function, SQL text, or the Python type of a
-literal. Nodes are plain tuples because every call creates and hashes some.
+The name is that of a column, operator or function, SQL text, or the kind of a literal.
+Nodes are plain tuples because every call creates and hashes some.
 """
 
 Operand: TypeAlias = "Expression | Any"
@@ -37,14 +78,23 @@ _INT32: Final = 2**31
 _INT64: Final = 2**63
 
 COMPARISONS: Final = ("=", "<>", "<", "<=", ">", ">=", "in")
-"""The operators whose operands have the same type."""
+"""The operators that compare values of the same type."""
+
+CHOICES: Final = ("coalesce", "greatest", "least")
+"""The functions that return one of their arguments, which have the same type."""
+
+SAME_TYPE: Final = frozenset({*COMPARISONS, *CHOICES})
+"""The operators and functions whose operands have the same type."""
+
+ARITHMETIC: Final = frozenset({"+", "-", "*", "/"})
+"""The operators that compute a number from numbers."""
 
 # The Python type of a literal decides its SQL type unless a column does. The order
 # matters only for subclasses, such as an IntEnum; a datetime is also a date.
-_KINDS: Final[dict[type, str]] = {
+_KINDS: Final[dict[type, LiteralKind]] = {
     type(None): "null",
     bool: "bool",
-    int: "int",
+    int: "int4",
     float: "float",
     decimal.Decimal: "decimal",
     str: "str",
@@ -59,18 +109,45 @@ _KINDS: Final[dict[type, str]] = {
 }
 
 
-def literal_kind(value: Any) -> str:
-    """Return a name for the Python type of a literal, which becomes part of the node."""
-    kind = _KINDS.get(value.__class__) or next(
-        (kind for cls, kind in _KINDS.items() if isinstance(value, cls)), "other"
-    )
-    if kind == "int":
+def walk(node: Node) -> Iterator[Node]:
+    """Yield a node and all nodes below it, from left to right."""
+    yield node
+    for operand in node[2]:
+        yield from walk(operand)
+
+
+def column_beside(node: Node) -> str | None:
+    """
+    Return the column that stands beside a literal among the operands of a node.
+
+    A literal takes the type of this column if the operands have the same type.
+    """
+    for operand in node[2]:
+        kind, name, _ = operand
+        if kind in {"column", "excluded"}:
+            return name
+        if name in CHOICES and (found := column_beside(operand)):
+            return found
+    return None
+
+
+def literal_kind(value: Any) -> LiteralKind:
+    """Return what a literal is by its Python type, which becomes part of the node."""
+    kind = _KINDS.get(value.__class__) or _kind_of_subclass(value)
+    if kind == "int4":
         if -_INT32 <= value < _INT32:
-            return "int4"
+            return kind
         return "int8" if -_INT64 <= value < _INT64 else "numeric"
     if kind == "datetime" and value.tzinfo is not None:
         return "datetimetz"
     return kind
+
+
+def _kind_of_subclass(value: Any) -> LiteralKind:
+    for cls, kind in _KINDS.items():
+        if isinstance(value, cls):
+            return kind
+    return "other"
 
 
 class Expression:
@@ -179,12 +256,15 @@ class Expression:
         """Return the negation of a condition; NULL stays NULL."""
         return _build("operator", "NOT", self)
 
-    def _operate(self, operator: str, other: Operand) -> Expression:
+    def _operate(self, operator: Operator, other: Operand) -> Expression:
         # The same as _build, but faster, because most calls build F("n") + 1.
+        node: Node
         if isinstance(other, Expression):
-            node, values = other.node, (*self.values, *other.values)
+            node = other.node
+            values = (*self.values, *other.values)
         else:
-            node, values = ("literal", literal_kind(other), ()), (*self.values, other)
+            node = ("literal", literal_kind(other), ())
+            values = (*self.values, other)
         return Expression(("operator", operator, (self.node, node)), values)
 
     def is_null(self) -> Expression:
@@ -362,7 +442,7 @@ def _refuse_name(column: object, function: str) -> NoReturn:
     raise UsageError(msg)
 
 
-def _build(kind: str, name: str, *operands: Operand) -> Expression:
+def _build(kind: NodeKind, name: str, *operands: Operand) -> Expression:
     nodes: list[Node] = []
     values: list[Any] = []
     for operand in operands:

@@ -112,7 +112,7 @@ class Coalescer:
             msg = f"max_delay is zero or more seconds, not {max_delay!r}"
             raise UsageError(msg)
         check_without_unique_index(without_unique_index)
-        self._without_unique_index = without_unique_index
+        self._without_unique_index: WithoutUniqueIndex = without_unique_index
         self._loop: asyncio.AbstractEventLoop | None = None
         self._calls = self._failures = 0
         columns = names if target.model is None else target.model.names(names)

@@ -47,8 +47,7 @@ class RequestReader:
             return shared, values
         # The shape has the key's columns in the order of the coalescer's, or is new.
         order = [*map(self._check_key(key).index, self._key)]
-        columns, *rest = shape
-        shape = (tuple(columns[at] for at in order), *rest)
+        shape = (tuple([shape[0][at] for at in order]), *shape[1:])
         if len(self._shapes) >= _MAX_SHAPES:
             self._shapes.clear()
         shape = self._shapes.setdefault(shape, shape)

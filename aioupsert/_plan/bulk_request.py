@@ -1,67 +1,70 @@
-"""The arguments of a bulk call, read once; with a row's columns they become a call."""
+"""The arguments of a bulk call: read once, and made a request for rows of some columns."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypedDict, cast
+from functools import lru_cache
+from operator import itemgetter
+from typing import Final, NamedTuple, TypeAlias, TypedDict, cast
 
 from aioupsert._plan.plan import (
     check_without_unique_index,
     columns_of,
     missing_index,
 )
+from aioupsert._plan.records import RowTranslation
 from aioupsert._plan.request import (
     Items,
+    KeyItems,
     Request,
     RequestShape,
     pairs,
-    read_items,
     read_names,
+    read_value,
     read_where,
 )
-from aioupsert._plan.schema import Table
+from aioupsert._plan.schema import Names, Table, Value
 from aioupsert.errors import UnknownColumnError, UsageError
-from aioupsert.expressions import DEFAULT, Expression, Node
-
-if TYPE_CHECKING:
-    from aioupsert._plan.records import Records
+from aioupsert.expressions import DEFAULT, Expression, Node, walk
+from aioupsert.typing import Returning, Update, WithoutUniqueIndex
 
 
-class Assigned(NamedTuple):
+class BulkArguments(TypedDict):
+    """The arguments of a bulk call, as the caller passed them."""
+
+    key: str | Sequence[str]
+    update: Update
+    create_defaults: Mapping[str, Value] | None
+    where: Expression | None
+    skip_unchanged: bool
+    touch: Mapping[str, Value] | None
+    returning: Returning
+    convert_text: bool
+    without_unique_index: WithoutUniqueIndex
+
+
+class BoundExpression(NamedTuple):
     """
-    A column and what it is set to, the same for every row.
+    An expression of the caller, the same for every row.
 
     Attributes:
-        name: The column.
         node: The expression.
         values: The values of its literals.
-        takes: The columns whose values it takes from the row, by `Excluded`.
+        excluded: The columns whose values it takes from the row, by `Excluded`.
     """
 
-    name: str
     node: Node
-    values: Sequence[Any]
-    takes: frozenset[str]
+    values: Sequence[Value]
+    excluded: frozenset[str]
 
 
-Names: TypeAlias = tuple[str, ...]
+BoundExpressions: TypeAlias = Mapping[str, BoundExpression]
+"""Columns, each with the expression it is set to."""
 
-
-class RowTranslation(NamedTuple):
-    """
-    How rows are read whose columns have other names.
-
-    Attributes:
-        key: The key's columns as the rows name them.
-        keys: Translates rows of which only the key is read.
-        records: Translates rows with the same columns.
-    """
-
-    key: Names
-    keys: Callable[[Records], Records]
-    records: Callable[[Records], Records]
+_name_of: Final = itemgetter(1)
+_DEFAULT: Final = BoundExpression(DEFAULT.node, (), frozenset())
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +75,7 @@ class BulkRequest:
     Attributes:
         key: The columns that identify a row.
         update: What an update sets: names of the row's columns, or expressions; None
-            for every column that is no part of the key.
+            for every column that is not part of the key.
         create_defaults: What is added on create.
         touch: What is written when another value changes.
         where: The condition of an update.
@@ -80,69 +83,63 @@ class BulkRequest:
         returning: The columns to return.
         convert_text: Whether the database converts text to the types of the columns.
         without_unique_index: What to do without a unique index.
-        on_update: What an update sets beside that, where the row does not bring it.
-        reads: How the rows are read, if not as they are.
+        on_update: What an update also sets, unless the call or the row sets it.
+        translation: How to translate the rows, if they are not stored as they are.
     """
 
     key: Names
-    update: Names | tuple[Assigned, ...] | None
-    create_defaults: tuple[Assigned, ...]
-    touch: tuple[Assigned, ...]
-    where: Assigned | None
+    update: Names | BoundExpressions | None
+    create_defaults: BoundExpressions
+    touch: BoundExpressions
+    where: BoundExpression | None
     skip_unchanged: bool
     returning: str | Names | None
     convert_text: bool
-    without_unique_index: str
-    on_update: tuple[Assigned, ...] = ()
-    reads: RowTranslation | None = None
+    without_unique_index: WithoutUniqueIndex
+    on_update: BoundExpressions
+    translation: RowTranslation | None
 
-    def call(
-        self,
-        key: tuple[tuple[str, str], ...],
-        incoming: Items,
-        generated: AbstractSet[str] = frozenset(),
-    ) -> tuple[RequestShape, list[Any]]:
+    def request(
+        self, names: Names, nodes: Sequence[Node], generated: AbstractSet[str]
+    ) -> tuple[RequestShape, list[Value]]:
         """
-        Make the call for rows of one shape.
+        Return the request for rows of some columns.
 
         Args:
-            key: The key's columns.
-            incoming: The other columns of the rows.
-            generated: Which of that only a row that is created takes.
+            names: The columns of the rows, those of the key first.
+            nodes: What each of them holds.
+            generated: The columns that only a row that is created takes.
 
         Returns:
             Its shape, and the values that do not come from the rows.
         """
-        there = {name for name, _ in (*key, *incoming)} - generated
-        update = self.update
-        if update is None:
-            update = tuple(name for name, _ in incoming if name in there)
-        assigned = [
-            _taken(item) if isinstance(item, str) else item
-            for item in update
-            if (item in there if isinstance(item, str) else item.takes <= there)
-        ]
+        width = len(self.key)
+        present = {*names} - generated
+        update = self._update_of(names, present)
         touch, created = self.touch, self.create_defaults
-        if assigned or touch:
-            done = {*there, *(item.name for item in (*assigned, *touch))}
-            also = [item for item in self.on_update if item.name not in done]
+        if self.on_update and (update or touch):
+            done = {*present, *update, *touch}
+            also = {n: e for n, e in self.on_update.items() if n not in done}
             if self.skip_unchanged or touch:
-                touch = (*touch, *also)
+                touch = {**touch, **also}
                 # A row that is created does not take it.
-                known = {*generated, *(item.name for item in created)}
-                created += tuple(
-                    item._replace(node=DEFAULT.node, values=())
-                    for item in also
-                    if item.name not in known
-                )
+                created = {
+                    **created,
+                    **{n: _DEFAULT for n in also if n not in {*generated, *created}},
+                }
             else:
-                assigned += also
-        constants = [*assigned, *created, *touch]
+                update = {**update, **also}
+        constants: list[Value] = []
+        for expressions in (update, created, touch):
+            for expression in expressions.values():
+                constants += expression.values
         if self.where is not None:
-            constants.append(self.where)
-        shape = Request(
-            key=key,
-            defaults=_items(assigned),
+            constants += self.where.values
+        # A value of a key is a literal, which is named after its kind.
+        key = tuple(zip(names[:width], map(_name_of, nodes[:width]), strict=True))
+        request = Request(
+            key=cast("KeyItems", key),
+            defaults=_items(update),
             create_defaults=_items(created),
             touch=_items(touch),
             where=None if self.where is None else self.where.node,
@@ -150,9 +147,18 @@ class BulkRequest:
             returning=self.returning,
             without_unique_index=self.without_unique_index,
             strategy="auto",
-            incoming=incoming,
+            incoming=tuple(zip(names[width:], nodes[width:], strict=True)),
+            coalesced=False,
         )
-        return tuple(shape), [value for item in constants for value in item.values]
+        return request, constants
+
+    def _update_of(self, names: Names, present: AbstractSet[str]) -> BoundExpressions:
+        """Return what an update sets to values of the row, or the caller's expressions."""
+        update = self.update
+        if isinstance(update, Mapping):
+            return {n: e for n, e in update.items() if e.excluded <= present}
+        taken = names[len(self.key) :] if update is None else update
+        return {name: _excluded(name) for name in taken if name in present}
 
     def check(self, table: Table) -> None:
         """
@@ -162,50 +168,46 @@ class BulkRequest:
             UnknownColumnError: Columns that it does not have, all of them named.
             MissingUniqueIndexError: No unique index, and the call insisted on one.
         """
-        named = {*self.key}
+        named = {*self.key, *self.create_defaults, *self.touch, *(self.update or ())}
         if self.returning is not None and self.returning != "*":
-            named |= {*self.returning}
-        for item in self._items():
-            named |= {item} if isinstance(item, str) else _named(item)
+            named.update(self.returning)
+        expressions = [*self.create_defaults.values(), *self.touch.values()]
+        if isinstance(self.update, Mapping):
+            expressions += self.update.values()
+        if self.where is not None:
+            expressions.append(self.where)
+        for expression in expressions:
+            named.update(columns_of(expression.node))
         unknown = named.difference(table.columns)
         if unknown:
             raise UnknownColumnError(table.label, map(str, unknown), table.visible)
         if not table.is_unique(dict.fromkeys(self.key, False)):
             missing_index(self.key, self.without_unique_index, table)
 
-    def _items(self) -> Iterator[str | Assigned]:
-        yield from self.update or ()
-        yield from self.create_defaults
-        yield from self.touch
-        if self.where is not None:
-            yield self.where._replace(name=self.key[0])
+
+def _items(expressions: BoundExpressions) -> Items:
+    return tuple([(name, expression.node) for name, expression in expressions.items()])
 
 
-def _taken(name: str) -> Assigned:
-    return Assigned(name, ("excluded", name, ()), (), frozenset({name}))
-
-
-def _items(assigned: Sequence[Assigned]) -> Items:
-    return tuple((item.name, item.node) for item in assigned)
-
-
-def _named(item: Assigned) -> set[str]:
-    return {item.name, *columns_of(item.node)}
+@lru_cache(maxsize=1024)
+def _excluded(name: str) -> BoundExpression:
+    """Return the expression of an update that takes a column from the row."""
+    return BoundExpression(("excluded", name, ()), (), frozenset({name}))
 
 
 def read_bulk_request(
     *,
     key: str | Sequence[str],
-    update: Sequence[str] | Mapping[str, Any] | None = None,
-    create_defaults: Mapping[str, Any] | None = None,
+    update: Update = None,
+    create_defaults: Mapping[str, Value] | None = None,
     where: Expression | None = None,
     skip_unchanged: bool = False,
-    touch: Mapping[str, Any] | None = None,
-    returning: str | Sequence[str] | type[Any] | None = None,
+    touch: Mapping[str, Value] | None = None,
+    returning: Returning = None,
     convert_text: bool = False,
-    without_unique_index: str = "warn",
-    on_update: Mapping[str, Any] | None = None,
-    reads: RowTranslation | None = None,
+    without_unique_index: WithoutUniqueIndex = "warn",
+    on_update: Mapping[str, Value] | None = None,
+    translation: RowTranslation | None = None,
 ) -> BulkRequest:
     """
     Check the arguments of a bulk call by themselves.
@@ -216,46 +218,45 @@ def read_bulk_request(
     check_without_unique_index(without_unique_index)
     condition = None
     if where is not None:
-        values: list[Any] = []
-        condition = _assigned("", read_where(where, values), values)
-    written: Names | tuple[Assigned, ...] | None = None
+        values: list[Value] = []
+        condition = _bound(read_where(where, values), values)
+    written: Names | BoundExpressions | None = None
     if isinstance(update, Mapping):
         written = _read("update", update)
     elif update is not None:
         written = _names("update", update)
-    if returning is not None and not isinstance(returning, str):
+    touched: BoundExpressions = {} if touch is None else _read("touch", touch)
+    both = sorted(touched.keys() & {*(written or ())})
+    if both:
+        msg = f"in both update and touch: {', '.join(map(repr, both))}"
+        raise UsageError(msg)
+    if isinstance(returning, str):
+        returning = returning if returning == "*" else (str(returning),)
+    elif returning is not None:
         returning = read_names(returning)
-    elif returning not in {None, "*"}:
-        returning = (str(returning),)
-    call = BulkRequest(
+    return BulkRequest(
         key=read_key_names(key),
         update=written,
-        create_defaults=_read("create_defaults", create_defaults),
-        touch=_read("touch", touch),
+        create_defaults={}
+        if create_defaults is None
+        else _read("create_defaults", create_defaults),
+        touch=touched,
         where=condition,
         skip_unchanged=skip_unchanged,
         returning=returning,
         convert_text=convert_text,
         without_unique_index=without_unique_index,
-        on_update=_read("on_update", on_update),
-        reads=reads,
+        on_update={} if on_update is None else _read("on_update", on_update),
+        translation=translation,
     )
-    both = sorted(
-        {i if isinstance(i, str) else i.name for i in call.update or ()}
-        & {item.name for item in call.touch}
-    )
-    if both:
-        msg = f"in both update and touch: {', '.join(map(repr, both))}"
-        raise UsageError(msg)
-    return call
 
 
 def read_key_names(key: str | Sequence[str]) -> Names:
     """
-    Read the names of a key's columns.
+    Return the names of a key's columns.
 
     Raises:
-        UsageError: They are none.
+        UsageError: They are not names, or there are none.
     """
     names = _names("key", key)
     if not names:
@@ -276,36 +277,14 @@ def _names(argument: str, names: object) -> Names:
     raise UsageError(msg)
 
 
-def _read(argument: str, items: Mapping[str, Any] | None) -> tuple[Assigned, ...]:
-    read: list[Assigned] = []
-    for name, value in () if items is None else pairs(argument, items):
-        values: list[Any] = []
-        ((_, node),) = read_items(argument, {name: value}, values)
-        read.append(_assigned(name, node, values))
-    return tuple(read)
+def _read(argument: str, items: Mapping[str, Value]) -> BoundExpressions:
+    read: dict[str, BoundExpression] = {}
+    for name, value in pairs(argument, items):
+        values: list[Value] = []
+        read[name] = _bound(read_value(value, values), values)
+    return read
 
 
-def _assigned(name: str, node: Node, values: Sequence[Any]) -> Assigned:
-    return Assigned(name, node, tuple(values), frozenset(_taken_by(node)))
-
-
-def _taken_by(node: Node) -> Iterator[str]:
-    kind, name, operands = node
-    if kind == "excluded":
-        yield name
-    for operand in operands:
-        yield from _taken_by(operand)
-
-
-class BulkArguments(TypedDict):
-    """The arguments of a bulk call, as the caller gave them."""
-
-    key: str | Sequence[str]
-    update: Sequence[str] | Mapping[str, Any] | None
-    create_defaults: Mapping[str, Any] | None
-    where: Expression | None
-    skip_unchanged: bool
-    touch: Mapping[str, Any] | None
-    returning: str | Sequence[str] | type[Any] | None
-    convert_text: bool
-    without_unique_index: str
+def _bound(node: Node, values: Sequence[Value]) -> BoundExpression:
+    excluded = {name for kind, name, _ in walk(node) if kind == "excluded"}
+    return BoundExpression(node, tuple(values), frozenset(excluded))

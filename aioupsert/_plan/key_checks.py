@@ -1,4 +1,8 @@
-"""Key values that would be stored as something else, and so never be found again."""
+"""
+Checks of key values that would be stored as another value.
+
+Such a row would never be found by its key again: every call would create another one.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +10,12 @@ import datetime as dt
 import decimal
 import re
 from collections.abc import Callable
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
-from aioupsert._plan.schema import Column
+from aioupsert._plan.schema import Column, Storage, Value
 from aioupsert.errors import UsageError
 
-# SQLite, "Datatypes In SQLite", section 3: what looks like a number becomes one.
+# SQLite, "Datatypes In SQLite", section 3: a text that looks like this becomes a number.
 looks_like_number: Final = re.compile(
     r"\s*[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?\s*", re.ASCII | re.IGNORECASE
 ).fullmatch
@@ -22,21 +26,21 @@ class KeyCheck(NamedTuple):
     A check of a key column's values.
 
     Attributes:
-        harmless: The Python types of which no value needs the check.
+        harmless: The Python types whose values need no check.
         column: The column.
         why_not: Returns why a value would be stored as something else, or None.
     """
 
     harmless: frozenset[type]
     column: Column
-    why_not: Callable[[Any, Column], str | None]
+    why_not: Callable[[Value, Column], str | None]
 
-    def check(self, value: Any) -> None:
+    def check(self, value: Value) -> None:
         """
         Check a value.
 
         Raises:
-            UsageError: It would be stored as something else.
+            UsageError: It would be stored as another value.
         """
         why = self.why_not(value, self.column)
         if why:
@@ -55,7 +59,7 @@ def key_check(column: Column) -> KeyCheck | None:
     return KeyCheck(_HARMLESS.get(column.storage, frozenset()), column, why_not)
 
 
-_HARMLESS: Final[dict[str, frozenset[type]]] = {
+_HARMLESS: Final[dict[Storage, frozenset[type]]] = {
     "integer": frozenset({int, bool}),
     "numeric": frozenset({int, decimal.Decimal}),
     "date": frozenset({dt.date}),
@@ -65,7 +69,7 @@ _HARMLESS: Final[dict[str, frozenset[type]]] = {
 }
 
 
-def _check_integer(value: Any, _: Column) -> str | None:
+def _check_integer(value: Value, _: Column) -> str | None:
     whole = (
         value.is_integer()
         if isinstance(value, float)
@@ -75,7 +79,7 @@ def _check_integer(value: Any, _: Column) -> str | None:
     return None if whole else "the column holds whole numbers"
 
 
-def _check_numeric(value: Any, _: Column) -> str | None:
+def _check_numeric(value: Value, _: Column) -> str | None:
     if (
         isinstance(value, float)
         and value == value  # noqa: PLR0124  # NaN is a value numeric can hold
@@ -85,13 +89,13 @@ def _check_numeric(value: Any, _: Column) -> str | None:
     return None
 
 
-def _check_date(value: Any, _: Column) -> str | None:
+def _check_date(value: Value, _: Column) -> str | None:
     if isinstance(value, dt.datetime):
         return "the column holds dates, and the time of day would be cut off"
     return None
 
 
-def _check_timestamptz(value: Any, _: Column) -> str | None:
+def _check_timestamptz(value: Value, _: Column) -> str | None:
     if not isinstance(value, dt.datetime):
         return "a date has no time of day or time zone" if _is_date(value) else None
     if value.tzinfo is None and value not in _INFINITIES:
@@ -99,27 +103,27 @@ def _check_timestamptz(value: Any, _: Column) -> str | None:
     return None
 
 
-# asyncpg gives infinity and -infinity as these, without a time zone.
-_INFINITIES: Final = (dt.datetime.max, dt.datetime.min)  # noqa: DTZ901  # see above
+# asyncpg returns infinity and -infinity as these.
+_INFINITIES: Final = (dt.datetime.max, dt.datetime.min)  # noqa: DTZ901  # asyncpg's are naive, too
 
 
-def _is_date(value: Any) -> bool:
+def _is_date(value: Value) -> bool:
     return isinstance(value, dt.date)
 
 
-def _check_time(value: Any, _: Column) -> str | None:
+def _check_time(value: Value, _: Column) -> str | None:
     if isinstance(value, dt.time) and value.tzinfo is not None:
         return "the column holds no time zone"
     return None
 
 
-def _check_timetz(value: Any, _: Column) -> str | None:
+def _check_timetz(value: Value, _: Column) -> str | None:
     if isinstance(value, dt.time) and value.tzinfo is None:
         return "a naive time has no time zone; pass an aware one"
     return None
 
 
-def _check_varchar(value: Any, column: Column) -> str | None:
+def _check_varchar(value: Value, column: Column) -> str | None:
     if (
         column.length is not None
         and isinstance(value, str)
@@ -129,11 +133,11 @@ def _check_varchar(value: Any, column: Column) -> str | None:
     return None
 
 
-def _is_nan(value: Any) -> bool:
+def _is_nan(value: Value) -> bool:
     return isinstance(value, float) and value != value  # noqa: PLR0124  # only NaN is unequal to itself
 
 
-def _check_sqlite_number(value: Any, _: Column) -> str | None:
+def _check_sqlite_number(value: Value, _: Column) -> str | None:
     if _is_nan(value):
         return "SQLite stores NaN as NULL"
     if isinstance(value, str) and looks_like_number(value):
@@ -141,23 +145,23 @@ def _check_sqlite_number(value: Any, _: Column) -> str | None:
     return None
 
 
-def _check_sqlite_real(value: Any, column: Column) -> str | None:
+def _check_sqlite_real(value: Value, column: Column) -> str | None:
     if isinstance(value, int) and int(float(value)) != value:
         return "the column holds floating point numbers, which cannot hold this one"
     return _check_sqlite_number(value, column)
 
 
-def _check_sqlite_text(value: Any, _: Column) -> str | None:
+def _check_sqlite_text(value: Value, _: Column) -> str | None:
     if isinstance(value, (int, float)):
         return "the column's affinity turns it into text"
     return None
 
 
-def _check_sqlite_blob(value: Any, _: Column) -> str | None:
+def _check_sqlite_blob(value: Value, _: Column) -> str | None:
     return "SQLite stores NaN as NULL" if _is_nan(value) else None
 
 
-_KEY_CHECKS: Final[dict[str, Callable[[Any, Column], str | None]]] = {
+_KEY_CHECKS: Final[dict[Storage, Callable[[Value, Column], str | None]]] = {
     "integer": _check_integer,
     "numeric": _check_numeric,
     "date": _check_date,

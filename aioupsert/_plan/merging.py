@@ -1,10 +1,10 @@
 """
-Calls of a coalescer, sorted into groups, and folded where nobody could tell.
+The calls of a coalescer, sorted into groups; calls for one row are merged if possible.
 
-Several calls for one row are one write if they would leave the row as one write does,
-and every call's result is known all the same: sums of integers, and plain values of
-which the last stays. That is so only where no value in between could have failed, and
-nothing in the database sees it. All other calls for one row are applied in turn.
+Several calls for one row become one write if that leaves the row as all of them would,
+and the result of each call is still known: integers that are added, and plain values, of
+which the last remains. This requires that no write in between could have failed, and
+that nothing in the database sees it. Other calls for one row are applied in turn.
 """
 
 from __future__ import annotations
@@ -13,66 +13,65 @@ import datetime as dt
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
-from typing import Any, Final, NamedTuple, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
-from aioupsert._plan.bulk_request import Names
 from aioupsert._plan.plan import Plan, make_plan
 from aioupsert._plan.records import RejectedRow
 from aioupsert._plan.request import Request, RequestShape
-from aioupsert._plan.resolving import Assignment, Resolved, added
+from aioupsert._plan.resolving import Assignment, Resolved, added_parameter
 from aioupsert._plan.rows import (
-    Part,
     RowGroup,
+    UniformRows,
     ValueSemantics,
     are_comparable,
-    in_order,
+    order_groups,
 )
-from aioupsert._plan.schema import Column, Table
+from aioupsert._plan.schema import Column, Names, Table, Value
 from aioupsert.errors import AioupsertError
 
-OneCall: TypeAlias = tuple[RequestShape, Sequence[Any], *tuple[Any, ...]]
-"""A call: its shape, its values, of which the key's are the first, and what not."""
+OneCall: TypeAlias = tuple[RequestShape, Sequence[Value], *tuple[object, ...]]
+"""A call: its shape, its values (those of the key first), and what its caller added."""
 
 
 class CallGrouper:
-    """Reads the calls of one coalescer; remembers which shapes can be folded."""
+    """Reads the calls of one coalescer; caches which request shapes can be merged."""
 
     def __init__(self, key: Names) -> None:
-        """Read calls whose shapes have these columns for their key, in this order."""
+        """Read calls whose key has these columns, in this order."""
         self._key = key
         self._table: Table | None = None
         self._rules: dict[RequestShape, _MergeRule | None] = {}
 
     def group(
-        self, calls: Sequence[OneCall], table: Table, semantics: ValueSemantics
+        self, rows: Sequence[OneCall], table: Table, semantics: ValueSemantics
     ) -> tuple[list[RowGroup], list[RejectedRow]]:
         """Sort calls into groups, in the order in which they must be written."""
         if table is not self._table:
-            # Every connection has its own description, most often of the same table.
+            # Every connection has its own description, mostly of the same table.
             if table != self._table:
                 self._rules.clear()
             self._table = table
+        writes: Iterable[tuple[int, RequestShape, Sequence[Value]]]
         merged: dict[int, Sequence[int]] = {}
-        rows: Iterable[tuple[int, RequestShape, Sequence[Any]]]
-        if self._can_merge(calls, table, semantics):
-            writes = self._merged(calls, table)
-            rows = [
-                (positions[0], shape, values) for positions, shape, values in writes
+        if self._can_merge(rows, table, semantics):
+            several = self._merged(rows, table)
+            writes = [
+                (positions[0], shape, values) for positions, shape, values in several
             ]
-            merged = {p[0]: p[1:] for p, _, _ in writes if len(p) > 1}
+            merged = {p[0]: p[1:] for p, _, _ in several if len(p) > 1}
         else:
-            rows = [(n, call[0], call[1]) for n, call in enumerate(calls)]
-        found: dict[RequestShape, tuple[list[int], list[Sequence[Any]]]] = {}
-        for position, shape, values in rows:
+            writes = [(n, call[0], call[1]) for n, call in enumerate(rows)]
+        found: dict[RequestShape, tuple[list[int], list[Sequence[Value]]]] = {}
+        for position, shape, values in writes:
             its_positions, its_values = found.setdefault(shape, ([], []))
             its_positions.append(position)
             its_values.append(values)
-        parts = [
-            Part(positions, [*zip(*values, strict=True)])
+        uniform = [
+            UniformRows(positions, [*zip(*values, strict=True)])
             for positions, values in found.values()
         ]
-        shapes = [(_coalesced(shape), ()) for shape in found]
-        groups = in_order(parts, shapes, self._key, table, semantics)
+        requests = [(_coalesced(shape), ()) for shape in found]
+        groups = order_groups(uniform, requests, self._key, table, semantics)
         if merged:
             groups = [
                 group._replace(
@@ -85,7 +84,7 @@ class CallGrouper:
     def _can_merge(
         self, calls: Sequence[OneCall], table: Table, semantics: ValueSemantics
     ) -> bool:
-        """Tell whether some calls are known to have the same key, and may be folded."""
+        """Return whether the keys can be compared, and writes of one row be merged."""
         width = len(self._key)
         if not table.mergeable:
             return False
@@ -93,9 +92,9 @@ class CallGrouper:
         return are_comparable([keys], self._key, table, semantics)
 
     def _merged(self, calls: Sequence[OneCall], table: Table) -> list[_Write]:
-        """Fold calls for one row that follow each other."""
+        """Merge adjacent calls for one row."""
         width = len(self._key)
-        last: dict[Any, _Run] = {}
+        last: dict[Value, _Run] = {}
         runs: list[_Run] = []
         for position, call in enumerate(calls):
             shape, values = call[0], call[1]
@@ -130,47 +129,48 @@ class CallGrouper:
 # As many shapes as a program has calls in its source code, and more.
 _MAX_RULES: Final = 256
 
-_Run: TypeAlias = tuple[list[int], RequestShape, list[Sequence[Any]]]
-"""Calls for one row, of one shape, that follow each other: their places and values."""
+_Run: TypeAlias = tuple[list[int], RequestShape, list[Sequence[Value]]]
+"""Adjacent calls for one row, of one shape: their positions and values."""
 
-_Write: TypeAlias = tuple[list[int], RequestShape, Sequence[Any]]
-"""The places of the calls that are one write, of which the first may create; the write."""
+_Write: TypeAlias = tuple[list[int], RequestShape, Sequence[Value]]
+"""The positions of the calls that make one write, its shape, and its values."""
 
 
 def _coalesced(shape: RequestShape) -> RequestShape:
-    return tuple(Request(*shape)._replace(coalesced=True))
+    return Request(*shape)._replace(coalesced=True)
 
 
-# --- Folding --------------------------------------------------------------------------
+# --- Merging --------------------------------------------------------------------------
 
 
 class _MergeRule(NamedTuple):
     """
-    How calls of a shape become one.
+    How calls of a request shape are merged.
 
     Attributes:
-        last: Slots of plain values, each with what tells that one can be stored.
-        sums: Slots of what is added to integers.
-        rest: Slots of what only creates, each with what tells that it could be sent, or
-            None where nobody can tell.
+        last: The parameters of plain values, of which the last remains, each with the
+            check that a value can be stored.
+        sums: The parameters of what is added to integers.
+        rest: The parameters that only creating the row needs, each with the check that
+            a value can be sent, or None if that is unknown.
     """
 
-    last: Sequence[tuple[int, Callable[[Any], bool]]]
+    last: Sequence[tuple[int, Callable[[Value], bool]]]
     sums: Sequence[int]
-    rest: Sequence[tuple[int, Callable[[Any], bool] | None]]
+    rest: Sequence[tuple[int, Callable[[Value], bool] | None]]
 
-    def join(self, rows: Sequence[Sequence[Any]]) -> Sequence[Any] | None:
-        """Make the values of calls one; None if that would be another thing."""
+    def join(self, rows: Sequence[Sequence[Value]]) -> Sequence[Value] | None:
+        """Return the values of the merged call; None if the calls cannot be merged."""
         last = rows[-1]
         joined = [*rows[0]]
         for parameter, is_storable in self.rest:
-            # One that cannot be sent fails its call, even if it is not needed.
+            # A value that cannot be sent fails its call, even if it is not needed.
             one = joined[parameter]
             others = [row[parameter] for row in rows if row[parameter] is not one]
             if others and (is_storable is None or not all(map(is_storable, others))):
                 return None
         for parameter, is_storable in self.last:
-            # The one that is lost must not be one that would have failed.
+            # A value that is dropped must not be one that would have failed.
             joined[parameter] = one = last[parameter]
             if not all(
                 is_storable(row[parameter]) for row in rows if row[parameter] is not one
@@ -180,7 +180,7 @@ class _MergeRule(NamedTuple):
             added = [row[parameter] for row in rows]
             if {*map(type, added)} != {int}:
                 return None
-            # With one sign nothing in between is further away than the sum.
+            # Numbers of one sign cannot exceed the sum in between.
             joined[parameter] = total = sum(added)
             if min(added) < 0 < max(added) or not -_MAX_SUM <= total <= _MAX_SUM:
                 return None
@@ -188,9 +188,9 @@ class _MergeRule(NamedTuple):
 
 
 def _merge_run(
-    rule: _MergeRule | None, positions: list[int], rows: list[Sequence[Any]]
-) -> Iterator[tuple[list[int], Sequence[Any]]]:
-    """Make one of calls for one row, or as few as may be, with the places of each."""
+    rule: _MergeRule | None, positions: list[int], rows: list[Sequence[Value]]
+) -> Iterator[tuple[list[int], Sequence[Value]]]:
+    """Merge calls for one row into as few as possible, each with its positions."""
     if rule is not None:
         whole = rule.join(rows)
         if whole is not None:
@@ -208,7 +208,7 @@ def _merge_run(
     yield those, before
 
 
-# A literal this large is sent as int4 still.
+# The largest literal that is still sent as int4.
 _MAX_SUM: Final = 2**31 - 1
 
 
@@ -219,7 +219,7 @@ def _find_rule(shape: RequestShape, table: Table) -> _MergeRule | None:
     try:
         plan = make_plan(_coalesced(shape), table)
     except AioupsertError:
-        return None  # said again, and to whom it belongs, when it is to be written
+        return None  # reported to each caller when the call is written
     if (
         plan.exact_because
         or plan.lock
@@ -229,13 +229,13 @@ def _find_rule(shape: RequestShape, table: Table) -> _MergeRule | None:
     ):
         return None
     inserted = {item.column.name: item.term for item in plan.insert}
-    last: list[tuple[int, Callable[[Any], bool]]] = []
+    last: list[tuple[int, Callable[[Value], bool]]] = []
     sums: list[int] = []
     for item in plan.update:
         term, created = item.term, inserted[item.column.name]
         if term is None or created is None or not item.column.unconstrained:
             return None
-        parameter = added(term, created, item.column)
+        parameter = added_parameter(term, created, item.column)
         is_storable = _storable(item.column)
         if parameter is not None:
             sums.append(parameter)
@@ -255,13 +255,13 @@ def _find_rule(shape: RequestShape, table: Table) -> _MergeRule | None:
 
 def _only_creating(
     written: AbstractSet[int], plan: Plan
-) -> list[tuple[int, Callable[[Any], bool] | None]]:
-    """Find the slots that matter only to the call that creates the row."""
-    found: list[tuple[int, Callable[[Any], bool] | None]] = []
+) -> list[tuple[int, Callable[[Value], bool] | None]]:
+    """Return the parameters that matter only to the call that creates the row."""
+    found: list[tuple[int, Callable[[Value], bool] | None]] = []
     for column, term in plan.insert:
         if term is not None:
             is_sendable = _storable(column) if term.kind == "value" else None
-            parameters = _slots(term) - {-1, *range(len(plan.key))} - written
+            parameters = _parameters_of(term) - {-1, *range(len(plan.key))} - written
             found += [(parameter, is_sendable) for parameter in parameters]
     return found
 
@@ -269,14 +269,14 @@ def _only_creating(
 def _is_used_elsewhere(parameter: int, column: Column, plan: Plan) -> bool:
     items: Iterable[Assignment] = (*plan.update, *plan.insert)
     return any(
-        parameter in _slots(item.term)
+        parameter in _parameters_of(item.term)
         for item in items
         if item.term and item.column != column
     )
 
 
-def _slots(term: Resolved) -> set[int]:
-    return {term.parameter}.union(*map(_slots, term.args))
+def _parameters_of(term: Resolved) -> set[int]:
+    return {part.parameter for part in term.walk()}
 
 
 _RANGES: Final = {"int2": 2**15, "int4": 2**31, "int8": 2**63}
@@ -287,8 +287,8 @@ _TYPES: Final[dict[str, frozenset[type]]] = {
 }
 
 
-def _storable(column: Column) -> Callable[[Any], bool] | None:
-    """Give what tells that a column can store a value; None where nobody can tell."""
+def _storable(column: Column) -> Callable[[Value], bool] | None:
+    """Return the check that a column can store a value; None if that is unknown."""
     if column.storage == "text":
         return _is_plain_text
     if column.storage == "integer" and column.type_name in _RANGES:
@@ -300,13 +300,13 @@ def _storable(column: Column) -> Callable[[Any], bool] | None:
     return None if types is None else lambda value: type(value) in types
 
 
-def _is_plain_text(value: Any) -> bool:
-    # Another character may be none of the database's encoding.
+def _is_plain_text(value: Value) -> bool:
+    # The encoding of the database may lack other characters.
     return type(value) is str and value.isascii() and "\0" not in value
 
 
-def _is_moment(value: Any) -> bool:
-    # In the first and last year of Python a time zone may lead out of its range.
+def _is_moment(value: Value) -> bool:
+    # In the first and last year a time zone may lead out of the range of datetime.
     return (
         type(value) is dt.datetime
         and value.tzinfo is not None

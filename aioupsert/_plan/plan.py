@@ -1,11 +1,11 @@
-"""A call, checked against the table's description: everything its statements need."""
+"""A request, checked against the description of its table."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, NoReturn, get_args
 
 from aioupsert._plan.key_checks import KeyCheck, key_check
 from aioupsert._plan.request import Request, RequestShape
@@ -20,18 +20,26 @@ from aioupsert._plan.resolving import (
 )
 from aioupsert._plan.schema import Column, Table
 from aioupsert.errors import MissingUniqueIndexError, UnknownColumnError, UsageError
-from aioupsert.expressions import Node
+from aioupsert.expressions import LiteralKind, Node, walk
+from aioupsert.typing import Strategy, WithoutUniqueIndex
 
-WITHOUT_UNIQUE_INDEX: Final = ("warn", "error", "allow", "lock")
-STRATEGIES: Final = ("auto", "fast", "exact", "on_conflict")
+WITHOUT_UNIQUE_INDEX: Final[tuple[str, ...]] = get_args(WithoutUniqueIndex)
+STRATEGIES: Final[tuple[str, ...]] = get_args(Strategy)
 
 
 class KeyColumn(NamedTuple):
-    """A column of the key, the slot of its value, and what that is."""
+    """
+    A column of the key.
+
+    Attributes:
+        column: The column.
+        parameter: The parameter that holds its value.
+        kind: The kind of the value.
+    """
 
     column: Column
     parameter: int
-    kind: str
+    kind: LiteralKind
 
     @property
     def is_null(self) -> bool:
@@ -42,26 +50,26 @@ class KeyColumn(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class Plan:
     """
-    A checked call: everything its statements need but the values.
+    A checked request: everything its statements need except the values.
 
     Attributes:
         table: The table.
-        key: What identifies the row.
-        update: What an update sets; empty when a row that is there is left alone.
+        key: The columns that identify the row.
+        update: What an update sets; empty if an existing row is left alone.
         compare: The columns whose values decide UNCHANGED, with the new values; None
-            when nobody asked.
+            if the call does not compare.
         insert: What an insert sets.
         where: The condition of an update, or None.
         returning: The columns to return.
-        exact: Why the single statement is not used, or None.
+        exact_because: Why the single statement is not used, or None.
         on_conflict: Whether the caller asked for ``INSERT ... ON CONFLICT DO UPDATE``.
         lock: Whether an advisory lock replaces the missing unique index.
         unique: Whether at most one row can have the key.
         renames: The columns of the key that are given another value.
-        row_slots: How many values, the first ones, every row brings when many are
-            written.
-        warning: What to warn of, once, or None.
-        checks: Checks of key values, each with the slot it reads.
+        row_parameters: How many parameters, the first ones, are columns of the rows
+            when many rows are written.
+        warning: A warning for the caller, given once, or None.
+        checks: Checks of key values, each with the parameter it reads.
     """
 
     table: Table
@@ -82,7 +90,7 @@ class Plan:
 
     @property
     def conditional(self) -> bool:
-        """Whether a row that is there may not be updated."""
+        """Whether an existing row may be left as it is."""
         return (
             not self.update
             or self.where is not None
@@ -92,38 +100,40 @@ class Plan:
         )
 
 
-def make_plan(call: RequestShape, table: Table) -> Plan:
+def make_plan(shape: RequestShape, table: Table) -> Plan:
     """
-    Check a call, given as its shape, against the table.
+    Check a request against the table.
 
     Raises:
         UsageError: The arguments contradict each other or the table.
         UnknownColumnError: Columns that the table does not have, all of them named.
         MissingUniqueIndexError: No unique index, and the call insisted on one.
     """
-    shape = Request(*call)
-    _check_words(shape)
-    _check_columns(shape, table)
+    request = Request(*shape)
+    _check_choices(request)
+    _check_columns(request, table)
     key = tuple(
         KeyColumn(table.columns[name], parameter, kind)
-        for parameter, (name, kind) in enumerate(shape.key)
+        for parameter, (name, kind) in enumerate(request.key)
     )
     parameters = itertools.count(len(key))
-    incoming = None if shape.incoming is None else number(shape.incoming, parameters)
+    incoming = (
+        None if request.incoming is None else number(request.incoming, parameters)
+    )
     row_parameters = 0
     if incoming is not None:
         row_parameters = next(parameters)
         parameters = itertools.count(row_parameters)
-    defaults = number(shape.defaults, parameters)
-    create_defaults = number(shape.create_defaults, parameters)
-    touch = number(shape.touch, parameters)
-    where = None if shape.where is None else number_node(shape.where, parameters)
-    if shape.coalesced:
+    defaults = number(request.defaults, parameters)
+    create_defaults = number(request.create_defaults, parameters)
+    touch = number(request.touch, parameters)
+    where = None if request.where is None else number_node(request.where, parameters)
+    if request.coalesced:
         row_parameters = next(parameters)
 
     keys = {
         k.column.name: NumberedNode(
-            "literal", "value" if k.is_null else k.kind, parameter=k.parameter
+            ("literal", "value" if k.is_null else k.kind, ()), parameter=k.parameter
         )
         for k in key
     }
@@ -134,9 +144,9 @@ def make_plan(call: RequestShape, table: Table) -> Plan:
     on_create = Branch(
         table, {**keys, **given, **touch, **create_defaults}, creates=True
     )
-    guarded = shape.skip_unchanged or bool(touch)
+    guarded = request.skip_unchanged or bool(touch)
     written = {**defaults, **touch} if defaults else {}
-    returning = _returning(shape, table)
+    returning = _returning(request, table)
     unique = table.is_unique({k.column.name: k.is_null for k in key})
     plan = Plan(
         table=table,
@@ -152,16 +162,16 @@ def make_plan(call: RequestShape, table: Table) -> Plan:
         ),
         where=None if where is None else on_update.condition(where),
         returning=returning,
-        exact_because=_why_exact(shape, table),
-        on_conflict=shape.strategy == "on_conflict",
-        lock=shape.without_unique_index == "lock" and not unique,
+        exact_because=_why_exact(request, table),
+        on_conflict=request.strategy == "on_conflict",
+        lock=request.without_unique_index == "lock" and not unique,
         unique=unique,
         renames=tuple(sorted(keys.keys() & {*defaults, *touch, *create_defaults})),
         row_parameters=row_parameters,
         warning=None
         if unique
         else missing_index(
-            [name for name, _ in shape.key], shape.without_unique_index, table
+            [name for name, _ in request.key], request.without_unique_index, table
         ),
         checks=tuple(
             (k.parameter, check)
@@ -170,81 +180,89 @@ def make_plan(call: RequestShape, table: Table) -> Plan:
             and (check := key_check(k.column)) is not None
         ),
     )
-    _check_strategy(shape, plan)
+    _check_strategy(request, plan)
     return plan
 
 
-def _check_words(shape: Request) -> None:
-    check_without_unique_index(shape.without_unique_index)
-    _check_word("strategy", shape.strategy, STRATEGIES)
-    both = sorted(dict(shape.defaults).keys() & dict(shape.touch))
+def _check_choices(request: Request) -> None:
+    check_without_unique_index(request.without_unique_index)
+    if request.strategy not in STRATEGIES:
+        _refuse_choice("strategy", request.strategy, STRATEGIES)
+    both = sorted(dict(request.defaults).keys() & dict(request.touch))
     if both:
         msg = f"in both defaults and touch: {', '.join(map(repr, both))}"
         raise UsageError(msg)
 
 
-def check_without_unique_index(word: str) -> None:
-    """Refuse what is none of the choices."""
-    _check_word("without_unique_index", word, WITHOUT_UNIQUE_INDEX)
+def check_without_unique_index(choice: object) -> None:
+    """
+    Check an argument that a type checker may not have seen.
+
+    Raises:
+        UsageError: It is not one of the choices.
+    """
+    if choice not in WITHOUT_UNIQUE_INDEX:
+        _refuse_choice("without_unique_index", choice, WITHOUT_UNIQUE_INDEX)
 
 
-def _check_word(argument: str, word: str, words: Sequence[str]) -> None:
-    if word not in words:
-        msg = f"{argument} must be one of {', '.join(map(repr, words))}, not {word!r}"
-        raise UsageError(msg)
+def _refuse_choice(argument: str, given: object, choices: Sequence[str]) -> NoReturn:
+    msg = f"{argument} must be one of {', '.join(map(repr, choices))}, not {given!r}"
+    raise UsageError(msg)
 
 
-def _check_columns(shape: Request, table: Table) -> None:
-    named = {name for name, _ in shape.key}
-    nodes = [] if shape.where is None else [shape.where]
+def _check_columns(request: Request, table: Table) -> None:
+    named = {name for name, _ in request.key}
+    nodes = [] if request.where is None else [request.where]
     for items in (
-        shape.incoming or (),
-        *(shape.defaults, shape.create_defaults, shape.touch),
+        request.incoming or (),
+        *(request.defaults, request.create_defaults, request.touch),
     ):
         named |= {name for name, _ in items}
         nodes += [node for _, node in items]
     for node in nodes:
         named |= set(columns_of(node))
-    if shape.returning is not None and shape.returning != "*":
-        named |= set(_names(shape.returning))
+    if request.returning is not None and request.returning != "*":
+        named |= set(_names(request.returning))
     unknown = [name for name in named if name not in table.columns]
     if unknown:
         raise UnknownColumnError(table.label, map(str, unknown), table.visible)
-    spread = table.distribution_column
-    if spread is not None and spread not in dict(shape.key):
-        msg = f"key must have {spread!r}, by which {table.label} is distributed"
+    distribution = table.distribution_column
+    if distribution is not None and distribution not in dict(request.key):
+        msg = f"key must have {distribution!r}, by which {table.label} is distributed"
         raise UsageError(msg)
     for argument in ("incoming", "defaults", "create_defaults", "touch"):
-        for name, _ in getattr(shape, argument) or ():
+        for name, _ in getattr(request, argument) or ():
             if table.columns[name].generated:
-                word = _WORDS.get(argument if shape.incoming is not None else "")
+                called = argument if request.incoming is None else _BULK_NAMES[argument]
                 msg = (
-                    f"{word or argument}[{name!r}]: the database computes this column of"
+                    f"{called}[{name!r}]: the database computes this column of"
                     f" {table.label}, it cannot be written"
                 )
                 raise UsageError(msg)
 
 
-# What the arguments of a bulk call are called.
-_WORDS: Final = {"incoming": "row", "defaults": "update"}
+# How the caller of a bulk call knows them.
+_BULK_NAMES: Final = {
+    "incoming": "row",
+    "defaults": "update",
+    "create_defaults": "create_defaults",
+    "touch": "touch",
+}
 
 
 def columns_of(node: Node) -> Iterator[str]:
-    kind, name, operands = node
-    if kind in {"column", "excluded"}:
-        yield name
-    for operand in operands:
-        yield from columns_of(operand)
+    """Yield the columns that an expression names."""
+    return (name for kind, name, _ in walk(node) if kind in {"column", "excluded"})
 
 
 def _names(returning: str | tuple[str, ...]) -> tuple[str, ...]:
     return (returning,) if isinstance(returning, str) else returning
 
 
-def _returning(shape: Request, table: Table) -> tuple[str, ...]:
-    if shape.returning is None:
+def _returning(request: Request, table: Table) -> tuple[str, ...]:
+    if request.returning is None:
         return ()
-    named = table.visible if shape.returning == "*" else _names(shape.returning)
+    named = table.visible if request.returning == "*" else _names(request.returning)
     names = tuple(dict.fromkeys(named))
     if names and not table.supports_returning and not table.written_by_triggers:
         msg = f"returning: a virtual table such as {table.label} returns no rows"
@@ -252,27 +270,34 @@ def _returning(shape: Request, table: Table) -> tuple[str, ...]:
     return names
 
 
-def missing_index(key: Sequence[str], word: str, table: Table) -> str | None:
+def missing_index(
+    key: Sequence[str], choice: WithoutUniqueIndex, table: Table
+) -> str | None:
     """
-    Give the warning for a key that no unique index makes unique, if one is due.
+    Return a warning about a key that no unique index makes unique, or None.
+
+    Args:
+        key: The columns of the key.
+        choice: What the caller wants to be done about it.
+        table: The table.
 
     Raises:
-        MissingUniqueIndexError: *word*, the caller's, is "error".
+        MissingUniqueIndexError: The caller wants an error.
     """
     text = (
         f"no unique index makes ({', '.join(key)}) of {table.label} unique, so concurrent"
         " calls may create the row twice; add one, or pass without_unique_index="
         '"lock" or "allow"'
     )
-    if word == "error":
+    if choice == "error":
         raise MissingUniqueIndexError(text)
-    return text if word == "warn" and table.all_indexes_known else None
+    return text if choice == "warn" and table.all_indexes_known else None
 
 
-def _why_exact(shape: Request, table: Table) -> str | None:
-    if shape.strategy == "exact":
+def _why_exact(request: Request, table: Table) -> str | None:
+    if request.strategy == "exact":
         return "asked for"
-    written = [name for name, _ in shape.key]
+    written = [name for name, _ in request.key]
     if any(
         table.columns[n].generated or table.columns[n].always_identity for n in written
     ):
@@ -280,8 +305,8 @@ def _why_exact(shape: Request, table: Table) -> str | None:
     return table.exact_because
 
 
-def _check_strategy(shape: Request, plan: Plan) -> None:
-    if shape.strategy == "fast" and plan.exact_because:
+def _check_strategy(request: Request, plan: Plan) -> None:
+    if request.strategy == "fast" and plan.exact_because:
         msg = f'strategy="fast" cannot serve {plan.table.label}: {plan.exact_because}'
         raise UsageError(msg)
     if not plan.on_conflict:
@@ -298,7 +323,7 @@ def _check_strategy(shape: Request, plan: Plan) -> None:
             f"the key's {', '.join(plan.renames)} is given another value, which would"
             " create a second row"
             if plan.renames
-            else "it cannot tell created from updated there"
+            else "it cannot report whether a row was created or updated there"
         )
         msg = f'strategy="on_conflict" cannot serve {plan.table.label}: {why}'
         raise UsageError(msg)

@@ -1,14 +1,18 @@
-"""Rows as callers have them, read into columns."""
+"""Rows as callers pass them, read into columns."""
 
 from __future__ import annotations
 
 import dataclasses
-import operator
+import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Final, NamedTuple, cast
+from operator import attrgetter, itemgetter
+from typing import Any, Final, NamedTuple, TypeAlias, cast
 
-from aioupsert._plan.bulk_request import Names
+from aioupsert._plan.schema import Names, Value
 from aioupsert.errors import UsageError
+
+Row: TypeAlias = Any
+"""A row as the caller passes it: a mapping, or an instance of a class with fields."""
 
 
 class Records(NamedTuple):
@@ -17,14 +21,15 @@ class Records(NamedTuple):
 
     Attributes:
         names: The columns that were read.
-        places: Where in the batch the rows stand.
-        columns: What they bring, column by column.
-        generated: Which columns were made for them, for rows that are created.
+        positions: The positions of the rows in their batch.
+        columns: The values of the rows, column by column.
+        generated: The columns whose values are defaults made here, which only a row
+            that is created takes.
     """
 
     names: Names
     positions: Sequence[int]
-    columns: list[list[Any]]
+    columns: list[list[Value]]
     generated: frozenset[str] = frozenset()
 
 
@@ -33,18 +38,33 @@ class RejectedRow(NamedTuple):
     A row that cannot be stored.
 
     Attributes:
-        position: Where it stands in its batch, or in the input.
+        position: Its position in its batch, or in the input.
         error: Why.
-        row: The row as it was given, once the batch is known.
+        row: The row as the caller passed it, once the batch is known.
     """
 
     position: int
     error: Exception
-    row: object = None
+    row: Row = None
+
+
+class RowTranslation(NamedTuple):
+    """
+    How to translate rows whose columns have other names in the database.
+
+    Attributes:
+        key: The columns of the key, as the rows name them.
+        translate_keys: Translates rows of which only the key was read.
+        translate_rows: Translates whole rows.
+    """
+
+    key: Names
+    translate_keys: Callable[[Records], Records]
+    translate_rows: Callable[[Records], Records]
 
 
 def read_records(
-    rows: Sequence[Any], key: Names, *, only_key: bool = False
+    rows: Sequence[Row], key: Names, *, only_key: bool = False
 ) -> tuple[list[Records], list[RejectedRow]]:
     """
     Read a batch.
@@ -52,78 +72,67 @@ def read_records(
     Args:
         rows: The rows.
         key: The columns that come first, and that every row must have.
-        only_key: Whether no others are read.
+        only_key: Whether to read no other columns.
     """
-    bad: list[RejectedRow] = []
+    uniform = _read_uniform(rows, key, only_key=only_key)
+    if uniform is not None:
+        return [uniform], []
+    rejected: list[RejectedRow] = []
     records: list[Records] = []
-    alike = _all_alike(rows, key, only_key=only_key)
-    if alike is not None:
-        return [alike], bad
-    for (cls, names), positions in _sorted_by_layout(rows, bad).items():
-        missing = [name for name in key if name not in names]
-        if missing:
-            what = f"it has no {', '.join(map(repr, missing))}, which key names"
-            bad += [RejectedRow(position, UsageError(what)) for position in positions]
-        elif not all(isinstance(name, str) for name in names):
-            error = UsageError("its columns are not named by text")
-            bad += [RejectedRow(position, error) for position in positions]
+    for (layout, names), positions in _sort_by_columns(rows, rejected).items():
+        ordered = _ordered(key, names)
+        if ordered is None:
+            error = UsageError(_why_not_ordered(key, names))
+            rejected += [RejectedRow(position, error) for position in positions]
         else:
-            order = key if only_key else _ordered(key, names)
-            columns = _columns(cls, order, [rows[position] for position in positions])
+            order = key if only_key else ordered
+            columns = _columns(
+                layout, order, [rows[position] for position in positions]
+            )
             records.append(Records(order, positions, columns))
-    return records, bad
+    return records, rejected
 
 
-def _class_of(row: object) -> type[Any]:
-    return type(row)
-
-
-def _ordered(key: Names, names: Iterable[str]) -> Names:
-    return (*key, *sorted(set(names).difference(key)))
-
-
-def _all_alike(rows: Sequence[Any], key: Names, *, only_key: bool) -> Records | None:
-    """Read rows that are all of one class and have the same columns, as most have."""
-    cls = _class_of(rows[0])
-    layout = _layout(cls)
+def _read_uniform(rows: Sequence[Row], key: Names, *, only_key: bool) -> Records | None:
+    """Read rows that are all of one class and have the same columns, as most do."""
+    layout = _layouts[_class_of(rows[0])]
     if layout is None or len(set(map(type, rows))) > 1:
         return None
-    names = layout(rows[0])
-    if not all(isinstance(name, str) for name in names) or not set(key) <= set(names):
+    fields = layout.fields
+    names = layout.columns_of(rows[0]) if fields is None else fields
+    order = _ordered(key, names)
+    if order is None:
         return None
-    if layout is tuple and not hasattr(cls, "__missing__"):
+    if layout.raises_key_error:
+        # A row with as many columns, but others, raises the error below.
         if set(map(len, rows)) != {len(names)}:
             return None
-    elif layout in _BY_NAME and set(map(layout, rows)) != {names}:
+    elif fields is None and set(map(layout.columns_of, rows)) != {names}:
         return None
-    order = _ordered(key, names)
     try:
-        columns = _columns(cls, order, rows)
+        columns = _columns(layout, order, rows)
     except KeyError:
-        return None  # as many columns, but others
+        return None
     if only_key:
         order, columns = key, columns[: len(key)]
     return Records(order, range(len(rows)), columns)
 
 
-def _columns(cls: type[Any], names: Names, rows: Sequence[Any]) -> list[list[Any]]:
-    by_name = _layout(cls) in _BY_NAME
-    getter = operator.itemgetter if by_name else operator.attrgetter
-    return [[*map(getter(name), rows)] for name in names]
-
-
-def _sorted_by_layout(
-    rows: Sequence[Any], bad: list[RejectedRow]
-) -> dict[tuple[type[Any], Names], list[int]]:
-    found: dict[tuple[type[Any], Names], list[int]] = {}
+def _sort_by_columns(
+    rows: Sequence[Row], rejected: list[RejectedRow]
+) -> dict[tuple[_Layout, Names], list[int]]:
+    """Return the positions of the rows that have the same class and columns."""
+    found: dict[tuple[_Layout, Names], list[int]] = {}
     for position, row in enumerate(rows):
         cls = _class_of(row)
-        layout = _layout(cls)
+        layout = _layouts[cls]
         if layout is None:
-            kind = f"{cls.__module__}.{cls.__qualname__}"
-            bad.append(RejectedRow(position, UsageError(f"{_ROW}, not {kind}")))
+            name = f"{cls.__module__}.{cls.__qualname__}"
+            rejected.append(RejectedRow(position, UsageError(f"{_ROW}, not {name}")))
         else:
-            found.setdefault((cls, layout(row)), []).append(position)
+            fields = layout.fields
+            names = layout.columns_of(row) if fields is None else fields
+            found.setdefault((layout, names), []).append(position)
     return found
 
 
@@ -132,47 +141,90 @@ _ROW: Final = (
 )
 
 
-def _names_of_mapping(row: Any) -> Names:
-    return tuple(row.keys())
+def _columns(layout: _Layout, names: Names, rows: Sequence[Row]) -> list[list[Value]]:
+    getter = itemgetter if layout.fields is None else attrgetter
+    return [[*map(getter(name), rows)] for name in names]
 
 
-# Such rows have columns of their own; the others those of their class.
-_BY_NAME: Final[tuple[Callable[[Any], Names], ...]] = (tuple, _names_of_mapping)
+# --- Columns --------------------------------------------------------------------------
 
-_layouts: Final[dict[type[Any], Callable[[Any], Names] | None]] = {}
-
-
-def _layout(cls: type[Any]) -> Callable[[Any], Names] | None:
-    """Give what tells the columns of a class's rows; None if they are no rows."""
-    if cls not in _layouts:
-        if len(_layouts) >= _MAX_LAYOUTS:
-            _layouts.clear()
-        _layouts[cls] = _find_layout(cls)
-    return _layouts[cls]
+# What depends on a class or on names only is kept. Programs that make classes or names
+# while they run must not fill the memory.
+_MAX_CACHED: Final = 256
 
 
-# Classes that a program makes as it runs must not fill the memory.
-_MAX_LAYOUTS: Final = 256
+@functools.lru_cache(maxsize=_MAX_CACHED)
+def _ordered(key: Names, names: Names) -> Names | None:
+    """Return the columns of a row, the key's first; None if they cannot be stored."""
+    if _why_not_ordered(key, names):
+        return None
+    return (*key, *sorted(set(names).difference(key)))
 
 
-def _find_layout(cls: type[Any]) -> Callable[[Any], Names] | None:
+def _why_not_ordered(key: Names, names: Names) -> str:
+    missing = [name for name in key if name not in names]
+    if missing:
+        return f"it has no {', '.join(map(repr, missing))}, which key names"
+    if not all(isinstance(name, str) for name in names):
+        return "its columns are not named by text"
+    return ""
+
+
+class _Layout(NamedTuple):
+    """
+    How the rows of a class have their columns.
+
+    Attributes:
+        fields: The columns of every instance, which are attributes; None if each row is
+            a mapping with columns of its own.
+        columns_of: Returns the columns of such a mapping.
+        raises_key_error: Whether the mapping is a dict that has no other answer to a
+            column that it lacks.
+    """
+
+    fields: Names | None
+    columns_of: Callable[[Row], Names]
+    raises_key_error: bool = False
+
+
+def _layout_of(cls: type[Any]) -> _Layout | None:
+    """Return the layout of a class's rows; None if its instances are not rows."""
     if issubclass(cls, dict):
-        return tuple
+        return _Layout(None, tuple, not hasattr(cast("Any", cls), "__missing__"))
     if issubclass(cls, Mapping) or (
         hasattr(cls, "keys") and hasattr(cls, "__getitem__")
     ):
-        return _names_of_mapping
+        return _Layout(None, _columns_of_mapping)
+    fields = _fields_of(cls)
+    return None if fields is None else _Layout(fields, _columns_of_mapping)
+
+
+class _Layouts(dict[type[Any], _Layout | None]):
+    def __missing__(self, cls: type[Any]) -> _Layout | None:
+        if len(self) >= _MAX_CACHED:
+            self.clear()
+        layout = self[cls] = _layout_of(cls)
+        return layout
+
+
+_layouts: Final = _Layouts()
+
+
+def _class_of(row: object) -> type[Any]:
+    return type(row)
+
+
+def _columns_of_mapping(row: Row) -> Names:
+    return tuple(row.keys())
+
+
+def _fields_of(cls: type[Any]) -> Names | None:
     # Of pydantic 2 and 1, named tuples, and msgspec.
     for attribute in ("model_fields", "__fields__", "_fields", "__struct_fields__"):
-        fields = getattr(cls, attribute, None)
-        if isinstance(fields, (Mapping, tuple)):
-            return _fixed(cast("Iterable[str]", fields))
-    fields = getattr(cls, "__attrs_attrs__", ())
+        names = getattr(cls, attribute, None)
+        if isinstance(names, (Mapping, tuple)):
+            return tuple(cast("Iterable[str]", names))
+    fields: Iterable[Any] = getattr(cls, "__attrs_attrs__", ())
     if dataclasses.is_dataclass(cls):
         fields = dataclasses.fields(cls)
-    return _fixed(field.name for field in fields) if fields else None
-
-
-def _fixed(fields: Iterable[str]) -> Callable[[Any], Names]:
-    names = tuple(fields)
-    return lambda _: names
+    return tuple(field.name for field in fields) or None

@@ -1,9 +1,9 @@
 """
-The arguments of a call: what can be seen without the database.
+The arguments of a call: what can be checked without the database.
 
-A *shape* is hashable and holds no values, so that calls which differ only in values
-share one plan and its statements. Values travel beside it in a flat list; a *slot* is a
-place in that list.
+A request *shape* is hashable and holds no values, so that calls which differ only in
+their values share one plan and its statements. The values travel beside it in a flat
+list; a *parameter* is an index into that list.
 """
 
 from __future__ import annotations
@@ -11,42 +11,84 @@ from __future__ import annotations
 import datetime as dt
 import decimal
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any, Final, NamedTuple, TypeAlias, TypedDict, cast
 
+from aioupsert._plan.schema import Names, Value
 from aioupsert.errors import UsageError
-from aioupsert.expressions import Expression, Node
+from aioupsert.expressions import Expression, LiteralKind, Node
+from aioupsert.typing import Returning, Strategy, WithoutUniqueIndex
 
 Items: TypeAlias = tuple[tuple[str, Node], ...]
+"""Columns, each with the expression it is set to."""
+
+Condition: TypeAlias = "Node | None"
+"""The condition of an update, or None."""
+
+KeyItems: TypeAlias = tuple[tuple[str, LiteralKind], ...]
+"""The columns of a key, each with the kind of its value."""
 
 
 class Request(NamedTuple):
-    """A call without its values; a shape, with names."""
+    """
+    A request shape, with names: a call without its values.
 
-    key: tuple[tuple[str, str], ...]
+    Attributes:
+        incoming: The columns of a row beside its key, when the values of *defaults* are
+            taken from the rows of a bulk call; None if *defaults* has the new values.
+        coalesced: Whether this is one of several calls whose values become the rows of
+            one statement.
+    """
+
+    key: KeyItems
     defaults: Items
     create_defaults: Items
     touch: Items
-    where: Node | None
+    where: Condition
     skip_unchanged: bool
-    returning: str | tuple[str, ...] | None
-    without_unique_index: str
-    strategy: str
-    incoming: Items | None = None
-    """What a row of a bulk call brings beside its key; None where defaults are that."""
-    coalesced: bool = False
-    """Whether it is one of several calls, whose values are rows of one statement."""
+    returning: str | Names | None
+    without_unique_index: WithoutUniqueIndex
+    strategy: Strategy
+    incoming: Items | None
+    coalesced: bool
 
 
-RequestShape: TypeAlias = tuple[Any, ...]
-"""A `Call` as a plain tuple, which is quicker to make and to hash."""
+RequestShape: TypeAlias = tuple[
+    KeyItems,
+    Items,
+    Items,
+    Items,
+    Condition,
+    bool,
+    str | Names | None,
+    WithoutUniqueIndex,
+    Strategy,
+    Items | None,
+    bool,
+]
+"""A `Request`, or the same as a plain tuple, which is quicker to make."""
 
-# A plain value takes the type of its column. Whether it is a dict or a list belongs to
-# the shape: as JSON it is encoded here, as an array or a composite by the driver.
-_VALUE: Final[Node] = ("literal", "value", ())
-_CONTAINER: Final[Node] = ("literal", "container", ())
-# Of these classes a value is plain, without a closer look.
-_PLAIN: Final = frozenset(
+
+class Arguments(TypedDict):
+    """The arguments of a call for one row, as the caller passed them."""
+
+    key: Mapping[str, Value]
+    defaults: Mapping[str, Value] | None
+    create_defaults: Mapping[str, Value] | None
+    where: Expression | None
+    skip_unchanged: bool
+    touch: Mapping[str, Value] | None
+    returning: Returning
+    without_unique_index: WithoutUniqueIndex
+    strategy: Strategy
+
+
+# A plain value takes the type of its column. Whether it is a dict or a list is part of
+# the shape: SQLite needs it encoded as JSON, and so does a JSON column of PostgreSQL.
+PLAIN: Final[Node] = ("literal", "value", ())
+CONTAINER: Final[Node] = ("literal", "container", ())
+# Values of these classes are plain without further inspection.
+_PLAIN_CLASSES: Final = frozenset(
     {
         bool,
         bytes,
@@ -56,46 +98,75 @@ _PLAIN: Final = frozenset(
         float,
         int,
         str,
+        type(None),
         uuid.UUID,
     }
 )
 
 
-class Arguments(TypedDict):
-    """The arguments of a call for one row, as the caller gave them."""
-
-    key: Mapping[str, Any]
-    defaults: Mapping[str, Any] | None
-    create_defaults: Mapping[str, Any] | None
-    where: Expression | None
-    skip_unchanged: bool
-    touch: Mapping[str, Any] | None
-    returning: str | Sequence[str] | type[Any] | None
-    without_unique_index: str
-    strategy: str
+_MAPPINGS: Final = ("defaults", "create_defaults", "touch")
 
 
 def read_request(
     *,
-    key: Mapping[str, Any],
-    defaults: Mapping[str, Any] | None,
-    create_defaults: Mapping[str, Any] | None,
+    key: Mapping[str, Value],
+    defaults: Mapping[str, Value] | None,
+    create_defaults: Mapping[str, Value] | None,
     where: Expression | None,
     skip_unchanged: bool,
-    touch: Mapping[str, Any] | None,
-    returning: str | Sequence[str] | type[Any] | None,
-    without_unique_index: str,
-    strategy: str,
-) -> tuple[RequestShape, list[Any]]:
-    """Split the arguments of a call into its shape and its values."""
-    values: list[Any] = []
+    touch: Mapping[str, Value] | None,
+    returning: Returning,
+    without_unique_index: WithoutUniqueIndex,
+    strategy: Strategy,
+) -> tuple[RequestShape, list[Value]]:
+    """
+    Split the arguments of a call into its shape and its values.
+
+    This runs in every call, so plain arguments are read right here: a function call for
+    each of them would take longer than the rest.
+
+    Raises:
+        UsageError: The arguments are wrong.
+    """
+    values: list[Value] = []
+    kinds: list[tuple[str, LiteralKind]] = []
+    for name, value in key.items() if key.__class__ is dict else pairs("key", key):
+        if value is None:
+            kinds.append((name, "null"))
+        elif value.__class__ in _PLAIN_CLASSES:
+            kinds.append((name, "value"))
+        else:
+            kinds.append((name, _read_key_value(name, value)))
+        values.append(value)
+    if not kinds:
+        msg = "key is empty: name the columns that identify the row"
+        raise UsageError(msg)
+    items: list[Items] = []
+    for given in (defaults, create_defaults, touch):
+        if given is None:
+            items.append(())
+            continue
+        nodes: list[tuple[str, Node]] = []
+        for name, value in (
+            given.items()
+            if given.__class__ is dict
+            else pairs(_MAPPINGS[len(items)], given)
+        ):
+            if value.__class__ in _PLAIN_CLASSES:
+                nodes.append((name, PLAIN))
+                values.append(value)
+            elif isinstance(value, Expression):
+                nodes.append((name, value.node))
+                values += value.values
+            else:
+                nodes.append((name, read_value(value, values)))
+        items.append(tuple(nodes))
+    written, created, touched = items
     shape = (
-        _read_key(key, values),
-        read_items("defaults", defaults, values) if defaults is not None else (),
-        read_items("create_defaults", create_defaults, values)
-        if create_defaults is not None
-        else (),
-        read_items("touch", touch, values) if touch is not None else (),
+        tuple(kinds),
+        written,
+        created,
+        touched,
         None if where is None else read_where(where, values),
         skip_unchanged,
         returning
@@ -103,73 +174,68 @@ def read_request(
         else read_names(returning),
         without_unique_index,
         strategy,
+        None,
+        False,
     )
     return shape, values
 
 
-def _read_key(key: Mapping[str, Any], values: list[Any]) -> tuple[tuple[str, str], ...]:
-    names: list[tuple[str, str]] = []
-    for name, value in pairs("key", key):
-        if value.__class__ in _PLAIN:
-            kind = "value"
-        elif isinstance(value, Expression):
-            msg = f"key[{name!r}] must be a plain value, not {value!r}"
-            raise UsageError(msg)
-        else:
-            kind = "null" if value is None else plain_node(value)[1]
-        names.append((name, kind))
-        values.append(value)
-    if not names:
-        msg = "key is empty: name the columns that identify the row"
+def _read_key_value(name: str, value: Value) -> LiteralKind:
+    if isinstance(value, Expression):
+        msg = f"key[{name!r}] must be a plain value, not {value!r}"
         raise UsageError(msg)
-    return tuple(names)
+    return "container" if isinstance(value, (dict, list)) else "value"
 
 
-def read_names(returning: Any) -> tuple[Any, ...]:
-    # A class, of which some can be iterated over.
+def read_names(returning: object) -> Names:
+    """
+    Return the names of the columns to return.
+
+    Raises:
+        UsageError: It is a class.
+    """
+    # Some classes are iterable.
     if not isinstance(returning, type):
-        return tuple(returning)
+        return tuple(cast("Iterable[str]", returning))
     msg = (
-        f"returning takes the names of columns, not {returning!r}; a mapped class is for"
-        " a call whose table it is"
+        f"returning takes the names of columns, not {returning!r}; a mapped class"
+        " can be returned only by a call that has it as its table"
     )
     raise UsageError(msg)
 
 
-def read_items(argument: str, items: Mapping[str, Any], values: list[Any]) -> Items:
-    nodes: list[tuple[str, Node]] = []
-    for name, given in pairs(argument, items):
-        if given.__class__ in _PLAIN:
-            nodes.append((name, _VALUE))
-            values.append(given)
-            continue
-        value = given() if callable(given) else given
-        if isinstance(value, Expression):
-            nodes.append((name, value.node))
-            values.extend(value.values)
-        else:
-            nodes.append((name, plain_node(value)))
-            values.append(value)
-    return tuple(nodes)
+def read_value(given: Value, values: list[Value]) -> Node:
+    """Return the node of what a column is set to, and add its values to *values*."""
+    value = given() if callable(given) else given
+    if isinstance(value, Expression):
+        values += value.values
+        return value.node
+    values.append(value)
+    return plain_node(value)
 
 
-def plain_node(value: Any) -> Node:
-    """Give the node of a plain value."""
-    return _CONTAINER if isinstance(value, (dict, list)) else _VALUE
+def plain_node(value: Value) -> Node:
+    """Return the node of a plain value."""
+    return CONTAINER if isinstance(value, (dict, list)) else PLAIN
 
 
-def read_where(where: object, values: list[Any]) -> Node:
+def read_where(where: object, values: list[Value]) -> Node:
+    """Return the node of a condition, and add its values to *values*."""
     if not isinstance(where, Expression):
         msg = f'where takes an expression such as F("version") < 3, not {where!r}'
         raise UsageError(msg)
-    values.extend(where.values)
+    values += where.values
     return where.node
 
 
-def pairs(argument: str, items: Any) -> Iterable[tuple[str, Any]]:
-    """Give the items of a mapping, or refuse what is none."""
-    # The first test is the quick one.
-    if items.__class__ is dict or isinstance(items, Mapping):
+def pairs(argument: str, items: object) -> Iterable[tuple[str, Any]]:
+    """
+    Return the items of a mapping.
+
+    Raises:
+        UsageError: It is not a mapping.
+    """
+    if isinstance(items, Mapping):
         return cast("Mapping[str, Any]", items).items()
     msg = f"{argument} must be a mapping of column names to values, not {items!r}"
     raise UsageError(msg)

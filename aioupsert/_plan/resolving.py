@@ -1,20 +1,38 @@
 """
 Expressions, resolved against a table for one branch of a call: update or create.
 
-Here is decided what `F` and `Excluded` mean in the branch, which type a literal takes,
-and what is refused because the engines would not agree.
+This decides what `F` and `Excluded` mean in the branch and which type a literal takes,
+and refuses expressions on which the engines would disagree.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Final, Literal, NamedTuple, TypeAlias
 
 from aioupsert._plan.request import Items
-from aioupsert._plan.schema import Column, Table
+from aioupsert._plan.schema import Column, Family, Table
 from aioupsert.errors import UsageError
-from aioupsert.expressions import COMPARISONS, Node
+from aioupsert.expressions import (
+    ARITHMETIC,
+    CHOICES,
+    COMPARISONS,
+    SAME_TYPE,
+    Node,
+    NodeKind,
+    column_beside,
+)
+
+ResolvedKind: TypeAlias = Literal[
+    "column", "default", "value", "literal", "operator", "function", "call", "sql"
+]
+"""
+What a resolved node is.
+
+A ``default`` is the default of its column, written in place; a ``value`` has the type of
+its column, and a ``literal`` that of its Python value.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,22 +41,26 @@ class Resolved:
     One node of an expression, resolved for one branch (update or create).
 
     Attributes:
-        kind: column, default (the column's default, inlined), value (typed by
-            *column*), literal (typed by its Python type), operator, function, call or
-            sql.
+        kind: What it is.
         name: As in `Node`.
         args: The operands.
-        slot: Where the value of a literal or value is.
-        column: The column that types it.
-        family: What expressions may do with it; "" where nobody can know.
+        parameter: The parameter that holds the value of a literal or value.
+        column: The column that it stands for, or that types it.
+        family: What expressions can do with it; "" if unknown.
     """
 
-    kind: str
+    kind: ResolvedKind
     name: str = ""
     args: tuple[Resolved, ...] = ()
     parameter: int = -1
     column: Column | None = None
-    family: str = ""
+    family: Family = ""
+
+    def walk(self) -> Iterator[Resolved]:
+        """Yield this node and all nodes below it, from left to right."""
+        yield self
+        for arg in self.args:
+            yield from arg.walk()
 
 
 class Assignment(NamedTuple):
@@ -57,26 +79,44 @@ class Comparison(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class NumberedNode:
-    """A node whose literals know their slots."""
+    """
+    A node whose literals know their parameters.
 
-    kind: str
-    name: str
+    Attributes:
+        node: The node.
+        args: Its operands, numbered.
+        parameter: The parameter of a literal.
+    """
+
+    node: Node
     args: tuple[NumberedNode, ...] = ()
     parameter: int = -1
 
+    @property
+    def kind(self) -> NodeKind:
+        """The kind of the node."""
+        return self.node[0]
+
+    @property
+    def name(self) -> str:
+        """The name of the node."""
+        return self.node[1]
+
 
 def number(items: Items, parameters: Iterator[int]) -> dict[str, NumberedNode]:
+    """Give the literals of several columns the next parameters, from left to right."""
     return {name: number_node(node, parameters) for name, node in items}
 
 
 def number_node(node: Node, parameters: Iterator[int]) -> NumberedNode:
-    kind, name, operands = node
+    """Give the literals of an expression the next parameters, from left to right."""
+    kind, _, operands = node
     if kind == "literal":
-        return NumberedNode(kind, name, parameter=next(parameters))
-    return NumberedNode(kind, name, tuple(number_node(o, parameters) for o in operands))
+        return NumberedNode(node, parameter=next(parameters))
+    return NumberedNode(node, tuple(number_node(o, parameters) for o in operands))
 
 
-_LITERAL_FAMILIES: Final = {
+_LITERAL_FAMILIES: Final[dict[str, Family]] = {
     "bool": "boolean",
     "int4": "integer",
     "int8": "integer",
@@ -88,32 +128,29 @@ _LITERAL_FAMILIES: Final = {
     "json": "json",
     "list": "list",
 }
-# Literals whose SQL type is that of the column beside them, if it is of such a family: an
-# enum label is a str, an array a list, a composite value a dict, and NULL is of any type.
-_HINTED_LITERALS: Final[dict[str, frozenset[str]]] = {
+# Literals that take the type of the column beside them if it is of such a family: an enum
+# label is a str, an array a list, a composite value a dict, and NULL is of any type.
+_HINTED_LITERALS: Final[dict[str, frozenset[Family]]] = {
     "str": frozenset({"", "text", "date", "other"}),
     "list": frozenset({"", "json", "other"}),
     "json": frozenset({"", "json", "other"}),
 }
 _ALWAYS_HINTED: Final = frozenset({"null", "other"})
-_NUMBERS: Final = frozenset({"integer", "number"})
-_DATES: Final = frozenset({"date", "other"})
-_SAME_FAMILY: Final = ("coalesce", "greatest", "least")
-_ALIKE: Final = frozenset({*COMPARISONS, *_SAME_FAMILY})
-_ARITHMETIC: Final = frozenset({"+", "-", "*", "/"})
-_NULL_OF_NULLS: Final = frozenset({*_ARITHMETIC, "%", *_SAME_FAMILY})
-_RESULT_FAMILIES: Final = {
+_NUMBERS: Final[frozenset[Family]] = frozenset({"integer", "number"})
+_DATES: Final[frozenset[Family]] = frozenset({"date", "other"})
+_NULL_OF_NULLS: Final = frozenset({*ARITHMETIC, "%", *CHOICES})
+_RESULT_FAMILIES: Final[dict[str, Family]] = {
     **dict.fromkeys((*COMPARISONS, "AND", "OR", "NOT", "is_null"), "boolean"),
     **dict.fromkeys(("concat", "lower", "upper"), "text"),
     "length": "integer",
     "merge": "json",
     "now": "other",
 }
-# What each operator or function can take so that both engines agree; "" is unknown and
-# passes. The words after it say why the rest is refused.
-_OPERANDS: Final[dict[str, tuple[frozenset[str], str]]] = {
+# What each operator or function can take so that both engines agree, and why it cannot
+# take the rest. An unknown family passes.
+_OPERANDS: Final[dict[str, tuple[frozenset[Family], str]]] = {
     **dict.fromkeys(
-        _ARITHMETIC,
+        ARITHMETIC,
         (
             frozenset({"integer", "number", "other"}),
             "text has .concat(), JSON has .merge(), and it is arithmetic, on numbers",
@@ -144,10 +181,10 @@ _OPERANDS: Final[dict[str, tuple[frozenset[str], str]]] = {
     ),
     "merge": (frozenset({"json", "text"}), "it joins JSON objects"),
 }
-_KNOWN_FAMILIES: Final = frozenset(
+_KNOWN_FAMILIES: Final[frozenset[Family]] = frozenset(
     {"integer", "number", "text", "boolean", "json", "bytes", *_DATES}
 )
-# What messages call a family; one engine's dates are the other's other types.
+# What messages call a family: the dates of one engine are other types of the other.
 _WORDS: Final = {
     **{family: family for family in (*_KNOWN_FAMILIES, "list")},
     "date": "other",
@@ -159,8 +196,16 @@ class Branch:
     """Resolves expressions for one branch: what F and Excluded mean there."""
 
     def __init__(
-        self, table: Table, incoming: dict[str, NumberedNode], *, creates: bool
+        self, table: Table, incoming: Mapping[str, NumberedNode], *, creates: bool
     ) -> None:
+        """
+        Begin a branch.
+
+        Args:
+            table: The table.
+            incoming: The values that the call has for columns, which `Excluded` means.
+            creates: Whether the branch creates the row.
+        """
         self.table = table
         self.incoming = incoming
         self._creates = creates
@@ -207,8 +252,8 @@ class Branch:
             case "default":
                 msg = "DEFAULT is a whole value; inside an expression use F(column)"
                 raise UsageError(msg)
-            case _:
-                return self._operation(value, hint)
+            case kind:
+                return self._operation(kind, value, hint)
 
     def _literal(self, value: NumberedNode, hint: Column | None) -> Resolved:
         kind = value.name
@@ -235,7 +280,7 @@ class Branch:
 
     def _excluded(self, name: str) -> Resolved:
         if name not in self.incoming:
-            msg = f"Excluded({name!r}): this call brings no value for {name!r}"
+            msg = f"Excluded({name!r}): this call has no value for {name!r}"
             raise UsageError(msg)
         if name in self._open:
             msg = f"Excluded({name!r}) is defined by itself"
@@ -249,13 +294,19 @@ class Branch:
         self._open.pop()
         return term
 
-    def _operation(self, value: NumberedNode, hint: Column | None) -> Resolved:
-        kind, name = value.kind, value.name
-        beside = self._column_beside(value)
+    def _operation(
+        self,
+        kind: Literal["operator", "function", "call", "sql"],
+        value: NumberedNode,
+        hint: Column | None,
+    ) -> Resolved:
+        name = value.name
+        name_beside = column_beside(value.node)
+        beside = None if name_beside is None else self.table.columns[name_beside]
         inner = null = None
-        if name in _ALIKE:
-            inner = null = beside or (hint if name in _SAME_FAMILY else None)
-        elif name in _ARITHMETIC and beside and beside.family in _NUMBERS:
+        if name in SAME_TYPE:
+            inner = null = beside or (hint if name in CHOICES else None)
+        elif name in ARITHMETIC and beside and beside.family in _NUMBERS:
             null = beside
         args = tuple(
             self._resolve(arg, null if arg.name == "null" else inner)
@@ -264,20 +315,11 @@ class Branch:
         if kind in {"call", "sql"}:
             return Resolved(kind, name, args)
         if name in _NULL_OF_NULLS and all(arg.name == "null" for arg in args):
-            return args[0]  # which has a type where the database needs one
+            return args[0]  # which has a type if the database needs one
         self._check_operands(name, args, name)
-        if name in _ALIKE:
+        if name in SAME_TYPE:
             _check_alike(name, args)
         return Resolved(kind, name, args, family=_family(name, args))
-
-    def _column_beside(self, value: NumberedNode) -> Column | None:
-        """Find the column whose type the literals among the operands take."""
-        for arg in value.args:
-            if arg.kind in {"column", "excluded"}:
-                return self.table.columns[arg.name]
-            if arg.name in _SAME_FAMILY and (found := self._column_beside(arg)):
-                return found
-        return None
 
     def _check_operands(self, rule: str, args: Iterable[Resolved], where: str) -> None:
         allowed, why = _OPERANDS.get(rule, (_KNOWN_FAMILIES, _UNTYPED))
@@ -288,14 +330,15 @@ class Branch:
                 raise UsageError(msg)
 
 
-def _family(name: str, args: Sequence[Resolved]) -> str:
+def _family(name: str, args: Sequence[Resolved]) -> Family:
     if name in _RESULT_FAMILIES:
         return _RESULT_FAMILIES[name]
-    families = [arg.family for arg in args if arg.family]
-    for family in ("other", "number"):
-        if family in families:
-            return family
-    if name in _SAME_FAMILY:
+    families: list[Family] = [arg.family for arg in args if arg.family]
+    if "other" in families:
+        return "other"
+    if "number" in families:
+        return "number"
+    if name in CHOICES:
         return families[0] if families else ""
     return "integer" if len(families) == len(args) else ""
 
@@ -312,14 +355,14 @@ def _check_alike(name: str, args: Sequence[Resolved]) -> None:
             raise UsageError(msg)
 
 
-def _group(family: str) -> frozenset[str]:
+def _group(family: Family) -> frozenset[Family]:
     if family in _NUMBERS:
         return _NUMBERS
     return _DATES if family in _DATES else frozenset({family})
 
 
-def _fits(family: str, column: str) -> bool:
-    """Tell whether both engines store an expression as the same value in a column."""
+def _fits(family: Family, column: Family) -> bool:
+    """Return whether both engines store an expression as the same value in a column."""
     if not family or not column or family == column:
         return True
     if "other" in {family, column} or "date" in {family, column}:
@@ -327,8 +370,10 @@ def _fits(family: str, column: str) -> bool:
     return (family, column) in {("integer", "number"), ("json", "text")}
 
 
-def added(term: Resolved | None, created: Resolved, column: Column) -> int | None:
-    """Find the slot of what is added to a column, whether that is there or created."""
+def added_parameter(
+    term: Resolved | None, created: Resolved, column: Column
+) -> int | None:
+    """Return the parameter that is added to a column on update and create, or None."""
     if term is None or column.family != "integer" or term.name not in {"+", "-"}:
         return None
     parameters = [
@@ -336,7 +381,7 @@ def added(term: Resolved | None, created: Resolved, column: Column) -> int | Non
         for arg in term.args
         if arg.kind == "literal" and arg.name == "int4"
     ]
-    # What is added on create may be another thing, by create_defaults.
+    # By create_defaults, something else may be added on create.
     is_same = created.name == term.name and parameters == [
         arg.parameter for arg in created.args if arg.kind == "literal"
     ]

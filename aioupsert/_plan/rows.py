@@ -1,28 +1,28 @@
 """
-Rows, sorted into groups of one shape each.
+The rows of a bulk call, sorted into groups that one statement can write.
 
-A group is what one statement can write. Whole columns are looked at, not single cells,
-since that is what makes a hundred thousand rows quick.
+Whole columns are inspected, not single cells: that is what makes a hundred thousand
+rows quick. What depends only on the classes of a column's cells, or on the names of the
+columns, is cached.
 """
 
 from __future__ import annotations
 
-import itertools
+import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from types import MappingProxyType
-from typing import Any, NamedTuple, Protocol, TypeAlias
+from itertools import chain
+from operator import itemgetter
+from types import MappingProxyType, NoneType
+from typing import Any, Final, NamedTuple, Protocol
 
-from aioupsert._plan.bulk_request import BulkRequest, Names
+from aioupsert._plan.bulk_request import BulkRequest
 from aioupsert._plan.plan import Plan
-from aioupsert._plan.records import Records, RejectedRow, read_records
-from aioupsert._plan.request import Items, RequestShape, plain_node
-from aioupsert._plan.schema import Column, Table
+from aioupsert._plan.records import Records, RejectedRow, Row, read_records
+from aioupsert._plan.request import CONTAINER, PLAIN, RequestShape
+from aioupsert._plan.schema import Column, Names, Table, Value
 from aioupsert.errors import UsageError
 from aioupsert.expressions import Expression, Node
-
-Kinds: TypeAlias = tuple["str | Node", ...]
-"""What each cell of a row is: a kind of literal, or an expression's node."""
 
 
 class RowGroup(NamedTuple):
@@ -30,39 +30,40 @@ class RowGroup(NamedTuple):
     Rows that one statement can write.
 
     Attributes:
-        shape: The call that each of them is.
-        constants: The values of the call that do not come from the rows.
-        places: Where in the batch they stand.
-        columns: What they bring, column by column, the key's first.
-        distinct: Whether no two of them are known to have the same key.
-        folded: Places of calls that were folded into others, by the place of those.
+        shape: The request that each of them makes.
+        constants: The values of that request that do not come from the rows.
+        positions: The positions of the rows in their batch.
+        columns: The values of the rows, column by column, the key's first.
+        distinct: Whether all keys are known to differ.
+        merged: The positions of calls that were merged into others, by the positions of
+            those.
     """
 
     shape: RequestShape
-    constants: Sequence[Any]
+    constants: Sequence[Value]
     positions: Sequence[int]
-    columns: Sequence[Sequence[Any]]
+    columns: Sequence[Sequence[Value]]
     distinct: bool
     merged: Mapping[int, Sequence[int]] = MappingProxyType({})
 
     @property
     def calls(self) -> list[int]:
-        """The places of all calls in it."""
-        return [*self.positions, *itertools.chain.from_iterable(self.merged.values())]
+        """The positions of all calls in it."""
+        return [*self.positions, *chain.from_iterable(self.merged.values())]
 
-    def values(self, row: int) -> list[Any]:
-        """Give the values of the call that a row is."""
+    def values(self, row: int) -> list[Value]:
+        """Return the values of the request that a row makes."""
         return [*(column[row] for column in self.columns), *self.constants]
 
-    def some(self, rows: Sequence[int]) -> Sequence[Sequence[Any]]:
-        """Give the columns of some rows."""
+    def some(self, rows: Sequence[int]) -> Sequence[Sequence[Value]]:
+        """Return the columns of some rows."""
         if len(rows) == len(self.positions):
             return self.columns
         return [[column[row] for row in rows] for column in self.columns]
 
 
 class ValueSemantics(Protocol):
-    """What a database makes of values."""
+    """How a database compares and converts values."""
 
     def python_equality_is_sql_equality(
         self, column: Column, types: Iterable[type]
@@ -70,12 +71,12 @@ class ValueSemantics(Protocol):
         """
         Return whether keys of these Python types are one row exactly if they are equal.
 
-        Where that is not known, rows are written in their order.
+        If that is not known, rows are written in their order.
         """
         ...
 
-    def text_converter(self, column: Column) -> Callable[[str], Any] | None:
-        """Return what converts text for a column; None where the database does."""
+    def text_converter(self, column: Column) -> Callable[[str], Value] | None:
+        """Return what converts text for a column; None if the database does."""
         ...
 
 
@@ -85,9 +86,13 @@ class RowGrouper:
     def __init__(self, request: BulkRequest) -> None:
         """Read rows for this call."""
         self._request = request
+        self._requests: dict[
+            tuple[Names, Sequence[Node], frozenset[str]],
+            tuple[RequestShape, Sequence[Value]],
+        ] = {}
 
     def group(
-        self, rows: Sequence[Any], table: Table, semantics: ValueSemantics
+        self, rows: Sequence[Row], table: Table, semantics: ValueSemantics
     ) -> tuple[list[RowGroup], list[RejectedRow]]:
         """
         Sort the rows of a batch into groups.
@@ -96,36 +101,54 @@ class RowGrouper:
         same key follow each other as in the batch.
         """
         request = self._request
-        records, bad = _read(rows, request)
-        parts = [
-            part
-            for some in records
-            for part in _split(some, request, table, semantics, bad)
-        ]
-        shapes = [_shape(part, request) for part in parts]
-        return in_order(parts, shapes, request.key, table, semantics), bad
+        records, rejected = self._read(rows)
+        uniform: list[UniformRows] = []
+        for some in records:
+            uniform += _split(some, request, table, semantics, rejected)
+        requests = [self._request_for(some) for some in uniform]
+        return order_groups(uniform, requests, request.key, table, semantics), rejected
+
+    def _read(
+        self, rows: Sequence[Row], *, only_key: bool = False
+    ) -> tuple[list[Records], list[RejectedRow]]:
+        translation = self._request.translation
+        if translation is None:
+            return read_records(rows, self._request.key, only_key=only_key)
+        records, rejected = read_records(rows, translation.key, only_key=only_key)
+        if only_key:
+            return [*map(translation.translate_keys, records)], rejected
+        return [*map(translation.translate_rows, records)], rejected
+
+    def _request_for(self, rows: UniformRows) -> tuple[RequestShape, Sequence[Value]]:
+        """Return the request that rows make, which mostly is that of the last batch."""
+        columns = (rows.names, rows.nodes, rows.generated)
+        found = self._requests.get(columns)
+        if found is None:
+            if len(self._requests) >= _MAX_REQUESTS:
+                self._requests.clear()
+            found = self._requests[columns] = self._request.request(*columns)
+        return found
 
     def share(
         self,
-        rows: Sequence[Any],
+        rows: Sequence[Row],
         table: Table,
         semantics: ValueSemantics,
         number: int,
     ) -> list[list[int]] | None:
         """
-        Share out the rows of a batch by their keys, all rows of a key in one share.
+        Divide the rows of a batch by their keys, all rows of a key in one share.
 
         Returns:
-            The positions of each share, in their order; None where it is not known
-            which keys are equal.
+            The positions of each share, in their order; None if it is not known which
+            keys are equal.
         """
-        request = self._request
         try:
-            records, bad = _read(rows, request, only_key=True)
+            records, rejected = self._read(rows, only_key=True)
         except Exception:  # noqa: BLE001  # of a column's type; writing the row reports it
             return None
         columns = [some.columns for some in records]
-        if not are_comparable(columns, request.key, table, semantics):
+        if not are_comparable(columns, self._request.key, table, semantics):
             return None
         shares: list[list[int]] = [[] for _ in range(number)]
         for some in records:
@@ -133,15 +156,15 @@ class RowGrouper:
                 some.positions, zip(*some.columns, strict=True), strict=True
             ):
                 shares[hash(key) % number].append(position)
-        shares[0] += [row.position for row in bad]
+        shares[0] += [row.position for row in rejected]
         for share in shares:
             share.sort()
         return shares
 
 
 def check_keys(plan: Plan, group: RowGroup) -> tuple[RowGroup, list[RejectedRow]]:
-    """Leave out the rows whose key would be stored as something else."""
-    bad: dict[int, RejectedRow] = {}
+    """Reject the rows whose key would be stored as something else."""
+    rejected: dict[int, RejectedRow] = {}
     for parameter, check in plan.checks:
         cells = group.columns[parameter]
         if not check.harmless.issuperset(map(type, cells)):
@@ -149,200 +172,218 @@ def check_keys(plan: Plan, group: RowGroup) -> tuple[RowGroup, list[RejectedRow]
                 try:
                     check.check(cell)
                 except UsageError as exc:
-                    bad.setdefault(row, RejectedRow(group.positions[row], exc))
-    if not bad:
+                    rejected.setdefault(row, RejectedRow(group.positions[row], exc))
+    if not rejected:
         return group, []
-    kept = [row for row in range(len(group.positions)) if row not in bad]
+    kept = [row for row in range(len(group.positions)) if row not in rejected]
     positions = [group.positions[row] for row in kept]
     merged = {
         position: group.merged[position]
         for position in positions
         if position in group.merged
     }
-    wrong = [
+    calls = [
         RejectedRow(position, row.error)
-        for row in bad.values()
+        for row in rejected.values()
         for position in (row.position, *group.merged.get(row.position, ()))
     ]
     kept_group = group._replace(
         positions=positions, columns=group.some(kept), merged=merged
     )
-    return kept_group, wrong
-
-
-def _read(
-    rows: Sequence[Any], call: BulkRequest, *, only_key: bool = False
-) -> tuple[list[Records], list[RejectedRow]]:
-    if call.reads is None:
-        return read_records(rows, call.key, only_key=only_key)
-    records, bad = read_records(rows, call.reads.key, only_key=only_key)
-    translate = call.reads.keys if only_key else call.reads.records
-    return [*map(translate, records)], bad
+    return kept_group, calls
 
 
 # --- What the cells are ---------------------------------------------------------------
 
 
-class Part(NamedTuple):
+class UniformRows(NamedTuple):
     """
-    Rows of one shape, before their keys are looked at.
+    Rows with the same columns, which hold the same kinds of values.
 
     Attributes:
-        places: Where in the batch they stand.
-        columns: What they bring, column by column, the key's first.
-        names: Their columns, in the same order.
-        kinds: What each cell is.
-        generated: As of the records.
+        positions: The positions of the rows in their batch.
+        columns: The values of the rows, column by column, the key's first.
+        names: The columns.
+        nodes: What each column holds.
+        generated: As of `Records`.
     """
 
     positions: Sequence[int]
-    columns: Sequence[Sequence[Any]]
+    columns: Sequence[Sequence[Value]]
     names: Names = ()
-    kinds: Kinds = ()
+    nodes: tuple[Node, ...] = ()
     generated: frozenset[str] = frozenset()
+
+
+# Columns and kinds of values are few; a caller who makes them up must not fill the memory.
+_MAX_REQUESTS: Final = 256
+_MAX_SETS_OF_CLASSES: Final = 1024
+_NULL: Final[Node] = ("literal", "null", ())
+_TEXT: Final[Node] = ("literal", "text", ())
 
 
 def _split(
     records: Records,
-    call: BulkRequest,
+    request: BulkRequest,
     table: Table,
     semantics: ValueSemantics,
-    bad: list[RejectedRow],
-) -> list[Part]:
-    """Sort rows with the same columns by what their cells are."""
+    rejected: list[RejectedRow],
+) -> list[UniformRows]:
+    """Sort rows with the same columns by the kinds of their values."""
     names, positions, columns, generated = records
-    width = len(call.key)
-    kinds: list[str | None] = []
-    texts: set[int] = set()
-    for parameter, name in enumerate(names):
-        types = set(map(type, columns[parameter]))
-        column = table.columns.get(name) if call.convert_text else None
-        if column is not None and column.family != "text":
-            convert = semantics.text_converter(column)
-            if convert is None:
-                texts.add(parameter)
-            elif any(issubclass(t, str) for t in types):
-                columns[parameter] = [
-                    convert(cell) if isinstance(cell, str) else cell
-                    for cell in columns[parameter]
-                ]
-        kinds.append(_kind(types, text=parameter in texts, is_key=parameter < width))
-    same = tuple(kind for kind in kinds if kind is not None)
-    if len(same) == len(kinds):
-        return [Part(positions, columns, names, same, generated)]
-    return _split_mixed(records, kinds, texts, width=width, bad=bad)
+    width = len(request.key)
+    texts: AbstractSet[int] = frozenset()
+    if request.convert_text:
+        texts = _convert_text(records, table, semantics)
+    nodes = [
+        _common_node(frozenset(map(type, column)), as_text=n in texts, is_key=n < width)
+        for n, column in enumerate(columns)
+    ]
+    common = tuple(filter(None, nodes))
+    if len(common) == len(nodes):
+        return [UniformRows(positions, columns, names, common, generated)]
+    return _split_mixed(records, nodes, texts, width=width, rejected=rejected)
 
 
-def _kind(types: set[type[Any]], *, text: bool, is_key: bool) -> str | None:
-    """Give the kind of all cells of a column, or None where they differ."""
-    if any(issubclass(t, Expression) or _is_callable(t) for t in types):
+def _convert_text(
+    records: Records, table: Table, semantics: ValueSemantics
+) -> set[int]:
+    """Convert text in columns of other types; return the columns the database converts."""
+    left: set[int] = set()
+    for number, name in enumerate(records.names):
+        column = table.columns.get(name)
+        if column is None or column.family == "text":
+            continue
+        convert = semantics.text_converter(column)
+        if convert is None:
+            left.add(number)
+            continue
+        cells = records.columns[number]
+        if any(issubclass(cls, str) for cls in set(map(type, cells))):
+            records.columns[number] = [
+                convert(cell) if isinstance(cell, str) else cell for cell in cells
+            ]
+    return left
+
+
+@functools.lru_cache(maxsize=_MAX_SETS_OF_CLASSES)
+def _common_node(
+    classes: frozenset[type[Any]], *, as_text: bool, is_key: bool
+) -> Node | None:
+    """
+    Return the node of every cell in a column; None if each must be looked at.
+
+    Args:
+        classes: The classes of the cells.
+        as_text: Whether the database converts text.
+        is_key: Whether the column is one of the key.
+    """
+    if any(issubclass(cls, Expression) or _is_callable(cls) for cls in classes):
         return None
-    if type(None) in types:
-        if is_key:
-            return None
-        types = types - {type(None)}
-    kinds = {_kind_of_type(t, text=text) for t in types}
-    return kinds.pop() if len(kinds) == 1 else (None if kinds else "value")
+    if is_key and NoneType in classes:
+        return None
+    nodes = {_node_of(cls, as_text=as_text) for cls in classes - {NoneType}}
+    if len(nodes) > 1:
+        return None
+    return nodes.pop() if nodes else PLAIN
 
 
 def _is_callable(cls: type[Any]) -> bool:
-    """Tell whether instances can be called."""
+    """Return whether instances can be called."""
     return any("__call__" in base.__dict__ for base in cls.__mro__)
 
 
-def _kind_of_type(cls: type[Any], *, text: bool) -> str:
-    if issubclass(cls, (dict, list)):
-        return "container"
-    return "text" if text and issubclass(cls, str) else "value"
+def _node_of(cls: type[Any], *, as_text: bool) -> Node:
+    """Return the node of a plain value of a class."""
+    if as_text and issubclass(cls, str):
+        return _TEXT
+    return CONTAINER if issubclass(cls, (dict, list)) else PLAIN
 
 
 def _split_mixed(
     records: Records,
-    kinds: Sequence[str | None],
+    common: Sequence[Node | None],
     texts: AbstractSet[int],
     *,
     width: int,
-    bad: list[RejectedRow],
-) -> list[Part]:
-    """Look at every cell of the columns whose cells differ: they have no kind."""
+    rejected: list[RejectedRow],
+) -> list[UniformRows]:
+    """Sort rows by the kinds of their values where the cells of a column differ."""
     names, positions, columns, generated = records
-    mixed = [parameter for parameter, kind in enumerate(kinds) if kind is None]
-    found: dict[Kinds, tuple[list[int], list[Sequence[Any]]]] = {}
+    mixed = [number for number, node in enumerate(common) if node is None]
+    found: dict[tuple[Node, ...], tuple[list[int], list[Sequence[Value]]]] = {}
     for position, row in zip(positions, zip(*columns, strict=True), strict=True):
-        own: list[str | Node] = [kind or "value" for kind in kinds]
-        cells: list[Any] = [*row]
+        nodes = [node or PLAIN for node in common]
+        values = [*row]
         wrong = [cell for cell in row[:width] if isinstance(cell, Expression)]
         if wrong:
             what = f"the key must be a plain value, not {wrong[0]!r}"
-            bad.append(RejectedRow(position, UsageError(what)))
+            rejected.append(RejectedRow(position, UsageError(what)))
             continue
-        for parameter in mixed:
-            cell = cells[parameter]
-            is_key = parameter < width
+        for number in mixed:
+            cell = values[number]
+            is_key = number < width
             if callable(cell) and not is_key:
-                cell = cells[parameter] = cell()
+                cell = values[number] = cell()
             if isinstance(cell, Expression):
-                own[parameter] = cell.node
+                nodes[number] = cell.node
             elif cell is None and is_key:
-                own[parameter] = "null"
-            elif isinstance(cell, str) and parameter in texts:
-                own[parameter] = "text"
+                nodes[number] = _NULL
             else:
-                own[parameter] = plain_node(cell)[1]
+                nodes[number] = _node_of(cell.__class__, as_text=number in texts)
         flat = [
             value
-            for cell in cells
+            for cell in values
             for value in (cell.values if isinstance(cell, Expression) else (cell,))
         ]
-        its_positions, its_values = found.setdefault(tuple(own), ([], []))
+        its_positions, its_values = found.setdefault(tuple(nodes), ([], []))
         its_positions.append(position)
         its_values.append(flat)
     return [
-        Part(
+        UniformRows(
             its_positions,
             [*map(list, zip(*its_values, strict=True))],
             names,
-            own,
+            nodes,
             generated,
         )
-        for own, (its_positions, its_values) in found.items()
+        for nodes, (its_positions, its_values) in found.items()
     ]
 
 
 # --- Which rows may be written together -----------------------------------------------
 
 
-def in_order(
-    parts: Sequence[Part],
-    shapes: Sequence[tuple[RequestShape, Sequence[Any]]],
+def order_groups(
+    uniform: Sequence[UniformRows],
+    requests: Sequence[tuple[RequestShape, Sequence[Value]]],
     key: Names,
     table: Table,
     semantics: ValueSemantics,
 ) -> list[RowGroup]:
-    """Give the groups in which parts, each with its shape, may be written together."""
-    if not parts:
+    """
+    Return groups of rows that may be written together, in the order to write them.
+
+    Args:
+        uniform: The rows.
+        requests: The request of each of *uniform*: its shape and constants.
+        key: The columns of the key, which come first.
+        table: The table.
+        semantics: What the database makes of values.
+    """
+    if not uniform:
         return []
-    columns = [part.columns for part in parts]
+    columns = [rows.columns for rows in uniform]
     if are_comparable(columns, key, table, semantics):
-        return _in_turns(parts, shapes, len(key))
-    if len(parts) == 1:
-        part = parts[0]
-        return [RowGroup(*shapes[0], part.positions, part.columns, distinct=False)]
-    return _in_segments(parts, shapes)
-
-
-def _shape(part: Part, call: BulkRequest) -> tuple[RequestShape, list[Any]]:
-    width = len(call.key)
-    key = tuple(zip(part.names[:width], map(str, part.kinds[:width]), strict=True))
-    incoming: Items = tuple(
-        (name, ("literal", kind, ()) if isinstance(kind, str) else kind)
-        for name, kind in zip(part.names[width:], part.kinds[width:], strict=True)
-    )
-    return call.call(key, incoming, part.generated)
+        return _in_turns(uniform, requests, len(key))
+    if len(uniform) == 1:
+        (rows,) = uniform
+        return [RowGroup(*requests[0], rows.positions, rows.columns, distinct=False)]
+    return _in_segments(uniform, requests)
 
 
 def are_comparable(
-    keys: Sequence[Sequence[Sequence[Any]]],
+    keys: Sequence[Sequence[Sequence[Value]]],
     key: Names,
     table: Table,
     semantics: ValueSemantics,
@@ -352,32 +393,33 @@ def are_comparable(
         column = table.columns.get(name)
         if column is None:
             return False  # reported by every row when its plan is made
-        types = {cls for columns in keys for cls in set(map(type, columns[number]))}
-        if not semantics.python_equality_is_sql_equality(column, types):
+        # An iterator, as not every database looks at the classes.
+        classes = map(type, chain.from_iterable(map(itemgetter(number), keys)))
+        if not semantics.python_equality_is_sql_equality(column, classes):
             return False
     return True
 
 
 def _in_turns(
-    parts: Sequence[Part],
-    shapes: Sequence[tuple[RequestShape, Sequence[Any]]],
+    uniform: Sequence[UniformRows],
+    requests: Sequence[tuple[RequestShape, Sequence[Value]]],
     width: int,
 ) -> list[RowGroup]:
-    """First every key's first row, then the second ones, and so on."""
+    """Put the first row of every key into a first turn, the second ones into a second."""
     keys = [
-        part.columns[0] if width == 1 else [*zip(*part.columns[:width], strict=True)]
-        for part in parts
+        some.columns[0] if width == 1 else [*zip(*some.columns[:width], strict=True)]
+        for some in uniform
     ]
     distinct = set(keys[0]) if len(keys) == 1 else set[Any]().union(*keys)
     if len(distinct) == sum(map(len, keys)):
         return [
-            RowGroup(*shape, part.positions, part.columns, distinct=True)
-            for part, shape in zip(parts, shapes, strict=True)
+            RowGroup(*request, some.positions, some.columns, distinct=True)
+            for some, request in zip(uniform, requests, strict=True)
         ]
     rows = sorted(
         (position, number, at)
-        for number, part in enumerate(parts)
-        for at, position in enumerate(part.positions)
+        for number, some in enumerate(uniform)
+        for at, position in enumerate(some.positions)
     )
     seen: dict[Any, int] = {}
     turns: dict[tuple[int, int], list[tuple[int, int]]] = {}
@@ -386,19 +428,20 @@ def _in_turns(
         turn = seen[key] = seen.get(key, -1) + 1
         turns.setdefault((turn, number), []).append((position, at))
     return [
-        _group(parts[number], shapes[number], turns[turn, number], distinct=True)
+        _group(uniform[number], requests[number], turns[turn, number], distinct=True)
         for turn, number in sorted(turns)
     ]
 
 
 def _in_segments(
-    parts: Sequence[Part], shapes: Sequence[tuple[RequestShape, Sequence[Any]]]
+    uniform: Sequence[UniformRows],
+    requests: Sequence[tuple[RequestShape, Sequence[Value]]],
 ) -> list[RowGroup]:
-    """Row after row; neighbours of one shape together."""
+    """Keep all rows in their order; put adjacent rows of one request together."""
     rows = sorted(
         (position, number, at)
-        for number, part in enumerate(parts)
-        for at, position in enumerate(part.positions)
+        for number, some in enumerate(uniform)
+        for at, position in enumerate(some.positions)
     )
     segments: list[tuple[int, list[tuple[int, int]]]] = []
     for position, number, at in rows:
@@ -406,21 +449,21 @@ def _in_segments(
             segments.append((number, []))
         segments[-1][1].append((position, at))
     return [
-        _group(parts[number], shapes[number], members, distinct=False)
+        _group(uniform[number], requests[number], members, distinct=False)
         for number, members in segments
     ]
 
 
 def _group(
-    part: Part,
-    shape: tuple[RequestShape, Sequence[Any]],
+    rows: UniformRows,
+    request: tuple[RequestShape, Sequence[Value]],
     members: Sequence[tuple[int, int]],
     *,
     distinct: bool,
 ) -> RowGroup:
     return RowGroup(
-        *shape,
+        *request,
         [position for position, _ in members],
-        [[column[at] for _, at in members] for column in part.columns],
+        [[column[at] for _, at in members] for column in rows.columns],
         distinct,
     )

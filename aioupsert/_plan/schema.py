@@ -1,10 +1,11 @@
-"""A table as the database describes it: columns, defaults, unique indexes, kind."""
+"""A table as the database describes it: columns, defaults and unique indexes."""
 
 from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, TypeAlias
+from itertools import compress
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 from aioupsert.errors import UsageError
 
@@ -13,6 +14,48 @@ if TYPE_CHECKING:
 
 TableName: TypeAlias = tuple[str, ...]
 """``("table",)`` or ``("schema", "table")``, unquoted."""
+
+Names: TypeAlias = tuple[str, ...]
+"""Names of columns, unquoted."""
+
+Value: TypeAlias = Any
+"""The value of a column: whatever the driver accepts or returns."""
+
+Family: TypeAlias = Literal[
+    "integer", "number", "text", "boolean", "json", "bytes", "date", "list", "other", ""
+]
+"""
+What expressions can do with a value.
+
+``date`` is a date or time of SQLite, whose values are text or numbers; ``list`` a list
+beside which no column states a type; ``other`` a type that only its own engine knows;
+the empty string is unknown.
+"""
+
+Storage: TypeAlias = Literal[
+    "integer",
+    "numeric",
+    "boolean",
+    "text",
+    "varchar",
+    "bpchar",
+    "date",
+    "time",
+    "timetz",
+    "timestamptz",
+    "uuid",
+    "other",
+    "sqlite number",
+    "sqlite real",
+    "sqlite text",
+    "sqlite blob",
+]
+"""
+How the driver and the database convert the value of a key.
+
+The first ones are types of PostgreSQL, and ``other`` is the rest of them; those of SQLite
+are its affinities.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +86,8 @@ class Column:
     name: str
     type: str
     key_type: str
-    family: str
-    storage: str
+    family: Family
+    storage: Storage
     length: int | None = None
     default: str | None = None
     generated: bool = False
@@ -78,11 +121,11 @@ class UniqueIndex:
 
     Attributes:
         name: The index's name.
-        columns: Its columns; None stands for an expression, or for a column under
+        columns: Its columns; None stands for an expression, or for a column with
             another collation than its own.
         nulls_distinct: Whether two NULLs count as different.
         predicate: The condition of a partial index as SQL, or None.
-        null_predicate: The columns that must be NULL, where the predicate says no more.
+        null_predicate: The columns that must be NULL, if the predicate says only that.
         deferrable: Whether it may be checked at commit.
     """
 
@@ -95,22 +138,21 @@ class UniqueIndex:
 
     def covers(self, key: Mapping[str, bool]) -> bool:
         """
-        Tell whether at most one row can have a key.
+        Return whether at most one row can have a key.
 
         Args:
             key: The key's columns, each with whether its value is NULL.
         """
-        nulls = {name for name, is_null in key.items() if is_null}
-        columns = {*self.columns, *self.null_predicate}
+        nulls = {*compress(key, key.values())}
         return (
-            all(column in key for column in columns)
+            key.keys() >= {*self.columns, *self.null_predicate}
             and (self.predicate is None or bool(self.null_predicate))
             and nulls.issuperset(self.null_predicate)
             and (not self.nulls_distinct or nulls.isdisjoint(self.columns))
         )
 
     def matches(self, key: Mapping[str, bool]) -> bool:
-        """Tell whether ``ON CONFLICT`` with the key's columns would choose it."""
+        """Return whether ``ON CONFLICT`` with the key's columns infers this index."""
         return (
             self.predicate is None
             and not self.deferrable
@@ -184,16 +226,16 @@ class Table:
         return tuple(c.name for c in self.columns.values() if not c.hidden)
 
     def is_unique(self, key: Mapping[str, bool]) -> bool:
-        """Tell whether some unique index lets at most one row have the key."""
+        """Return whether some unique index lets at most one row have the key."""
         return any(index.covers(key) for index in self.unique)
 
 
 def table_name(table: object) -> TableName:
     """
-    Split what a caller wrote: "table", "schema.table", or a tuple of one or two names.
+    Split the name of a table: "table", "schema.table", or a tuple of one or two names.
 
     Raises:
-        UsageError: It is none of these, or a name is empty or contains NUL.
+        UsageError: It is something else, or a name is empty or contains NUL.
     """
     if isinstance(table, str):
         return split_name(table)
@@ -213,7 +255,7 @@ def split_name(table: str) -> TableName:
 def _checked(parts: TableName, table: object) -> TableName:
     if len(parts) > _MAX_PARTS or not all(parts) or any("\0" in p for p in parts):
         msg = (
-            f"{table!r} is no table name; a name that itself contains dots is written"
+            f"{table!r} is not a table name; a name that itself contains dots is written"
             ' as a tuple: ("schema", "my.table") or ("my.table",)'
         )
         raise UsageError(msg)

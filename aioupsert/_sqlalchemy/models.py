@@ -22,14 +22,16 @@ from sqlalchemy.orm import Mapper
 
 from aioupsert._drivers import is_pool
 from aioupsert._plan import pairs
-from aioupsert._plan.bulk_request import RowTranslation
+from aioupsert._plan.records import RowTranslation
 from aioupsert._sqlalchemy.defaults import Maker, maker_of
 from aioupsert.errors import UsageError
 from aioupsert.expressions import (
-    COMPARISONS,
+    ARITHMETIC,
     DEFAULT,
+    SAME_TYPE,
     Expression,
     Node,
+    column_beside,
     literal_kind,
 )
 
@@ -41,11 +43,6 @@ if TYPE_CHECKING:
     from aioupsert._plan.schema import TableName
     from aioupsert.results import Result
     from aioupsert.typing import Values
-
-# Both sides have one type, so a column tells the type of its neighbour.
-_SAME: Final = frozenset({"coalesce", "greatest", "least"})
-_ALIKE: Final = frozenset({*COMPARISONS, *_SAME})
-_ARITHMETIC: Final = frozenset({"+", "-", "*", "/"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,7 +193,7 @@ class Model:
             "returning": self._asked(returning),
             "on_update": self._on_update(None),
             "convert_text": convert_text,
-            "reads": RowTranslation(
+            "translation": RowTranslation(
                 keys,
                 partial(self._records, convert_text=convert_text),
                 partial(self._rows, convert_text=convert_text),
@@ -370,18 +367,11 @@ class Model:
                 return node  # to SQLite a boolean is a number
             return kind, literal_kind(values[-1]), ()
         # What is added to a date is none, but an amount is written as amounts are.
-        is_sum = name in _ARITHMETIC and _has_decimal(operands)
-        beside = self._column_in(operands) if is_sum or name in _ALIKE else None
+        is_sum = name in ARITHMETIC and _has_decimal(operands)
+        key = column_beside(node) if is_sum or name in SAME_TYPE else None
+        beside = None if key is None else self._by_name.get(self._name(key))
         done = (self._node(operand, given, values, beside) for operand in operands)
         return kind, name, tuple(done)
-
-    def _column_in(self, operands: Sequence[Node]) -> _Column | None:
-        for kind, name, inner in operands:
-            if kind in {"column", "excluded"}:
-                return self._by_name.get(self._name(name))
-            if name in _SAME and (found := self._column_in(inner)):
-                return found
-        return None
 
     def _made(self, given: Values) -> dict[str, object]:
         """Return the defaults of columns that are not given; each sees those before it."""

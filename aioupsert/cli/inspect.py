@@ -13,6 +13,7 @@ from aioupsert._drivers import session_on
 from aioupsert._drivers.base import Session
 from aioupsert._execution.table_cache import read_table
 from aioupsert._plan import RequestShape, make_plan, read_bulk_request
+from aioupsert._plan.request import PLAIN
 from aioupsert._plan.schema import Column, Table, UniqueIndex, table_name
 from aioupsert.cli.databases import Engine, open_database
 from aioupsert.cli.errors import LoadError, message_of
@@ -146,10 +147,7 @@ def bulk_method(session: Session, table: Table, key: Sequence[str]) -> str:
 
 def _shape(table: Table, key: Sequence[str]) -> RequestShape:
     """Return the shape of a call that writes every column that can be written."""
-    call = read_bulk_request(
-        key=key,
-        without_unique_index="allow",
-    )
+    request = read_bulk_request(key=key, without_unique_index="allow")
     others = [
         name
         for name in table.visible
@@ -157,8 +155,6 @@ def _shape(table: Table, key: Sequence[str]) -> RequestShape:
         and not table.columns[name].generated
         and not table.columns[name].always_identity
     ]
-    shape, _ = call.call(
-        tuple((name, "value") for name in key),
-        tuple((name, ("literal", "value", ())) for name in others),
-    )
+    names = (*key, *others)
+    shape, _ = request.request(names, [PLAIN] * len(names), frozenset())
     return shape

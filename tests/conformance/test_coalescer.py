@@ -907,7 +907,7 @@ async def test_the_statistics_tell_what_was_done(db: Database) -> None:
         ({"max_delay": -0.1}, "max_delay is zero or more seconds, not -0.1"),
         ({"key": ()}, "key is empty: name the columns that identify a row"),
         ({"key": 5}, "key takes the names of columns, not 5"),
-        ({"table": "a.b.c"}, "'a.b.c' is no table name"),
+        ({"table": "a.b.c"}, "'a.b.c' is not a table name"),
         ({"without_unique_index": "x"}, "without_unique_index must be one of .* 'x'"),
     ],
     ids=lambda value: str(value) if isinstance(value, dict) else "",

@@ -160,7 +160,7 @@ SENSELESS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "nothing is brought": (
         {"defaults": {"title": Excluded("hits").concat("x")}},
-        r"Excluded\('hits'\): this call brings no value for 'hits'",
+        r"Excluded\('hits'\): this call has no value for 'hits'",
     ),
     "a circle": (
         {"defaults": {"hits": Excluded("hits") + 1}},

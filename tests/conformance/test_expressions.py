@@ -1063,7 +1063,7 @@ REFUSED: dict[str, tuple[str, Expression, str]] = {
     "deep inside": ("out_i", coalesce(greatest(i, length(j)), 1) + 1, "counts char"),
     "DEFAULT in an expression": ("out_i", DEFAULT + 1, "whole value"),
     "DEFAULT in a function": ("out_i", coalesce(DEFAULT, 1), "whole value"),
-    "Excluded of what is not brought": ("out_i", Excluded("j") + 1, "brings no value"),
+    "Excluded of what is not brought": ("out_i", Excluded("j") + 1, "has no value"),
     "Excluded of itself": ("out_i", Excluded("out_i") + 1, "defined by itself"),
     # What one engine refuses, and the other takes for something.
     "a number compared with text": ("out_b", i == t, "="),
@@ -1128,7 +1128,7 @@ async def test_what_cannot_be_the_same_is_refused_alike_before_it_is_sent(
         (coalesce(t, "x"), "combine conditions"),
         (now(), "combine conditions"),
         (DEFAULT, "whole value"),
-        (Excluded("j") > 1, "brings no value"),
+        (Excluded("j") > 1, "has no value"),
         (i % 1.5 == 0, "cuts the operands"),
     ],
     ids=repr,

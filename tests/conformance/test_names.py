@@ -97,7 +97,7 @@ async def test_a_name_with_dots_is_written_as_a_tuple(db: Database) -> None:
     ids=repr,
 )
 async def test_what_is_no_name_is_refused(db: Database, table: Any) -> None:
-    with pytest.raises(UsageError, match=r"is no table name|a table is a name"):
+    with pytest.raises(UsageError, match=r"is not a table name|a table is a name"):
         await create_or_update(db.handle, table, key={"k": 1})
 
 
@@ -337,7 +337,7 @@ async def test_names_that_are_not_there_are_refused(
 @pytest.mark.parametrize("name", ["a\0b", "\0"], ids=ascii)
 async def test_nul_is_in_no_name(db: Database, name: str) -> None:
     await db.run("CREATE TABLE t (a TEXT PRIMARY KEY)")
-    with pytest.raises(UsageError, match="is no table name"):
+    with pytest.raises(UsageError, match="is not a table name"):
         await preview(db.handle, name, key={"a": 1})
     with pytest.raises(UnknownColumnError):
         await preview(db.handle, "t", key={name: 1})

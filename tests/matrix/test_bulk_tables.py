@@ -15,6 +15,7 @@ from aioupsert import (
 from aioupsert._drivers import session_on
 from aioupsert._execution.table_cache import read_table
 from aioupsert._plan import make_plan, read_bulk_request
+from aioupsert._plan.request import PLAIN
 from tests.support.databases import (
     CONNECTIONS,
     Database,
@@ -145,14 +146,11 @@ ONE_BY_ONE: Final = 10
 
 async def how_of(conn: Any, names: list[str], *, distinct: bool = True) -> str:
     """Tell how rows with these columns, the key first, are written."""
-    key, *incoming = names
     async with session_on(conn) as session:
         known = await read_table(session, ("t",))
-        request = read_bulk_request(key=key, without_unique_index="allow")
-        literal: Any = ("literal", "value", ())
-        shape, _ = request.call(
-            ((key, "value"),), tuple((name, literal) for name in incoming)
-        )
+        request = read_bulk_request(key=names[0], without_unique_index="allow")
+        nodes = [PLAIN] * len(names)
+        shape, _ = request.request(tuple(names), nodes, frozenset())
         plan = make_plan(shape, known.table)
         return session.engine.compile_batch(plan, distinct=distinct).how
 

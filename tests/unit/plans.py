@@ -2,14 +2,17 @@
 
 import re
 import sqlite3
-from typing import Any
+from typing import Any, Final
 
 from hypothesis import strategies as st
 
 from aioupsert import DEFAULT, SQL, F, coalesce, func, greatest, least
 from aioupsert._engines.sqlite import catalog as sqlite_catalog
-from aioupsert._plan import Plan, RequestShape, make_plan, read_request
-from aioupsert._plan.schema import Column, Table, UniqueIndex
+from aioupsert._plan import Plan, Request, RequestShape, make_plan, read_request
+from aioupsert._plan.schema import Column, Family, Storage, Table, UniqueIndex
+
+SHAPE: Final = Request((), (), (), (), None, False, None, "warn", "auto", None, False)
+"""A shape for tests that only compare shapes."""
 
 _CALL: dict[str, Any] = {
     "key": {"id": 1},
@@ -34,9 +37,9 @@ def plan(table: Table, **call: Any) -> Plan:
     return make_plan(read(**call)[0], table)
 
 
-def column(name: str, family: str = "integer", **more: Any) -> Column:
+def column(name: str, family: Family = "integer", **more: Any) -> Column:
     """A column of PostgreSQL."""
-    of_family = {
+    of_family: dict[Family, tuple[str, Storage]] = {
         "integer": ("int4", "integer"),
         "number": ("numeric", "numeric"),
         "text": ("text", "text"),
@@ -47,7 +50,7 @@ def column(name: str, family: str = "integer", **more: Any) -> Column:
     }
     type_, storage = of_family[family]
     cast = f"pg_catalog.{type_}"
-    attributes = {"type": cast, "key_type": cast, "storage": storage}
+    attributes: dict[str, Any] = {"type": cast, "key_type": cast, "storage": storage}
     return Column(name=name, family=family, **(attributes | more))
 
 
@@ -88,7 +91,9 @@ def flat(sql: str) -> str:
 # --- Any call -------------------------------------------------------------------------
 
 _NAMES = st.text(st.sampled_from("ab'\"\\?$1{}%:. é☃"), min_size=1, max_size=4)
-_FAMILIES = st.sampled_from(["integer", "number", "text", "boolean", "json", "other"])
+_FAMILIES: st.SearchStrategy[Family] = st.sampled_from(
+    ("integer", "number", "text", "boolean", "json", "other")
+)
 _DEFAULTS = st.sampled_from([None, "'?$9'", "NULL"])
 _LITERALS: dict[str, list[Any]] = {
     "integer": [1, -(2**40), None],

@@ -14,8 +14,14 @@ import pytest
 from aioupsert import DEFAULT, SQL, Excluded, F, now
 from aioupsert._engines.postgresql import engine_of
 from aioupsert._engines.sqlite import SQLITE
-from aioupsert._plan import CallGrouper, RequestShape, RowGroup, ValueSemantics
-from aioupsert._plan.schema import Table
+from aioupsert._plan import (
+    CallGrouper,
+    Request,
+    RequestShape,
+    RowGroup,
+    ValueSemantics,
+)
+from aioupsert._plan.schema import Column, Family, Storage, Table
 from aioupsert.expressions import func
 from tests.unit.plans import column, read, table
 
@@ -30,7 +36,9 @@ class Call(NamedTuple):
     values: list[Any]
 
 
-def typed(name: str, type_: str, family: str, storage: str, **more: Any) -> Any:
+def typed(
+    name: str, type_: str, family: Family, storage: Storage, **more: Any
+) -> Column:
     cast = f"pg_catalog.{type_}"
     attributes = {"type": cast, "key_type": cast, "storage": storage, **more}
     return column(name, family, **{"unconstrained": True, **attributes})
@@ -113,8 +121,7 @@ def test_calls_of_different_shapes_are_different_groups() -> None:
 
 def test_a_group_s_shape_says_that_every_value_belongs_to_a_row() -> None:
     (group,) = grouped([adding(1), adding(2, 2)])
-    assert group.shape[:-1] == (*adding(1).shape, None)
-    assert group.shape[-1] is True
+    assert group.shape == Request(*adding(1).shape)._replace(coalesced=True)
 
 
 def test_calls_for_one_row_take_turns_where_they_cannot_be_folded() -> None:

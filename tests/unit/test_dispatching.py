@@ -15,6 +15,7 @@ from aioupsert._coalescer.dispatch import (
     Schedule,
 )
 from aioupsert._coalescer.queue import Queue
+from tests.unit.plans import SHAPE
 
 ENOUGH: Final = CALLS_WORTH_A_CONNECTION
 BEHIND: Final = SECONDS_BEHIND_A_BATCH
@@ -40,7 +41,7 @@ class Ready:
     def add(self, number: int) -> None:
         for _ in range(number):
             self._number += 1
-            self._queue.put((), [self._number], self._loop.create_future())
+            self._queue.put(SHAPE, [self._number], self._loop.create_future())
 
     def take(self, **options: bool) -> tuple[list[int], float | None]:
         """Return the sizes of the batches that go, and how long the others wait."""
@@ -171,6 +172,6 @@ def test_calls_whose_callers_have_gone_are_no_batch(
     for key in range(5):
         future = loop.create_future()
         future.cancel()
-        queue.put((), [key], future)
+        queue.put(SHAPE, [key], future)
     assert schedule.take() == Due([])
     assert schedule.is_idle()

@@ -406,7 +406,9 @@ def test_on_conflict_cannot_rename(argument: str) -> None:
 
 
 def test_on_conflict_needs_a_relation_that_tells_what_it_did() -> None:
-    with pytest.raises(UsageError, match="cannot tell created from updated there"):
+    with pytest.raises(
+        UsageError, match="cannot report whether a row was created or updated"
+    ):
         plan(table(supports_on_conflict_update=False), strategy="on_conflict")
 
 

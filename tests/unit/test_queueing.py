@@ -10,6 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 
 from aioupsert._coalescer.queue import FUTURE, PendingCall, Queue
 from aioupsert.results import Result
+from tests.unit.plans import SHAPE
 
 
 def names(calls: list[PendingCall]) -> list[str]:
@@ -22,7 +23,7 @@ def put(
     """Put calls for the rows that their first letters name, and return them."""
     for name in of:
         future: asyncio.Future[Result] = asyncio.Future(loop=loop)
-        queue.put((), [name[0], name], future)
+        queue.put(SHAPE, [name[0], name], future)
     return [*queue.ready][-len(of) :]
 
 
@@ -82,7 +83,7 @@ async def test_keys_without_a_hash_are_one_row() -> None:
     waiting = Queue(1)
 
     def put_list(name: str) -> None:
-        waiting.put((), [[name], name], asyncio.Future())
+        waiting.put(SHAPE, [[name], name], asyncio.Future())
 
     put_list("a")
     put_list("b")
@@ -94,7 +95,7 @@ async def test_keys_without_a_hash_are_one_row() -> None:
 async def test_a_row_is_told_by_every_column_of_its_key() -> None:
     waiting = Queue(2)
     for name in ("ax1", "ay1", "ax2"):
-        waiting.put((), [name[0], name[:2], name], asyncio.Future())
+        waiting.put(SHAPE, [name[0], name[:2], name], asyncio.Future())
     assert [values[2] for _, values, _, _ in waiting.take(1, 10)] == ["ax1"]
     assert [values[2] for _, values, _, _ in waiting.take(9, 10)] == ["ay1"]
 

@@ -33,7 +33,7 @@ def test_a_table_is_named_by_a_text_or_a_tuple(
     "written", ["", ".", "a.", ".a", "a.b.c", "a\0b", ("",), ("a", ""), ("a\0",)]
 )
 def test_a_name_that_cannot_be_one_is_refused(written: Any) -> None:
-    with pytest.raises(UsageError, match="is no table name") as refused:
+    with pytest.raises(UsageError, match="is not a table name") as refused:
         table_name(written)
     assert '("my.table",)' in str(refused.value)
 

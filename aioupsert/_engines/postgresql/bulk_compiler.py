@@ -56,7 +56,7 @@ from aioupsert._engines.postgresql.compiler import (
     returned,
 )
 from aioupsert._engines.sql import RowCode, encode_json, quote
-from aioupsert._plan.resolving import added
+from aioupsert._plan.resolving import added_parameter
 
 if TYPE_CHECKING:
     from aioupsert._plan import Assignment, Plan, Resolved
@@ -143,15 +143,7 @@ def _expressions(plan: Plan) -> Iterator[Resolved]:
     items.append(plan.where)
     for item in items:
         if item is not None:
-            yield from _walk(item)
-
-
-def _walk(expression: Resolved) -> Iterator[Resolved]:
-    stack = [expression]
-    while stack:
-        part = stack.pop()
-        yield part
-        stack += part.args
+            yield from item.walk()
 
 
 def _comes_from_row(part: Resolved, plan: Plan) -> bool:
@@ -207,7 +199,7 @@ def _excluded_suffices(plan: Plan) -> bool:
     ]
     if plan.where is not None:
         used.append(plan.where)
-    for part in (part for expression in used for part in _walk(expression)):
+    for part in (part for expression in used for part in expression.walk()):
         if _comes_from_row(part, plan):
             column = excluded.get(part.parameter)
             # What EXCLUDED has is rounded, cut or padded as the column does.
@@ -237,7 +229,7 @@ def _excluded_columns(plan: Plan) -> dict[int, Column]:
             columns[value.parameter] = column
         elif _counts_from_zero(column) and value.name == "+":
             # The insert proposes zero plus what is added.
-            parameter = added(updates.get(column.name), value, column)
+            parameter = added_parameter(updates.get(column.name), value, column)
             if parameter is not None:
                 columns[parameter] = column
     return columns

@@ -20,7 +20,14 @@ from aioupsert._engines.partial_indexes import null_columns
 from aioupsert._engines.postgresql import citus, yugabytedb
 from aioupsert._engines.postgresql.experimental import log_experimental
 from aioupsert._engines.sql import quote_escaped, quote_path
-from aioupsert._plan.schema import Column, Table, TableName, UniqueIndex
+from aioupsert._plan.schema import (
+    Column,
+    Family,
+    Storage,
+    Table,
+    TableName,
+    UniqueIndex,
+)
 from aioupsert.errors import UnknownTableError
 
 if TYPE_CHECKING:
@@ -308,7 +315,7 @@ _FOREIGN: Final = {
 }
 
 
-_FAMILIES: Final = {
+_FAMILIES: Final[dict[str, Family]] = {
     **dict.fromkeys(("int2", "int4", "int8", "oid"), "integer"),
     **dict.fromkeys(("numeric", "float4", "float8"), "number"),
     **dict.fromkeys(("text", "varchar", "bpchar", "name", "citext"), "text"),
@@ -316,15 +323,18 @@ _FAMILIES: Final = {
     "bool": "boolean",
     "bytea": "bytes",
 }
-_STORAGE: Final = {
+_STORAGES: Final[dict[str, Storage]] = {
     **dict.fromkeys(("int2", "int4", "int8", "oid"), "integer"),
-    **dict.fromkeys(
-        (
-            *("numeric", "date", "timestamptz", "time", "timetz"),
-            *("uuid", "text", "varchar", "bpchar"),
-        )
-    ),
+    "numeric": "numeric",
     "bool": "boolean",
+    "text": "text",
+    "varchar": "varchar",
+    "bpchar": "bpchar",
+    "date": "date",
+    "time": "time",
+    "timetz": "timetz",
+    "timestamptz": "timestamptz",
+    "uuid": "uuid",
 }
 # Types whose precision rounds. A length would cut, so it is never part of a cast.
 _ROUNDED: Final = frozenset(
@@ -341,15 +351,13 @@ def _column(found: FoundColumn) -> Column:
     builtin = found["catalog"] == "pg_catalog"
     # The type of an array is named like that of its elements, after an underscore.
     rounded = builtin and kind.removeprefix("_") in _ROUNDED and typmod >= 0
-    storage = "other"
-    if builtin and found["deterministic"] and kind in _STORAGE:
-        storage = _STORAGE[kind] or kind
+    is_known = builtin and found["deterministic"]
     return Column(
         name=found["name"],
         type=found["cast"],
         key_type=found["exact"] if rounded else found["cast"],
         family=_FAMILIES.get(kind, "other") if builtin or kind == "citext" else "other",
-        storage=storage,
+        storage=_STORAGES.get(kind, "other") if is_known else "other",
         length=typmod - _HEADER if kind == "varchar" and typmod >= 0 else None,
         default=found["default"],
         generated=found["generated"],

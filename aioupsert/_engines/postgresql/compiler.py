@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from aioupsert._plan import Assignment, KeyColumn, Plan, Resolved
-    from aioupsert._plan.schema import Column, UniqueIndex
+    from aioupsert._plan.schema import Column, Storage, UniqueIndex
 
 ALIAS: Final = quote("t")
 
@@ -475,7 +475,9 @@ def _same_row(
 
 # Equal values of these have equal texts. Columns of other types are left out of the
 # lock's key, so that more calls wait for each other than have to, but none too few.
-_CANONICAL: Final = frozenset({"integer", "boolean", "uuid", "text", "varchar"})
+_CANONICAL: Final[frozenset[Storage]] = frozenset(
+    {"integer", "boolean", "uuid", "text", "varchar"}
+)
 
 
 def _advisory_lock(writer: PostgresqlWriter, plan: Plan) -> str:

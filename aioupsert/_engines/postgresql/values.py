@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from aioupsert._plan.schema import Column
+    from aioupsert._plan.schema import Column, Storage
 
 # For values of these Python types, Python's equality is that of the column.
-_COMPARED_ALIKE: Final[dict[str, frozenset[type]]] = {
+_COMPARED_ALIKE: Final[dict[Storage, frozenset[type]]] = {
     "integer": frozenset({int, bool}),
     "boolean": frozenset({bool}),
     "uuid": frozenset({uuid.UUID}),

@@ -21,6 +21,8 @@ from aioupsert._engines.sql import quote, quote_text
 from aioupsert._plan.key_checks import looks_like_number
 from aioupsert._plan.schema import (
     Column,
+    Family,
+    Storage,
     Table,
     TableName,
     UniqueIndex,
@@ -168,7 +170,7 @@ def _column(row: ResultRow, *, strict: bool, consumes_sequence: bool) -> Column:
     )
 
 
-def _affinity(declared: str) -> tuple[str, str]:
+def _affinity(declared: str) -> tuple[Family, Storage]:
     """Return the family and the storage of a declared type, by SQLite's ordered rules."""
     if "INT" in declared:
         return "integer", "sqlite number"
@@ -186,7 +188,7 @@ def _affinity(declared: str) -> tuple[str, str]:
     return "", "sqlite number"
 
 
-_NUMERIC_FAMILIES: Final = {
+_NUMERIC_FAMILIES: Final[dict[str, Family]] = {
     "BOOL": "boolean",
     "JSON": "json",
     "NUM": "number",
@@ -203,10 +205,10 @@ _KEYWORDS: Final = frozenset(
 # other place it is the name of a column.
 _WORD: Final = re.compile(r"(?:[A-Za-z_]|[^\x00-\x7f])(?:[\w$]|[^\x00-\x7f])*")
 _QUOTES: Final = ("''", '""', "``", "[]")
-_NUMERIC: Final = frozenset({"sqlite number", "sqlite real"})
+_NUMERIC: Final[frozenset[Storage]] = frozenset({"sqlite number", "sqlite real"})
 
 
-def _default(text: str | None, storage: str) -> str | None:
+def _default(text: str | None, storage: Storage) -> str | None:
     """Return an expression with the value that a column's default stores."""
     if text is None:
         return None

@@ -14,14 +14,14 @@ from aioupsert._plan.key_checks import looks_like_number
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from aioupsert._plan.schema import Column
+    from aioupsert._plan.schema import Column, Storage
 
 # SQLite has no booleans: these words are stored as the numbers that TRUE and FALSE are.
 _BOOLEANS: Final = {
     **dict.fromkeys(("true", "t", "yes", "y", "on"), 1),
     **dict.fromkeys(("false", "f", "no", "n", "off"), 0),
 }
-_NUMERIC: Final = frozenset({"sqlite number", "sqlite real"})
+_NUMERIC: Final[frozenset[Storage]] = frozenset({"sqlite number", "sqlite real"})
 _INT64: Final = 2**63
 
 
