@@ -263,7 +263,8 @@ class Expression:
             node = other.node
             values = (*self.values, *other.values)
         else:
-            node = ("literal", literal_kind(other), ())
+            is_int4 = other.__class__ is int and -_INT32 <= other < _INT32
+            node = ("literal", "int4" if is_int4 else literal_kind(other), ())
             values = (*self.values, other)
         return Expression(("operator", operator, (self.node, node)), values)
 

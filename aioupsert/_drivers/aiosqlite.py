@@ -16,6 +16,7 @@ from weakref import WeakKeyDictionary
 import aiosqlite
 
 from aioupsert._drivers.base import (
+    STATES,
     ConnectionKind,
     ConnectionState,
     TransientError,
@@ -67,7 +68,7 @@ class AiosqliteSession:
         """Use a connection."""
         # Its thread runs a function by a method that has no public name.
         self._connection: Any = connection
-        self.state: ConnectionState = state_of(connection)
+        self.state: ConnectionState = STATES.get(connection) or state_of(connection)
         # The error that has rolled back the whole transaction, if there was one.
         self._fatal: Exception | None = None
 

@@ -17,6 +17,7 @@ import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 
 from aioupsert._drivers.base import (
+    STATES,
     ConnectionKind,
     ConnectionState,
     ReadOnlyError,
@@ -80,7 +81,7 @@ class AsyncpgSession:
         real = getattr(connection, "_con", connection) or connection.get_server_pid()
         self._connection: Any = connection
         self._real: Any = real
-        self.state: ConnectionState = state_of(real)
+        self.state: ConnectionState = STATES.get(real) or state_of(real)
 
     async def __aenter__(self) -> Self:
         """Return the session."""

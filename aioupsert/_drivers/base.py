@@ -250,14 +250,15 @@ class ConnectionState:
                 _current_hold.reset(token)
 
 
-_states: Final[WeakKeyDictionary[Any, ConnectionState]] = WeakKeyDictionary()
+STATES: Final[WeakKeyDictionary[Any, ConnectionState]] = WeakKeyDictionary()
+"""What is remembered about each connection; `state_of` adds one."""
 
 
 def state_of(connection: object) -> ConnectionState:
     """Return what is remembered about a connection."""
-    state = _states.get(connection)
+    state = STATES.get(connection)
     if state is None:
-        state = _states[connection] = ConnectionState()
+        state = STATES[connection] = ConnectionState()
     return state
 
 

@@ -20,6 +20,7 @@ from psycopg.pq import Format, PipelineStatus, TransactionStatus
 from psycopg.rows import tuple_row
 
 from aioupsert._drivers.base import (
+    STATES,
     ConnectionKind,
     ConnectionState,
     ReadOnlyError,
@@ -82,7 +83,7 @@ class PsycopgSession:
         """Use a connection."""
         self._connection: Any = connection
         self._libpq: Any = connection.pgconn
-        self.state: ConnectionState = state_of(connection)
+        self.state: ConnectionState = STATES.get(connection) or state_of(connection)
         # Commands that open something wait for the next one, and are sent with it.
         self._waiting: list[str] = []
 

@@ -25,8 +25,9 @@ from aioupsert._engines.outcomes import (
 )
 from aioupsert._execution.retrying import Deadline, back_off
 from aioupsert._execution.table_cache import cached_call, compile_call, has_changed
-from aioupsert._execution.targets import Target
+from aioupsert._execution.targets import Target, named
 from aioupsert._observation import Observation, record_system
+from aioupsert._plan.request import read_request
 from aioupsert.events import OBSERVERS
 from aioupsert.results import Result, Statement
 
@@ -46,8 +47,12 @@ async def create_or_update(
     conn: object, table: object, arguments: Arguments, timeout: float | None
 ) -> Result:
     """Create or update one row, on a connection or on one of a pool."""
-    target = Target(conn, table)
-    shape, values = target.read(arguments)
+    # The names of tables are few, and this is the way of every call.
+    target = named(table) if isinstance(table, str) else Target(conn, table)
+    if target.model is None:
+        shape, values = read_request(**arguments)
+    else:
+        shape, values = target.read(arguments)
     if not OBSERVERS:
         async with session_on(conn) as session:
             result = await write(session, target.name, shape, values, timeout)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from aioupsert._plan import BulkRequest, RequestShape, read_bulk_request, read_request
@@ -75,6 +76,17 @@ class Target:
         if self.model.wants_objects(self._conn, returning):
             return await self.model.objects(self._conn, result)
         return self.model.result(result)
+
+
+@lru_cache(maxsize=256)
+def named(table: str) -> Target:
+    """
+    Return the target of a table's name.
+
+    Raises:
+        UsageError: It is not a table's name.
+    """
+    return Target(None, table)
 
 
 def _model_of(conn: object, table: object) -> Model | None:
