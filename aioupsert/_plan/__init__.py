@@ -1,8 +1,11 @@
 """
 The arguments of a call, checked: first by themselves, then against the table.
 
-The shape of a call (call.py) becomes a plan (plan.py), with its expressions resolved
-(terms.py) and its key guarded (keys.py). Nothing here knows SQL or a driver.
+A request (request.py) becomes a plan (plan.py), with its expressions resolved
+(resolving.py) and its key checked (key_checks.py). A bulk request (bulk_request.py)
+becomes one request for each kind of row: rows are read into columns (records.py) and
+sorted into groups (rows.py); the calls of a coalescer are merged (merging.py). Nothing
+here knows SQL or a driver.
 """
 
 from aioupsert._plan.bulk_request import BulkRequest, read_bulk_request, read_key_names

@@ -78,14 +78,14 @@ def grouped(
 ) -> list[RowGroup]:
     groups, bad = CallGrouper(("id",)).group(calls, of, semantics)
     assert bad == []
-    # Whatever is merged, each call has its place in one group, once.
-    places = sorted(place for group in groups for place in group.calls)
-    assert places == list(range(len(calls)))
+    # Whatever is merged, each call is in one group, once.
+    positions = sorted(p for group in groups for p in group.calls)
+    assert positions == list(range(len(calls)))
     return groups
 
 
 def rows(groups: Sequence[RowGroup]) -> list[tuple[list[int], list[list[Any]]]]:
-    """The places in each group, and the values of each row."""
+    """The positions in each group, and the values of each row."""
     return [
         (
             list(group.positions),
@@ -124,7 +124,7 @@ def test_a_group_s_shape_says_that_every_value_belongs_to_a_row() -> None:
     assert group.shape == Request(*adding(1).shape)._replace(coalesced=True)
 
 
-def test_calls_for_one_row_take_turns_where_they_cannot_be_folded() -> None:
+def test_calls_for_one_row_take_turns_where_they_cannot_be_merged() -> None:
     shape = {"defaults": {"n": F("n") + 1}, "returning": "n"}
     groups = grouped([call(1, **shape), call(2, **shape), call(1, **shape)])
     assert [list(group.positions) for group in groups] == [[0, 1], [2]]
@@ -257,7 +257,7 @@ def test_the_last_value_may_be_anything_since_it_is_written() -> None:
     assert rows(grouped(calls)) == [([0], [[1, "é\0"]])]
 
 
-def test_several_columns_are_folded_each_in_its_way() -> None:
+def test_several_columns_are_merged_each_in_its_way() -> None:
     calls = [
         call(defaults={"n": F("n") + n, "s": str(n), "m": F("m") - n, "b": n == 1})
         for n in (1, 2, 3)
@@ -275,7 +275,7 @@ def test_what_only_creates_is_the_first_call_s() -> None:
     assert rows(grouped(calls)) == [([0], [[1, 2, "1", 5]])]
 
 
-def test_folding_resumes_after_a_call_that_cannot_be_folded() -> None:
+def test_merging_resumes_after_a_call_that_cannot_be_merged() -> None:
     calls = [adding(1), adding(2), adding(-1), adding(-2), adding(1)]
     groups = grouped(calls)
     assert [list(group.positions) for group in groups] == [[0], [2], [4]]
@@ -288,13 +288,17 @@ def test_calls_of_other_rows_in_between_do_not_matter() -> None:
     assert group.merged == {0: [2], 1: [3]}
 
 
-def test_what_can_be_folded_is_found_out_once_for_each_shape_and_table() -> None:
+def test_what_can_be_merged_is_found_out_once_for_each_shape_and_table() -> None:
     calls = CallGrouper(("id",))
     several = [adding(1), adding(2)]
-    for of, places in ((TABLE, [[0]]), (table(*COLUMNS), [[0], [1]]), (TABLE, [[0]])):
+    for of, positions in (
+        (TABLE, [[0]]),
+        (table(*COLUMNS), [[0], [1]]),
+        (TABLE, [[0]]),
+    ):
         for _ in range(2):
             groups, _ = calls.group(several, of, POSTGRESQL)
-            assert [list(group.positions) for group in groups] == places
+            assert [list(group.positions) for group in groups] == positions
 
 
 def test_what_was_found_out_serves_every_connection_that_sees_the_same() -> None:
@@ -366,7 +370,7 @@ S: Final = {"s": "a"}
     ],
     ids=str,
 )
-def test_these_are_never_folded(arguments: dict[str, Any]) -> None:
+def test_these_are_never_merged(arguments: dict[str, Any]) -> None:
     assert not is_merged(call(**arguments), call(**arguments))
 
 
@@ -381,7 +385,7 @@ def test_these_are_never_folded(arguments: dict[str, Any]) -> None:
     ],
     ids=["plus minus", "minus plus", "too large", "too small", "least"],
 )
-def test_sums_that_may_pass_a_limit_in_between_are_not_folded(
+def test_sums_that_may_pass_a_limit_in_between_are_not_merged(
     first: Call, second: Call
 ) -> None:
     assert not is_merged(first, second)
@@ -431,7 +435,7 @@ def test_a_value_that_only_creates_and_cannot_be_sent_fails_its_own_call() -> No
     assert is_merged(creating(m=F("m") + large), creating(m=F("m") + large))
 
 
-def test_a_sum_of_booleans_is_not_folded() -> None:
+def test_a_sum_of_booleans_is_not_merged() -> None:
     # They are refused for what they are, each by itself.
     plus_true = Call(adding(1).shape, [1, True])
     assert not is_merged(adding(1), plus_true)
@@ -450,9 +454,9 @@ def test_another_call_in_between_is_not_overtaken() -> None:
         table(*COLUMNS, mergeable=True, unique=()),
         table(*COLUMNS, mergeable=True, exact_because="a rule"),
     ],
-    ids=["not foldable", "no unique index", "exact"],
+    ids=["not mergeable", "no unique index", "exact"],
 )
-def test_other_tables_are_not_folded(of: Table) -> None:
+def test_other_tables_are_not_merged(of: Table) -> None:
     assert not is_merged(adding(1), adding(2), of=of)
 
 

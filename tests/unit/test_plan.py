@@ -236,7 +236,7 @@ def test_what_is_written_when() -> None:
     assert written(made.insert) == ["id", "hits", "seen", "name"]
 
 
-def slots(assignments: Any) -> dict[str, int]:
+def parameters(assignments: Any) -> dict[str, int]:
     return {item.column.name: item.term.parameter for item in assignments}
 
 
@@ -249,8 +249,14 @@ def test_the_later_argument_wins_when_the_row_is_created() -> None:
         create_defaults={"hits": 4, "price": 5},
         touch={"seen": None, "price": 7},
     )
-    assert slots(made.insert) == {"id": 0, "name": 3, "hits": 4, "price": 5, "seen": 6}
-    assert slots(made.update) == {"hits": 2, "name": 3, "seen": 6, "price": 7}
+    assert parameters(made.insert) == {
+        "id": 0,
+        "name": 3,
+        "hits": 4,
+        "price": 5,
+        "seen": 6,
+    }
+    assert parameters(made.update) == {"hits": 2, "name": 3, "seen": 6, "price": 7}
 
 
 def test_with_nothing_to_set_there_is_no_update() -> None:
@@ -442,7 +448,7 @@ def terms(term: Resolved) -> list[Resolved]:
 def test_a_literal_takes_its_type_from_the_column_beside_it(
     where: Any, typed_by: str | None
 ) -> None:
-    # Slots: the key 0, the value of name 1, the literal 2.
+    # Parameters: the key 0, the value of name 1, the literal 2.
     made = plan(HITS, defaults={"name": "a"}, where=where)
     assert made.where is not None
     literals = [term for term in terms(made.where) if term.parameter == 2]

@@ -1,4 +1,4 @@
-"""What a table's description tells about a key, and names of tables."""
+"""What the description of a table says about a key, and names of tables."""
 
 from typing import Any
 

@@ -1,0 +1,138 @@
+"""Rows of a bulk call: which are read together, and what is cached of them."""
+
+from __future__ import annotations
+
+from collections import UserDict
+from dataclasses import dataclass
+from typing import Any, Final
+
+import pytest
+
+from aioupsert import DEFAULT, Excluded, F
+from aioupsert._engines.postgresql import engine_of
+from aioupsert._plan import Request, RowGroup, RowGrouper, read_bulk_request
+from aioupsert._plan.records import Records, RowTranslation, read_records
+from aioupsert.expressions import Node
+from tests.unit.plans import column, table
+
+POSTGRESQL: Final = engine_of(None)
+TABLE: Final = table(column("n"), column("s", "text"), column("j", "json"))
+PLAIN: Final[Node] = ("literal", "value", ())
+
+
+def group(grouper: RowGrouper, *rows: Any) -> list[RowGroup]:
+    groups, rejected = grouper.group(rows, TABLE, POSTGRESQL)
+    assert rejected == []
+    return groups
+
+
+def rows_by_id(**arguments: Any) -> RowGrouper:
+    return RowGrouper(read_bulk_request(key="id", **arguments))
+
+
+def test_the_next_batch_has_the_request_of_the_last_one() -> None:
+    grouper = rows_by_id(update={"n": F("n") + 3})
+    (first,) = group(grouper, {"id": 1, "n": 2}, {"id": 2, "n": 3})
+    (second,) = group(grouper, {"id": 3, "n": 4})
+    assert first.shape is second.shape
+    assert first.constants == second.constants == [3]
+    assert second.columns == [[3], [4]]
+
+
+def test_the_request_depends_on_the_columns_and_on_what_they_hold() -> None:
+    grouper = rows_by_id()
+    rows = [
+        {"id": 1, "n": 2},
+        {"id": 1, "s": "a"},
+        {"id": 1, "j": {}},
+        {"id": 1, "j": 2},
+    ]
+    shapes = {group(grouper, row)[0].shape for row in rows}
+    assert len(shapes) == len(rows)
+
+
+def test_a_default_that_was_made_is_not_written_on_update() -> None:
+    # The same columns, but for some rows one of them was made here.
+    made = frozenset({"n"})
+    translation = RowTranslation(
+        ("id",),
+        lambda records: records,
+        lambda records: records._replace(
+            generated=made if records.columns[1] == [0] else frozenset()
+        ),
+    )
+    grouper = rows_by_id(translation=translation)
+    shapes = [Request(*group(grouper, {"id": 1, "n": n})[0].shape) for n in (0, 1)]
+    assert [dict(shape.defaults) for shape in shapes] == [
+        {},
+        {"n": Excluded("n").node},
+    ]
+    assert [shape.incoming for shape in shapes] == [(("n", PLAIN),)] * 2
+
+
+def test_what_an_update_also_sets_is_left_to_the_row_that_has_it() -> None:
+    grouper = rows_by_id(on_update={"s": "changed"})
+    shapes = [
+        Request(*group(grouper, row)[0].shape)
+        for row in ({"id": 1, "n": 2}, {"id": 1, "n": 2, "s": "own"}, {"id": 1})
+    ]
+    assert [dict(shape.defaults) for shape in shapes] == [
+        {"n": Excluded("n").node, "s": PLAIN},
+        {"n": Excluded("n").node, "s": Excluded("s").node},
+        {},
+    ]
+
+
+def test_what_an_update_also_sets_waits_for_a_change_where_one_is_asked_for() -> None:
+    grouper = rows_by_id(on_update={"s": "changed"}, skip_unchanged=True)
+    shape = Request(*group(grouper, {"id": 1, "n": 2})[0].shape)
+    assert dict(shape.touch) == {"s": PLAIN}
+    assert dict(shape.create_defaults) == {"s": DEFAULT.node}
+
+
+def test_requests_without_number_do_not_fill_the_memory() -> None:
+    grouper = rows_by_id()
+    for number in range(600):
+        group(grouper, {"id": 1, f"column {number}": 2})
+    assert len(grouper._requests) <= 256
+
+
+@dataclass
+class One:
+    id: int
+    n: int
+
+
+@dataclass
+class Other:
+    id: int
+    n: int
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [{"id": 1, "n": 2}, {"n": 4, "id": 3}],
+        [One(1, 2), One(3, 4)],
+        [One(1, 2), Other(3, 4)],
+        [UserDict(id=1, n=2), UserDict(id=3, n=4)],
+    ],
+    ids=["dicts", "a class", "classes with the same fields", "mappings"],
+)
+def test_rows_with_the_same_columns_are_read_together(rows: list[Any]) -> None:
+    (records,), rejected = read_records(rows, ("id",))
+    assert rejected == []
+    assert records == Records(("id", "n"), records.positions, [[1, 3], [2, 4]])
+    assert [*records.positions] == [0, 1]
+
+
+def test_rows_of_as_many_but_other_columns_are_not_read_together() -> None:
+    records, rejected = read_records([{"id": 1, "n": 2}, {"id": 3, "s": 4}], ("id",))
+    assert rejected == []
+    assert [some.names for some in records] == [("id", "n"), ("id", "s")]
+
+
+def test_only_the_key_is_read_where_it_is_enough() -> None:
+    (records,), _ = read_records([One(1, 2)], ("id",), only_key=True)
+    assert records.names == ("id",)
+    assert records.columns == [[1]]
