@@ -1,8 +1,8 @@
 """
-The modules that know a driver; here is found which one a connection needs.
+The drivers. This module finds the one that a connection needs.
 
-No driver is imported unless the caller has imported it, as whoever holds a connection
-has.
+A driver is imported only if the caller has imported it, as everyone who has one of its
+connections has.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ DRIVERS: Final = {
     "aiosqlite": "aioupsert._drivers.aiosqlite",
     "psycopg": "aioupsert._drivers.psycopg",
     "psycopg_pool": "aioupsert._drivers.psycopg_pool",
-    # Not as soon as SQLAlchemy is imported: many use it without asyncio.
+    # Not "sqlalchemy", which many import without using asyncio.
     "sqlalchemy.ext.asyncio": "aioupsert._sqlalchemy.connections",
 }
-"""The package of each driver, and the module here that knows it."""
+"""The modules here that use a driver, by the package of the driver."""
 
 _kinds: Final[dict[type, ConnectionKind]] = {}
 
 
 def session_on(connection: object) -> AbstractAsyncContextManager[Session]:
     """
-    Return a session on a connection, or on one that is acquired from a pool.
+    Return a session on a connection, acquired first if it is a pool.
 
     Raises:
         UnsupportedConnectionError: It is not a supported connection.
@@ -50,7 +50,7 @@ def session_on(connection: object) -> AbstractAsyncContextManager[Session]:
 
 
 class _Acquired:
-    """A session on an acquired connection, which is given back in the end."""
+    """A session on an acquired connection, which is released on exit."""
 
     __slots__ = ("_context", "_kind")
 
@@ -74,10 +74,10 @@ class _Acquired:
 
 def is_pool(connection: object) -> bool:
     """
-    Return whether connections are acquired from it.
+    Return whether several connections can be acquired from it at once.
 
     Raises:
-        UnsupportedConnectionError: As for `session_on`.
+        UnsupportedConnectionError: As in `session_on`.
     """
     return (_kinds.get(type(connection)) or _find_kind(connection)).is_pool
 
@@ -136,8 +136,8 @@ _HINTS: Final = {
     "psycopg.": "this cannot be awaited; use a psycopg.AsyncConnection",
     "psycopg_pool.": "this cannot be awaited; use an AsyncConnectionPool",
     "sqlalchemy.": (
-        "this is no AsyncConnection, AsyncSession or AsyncEngine of SQLAlchemy, and"
-        " what is synchronous cannot be awaited"
+        "this is not an AsyncConnection, AsyncSession or AsyncEngine of SQLAlchemy; a"
+        " synchronous one cannot be awaited"
     ),
     "sqlmodel.": "this is synchronous; use sqlmodel.ext.asyncio.session.AsyncSession",
     "asyncpg.transaction.": "this is a transaction; pass its connection",
@@ -146,7 +146,7 @@ _HINTS: Final = {
         ' "async with pool.acquire() as connection", or pass the pool itself'
     ),
     "builtins.str": (
-        "this is a text; open a connection first, with asyncpg.connect(...) or"
+        "this is a string; open a connection first, with asyncpg.connect(...) or"
         " aiosqlite.connect(...)"
     ),
     "builtins.coroutine": "this was not awaited",

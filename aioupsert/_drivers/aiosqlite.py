@@ -1,8 +1,9 @@
 """
 aiosqlite: a call is one job on the connection's thread.
 
-No statement of another task comes between its statements, and a cancelled call leaves
-no transaction open, because the job runs to its end.
+So no statement of another task runs between its statements, one call costs one hop to
+the thread and back, and a cancelled call leaves no transaction open, because the job runs
+to its end.
 """
 
 from __future__ import annotations
@@ -10,30 +11,34 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
-from typing import Any, Final, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 from weakref import WeakKeyDictionary
 
 import aiosqlite
 
 from aioupsert._drivers.base import (
     STATES,
+    TRANSACTION_IS_OPEN,
     ConnectionKind,
-    ConnectionState,
+    ConnectionSession,
     TransientError,
     log,
     state_of,
 )
-from aioupsert._engines.base import Command, Engine, Fault, ResultRows, Steps
+from aioupsert._engines.base import Command, single_command
 from aioupsert._engines.sql import RowCode
 from aioupsert._engines.sqlite import SQLITE
 from aioupsert._engines.sqlite.bulk_steps import MARK, NOTE
+
+if TYPE_CHECKING:
+    from aioupsert._engines.base import Engine, Fault, ResultRows, Steps
 
 T = TypeVar("T")
 
 # SQLite, "Result and Error Codes"; an extended code has the primary one in its low byte.
 _TRANSIENT: Final = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
 _STALE: Final = frozenset({sqlite3.SQLITE_ERROR, sqlite3.SQLITE_SCHEMA})
-# What a row may cause: RAISE in a trigger, a value out of range or too long, ...
+# Errors that may come from a row: RAISE in a trigger, a value out of range, ...
 _ROW: Final = frozenset(
     {
         sqlite3.SQLITE_OK,
@@ -57,63 +62,55 @@ def is_retryable(error: BaseException) -> bool:
     return _code(error) in _TRANSIENT
 
 
-class AiosqliteSession:
+class AiosqliteSession(ConnectionSession):
     """One aiosqlite connection, for the time of one call."""
 
-    __slots__ = ("_connection", "_fatal", "state")
+    __slots__ = ("_fatal",)
 
     engine: Engine = SQLITE
 
     def __init__(self, connection: aiosqlite.Connection) -> None:
         """Use a connection."""
-        # Its thread runs a function by a method that has no public name.
-        self._connection: Any = connection
-        self.state: ConnectionState = STATES.get(connection) or state_of(connection)
+        self._connection = connection
+        self.state = STATES.get(connection) or state_of(connection)
         # The error that has rolled back the whole transaction, if there was one.
         self._fatal: Exception | None = None
-
-    async def __aenter__(self) -> Self:
-        """Return the session."""
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        """Do nothing."""
 
     async def run(self, steps: Steps[T]) -> T:
         """Run all commands as one job on the connection's thread."""
         connection = self._connection
-        # Asked for first: a closed connection says here what is wrong.
-        raw: sqlite3.Connection = connection._conn  # noqa: SLF001  # see __init__
+        # First, as a closed connection raises a clear error here.
+        raw: sqlite3.Connection = connection._conn  # noqa: SLF001  # it has no public name
         result: T
         if not self.state.holds:
-            result = await connection._execute(_run, self, raw, steps)  # noqa: SLF001  # see __init__
+            result = await connection._execute(_run, self, raw, steps)  # noqa: SLF001  # the only way to run a function on its thread
         else:
             async with self.state.lock:
-                result = await connection._execute(_run, self, raw, steps)  # noqa: SLF001  # see __init__
+                result = await connection._execute(_run, self, raw, steps)  # noqa: SLF001  # the only way to run a function on its thread
         return result
 
     async def fetch(
         self, sql: str, arguments: Sequence[Any], caller_columns: int
     ) -> ResultRows:
-        """Run one statement by itself, as one job."""
+        """Run a single statement, as one job."""
         return await self.run(
-            _alone(Command(sql, arguments, caller_columns=caller_columns))
+            single_command(Command(sql, arguments, caller_columns=caller_columns))
         )
 
     def in_transaction(self) -> bool:
-        """Ask the driver, which knows without asking the database."""
+        """Return whether a transaction is open, which the driver knows by itself."""
         return bool(self._connection.in_transaction)
 
     def can_repeat(self) -> bool:
-        """Return True: an error of a statement aborts no transaction."""
+        """Return True, as an error of a statement does not abort the transaction."""
         return True
 
     def may_be_stale(self, error: Exception) -> bool:
-        """Look at the code: no such column, a changed schema."""
+        """Decide by the code, as of a column that does not exist."""
         return _code(error) in _STALE
 
     def fault_of(self, error: Exception) -> Fault:
-        """Look at the code; an error without one comes from binding a row's values."""
+        """Decide by the code; an error without one comes from binding values."""
         if _code(error) not in _ROW:
             return "connection"
         return "transaction" if error is self._fatal else "row"
@@ -121,7 +118,7 @@ class AiosqliteSession:
     def answer(
         self, raw: sqlite3.Connection, cursor: sqlite3.Cursor, command: Command
     ) -> ResultRows:
-        """Run one command, on the connection's thread."""
+        """Run one command; executed on the connection's thread."""
         before = raw.in_transaction
         try:
             return _answer(self._connection, raw, cursor, command)
@@ -132,17 +129,13 @@ class AiosqliteSession:
             raise
 
     async def forget(self) -> None:
-        """Do nothing: SQLite itself prepares statements again."""
-
-
-def _alone(command: Command) -> Steps[ResultRows]:
-    return (yield command)
+        """Do nothing, as SQLite itself prepares statements again."""
 
 
 def _run(
     session: AiosqliteSession, connection: sqlite3.Connection, steps: Steps[T]
 ) -> T:
-    """Run steps, on the connection's thread."""
+    """Run steps; executed on the connection's thread."""
     inside = connection.in_transaction
     cursor = connection.cursor()
     cursor.row_factory = None
@@ -151,7 +144,7 @@ def _run(
         while True:
             try:
                 rows = session.answer(connection, cursor, command)
-            except Exception as exc:  # noqa: BLE001  # the steps roll back what is open, and raise it again
+            except Exception as exc:  # noqa: BLE001  # the steps roll back what is open, then raise it
                 command = steps.throw(exc)
             else:
                 command = steps.send(rows)
@@ -179,7 +172,7 @@ def _answer(
 ) -> ResultRows:
     kind = command.kind
     if kind == "transaction":
-        return _YES if connection.in_transaction else ()
+        return TRANSACTION_IS_OPEN if connection.in_transaction else ()
     log(command.sql)
     if kind == "rollback" and not connection.in_transaction:
         return ()  # a conflict clause or a trigger has ended the transaction
@@ -191,9 +184,6 @@ def _answer(
         with _names_as_str(connection):
             return _fetch(cursor, command)
     return _fetch(cursor, command)
-
-
-_YES: Final[ResultRows] = ((True,),)
 
 
 def _fetch(cursor: sqlite3.Cursor, command: Command) -> ResultRows:
@@ -221,10 +211,10 @@ _marks: Final[WeakKeyDictionary[aiosqlite.Connection, list[Any]]] = WeakKeyDicti
 
 def _marks_of(owner: aiosqlite.Connection, connection: sqlite3.Connection) -> list[Any]:
     """
-    Return the empty list to which the marking functions of a connection write.
+    Return the list to which the marking functions of a connection append, emptied.
 
-    The functions stay with the connection: they cannot be removed while the caller reads
-    from a cursor.
+    The functions stay registered on the connection: they cannot be removed while the
+    caller reads from a cursor.
     """
     marks = _marks.get(owner)
     if marks is None:
@@ -242,7 +232,7 @@ def marking_functions(marks: list[Any]) -> list[tuple[str, int, Callable[..., An
         marks.append((number, code))
         return code == RowCode.UPDATED
 
-    # The one for most calls is not written in Python, which takes a tenth of the time.
+    # The function of most calls is not written in Python, and so takes a tenth of the time.
     return [(NOTE, 1, marks.append), (MARK, 2, mark)]
 
 

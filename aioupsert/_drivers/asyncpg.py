@@ -1,17 +1,16 @@
 """
 asyncpg: connections, pooled connections and pools.
 
-The library never uses `Connection.transaction()`: cancelled while its BEGIN is under
-way, it leaves a transaction open that nothing ends.
+This library never uses `Connection.transaction()`: if that is cancelled during its BEGIN,
+it leaves a transaction open that nothing ends.
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Any, Final, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy
@@ -19,29 +18,18 @@ from asyncpg.pool import PoolConnectionProxy
 from aioupsert._drivers.base import (
     STATES,
     ConnectionKind,
-    ConnectionState,
-    ReadOnlyError,
     TransientError,
     drive,
-    finish,
     log,
     state_of,
 )
-from aioupsert._engines.base import (
-    CannotCopyError,
-    Command,
-    Engine,
-    Fault,
-    ResultRows,
-    Steps,
-)
+from aioupsert._drivers.postgresql import ROLLBACK_TIMEOUT, PostgresqlSession
+from aioupsert._engines.base import CannotCopyError
 from aioupsert._engines.postgresql import engine_of
-from aioupsert._engines.postgresql.sqlstates import (
-    READ_ONLY,
-    STALE,
-    TRANSIENT,
-    fault_by_sqlstate,
-)
+from aioupsert._engines.postgresql.sqlstates import STALE, TRANSIENT, fault_by_sqlstate
+
+if TYPE_CHECKING:
+    from aioupsert._engines.base import Engine, Fault, ResultRows, Steps
 
 T = TypeVar("T")
 
@@ -52,8 +40,6 @@ _POOLER: Final = (
     " connection between sessions: connect with statement_cache_size=0, or use PgBouncer"
     " 1.21 or later with max_prepared_statements"
 )
-# Seconds that our ROLLBACK may take before the connection is given up.
-_ROLLBACK_TIMEOUT: Final = 10.0
 
 
 def sqlstate(error: BaseException) -> str:
@@ -66,33 +52,23 @@ def is_retryable(error: BaseException) -> bool:
     return sqlstate(error) in TRANSIENT
 
 
-_YES: Final[ResultRows] = ((True,),)
-
-
-class AsyncpgSession:
+class AsyncpgSession(PostgresqlSession):
     """One asyncpg connection, for the time of one call."""
 
-    __slots__ = ("_connection", "_real", "state")
+    __slots__ = ("_real",)
 
     def __init__(self, connection: Any) -> None:
         """Use a connection, plain or pooled."""
-        # A pooled connection stands before the real one, which outlives it. Once
-        # released it has none, and says so itself when asked for anything.
+        # A pooled connection is a proxy of the real one, which outlives it. Once released
+        # it has none, and raises a clear error from any of its methods.
         real = getattr(connection, "_con", connection) or connection.get_server_pid()
-        self._connection: Any = connection
+        self._connection = connection
+        self.state = STATES.get(real) or state_of(real)
         self._real: Any = real
-        self.state: ConnectionState = STATES.get(real) or state_of(real)
-
-    async def __aenter__(self) -> Self:
-        """Return the session."""
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        """Do nothing."""
 
     @property
     def engine(self) -> Engine:
-        """Look at what the server reported when it was connected."""
+        """The engine, by what the server reported when the client connected."""
         reported = None if self._is_closed() else self._real.get_settings()
         return engine_of(getattr(reported, "crdb_version", None))
 
@@ -114,19 +90,15 @@ class AsyncpgSession:
     async def fetch(
         self, sql: str, arguments: Sequence[Any], caller_columns: int
     ) -> ResultRows:
-        """Await one statement by itself."""
+        """Await a single statement."""
         del caller_columns
         log(sql)
         lock = self.state.lock
-        await lock.acquire()  # by hand, since every call comes this way
+        await lock.acquire()  # not "async with", which costs more on every call
         try:
             rows: ResultRows = await self._connection.fetch(sql, *arguments)
         except asyncpg.PostgresError as exc:
-            if not self.in_transaction():
-                if is_retryable(exc):
-                    raise TransientError from exc
-                if sqlstate(exc) == READ_ONLY:
-                    raise ReadOnlyError from exc
+            self._raise_internal(exc, sqlstate(exc))
             _explain(exc)
             raise
         except AttributeError as exc:
@@ -137,22 +109,18 @@ class AsyncpgSession:
         return rows
 
     def may_be_stale(self, error: Exception) -> bool:
-        """Look at the SQLSTATE; asyncpg's own errors come from types that it caches."""
+        """Decide by the SQLSTATE; asyncpg's own errors come from types that it caches."""
         if self._is_closed():
             return False
         return isinstance(error, asyncpg.DataError) or sqlstate(error).startswith(STALE)
 
     def in_transaction(self) -> bool:
-        """Ask the driver, which knows without asking the database."""
-        # One that was terminated does not answer.
+        """Return whether a transaction is open, which the driver knows by itself."""
+        # A terminated connection raises an error when asked.
         return not self._is_closed() and bool(self._connection.is_in_transaction())
 
-    def can_repeat(self) -> bool:
-        """Return whether no transaction is open, which an error would have aborted."""
-        return not self.in_transaction()
-
     def fault_of(self, error: Exception) -> Fault:
-        """Look at the SQLSTATE; an error without one comes from encoding a row's values."""
+        """Decide by the SQLSTATE; an error without one comes from encoding values."""
         if self._is_closed() or isinstance(error, OSError):
             return "connection"
         if isinstance(error, asyncpg.PostgresError):
@@ -162,71 +130,54 @@ class AsyncpgSession:
         return "row"
 
     def _is_closed(self) -> bool:
-        """Ask the real connection: a lost one is returned to its pool, the proxy empty."""
+        """Ask the real connection: when it is lost, its proxy is empty."""
         return bool(self._real.is_closed())
 
     def _raise_if_closed(self, error: AttributeError) -> None:
-        """Raise a clear error where asyncpg, terminated between two steps, does not."""
+        """Raise a clear error in place of asyncpg's on a terminated connection."""
         if self._is_closed():
             msg = "connection is closed"
             raise asyncpg.InterfaceError(msg) from error
 
     async def forget(self) -> None:
-        """Have types introspected and statements prepared again."""
+        """Have asyncpg introspect types and prepare statements again."""
         await self._connection.reload_schema_state()
 
-    async def _answer(self, command: Command) -> ResultRows:
-        kind, sql = command.kind, command.sql
-        if kind == "transaction":
-            return _YES if self.in_transaction() else ()
-        log(sql)
-        if kind == "command":
-            return [(await self._connection.execute(sql),)]
-        if kind == "rollback":
-            await self._roll_back(sql)
-            return ()
-        if kind == "copy":
-            await self._copy(sql, command.arguments)
-            return ()
-        rows: ResultRows = await self._connection.fetch(sql, *command.arguments)
+    async def _fetch(
+        self, sql: str, arguments: Iterable[Any], _caller_columns: int
+    ) -> ResultRows:
+        rows: ResultRows = await self._connection.fetch(sql, *arguments)
         return rows
 
+    async def _command(self, sql: str) -> ResultRows:
+        return [(await self._connection.execute(sql),)]
+
     async def _copy(self, table: str, rows: Iterable[Any]) -> None:
-        """Copy rows to a temporary table."""
         try:
             await self._connection.copy_records_to_table(
                 table, records=rows, schema_name="pg_temp"
             )
         except asyncpg.InternalClientError as exc:
-            # The caller has set a text codec, which binary COPY does not take.
+            # The caller has set a text codec, which binary COPY does not accept.
             raise CannotCopyError from exc
 
-    async def _roll_back(self, sql: str) -> None:
-        """Send a ROLLBACK to its end, however often the caller is cancelled meanwhile."""
-        if self._is_closed():
-            return  # the server rolls back
-        task: asyncio.Task[Any] = asyncio.ensure_future(
-            self._connection.execute(sql, timeout=_ROLLBACK_TIMEOUT)
-        )
-        try:
-            await finish(task)
-        finally:
-            if sql == "ROLLBACK" and self._may_be_open(task):
-                # Better no connection than one with our transaction left open.
-                with contextlib.suppress(Exception):
-                    self._connection.terminate()
+    async def _send_rollback(self, sql: str) -> None:
+        if not self._is_closed():  # if it is, the server rolls back
+            await self._connection.execute(sql, timeout=ROLLBACK_TIMEOUT)
 
-    def _may_be_open(self, rollback: asyncio.Task[Any]) -> bool:
-        """Return whether our transaction may have survived its ROLLBACK."""
-        error = None if rollback.cancelled() else rollback.exception()
+    def _may_be_open(self, error: BaseException) -> bool:
         if isinstance(error, asyncpg.InterfaceError):
-            # It was not sent: another task is using the connection.
+            # It was not sent, as another task is using the connection.
             return self.in_transaction()
-        return rollback.cancelled() or error is not None
+        return True
+
+    def _close(self) -> None:
+        with contextlib.suppress(Exception):
+            self._connection.terminate()
 
 
 def _explain(error: asyncpg.PostgresError) -> None:
-    """Add to an error what to set, which the driver cannot know."""
+    """Add a note to an error that comes from a pooler between client and server."""
     if sqlstate(error) in _MISPLACED:
         error.add_note(_POOLER)
 

@@ -1,7 +1,8 @@
 """
-What a driver does, and what the drivers share.
+The interface of a driver, and what all drivers share.
 
-A driver runs commands over one kind of connection, and knows what its errors mean. A
+A driver runs steps: it sends their commands over a connection, one after the other, and
+sends back the rows or throws the error into them. It also knows what its errors mean. A
 new driver is a file beside this one, and a line in `_drivers/__init__.py`.
 """
 
@@ -13,15 +14,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import (
-    TYPE_CHECKING,
-    Any,
-    Final,
-    NamedTuple,
-    Protocol,
-    Self,
-    TypeVar,
-)
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, Self, TypeVar
 from weakref import WeakKeyDictionary
 
 from aioupsert._engines.base import Command, Engine, Fault, ResultRows, Steps
@@ -60,30 +53,30 @@ class Session(Protocol):
 
     @property
     def engine(self) -> Engine:
-        """The engine it is connected to."""
+        """The engine that it is connected to."""
         ...
 
     @property
     def state(self) -> ConnectionState:
-        """What is remembered about this connection."""
+        """The state that is kept for this connection."""
         ...
 
     async def __aenter__(self) -> Self:
-        """Return the session: a connection of the caller's is used as it is."""
+        """Return the session."""
         ...
 
     async def __aexit__(self, *_: object) -> None:
-        """Do nothing: the connection stays with the caller."""
+        """Do nothing, as the connection is the caller's."""
         ...
 
     async def run(self, steps: Steps[T]) -> T:
         """
-        Run steps to their end; on return no transaction of this library is open.
+        Run steps to their end, and return what they return.
 
         No other call of this library uses the connection meanwhile.
 
         Raises:
-            TransientError: In place of such an error, outside the caller's transaction.
+            TransientError: In place of such an error, if no transaction was open before.
         """
         ...
 
@@ -91,16 +84,16 @@ class Session(Protocol):
         self, sql: str, arguments: Sequence[Any], caller_columns: int
     ) -> ResultRows:
         """
-        Send one statement by itself, in one round trip, and return its rows.
+        Send a single statement, in one round trip, and return its rows.
 
         Args:
             sql: The statement.
             arguments: The values of its placeholders.
-            caller_columns: As of `Command`.
+            caller_columns: As in `Command`.
 
         Raises:
-            TransientError: As for `run`.
-            ReadOnlyError: It writes, outside the caller's transaction, and must not.
+            TransientError: As in `run`.
+            ReadOnlyError: In place of such an error, if no transaction is open.
         """
         ...
 
@@ -109,11 +102,11 @@ class Session(Protocol):
         ...
 
     def can_repeat(self) -> bool:
-        """Return whether a call may be made again after an error of the database."""
+        """Return whether statements can still be sent after an error of one."""
         ...
 
     def may_be_stale(self, error: Exception) -> bool:
-        """Return whether an error may come from a table that has changed meanwhile."""
+        """Return whether an error may come from a table changed since reflection."""
         ...
 
     def fault_of(self, error: Exception) -> Fault:
@@ -121,7 +114,7 @@ class Session(Protocol):
         ...
 
     async def forget(self) -> None:
-        """Drop what the driver itself caches of types and statements."""
+        """Have the driver drop its caches of types and prepared statements."""
         ...
 
 
@@ -132,8 +125,9 @@ class ConnectionKind(NamedTuple):
     Attributes:
         type: Its class.
         session: Returns a session on a connection of the driver.
-        acquire: Lends a connection of the driver; None for such a connection itself.
-        is_pool: Whether it lends several at once.
+        acquire: Acquires a connection of the driver, and releases it on exit; None if
+            it is such a connection itself.
+        is_pool: Whether several connections can be acquired at once.
     """
 
     type: type
@@ -147,7 +141,7 @@ class Driver(Protocol):
 
     @property
     def KINDS(self) -> Sequence[ConnectionKind]:  # noqa: N802  # a constant of the module
-        """The kinds of connections it is for."""
+        """The kinds of connections that it supports."""
         ...
 
     def is_retryable(self, error: BaseException, /) -> bool:
@@ -155,19 +149,19 @@ class Driver(Protocol):
         ...
 
 
-# --- What is remembered about a connection --------------------------------------------
+# --- The state of a connection --------------------------------------------------------
 
 
 @dataclass(slots=True)
 class CachedTable:
     """
-    A table's description, until it is read again, and what was compiled for it.
+    A reflected table, and what was compiled for it.
 
     Attributes:
-        table: The description.
-        read_at: When it was read, on the monotonic clock.
-        calls: The statements of each request shape.
-        batches: The same for many rows; also by whether their keys are distinct.
+        table: The table.
+        read_at: When it was reflected, on the monotonic clock.
+        calls: The compiled call of each request shape.
+        batches: The compiled batches, by request shape and whether keys are distinct.
     """
 
     table: Table
@@ -210,13 +204,13 @@ _current_hold: ContextVar[_Hold | None] = ContextVar("_current_hold", default=No
 @dataclass(slots=True)
 class ConnectionState:
     """
-    What is remembered about one connection.
+    The state that is kept for one connection, from call to call.
 
-    It holds no reference to the connection, and is dropped with it.
+    It has no reference to the connection, and is dropped with it.
 
     Attributes:
         tables: The tables that calls on it have used.
-        warned: The warnings that have been given.
+        warned: The warnings that have been issued.
         holds: How many calls hold the lock for several steps, one within the other.
     """
 
@@ -251,18 +245,37 @@ class ConnectionState:
 
 
 STATES: Final[WeakKeyDictionary[Any, ConnectionState]] = WeakKeyDictionary()
-"""What is remembered about each connection; `state_of` adds one."""
+"""The state of each connection; `state_of` adds one."""
 
 
 def state_of(connection: object) -> ConnectionState:
-    """Return what is remembered about a connection."""
+    """Return the state that is kept for a connection."""
     state = STATES.get(connection)
     if state is None:
         state = STATES[connection] = ConnectionState()
     return state
 
 
+class ConnectionSession:
+    """A session on a connection of the caller's, which it leaves as it is."""
+
+    __slots__ = ("_connection", "state")
+
+    _connection: Any
+    state: ConnectionState
+
+    async def __aenter__(self) -> Self:
+        """Return the session."""
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Do nothing, as the connection is the caller's."""
+
+
 # --- Running steps --------------------------------------------------------------------
+
+TRANSACTION_IS_OPEN: Final[ResultRows] = ((True,),)
+"""The answer to `IN_TRANSACTION` if a transaction is open."""
 
 
 async def drive(
@@ -274,7 +287,7 @@ async def drive(
         while True:
             try:
                 rows = await answer(command)
-            except BaseException as exc:  # noqa: BLE001  # a cancellation too: the steps roll back what is open, and raise it again
+            except BaseException as exc:  # noqa: BLE001  # a cancellation too: the steps roll back what is open, then raise it
                 command = steps.throw(exc)
             else:
                 command = steps.send(rows)
@@ -292,12 +305,12 @@ async def finish(task: asyncio.Task[T]) -> None:
         except asyncio.CancelledError as exc:
             cancelled = exc
     if cancelled is not None:
-        # The result has no receiver any more; its error must not be reported as lost.
+        # Nobody receives the result; asyncio must not log an error as never retrieved.
         _ = task.cancelled() or task.exception()
         raise cancelled
 
 
 def log(sql: str) -> None:
-    """Log a statement on one line, never its values."""
+    """Log a statement, but not its values, on one line."""
     if _logger.isEnabledFor(logging.DEBUG):
         _logger.debug("%s", " ".join(sql.split()))

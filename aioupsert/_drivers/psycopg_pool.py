@@ -1,4 +1,4 @@
-"""psycopg_pool: pools of psycopg connections."""
+"""psycopg_pool: pools of psycopg connections. Imported only if the caller has."""
 
 from __future__ import annotations
 

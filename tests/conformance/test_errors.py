@@ -213,13 +213,13 @@ STRANGERS: dict[str, tuple[Any, str]] = {
     ),
     "SQLAlchemy": (
         instance("sqlalchemy.orm.session", "Session"),
-        r"no AsyncConnection, AsyncSession or AsyncEngine of SQLAlchemy",
+        r"not an AsyncConnection, AsyncSession or AsyncEngine of SQLAlchemy",
     ),
     "SQLModel": (
         instance("sqlmodel.orm.session", "Session"),
         "use sqlmodel.ext.asyncio.session.AsyncSession",
     ),
-    "text": ("postgresql://localhost/db", "a text; open a connection first"),
+    "text": ("postgresql://localhost/db", "a string; open a connection first"),
     "None": (None, "pass an asyncpg Connection or Pool, an AsyncConnection"),
     "object": (object(), "cannot use this builtins.object: pass an asyncpg"),
 }

@@ -523,7 +523,7 @@ async def test_a_server_that_answers_no_more_costs_the_connection(
     name: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("aioupsert._drivers.psycopg._ROLLBACK_TIMEOUT", 0.1)
+    monkeypatch.setattr("aioupsert._drivers.psycopg.ROLLBACK_TIMEOUT", 0.1)
     call: Any = {"count": count, "exact": exact, "bulk": bulk}[name]
     async with psycopg_connected(near, pg.schema) as conn:
         await create_or_update(conn, "t", key={"k": "warm"})

@@ -207,7 +207,7 @@ async def test_a_rollback_that_fails_ends_the_connection(pg: PostgresDatabase) -
 async def test_a_rollback_that_hangs_ends_the_connection(
     pg: PostgresDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("aioupsert._drivers.asyncpg._ROLLBACK_TIMEOUT", 0.1)
+    monkeypatch.setattr("aioupsert._drivers.asyncpg.ROLLBACK_TIMEOUT", 0.1)
     await pg.run(CHECKED)
 
     async def hang() -> str:

@@ -56,12 +56,12 @@ CASES: Final = {
     "plain": Case("CREATE TABLE t (k integer PRIMARY KEY, n integer)", NATIVE),
     "serial": Case(
         "CREATE TABLE t (id serial, k integer PRIMARY KEY, n integer)",
-        "update first: it would use up numbers of a sequence",
+        "update first: updates would consume sequence values",
     ),
     "identity": Case(
         "CREATE TABLE t (id integer GENERATED ALWAYS AS IDENTITY,"
         " k integer PRIMARY KEY, n integer)",
-        "update first: it would use up numbers of a sequence",
+        "update first: updates would consume sequence values",
     ),
     "no unique index": Case(
         "CREATE TABLE t (k integer, n integer)",
@@ -75,10 +75,12 @@ CASES: Final = {
     "two unique indexes": Case(
         "CREATE TABLE t (k integer PRIMARY KEY, n integer, d integer UNIQUE)", NATIVE
     ),
-    "partitions": Case(PARTS, "update first: its flags cannot be had here"),
+    "partitions": Case(
+        PARTS, "update first: it cannot return whether a row was created"
+    ),
     "view": Case(
         BASE + "CREATE VIEW t AS SELECT * FROM base",
-        "update first: its flags cannot be had here",
+        "update first: it cannot return whether a row was created",
     ),
     "view with INSTEAD OF": Case(
         BASE

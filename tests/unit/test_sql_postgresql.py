@@ -306,7 +306,7 @@ def test_statements_are_listed_in_their_order() -> None:
         "first",
         "when a concurrent call got in between",
         "when a concurrent call got in between, if nothing was updated",
-        "when no row was there",
+        "when the row does not exist",
         "when the insert fails again",
     ]
 

@@ -59,7 +59,7 @@ def test_the_steps_of_a_plain_call() -> None:
     )
     assert [step.when for step in (update, insert)] == [
         "first",
-        "when no row was there",
+        "when the row does not exist",
     ]
 
 

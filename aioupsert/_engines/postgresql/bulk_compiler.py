@@ -21,7 +21,7 @@ written; `bulk_steps` tries it again. Where counts are enough, a second text of 
 statement returns one row with the counts and the numbers of the rows not reported.
 
 Joins of the rows with each other are FULL JOINs, which PostgreSQL can only execute as
-hash or merge joins: its estimate for the rows of an array is wrong by orders of
+hash or merge joins: its estimate for the rows of an array can be wrong by orders of
 magnitude, and a nested loop would take quadratic time.
 
 References:
@@ -33,9 +33,9 @@ from __future__ import annotations
 
 import contextlib
 import zlib
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from aioupsert._engines.postgresql.bulk_steps import (
     BatchColumn,
@@ -76,6 +76,7 @@ def compile_batch(plan: Plan, *, distinct: bool) -> PostgresqlBatch:
     if reason is not None:
         return PostgresqlBatch(per_row, f"one by one: {reason}")
     reason = next(_reasons_against_on_conflict(plan, distinct=distinct), None)
+    write: _WriteDraft
     if reason is None:
         how, write = "INSERT ... ON CONFLICT DO UPDATE", _on_conflict
     else:
@@ -129,9 +130,9 @@ def _reasons_for_one_by_one(plan: Plan) -> Iterator[str]:
     if any(key.is_null for key in plan.key):
         yield "a value of the key is NULL"
     if plan.renames:
-        yield "the key itself is given another value"
+        yield "the call changes the key itself"
     if not all(_has_type(part, plan) for part in _expressions(plan)):
-        yield "an expression brings a value whose type nothing tells"
+        yield "an expression has a value of unknown type"
     if plan.table.one_by_one_because:
         yield plan.table.one_by_one_because
 
@@ -174,7 +175,7 @@ def _reasons_against_on_conflict(plan: Plan, *, distinct: bool) -> Iterator[str]
         if part.kind == "default" and part.column is not None
     ]
     if not table.supports_on_conflict_update:
-        yield "its flags cannot be had here"
+        yield "it cannot return whether a row was created"
     if not any(index.matches(key) for index in table.unique):
         yield "no unique index is on exactly the key"
     if not distinct:
@@ -182,11 +183,11 @@ def _reasons_against_on_conflict(plan: Plan, *, distinct: bool) -> Iterator[str]
     if not plan.update:
         yield "nothing is updated"
     if any(column.consumes_sequence for column in (*defaults, *left_out)):
-        yield "it would use up numbers of a sequence"
+        yield "updates would consume sequence values"
     if any(column.required for column in left_out):
         yield "rows lack columns that are NOT NULL"
     if not _excluded_suffices(plan):
-        yield "EXCLUDED is not what the row brings"
+        yield "EXCLUDED may differ from the row's own value"
 
 
 def _excluded_suffices(plan: Plan) -> bool:
@@ -359,6 +360,14 @@ class _Draft(NamedTuple):
         return f"WITH {ctes} {self.query}"
 
 
+class _WriteDraft(Protocol):
+    """Writes a statement, with counts or with the rows."""
+
+    def __call__(
+        self, plan: Plan, batch_columns: list[BatchColumn], /, *, counting: bool
+    ) -> _Draft: ...
+
+
 class _ReportingDrafts(NamedTuple):
     """The drafts of a `ReportingStatement`."""
 
@@ -372,7 +381,7 @@ class _ReportingDrafts(NamedTuple):
 
 
 def _drafts(
-    write: Callable[..., _Draft],
+    write: _WriteDraft,
     plan: Plan,
     columns: list[BatchColumn],
     *,

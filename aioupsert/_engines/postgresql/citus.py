@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 IS_INSTALLED: Final = "to_regclass('pg_catalog.pg_dist_partition') IS NOT NULL"
 """An expression of the catalog query."""
-EXACT_BECAUSE: Final = "Citus keeps it"
+EXACT_BECAUSE: Final = "Citus manages it"
 """Why the classic steps are used."""
 
 # No row for a table that Citus does not manage; NULL for a reference table.

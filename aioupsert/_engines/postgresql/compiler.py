@@ -60,7 +60,7 @@ def compile_call(plan: Plan) -> PostgresqlCall:
         single=single,
         update=_update(plan, when) if plan.update else None,
         find=_find(plan, when) if plan.conditional else None,
-        insert=_insert(plan, "when no row was there"),
+        insert=_insert(plan, "when the row does not exist"),
         probe=_probe(plan),
         lock=_lock(plan) if plan.lock else None,
     )

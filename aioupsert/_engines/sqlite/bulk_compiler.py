@@ -60,21 +60,21 @@ def _reasons_for_one_by_one(plan: Plan) -> Iterator[str]:
     given = {item.column.name for item in plan.insert if item.term is not None}
     left_out = [c for c in table.columns.values() if c.name not in given]
     if plan.returning:
-        yield "rows are asked for"
+        yield "rows are returned"
     if not table.supports_on_conflict_update:
         yield "it is a view or a virtual table"
     if not any(index.matches(key) for index in table.unique):
         yield "no unique index is on exactly the key"
     if plan.renames:
-        yield "the key itself is given another value"
+        yield "the call changes the key itself"
     if any(_may_conflict(index, given, set(key)) for index in table.unique):
-        yield "another unique index may be in the way"
+        yield "another unique index may conflict"
     if table.has_before_insert_trigger:
-        yield "a trigger sees every insert"
+        yield "a trigger fires on every attempted insert"
     if table.updates_may_be_refused:
-        yield "a trigger may refuse an update"
+        yield "a trigger may ignore an update"
     if any(column.consumes_sequence for column in left_out):
-        yield "it would use up numbers of AUTOINCREMENT"
+        yield "updates would consume AUTOINCREMENT values"
     if any(column.required for column in left_out):
         yield "rows lack columns that are NOT NULL"
 

@@ -222,7 +222,7 @@ def _find(plan: Plan, when: str) -> CompiledStatement:
 def _insert(plan: Plan) -> CompiledStatement:
     writer = _writer(plan)
     sql = f"INSERT INTO {quote_path(plan.table.name)} {writer.inserted(plan)}"
-    return writer.returning(plan, sql, RowCode.CREATED, "when no row was there")
+    return writer.returning(plan, sql, RowCode.CREATED, "when the row does not exist")
 
 
 def _upsert(plan: Plan) -> CompiledStatement:

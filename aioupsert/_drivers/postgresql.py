@@ -1,0 +1,118 @@
+"""
+What the drivers of PostgreSQL share: asyncpg and psycopg.
+
+A session of either answers the same commands, and treats the same errors in the same
+way. What differs, how a statement is sent and how a connection is closed, is in the
+abstract methods.
+"""
+
+from __future__ import annotations
+
+import abc
+import asyncio
+from collections.abc import Iterable
+from typing import Any, Final
+
+from aioupsert._drivers.base import (
+    TRANSACTION_IS_OPEN,
+    ConnectionSession,
+    ReadOnlyError,
+    TransientError,
+    finish,
+    log,
+)
+from aioupsert._engines.base import Command, ResultRows
+from aioupsert._engines.postgresql.sqlstates import READ_ONLY, TRANSIENT
+
+ROLLBACK_TIMEOUT: Final = 10.0
+"""The seconds that a ROLLBACK of this library may take before it has failed."""
+
+
+class PostgresqlSession(ConnectionSession, abc.ABC):
+    """One connection to PostgreSQL, for the time of one call."""
+
+    __slots__ = ()
+
+    @abc.abstractmethod
+    def in_transaction(self) -> bool:
+        """Return whether a transaction is open on the connection."""
+
+    def can_repeat(self) -> bool:
+        """Return whether no transaction is open, which an error would have aborted."""
+        return not self.in_transaction()
+
+    async def _answer(self, command: Command) -> ResultRows:
+        """Send a command and return its rows."""
+        kind, sql = command.kind, command.sql
+        if kind == "transaction":
+            return TRANSACTION_IS_OPEN if self.in_transaction() else ()
+        log(sql)
+        if kind == "command":
+            return await self._command(sql)
+        if kind == "rollback":
+            await self._roll_back(sql)
+            return ()
+        if kind == "copy":
+            await self._copy(sql, command.arguments)
+            return ()
+        return await self._fetch(sql, command.arguments, command.caller_columns)
+
+    @abc.abstractmethod
+    async def _fetch(
+        self, sql: str, arguments: Iterable[Any], caller_columns: int, /
+    ) -> ResultRows:
+        """Send a statement and return its rows."""
+
+    @abc.abstractmethod
+    async def _command(self, sql: str) -> ResultRows:
+        """Send a command and return its completion status."""
+
+    @abc.abstractmethod
+    async def _copy(self, table: str, rows: Iterable[Any]) -> None:
+        """
+        Copy rows to a temporary table.
+
+        Raises:
+            CannotCopyError: The driver cannot copy these values.
+        """
+
+    # --- Errors -----------------------------------------------------------------------
+
+    def _raise_internal(self, error: Exception, sqlstate: str) -> None:
+        """
+        Raise the internal error in place of a single statement's, if there is one.
+
+        Raises:
+            TransientError: Sending the statement again is right.
+            ReadOnlyError: Transactions are read-only.
+        """
+        if self.in_transaction():
+            return
+        if sqlstate in TRANSIENT:
+            raise TransientError from error
+        if sqlstate == READ_ONLY:
+            raise ReadOnlyError from error
+
+    async def _roll_back(self, sql: str) -> None:
+        """Complete a rollback, however often the caller is cancelled meanwhile."""
+        task: asyncio.Task[None] = asyncio.ensure_future(self._send_rollback(sql))
+        try:
+            await finish(task)
+        finally:
+            # Retrieved in any case, or asyncio would log an exception of the task.
+            error = asyncio.CancelledError() if task.cancelled() else task.exception()
+            if error and sql == "ROLLBACK" and self._may_be_open(error):
+                # Better no connection than one with our transaction left open.
+                self._close()
+
+    @abc.abstractmethod
+    async def _send_rollback(self, sql: str) -> None:
+        """Send a rollback, for at most `ROLLBACK_TIMEOUT`."""
+
+    @abc.abstractmethod
+    def _may_be_open(self, error: BaseException, /) -> bool:
+        """Return whether our transaction may be open after this error of its ROLLBACK."""
+
+    @abc.abstractmethod
+    def _close(self) -> None:
+        """Close the connection at once."""
