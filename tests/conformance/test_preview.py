@@ -165,9 +165,9 @@ async def test_the_statements_do_the_same_when_run_by_hand(
 @pytest.mark.parametrize(
     ("strategy", "postgresql", "sqlite"),
     [
-        ("auto", ["first", "when a concurrent"], ["first", "when no row"]),
-        ("fast", ["first", "when a concurrent"], ["first", "when no row"]),
-        ("exact", ["first", "when no row"], ["first", "when no row"]),
+        ("auto", ["first", "when a concurrent"], ["first", "when the row"]),
+        ("fast", ["first", "when a concurrent"], ["first", "when the row"]),
+        ("exact", ["first", "when the row"], ["first", "when the row"]),
         ("on_conflict", ["first", "when a concurrent"], ["first", "when the row"]),
     ],
 )
