@@ -10,8 +10,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import (
+    AbstractAsyncContextManager,
+    AbstractContextManager,
+    asynccontextmanager,
+    nullcontext,
+)
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, Self, TypeVar
@@ -301,13 +307,27 @@ async def finish(task: asyncio.Task[T]) -> None:
     cancelled: asyncio.CancelledError | None = None
     while not task.done():
         try:
-            await asyncio.wait({task})
+            with _shield_from_anyio():
+                await asyncio.wait({task})
         except asyncio.CancelledError as exc:
             cancelled = exc
     if cancelled is not None:
         # Nobody receives the result; asyncio must not log an error as never retrieved.
         _ = task.cancelled() or task.exception()
         raise cancelled
+
+
+def _shield_from_anyio() -> AbstractContextManager[object]:
+    """
+    Return what keeps anyio from cancelling, which it does in every turn of the loop.
+
+    Where a caller uses anyio, it has imported it.
+    """
+    anyio: Any = sys.modules.get("anyio")
+    shield: AbstractContextManager[object] = (
+        nullcontext() if anyio is None else anyio.CancelScope(shield=True)
+    )
+    return shield
 
 
 def log(sql: str) -> None:

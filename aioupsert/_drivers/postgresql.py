@@ -24,8 +24,12 @@ from aioupsert._drivers.base import (
 from aioupsert._engines.base import Command, ResultRows
 from aioupsert._engines.postgresql.sqlstates import READ_ONLY, TRANSIENT
 
-ROLLBACK_TIMEOUT: Final = 10.0
-"""The seconds that a ROLLBACK of this library may take before it has failed."""
+ROLLBACK_TIMEOUT: Final = 1.8
+"""
+The seconds that the end of a cancelled call may take: its ROLLBACK, or the cancellation
+of its statement. After that the connection is closed, since a server that answers neither
+in this time may never do so, and the caller has already waited too long.
+"""
 
 
 class PostgresqlSession(ConnectionSession, abc.ABC):

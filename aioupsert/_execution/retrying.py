@@ -46,11 +46,14 @@ class Deadline:
 _WITHOUT_PAUSE: Final = 3
 _MAX_PAUSE: Final = 0.015
 """Seconds."""
+_DOUBLINGS: Final = 4
+"""Of a millisecond, after which a pause is the longest; it never overflows."""
 
 
 async def back_off(attempts: int) -> None:
     """Wait a random time, so that calls which collided do not collide again."""
     record_retry()
     if attempts > _WITHOUT_PAUSE:
-        longest = min(_MAX_PAUSE, 0.001 * 2 ** (attempts - _WITHOUT_PAUSE))
+        doublings = min(attempts - _WITHOUT_PAUSE, _DOUBLINGS)
+        longest = min(_MAX_PAUSE, 0.001 * 2**doublings)
         await asyncio.sleep(random.uniform(0, longest))  # noqa: S311  # not for secrets
