@@ -208,9 +208,16 @@ async def test_a_cancelled_call_leaves_the_engine_and_the_session_usable(
 @pytest.mark.filterwarnings("ignore:.*was deleted before being:ResourceWarning")
 @pytest.mark.parametrize(
     ("driver", "opened", "delay", "twice"),
-    pairwise(
-        CONNECTIONS, [AsyncSession, AsyncEngine.connect, None], DELAYS, [False, True]
-    ),
+    [
+        *pairwise(
+            CONNECTIONS,
+            [AsyncSession, AsyncEngine.connect, None],
+            DELAYS,
+            [False, True],
+        ),
+        # Only at once is the connection's BEGIN under way.
+        ("asyncpg", AsyncEngine.connect, 0, False),
+    ],
     indirect=["driver"],
 )
 async def test_cancelled_at_every_suspension_point(

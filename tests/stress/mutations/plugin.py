@@ -35,4 +35,4 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_runtest_setup() -> None:
-    REACHED.reset()
+    REACHED.begin_test()

@@ -104,9 +104,10 @@ def _register(
 
 class Reached:
     """
-    Counts how often the fault was reached in the test that is running.
+    Counts how often the fault was reached, by test.
 
-    The count is the size of a file, so that it survives a test that hangs and is killed.
+    A file has a line for each test, so that the count survives a test that hangs and is
+    killed.
     """
 
     def __init__(self) -> None:
@@ -116,15 +117,17 @@ class Reached:
         """Begin to count in this file."""
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 
-    def reset(self) -> None:
+    def begin_test(self) -> None:
         """Begin at zero."""
-        if self._file is not None:
-            os.ftruncate(self._file, 0)
+        self._write(b"\n")
 
     def add(self) -> None:
         """Count one."""
+        self._write(b".")
+
+    def _write(self, text: bytes) -> None:
         if self._file is not None:
-            os.write(self._file, b".")
+            os.write(self._file, text)
 
 
 REACHED: Final = Reached()

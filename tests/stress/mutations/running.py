@@ -35,7 +35,7 @@ class Outcome(NamedTuple):
 
     Attributes:
         test: The first that failed, or None.
-        reached: How often the fault was reached in the last test that ran.
+        reached: How often the fault was reached, by that test or by all.
         output: What pytest printed, if it did not succeed.
     """
 
@@ -72,7 +72,10 @@ def inject(mutation: Mutation, dsn: str) -> Outcome:
         options = ("--mutation", mutation.name, "--reached", str(reached))
         done = _pytest([*options, *mutation.tests], dsn)
         output = done.stdout + done.stderr if done.returncode else ""
-        return Outcome(_failed(done), reached.stat().st_size, output)
+        test = _failed(done)
+        marks = reached.read_text("ascii")
+        count = marks.rpartition("\n")[2].count(".") if test else marks.count(".")
+        return Outcome(test, count, output)
 
 
 def _pytest(arguments: Iterable[str], dsn: str) -> subprocess.CompletedProcess[str]:
