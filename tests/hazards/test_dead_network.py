@@ -1,0 +1,112 @@
+"""A server that answers no more: a cancelled call ends all the same, and soon."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, Final
+
+import anyio
+import pytest
+
+from aioupsert import Result, create_or_update, create_or_update_many
+from tests.support.databases import connected, psycopg_connected
+from tests.support.proxy import Proxy, proxied
+
+if TYPE_CHECKING:
+    from tests.support.databases import PostgresDatabase
+    from tests.support.servers import Server
+
+# Seconds from the cancellation to the end of the call. Half a second of it is for a busy
+# machine.
+SOON: Final = 2.5
+# The processor time of an idle wait; to spin takes as long as the wait.
+IDLE: Final = 1.0
+
+
+async def plain(conn: Any) -> Result:
+    return await create_or_update(conn, "t", key={"k": 1}, defaults={"n": 1})
+
+
+async def exact(conn: Any) -> Result:
+    return await create_or_update(
+        conn, "t", key={"k": 1}, defaults={"n": 1}, strategy="exact"
+    )
+
+
+async def bulk(conn: Any) -> object:
+    rows = [{"k": k, "n": 1} for k in range(50)]
+    return await create_or_update_many(conn, "t", rows, key="k")
+
+
+Call = Callable[[Any], Awaitable[object]]
+CALLS: Final[tuple[Call, ...]] = (plain, exact, bulk)
+
+
+@asynccontextmanager
+async def frozen(
+    db: PostgresDatabase, server: Server, call: Call
+) -> AsyncIterator[tuple[Any, Proxy]]:
+    """A connection that has made the call before, on a network that is dead now."""
+    await db.run("CREATE TABLE t (k integer PRIMARY KEY, n integer)")
+    connect = connected if db.kind == "asyncpg" else psycopg_connected
+    async with proxied(server.dsn) as (proxy, dsn), connect(dsn, db.schema) as conn:
+        await call(conn)
+        proxy.passes.clear()
+        proxy.stop()
+        try:
+            yield conn, proxy
+        finally:
+            proxy.passes.set()
+
+
+def is_closed(conn: Any) -> bool:
+    return bool(conn.is_closed() if hasattr(conn, "is_closed") else conn.closed)
+
+
+drivers = pytest.mark.parametrize("db", ["asyncpg", "psycopg"], indirect=True)
+calls = pytest.mark.parametrize("call", CALLS)
+
+
+@drivers
+@calls
+async def test_a_cancelled_call_ends_soon(
+    db: PostgresDatabase, pg_server: Server, call: Call
+) -> None:
+    async with frozen(db, pg_server, call) as (conn, _):
+        task = asyncio.ensure_future(call(conn))
+        await asyncio.sleep(0.05)
+        started = time.monotonic()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert time.monotonic() - started < SOON
+
+
+@drivers
+@calls
+async def test_under_anyio_it_does_not_spin(
+    db: PostgresDatabase, pg_server: Server, call: Call
+) -> None:
+    async with frozen(db, pg_server, call) as (conn, _):
+        started, used = time.monotonic(), time.process_time()
+        with anyio.move_on_after(0.05) as scope:
+            await call(conn)
+        assert scope.cancelled_caught
+        assert time.monotonic() - started < SOON
+        assert time.process_time() - used < IDLE
+
+
+@drivers
+async def test_a_connection_whose_transaction_may_be_open_is_closed(
+    db: PostgresDatabase, pg_server: Server
+) -> None:
+    async with frozen(db, pg_server, bulk) as (conn, _):
+        task = asyncio.ensure_future(bulk(conn))
+        await asyncio.sleep(0.05)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert is_closed(conn)
