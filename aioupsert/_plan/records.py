@@ -104,8 +104,8 @@ def _read_uniform(rows: Sequence[Row], key: Names, *, only_key: bool) -> Records
     if order is None:
         return None
     if layout.raises_key_error:
-        # A row with as many columns, but others, raises the error below.
-        if set(map(len, rows)) != {len(names)}:
+        # A row that lacks one of the columns raises the error below.
+        if sum(map(len, rows)) != len(names) * len(rows):
             return None
     elif fields is None and set(map(layout.columns_of, rows)) != {names}:
         return None

@@ -26,4 +26,4 @@ _COMPARED_ALIKE: Final[dict[Storage, frozenset[type]]] = {
 def python_equality_is_sql_equality(column: Column, types: Iterable[type]) -> bool:
     """Return whether equal keys of these Python types are the same row."""
     known = _COMPARED_ALIKE.get(column.storage, frozenset())
-    return column.key_type == column.type and known.issuperset(types)
+    return column.key_type == column.type and known.issuperset(set(types))
