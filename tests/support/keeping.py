@@ -126,7 +126,7 @@ class Keeper:
     """
 
     def __init__(self) -> None:
-        self._prefix = f"t_{uuid4().hex}"
+        self._schemas: dict[Kind, str] = {}
         self._second: asyncpg.Connection[Any] | None = None
         self._handles: dict[Kind, Any] = {}
 
@@ -134,7 +134,7 @@ class Keeper:
     async def database(self, dsn: str, kind: Kind) -> AsyncIterator[PostgresDatabase]:
         """A schema, dropped in the end, and a handle of the kind."""
         # A kept handle has had its search_path since it was opened.
-        schema = f"{self._prefix}_{kind.replace(' ', '_')}"
+        schema = self._schemas.setdefault(kind, f"t_{uuid4().hex}")
         second, self._second = self._second, None
         if second is None:
             # What it has prepared for one test would not suit the tables of the next.
@@ -178,11 +178,14 @@ class Keeper:
     ) -> None:
         kept = self._handles.get(kind)
         try:
-            async with asyncio.timeout(CLOSE_TIMEOUT):
-                await drop_schema(second, schema, kept and KEPT[kind].pid(kept))
-                await second.execute("DISCARD ALL")
+            await drop_schema(second, schema, kept and KEPT[kind].pid(kept))
+            await second.execute("DISCARD ALL")
         except BaseException:
+            # What is left is not to be in the way of the next test.
             second.terminate()
+            del self._schemas[kind]
+            if kept is not None:
+                KEPT[kind].end(self._handles.pop(kind))
             raise
         self._second = second
 

@@ -81,6 +81,20 @@ async def test_one_that_was_left_alone_is_kept(
     assert len(pids) == 1
 
 
+@kinds
+async def test_a_test_that_cannot_be_cleaned_up_is_not_in_the_way_of_the_next(
+    own_keeper: Keeper, pg_server: Server, kind: Any
+) -> None:
+    with pytest.raises(asyncpg.InterfaceError):
+        async with own_keeper.database(pg_server.dsn, kind) as db:
+            left = db.schema
+            with contextlib.suppress(asyncpg.AdminShutdownError):
+                await db.run("SELECT pg_terminate_backend(pg_backend_pid())")
+    async with own_keeper.database(pg_server.dsn, kind) as db:
+        assert await state(db.handle)
+        await db.run(f"DROP SCHEMA {left}")
+
+
 async def test_a_codec_does_not_outlast_its_test(
     own_keeper: Keeper, pg_server: Server
 ) -> None:
