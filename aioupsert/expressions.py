@@ -13,9 +13,10 @@ import decimal
 import re
 import string
 import uuid
-from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn, TypeAlias
+from typing import TYPE_CHECKING, Final, Literal, NoReturn, TypeAlias
 
 from aioupsert.errors import UsageError
+from aioupsert.typing import Value
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -71,7 +72,7 @@ The name is that of a column, operator or function, SQL text, or the kind of a l
 Nodes are plain tuples because every call creates and hashes some.
 """
 
-Operand: TypeAlias = "Expression | Any"
+Operand: TypeAlias = "Expression | Value"
 """An expression, or a plain value that becomes a bound parameter."""
 
 _INT32: Final = 2**31
@@ -131,7 +132,7 @@ def column_beside(node: Node) -> str | None:
     return None
 
 
-def literal_kind(value: Any) -> LiteralKind:
+def literal_kind(value: Value) -> LiteralKind:
     """Return what a literal is by its Python type, which becomes part of the node."""
     kind = _KINDS.get(value.__class__) or _kind_of_subclass(value)
     if kind == "int4":
@@ -143,7 +144,7 @@ def literal_kind(value: Any) -> LiteralKind:
     return kind
 
 
-def _kind_of_subclass(value: Any) -> LiteralKind:
+def _kind_of_subclass(value: Value) -> LiteralKind:
     for cls, kind in _KINDS.items():
         if isinstance(value, cls):
             return kind
@@ -161,10 +162,10 @@ class Expression:
 
     __slots__ = ("node", "values")
 
-    def __init__(self, node: Node, values: tuple[Any, ...] = ()) -> None:
+    def __init__(self, node: Node, values: tuple[Value, ...] = ()) -> None:
         """Create an expression; callers use the functions of this module instead."""
         self.node: Node = node
-        self.values: tuple[Any, ...] = values
+        self.values: tuple[Value, ...] = values
 
     def __repr__(self) -> str:
         """Return the tree as text, including the values of its literals."""
@@ -272,7 +273,7 @@ class Expression:
         """Return the condition that the value is NULL."""
         return _build("function", "is_null", self)
 
-    def in_(self, values: Iterable[Any]) -> Expression:
+    def in_(self, values: Iterable[Value]) -> Expression:
         """Return the condition that the value is in *values*; None means IS NULL."""
         members = tuple(values)
         present = [member for member in members if member is not None]
@@ -307,7 +308,7 @@ class F(Expression):
         if not isinstance(column, str):
             _refuse_name(column, "F")
         self.node: Node = ("column", column, ())
-        self.values: tuple[Any, ...] = ()
+        self.values: tuple[Value, ...] = ()
 
 
 class Excluded(Expression):
@@ -320,7 +321,7 @@ class Excluded(Expression):
         if not isinstance(column, str):
             _refuse_name(column, "Excluded")
         self.node: Node = ("excluded", column, ())
-        self.values: tuple[Any, ...] = ()
+        self.values: tuple[Value, ...] = ()
 
 
 DEFAULT: Final = Expression(("default", "", ()))
@@ -445,7 +446,7 @@ def _refuse_name(column: object, function: str) -> NoReturn:
 
 def _build(kind: NodeKind, name: str, *operands: Operand) -> Expression:
     nodes: list[Node] = []
-    values: list[Any] = []
+    values: list[Value] = []
     for operand in operands:
         if isinstance(operand, Expression):
             nodes.append(operand.node)
@@ -456,7 +457,7 @@ def _build(kind: NodeKind, name: str, *operands: Operand) -> Expression:
     return Expression((kind, name, tuple(nodes)), tuple(values))
 
 
-def _describe(node: Node, values: Iterator[Any]) -> str:
+def _describe(node: Node, values: Iterator[Value]) -> str:
     kind, name, operands = node
     match kind:
         case "column":

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
+from aioupsert.typing import Value
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
@@ -45,7 +47,7 @@ class Result:
 
     action: Action
     rows_affected: int
-    rows: tuple[Mapping[str, Any], ...] = ()
+    rows: tuple[Mapping[str, Value], ...] = ()
     objects: tuple[Any, ...] = field(default=(), repr=False)
 
     @property
@@ -54,7 +56,7 @@ class Result:
         return self.action is Action.CREATED
 
     @property
-    def row(self) -> Mapping[str, Any] | None:
+    def row(self) -> Mapping[str, Value] | None:
         """The first of `rows`, or None without *returning*."""
         return self.rows[0] if self.rows else None
 
@@ -81,7 +83,7 @@ class Statement:
     """
 
     sql: str
-    arguments: tuple[Any, ...]
+    arguments: tuple[Value, ...]
     when: str
 
 

@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import AsyncIterable, Awaitable, Iterable, Mapping, Sequence
 from typing import Any, Literal, Protocol, TypeAlias
 
+Value: TypeAlias = Any
+"""A value of a column: whatever the driver takes, or returns."""
+
 
 class PostgresqlConnection(Protocol):
     """An asyncpg `Connection`, a connection of a pool, or a `Pool`."""
 
-    def fetch(self, query: str, /, *args: Any) -> Awaitable[Any]:
+    def fetch(self, query: str, /, *args: Value) -> Awaitable[object]:
         """Run a query."""
         ...
 
-    def execute(self, query: str, /, *args: Any) -> Awaitable[Any]:
+    def execute(self, query: str, /, *args: Value) -> Awaitable[object]:
         """Run a command."""
         ...
 
@@ -21,11 +24,11 @@ class PostgresqlConnection(Protocol):
 class SqliteConnection(Protocol):
     """An aiosqlite `Connection`."""
 
-    def execute_fetchall(self, sql: str, /) -> Awaitable[Any]:
+    def execute_fetchall(self, sql: str, /) -> Awaitable[object]:
         """Run a query."""
         ...
 
-    def rollback(self) -> Awaitable[Any]:
+    def rollback(self) -> Awaitable[object]:
         """Roll back."""
         ...
 
@@ -41,7 +44,7 @@ class PsycopgConnection(Protocol):
 class PsycopgPool(Protocol):
     """A psycopg_pool `AsyncConnectionPool`."""
 
-    def getconn(self, timeout: float | None = None) -> Awaitable[Any]:
+    def getconn(self, timeout: float | None = None) -> Awaitable[object]:
         """Acquire a connection."""
         ...
 
@@ -53,7 +56,7 @@ class SqlalchemyConnection(Protocol):
         """Commit."""
         ...
 
-    def begin_nested(self) -> Any:
+    def begin_nested(self) -> object:
         """Begin a savepoint."""
         ...
 
@@ -61,11 +64,11 @@ class SqlalchemyConnection(Protocol):
 class SqlalchemyEngine(Protocol):
     """A SQLAlchemy `AsyncEngine`."""
 
-    def connect(self) -> Any:
+    def connect(self) -> object:
         """Acquire a connection."""
         ...
 
-    def begin(self) -> Any:
+    def begin(self) -> object:
         """Acquire a connection in a transaction."""
         ...
 
@@ -85,7 +88,7 @@ class SqlalchemyTable(Protocol):
     """A SQLAlchemy `Table`."""
 
     @property
-    def columns(self) -> Any:
+    def columns(self) -> object:
         """The columns of the table."""
         ...
 
@@ -95,7 +98,7 @@ class SqlalchemyTable(Protocol):
         ...
 
 
-Table: TypeAlias = str | Sequence[str] | SqlalchemyTable | type[Any]
+Table: TypeAlias = str | Sequence[str] | SqlalchemyTable | type[object]
 """
 A table: ``"table"``, ``"schema.table"``, or a tuple of one or two names.
 
@@ -103,10 +106,10 @@ With the extra ``sqlalchemy`` also a SQLAlchemy `Table`, a mapped class, or a SQ
 class.
 """
 
-Values: TypeAlias = Mapping[str, Any]
+Values: TypeAlias = Mapping[str, Value]
 """A mapping of column names to values, expressions, or callables that return one."""
 
-Returning: TypeAlias = str | Sequence[str] | type[Any] | None
+Returning: TypeAlias = str | Sequence[str] | type[object] | None
 """
 The columns to return: ``"*"`` for all, one name, or several names.
 
@@ -120,7 +123,7 @@ WithoutUniqueIndex: TypeAlias = Literal["warn", "error", "allow", "lock"]
 Strategy: TypeAlias = Literal["auto", "fast", "exact", "on_conflict"]
 """How a call is executed; see `create_or_update`."""
 
-Rows: TypeAlias = Iterable[Any] | AsyncIterable[Any]
+Rows: TypeAlias = Iterable[object] | AsyncIterable[object]
 """
 The rows of a bulk call, which are read lazily.
 
@@ -128,5 +131,5 @@ Each is a mapping, or another object with ``keys()`` such as a driver's row; a n
 tuple; or an instance of a dataclass, an attrs class or a pydantic model.
 """
 
-Update: TypeAlias = Mapping[str, Any] | Sequence[str] | None
+Update: TypeAlias = Mapping[str, Value] | Sequence[str] | None
 """The columns to update: names, or a mapping of names to expressions."""

@@ -9,7 +9,7 @@ to its end.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 from weakref import WeakKeyDictionary
@@ -25,7 +25,7 @@ from aioupsert._drivers.base import (
     log,
     state_of,
 )
-from aioupsert._engines.base import Command, single_command
+from aioupsert._engines.base import Command, ParameterValues, single_command
 from aioupsert._engines.sql import RowCode
 from aioupsert._engines.sqlite import SQLITE
 from aioupsert._engines.sqlite.bulk_steps import MARK, NOTE
@@ -90,7 +90,7 @@ class AiosqliteSession(ConnectionSession):
         return result
 
     async def fetch(
-        self, sql: str, arguments: Sequence[Any], caller_columns: int
+        self, sql: str, arguments: ParameterValues, caller_columns: int
     ) -> ResultRows:
         """Run a single statement, as one job."""
         return await self.run(

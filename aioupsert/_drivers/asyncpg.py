@@ -8,7 +8,7 @@ it leaves a transaction open that nothing ends.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -24,9 +24,10 @@ from aioupsert._drivers.base import (
     state_of,
 )
 from aioupsert._drivers.postgresql import ROLLBACK_TIMEOUT, PostgresqlSession
-from aioupsert._engines.base import CannotCopyError
+from aioupsert._engines.base import CannotCopyError, ParameterValues
 from aioupsert._engines.postgresql import engine_of
 from aioupsert._engines.postgresql.sqlstates import STALE, TRANSIENT, fault_by_sqlstate
+from aioupsert.typing import Value
 
 if TYPE_CHECKING:
     from aioupsert._engines.base import Engine, Fault, ResultRows, Steps
@@ -88,7 +89,7 @@ class AsyncpgSession(PostgresqlSession):
                 raise
 
     async def fetch(
-        self, sql: str, arguments: Sequence[Any], caller_columns: int
+        self, sql: str, arguments: ParameterValues, caller_columns: int
     ) -> ResultRows:
         """Await a single statement."""
         del caller_columns
@@ -144,7 +145,7 @@ class AsyncpgSession(PostgresqlSession):
         await self._connection.reload_schema_state()
 
     async def _fetch(
-        self, sql: str, arguments: Iterable[Any], _caller_columns: int
+        self, sql: str, arguments: Iterable[Value], _caller_columns: int
     ) -> ResultRows:
         rows: ResultRows = await self._connection.fetch(sql, *arguments)
         return rows
@@ -152,7 +153,7 @@ class AsyncpgSession(PostgresqlSession):
     async def _command(self, sql: str) -> ResultRows:
         return [(await self._connection.execute(sql),)]
 
-    async def _copy(self, table: str, rows: Iterable[Any]) -> None:
+    async def _copy(self, table: str, rows: Iterable[Value]) -> None:
         try:
             await self._connection.copy_records_to_table(
                 table, records=rows, schema_name="pg_temp"

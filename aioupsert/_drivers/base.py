@@ -23,7 +23,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, Self, TypeVar
 from weakref import WeakKeyDictionary
 
-from aioupsert._engines.base import Command, Engine, Fault, ResultRows, Steps
+from aioupsert._engines.base import (
+    Command,
+    Engine,
+    Fault,
+    ParameterValues,
+    ResultRows,
+    Steps,
+)
 
 if TYPE_CHECKING:
     from aioupsert._engines.base import CompiledBatch, CompiledCall
@@ -87,7 +94,7 @@ class Session(Protocol):
         ...
 
     async def fetch(
-        self, sql: str, arguments: Sequence[Any], caller_columns: int
+        self, sql: str, arguments: ParameterValues, caller_columns: int
     ) -> ResultRows:
         """
         Send a single statement, in one round trip, and return its rows.

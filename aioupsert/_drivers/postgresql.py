@@ -11,7 +11,7 @@ from __future__ import annotations
 import abc
 import asyncio
 from collections.abc import Iterable
-from typing import Any, Final
+from typing import Final
 
 from aioupsert._drivers.base import (
     TRANSACTION_IS_OPEN,
@@ -23,6 +23,7 @@ from aioupsert._drivers.base import (
 )
 from aioupsert._engines.base import Command, ResultRows
 from aioupsert._engines.postgresql.sqlstates import READ_ONLY, TRANSIENT
+from aioupsert.typing import Value
 
 ROLLBACK_TIMEOUT: Final = 1.8
 """
@@ -63,7 +64,7 @@ class PostgresqlSession(ConnectionSession, abc.ABC):
 
     @abc.abstractmethod
     async def _fetch(
-        self, sql: str, arguments: Iterable[Any], caller_columns: int, /
+        self, sql: str, arguments: Iterable[Value], caller_columns: int, /
     ) -> ResultRows:
         """Send a statement and return its rows."""
 
@@ -72,7 +73,7 @@ class PostgresqlSession(ConnectionSession, abc.ABC):
         """Send a command and return its completion status."""
 
     @abc.abstractmethod
-    async def _copy(self, table: str, rows: Iterable[Any]) -> None:
+    async def _copy(self, table: str, rows: Iterable[Value]) -> None:
         """
         Copy rows to a temporary table.
 

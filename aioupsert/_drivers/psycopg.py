@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Coroutine, Iterable, Sequence
+from collections.abc import AsyncGenerator, Coroutine, Iterable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
@@ -35,10 +35,11 @@ from aioupsert._drivers.base import (
     state_of,
 )
 from aioupsert._drivers.postgresql import ROLLBACK_TIMEOUT, PostgresqlSession
-from aioupsert._engines.base import ArrayArgument, CannotCopyError
+from aioupsert._engines.base import ArrayArgument, CannotCopyError, ParameterValues
 from aioupsert._engines.postgresql import engine_of
 from aioupsert._engines.postgresql.sqlstates import STALE, TRANSIENT, fault_by_sqlstate
 from aioupsert._engines.sql import quote
+from aioupsert.typing import Value
 
 if TYPE_CHECKING:
     from aioupsert._engines.base import Engine, Fault, ResultRows, Steps
@@ -98,7 +99,7 @@ class PsycopgSession(PostgresqlSession):
             return result
 
     async def fetch(
-        self, sql: str, arguments: Sequence[Any], caller_columns: int
+        self, sql: str, arguments: ParameterValues, caller_columns: int
     ) -> ResultRows:
         """Await a single statement."""
         log(sql)
@@ -158,7 +159,7 @@ class PsycopgSession(PostgresqlSession):
         return [(cursor.statusmessage,)]
 
     async def _execute(
-        self, sql: str, arguments: Sequence[Any] = (), *, prepare: bool | None = None
+        self, sql: str, arguments: ParameterValues = (), *, prepare: bool | None = None
     ) -> Any:
         """Send a statement, in one round trip with what has to be sent before it."""
         # With a row factory of its own, and with PostgreSQL's placeholders.
@@ -173,7 +174,7 @@ class PsycopgSession(PostgresqlSession):
         return cursor
 
     async def _execute_together(
-        self, cursor: Any, sql: str, arguments: Sequence[Any], *, prepare: bool | None
+        self, cursor: Any, sql: str, arguments: ParameterValues, *, prepare: bool | None
     ) -> None:
         async with self._connection.pipeline() as pipeline:
             if self._begins():
@@ -183,7 +184,7 @@ class PsycopgSession(PostgresqlSession):
             await self._send_waiting()
             await cursor.execute(sql, arguments, prepare=prepare)
 
-    async def _uninterrupted(self, work: Coroutine[Any, Any, None]) -> None:
+    async def _uninterrupted(self, work: Coroutine[object, object, None]) -> None:
         """Await work to its end; if cancelled, have the server cancel it."""
         # psycopg cannot leave a pipeline or a COPY in which it was cancelled, and closes
         # the connection when it is cancelled again.
@@ -194,7 +195,7 @@ class PsycopgSession(PostgresqlSession):
             await finish(asyncio.ensure_future(self._stop(task)))
             raise
 
-    async def _stop(self, task: asyncio.Task[Any]) -> None:
+    async def _stop(self, task: asyncio.Task[object]) -> None:
         """Have the server cancel what a task awaits, again if that came too early."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(ROLLBACK_TIMEOUT):
@@ -209,7 +210,7 @@ class PsycopgSession(PostgresqlSession):
         _ = task.cancelled() or task.exception()
 
     async def _fetch(
-        self, sql: str, arguments: Iterable[Any], caller_columns: int
+        self, sql: str, arguments: Iterable[Value], caller_columns: int
     ) -> ResultRows:
         cursor = await self._execute(sql, [*arguments])
         if _has_default_loaders(self._connection.adapters):
@@ -256,14 +257,14 @@ class PsycopgSession(PostgresqlSession):
             # Not prepared, as the name of a savepoint is new each time.
             await self._connection.execute(opening, prepare=False)
 
-    async def _copy(self, table: str, rows: Iterable[Any]) -> None:
+    async def _copy(self, table: str, rows: Iterable[Value]) -> None:
         if self._in_pipeline:
             raise CannotCopyError  # psycopg refuses it
         await self._uninterrupted(self._send_waiting())
         sql = f"COPY pg_temp.{quote(table)} FROM STDIN"
         await self._uninterrupted(self._copy_all(sql, rows))
 
-    async def _copy_all(self, sql: str, rows: Iterable[Any]) -> None:
+    async def _copy_all(self, sql: str, rows: Iterable[Value]) -> None:
         cursor = psycopg.AsyncRawCursor(self._connection)
         async with cursor.copy(sql.encode()) as copy:
             for row in rows:

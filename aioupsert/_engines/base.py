@@ -19,7 +19,6 @@ from __future__ import annotations
 from collections.abc import Generator, Iterable, Sequence
 from typing import (
     TYPE_CHECKING,
-    Any,
     Final,
     Literal,
     NamedTuple,
@@ -30,6 +29,7 @@ from typing import (
 
 from aioupsert._plan.rows import ValueSemantics
 from aioupsert.errors import NotAppliedError
+from aioupsert.typing import Value
 
 if TYPE_CHECKING:
     from aioupsert._engines.outcomes import BatchOutcome, LostRace
@@ -74,15 +74,15 @@ class Command(NamedTuple):
     """
 
     sql: str
-    arguments: Iterable[Any] = ()
+    arguments: Iterable[Value] = ()
     kind: CommandKind = "query"
     counted_as: RowCode | None = None
     caller_columns: int = 0
 
 
-ParameterValues: TypeAlias = Sequence[Any]
+ParameterValues: TypeAlias = Sequence[Value]
 """The values of one call; a parameter is an index of it."""
-ResultRow: TypeAlias = Sequence[Any]
+ResultRow: TypeAlias = Sequence[Value]
 """A row that the database returns."""
 ResultRows: TypeAlias = Sequence[ResultRow]
 Steps: TypeAlias = Generator[Command, ResultRows, T]
@@ -92,7 +92,7 @@ IN_TRANSACTION: Final = Command("", kind="transaction")
 """Returns a row if a transaction is open on the connection."""
 
 
-class ArrayArgument(list[Any]):
+class ArrayArgument(list[Value]):
     """An array with one element for each row; the statement states its type."""
 
 

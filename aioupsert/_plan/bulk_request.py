@@ -25,10 +25,10 @@ from aioupsert._plan.request import (
     read_value,
     read_where,
 )
-from aioupsert._plan.schema import Names, Table, Value
+from aioupsert._plan.schema import Names, Table
 from aioupsert.errors import UnknownColumnError, UsageError
 from aioupsert.expressions import DEFAULT, Expression, Node, walk
-from aioupsert.typing import Returning, Update, WithoutUniqueIndex
+from aioupsert.typing import Returning, Update, Value, WithoutUniqueIndex
 
 
 class BulkArguments(TypedDict):

@@ -12,8 +12,9 @@ import re
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
-from aioupsert._plan.schema import Column, Storage, Value
+from aioupsert._plan.schema import Column, Storage
 from aioupsert.errors import UsageError
+from aioupsert.typing import Value
 
 # SQLite, "Datatypes In SQLite", section 3: a text that looks like this becomes a number.
 looks_like_number: Final = re.compile(

@@ -26,8 +26,9 @@ from aioupsert._plan.rows import (
     are_comparable,
     order_groups,
 )
-from aioupsert._plan.schema import Column, Names, Table, Value
+from aioupsert._plan.schema import Column, Names, Table
 from aioupsert.errors import AioupsertError
+from aioupsert.typing import Value
 
 OneCall: TypeAlias = tuple[RequestShape, Sequence[Value], *tuple[object, ...]]
 """A call: its shape, its values (those of the key first), and what its caller added."""

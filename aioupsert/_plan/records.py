@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import attrgetter, itemgetter
 from typing import Any, Final, NamedTuple, TypeAlias, cast
 
-from aioupsert._plan.schema import Names, Value
+from aioupsert._plan.schema import Names
 from aioupsert.errors import UsageError
+from aioupsert.typing import Value
 
 Row: TypeAlias = Any
 """A row as the caller passes it: a mapping, or an instance of a class with fields."""
@@ -187,7 +188,7 @@ class _Layout(NamedTuple):
     raises_key_error: bool = False
 
 
-def _layout_of(cls: type[Any]) -> _Layout | None:
+def _layout_of(cls: type[object]) -> _Layout | None:
     """Return the layout of a class's rows; None if its instances are not rows."""
     if issubclass(cls, dict):
         return _Layout(None, tuple, not hasattr(cast("Any", cls), "__missing__"))
@@ -199,8 +200,8 @@ def _layout_of(cls: type[Any]) -> _Layout | None:
     return None if fields is None else _Layout(fields, _columns_of_mapping)
 
 
-class _Layouts(dict[type[Any], _Layout | None]):
-    def __missing__(self, cls: type[Any]) -> _Layout | None:
+class _Layouts(dict[type[object], _Layout | None]):
+    def __missing__(self, cls: type[object]) -> _Layout | None:
         if len(self) >= _MAX_CACHED:
             self.clear()
         layout = self[cls] = _layout_of(cls)
@@ -210,7 +211,7 @@ class _Layouts(dict[type[Any], _Layout | None]):
 _layouts: Final = _Layouts()
 
 
-def _class_of(row: object) -> type[Any]:
+def _class_of(row: object) -> type[object]:
     return type(row)
 
 
@@ -218,7 +219,7 @@ def _columns_of_mapping(row: Row) -> Names:
     return tuple(row.keys())
 
 
-def _fields_of(cls: type[Any]) -> Names | None:
+def _fields_of(cls: type[object]) -> Names | None:
     # Of pydantic 2 and 1, named tuples, and msgspec.
     for attribute in ("model_fields", "__fields__", "_fields", "__struct_fields__"):
         names = getattr(cls, attribute, None)

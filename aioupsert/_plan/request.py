@@ -14,10 +14,10 @@ import uuid
 from collections.abc import Iterable, Mapping
 from typing import Any, Final, NamedTuple, TypeAlias, TypedDict, cast
 
-from aioupsert._plan.schema import Names, Value
+from aioupsert._plan.schema import Names
 from aioupsert.errors import UsageError
 from aioupsert.expressions import Expression, LiteralKind, Node
-from aioupsert.typing import Returning, Strategy, WithoutUniqueIndex
+from aioupsert.typing import Returning, Strategy, Value, WithoutUniqueIndex
 
 Items: TypeAlias = tuple[tuple[str, Node], ...]
 """Columns, each with the expression it is set to."""

@@ -20,9 +20,10 @@ from aioupsert._plan.bulk_request import BulkRequest
 from aioupsert._plan.plan import Plan
 from aioupsert._plan.records import Records, RejectedRow, Row, read_records
 from aioupsert._plan.request import CONTAINER, PLAIN, RequestShape
-from aioupsert._plan.schema import Column, Names, Table, Value
+from aioupsert._plan.schema import Column, Names, Table
 from aioupsert.errors import UsageError
 from aioupsert.expressions import Expression, Node
+from aioupsert.typing import Value
 
 
 class RowGroup(NamedTuple):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass
 from itertools import compress
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 from aioupsert.errors import UsageError
 
@@ -18,8 +18,6 @@ TableName: TypeAlias = tuple[str, ...]
 Names: TypeAlias = tuple[str, ...]
 """Names of columns, unquoted."""
 
-Value: TypeAlias = Any
-"""The value of a column: whatever the driver accepts or returns."""
 
 Family: TypeAlias = Literal[
     "integer", "number", "text", "boolean", "json", "bytes", "date", "list", "other", ""
