@@ -1,4 +1,63 @@
-"""Calls of many tasks, executed together: how they queue, and how they are sent."""
+"""
+Coalescing: the pending calls of many tasks, sent together in batches.
+
+The life of a call
+------------------
+
+::
+
+    create_or_update()        coalescer.py   the caller's task
+      | read                  requests.py    arguments become a request shape and values
+      | admitted              admission.py   the call has one of max_pending slots
+      |                                      (or its caller waits for one, in order)
+      | queued                queue.py       ready, or put aside while its row is under way
+      | under way             dispatch.py    in the batch of exactly one lease
+      | answered              sending.py     a result, or an error of its own
+      v
+    the caller goes on; its slot is free
+
+A *lease* is a task with a connection: it acquires one from the pool, or uses the
+caller's only one, sends a batch, and up to a few more before it gives the connection
+back. The calls that are queued meanwhile make the next batches.
+
+What always holds
+-----------------
+
+1.  Each caller is answered exactly once. A call that has left the queue is in the batch
+    of one lease, and however that lease ends, it fails the calls of its batch that have
+    no answer. A call that is still queued when nothing more is sent fails there.
+2.  Two batches under way never have a row in common. A batch holds its rows from
+    `Queue.take` until `Queue.release`; calls for them are put aside. Rows are compared
+    by the hash of the key: rows that collide wait for each other, which does no harm.
+3.  The calls for one row are sent in the order in which they were made. Callers are
+    admitted in order, the queue is first in, first out for each row, and within a batch
+    the calls for one row are applied in order.
+4.  At most *max_pending* calls are admitted. A slot is free again when its caller has
+    been answered or cancelled, whichever comes first.
+5.  At most *concurrency* connections are leased at once.
+6.  A call is sent at most once, unless it is certain that nothing of it was stored.
+
+The end
+-------
+
+A cancelled caller leaves its slot at once. If its call has not been sent, the call is
+withdrawn: its future is cancelled, and whoever meets it next skips it. If it has been
+sent, it is left to finish, and nobody reads its result.
+
+`Coalescer.aclose` admits nobody new, sends what is queued, and returns when no lease is
+left. With ``cancel=True`` it fails what has not been sent, and waits for what has been.
+If it is itself cancelled, or if the event loop ends, leases are cancelled as well: the
+calls under way fail with an error that says that their outcome is unknown.
+
+State and awaiting
+------------------
+
+`Admission`, `Queue` and `Schedule` decide. Their methods are synchronous and change
+their state in one go, so between two awaits everything above holds, and no lock is
+needed. Awaiting is left to those for whom is decided: a caller awaits its slot
+(`Admission.wait_for_slot`) and its answer (`Coalescer.create_or_update`), a lease its
+connection and the database (`Dispatcher`), and closing the last lease.
+"""
 
 from aioupsert._coalescer.coalescer import Coalescer
 

@@ -1,144 +1,147 @@
 """
-Calls that wait: in which order they are sent, and how they are answered.
+The order in which calls are sent: for each row, the order in which they were made.
 
-Nothing here waits or sends.
+Nothing here awaits, or knows a connection.
 """
 
 from __future__ import annotations
 
 import asyncio
-import copy
 from collections import deque
 from collections.abc import Sequence
-from contextlib import suppress
 from itertools import chain
-from typing import Any, Final, TypeAlias, TypeVar
+from typing import Final, TypeAlias
 
 from aioupsert._plan import RequestShape
 from aioupsert.results import Result
 
-T = TypeVar("T", bound=BaseException)
-
-Call: TypeAlias = tuple[
-    RequestShape, Sequence[Any], int | None, "asyncio.Future[Result]"
+PendingCall: TypeAlias = tuple[
+    RequestShape, Sequence[object], int | None, "asyncio.Future[Result]"
 ]
 """
-A call: its shape and values, what tells its row from others, what its caller awaits.
+A pending call: its request shape, its values, its row, and the future of its caller.
 
-A tuple, since garbage collection comes with every object else.
+The row is a hash of the key, or None if the key has none; distinct keys may collide. A
+plain tuple, which Python reuses: a named tuple takes several times as long to make, and
+each one brings the next garbage collection nearer.
 """
 FUTURE: Final = 3
-
-
-def identify(values: Sequence[Any], width: int) -> int | None:
-    """Give what tells the row of a key from others, or may take some others for it."""
-    # Never the key itself, which may be of a type that compares as it likes.
-    try:
-        return hash(values[0] if width == 1 else tuple(values[:width]))
-    except TypeError:
-        return None  # a list, say
+"""Where the future is in a pending call."""
 
 
 class Queue:
     """
-    Calls that wait, oldest first; no two batches under way have the same row.
+    Calls that have not been sent; no two batches under way have the same row.
 
     Attributes:
-        ready: Those that may be sent.
+        ready: The calls that may be sent, oldest first.
     """
 
-    def __init__(self) -> None:
-        self.ready: deque[Call] = deque()
-        # Rows that are under way, with the calls that wait for them.
-        self._held: dict[int | None, deque[Call] | None] = {}
+    def __init__(self, width: int) -> None:
+        """
+        Begin empty.
 
-    def take(self, size: int, most: int) -> list[Call]:
+        Args:
+            width: How many of a call's values, the first ones, are its key.
+        """
+        self.ready: deque[PendingCall] = deque()
+        self._width = width
+        # The rows under way, and the calls put aside for each, if there are any.
+        self._under_way: dict[int | None, deque[PendingCall] | None] = {}
+        # How many calls of cancelled callers the queue may still have.
+        self._withdrawn = 0
+
+    def put(
+        self,
+        shape: RequestShape,
+        values: Sequence[object],
+        future: asyncio.Future[Result],
+    ) -> None:
+        """Add a call behind the others."""
+        width = self._width
+        # Never the key itself, whose type may define equality in any way.
+        try:
+            row = hash(values[0] if width == 1 else tuple(values[:width]))
+        except TypeError:
+            row = None  # a list, for example
+        self.ready.append((shape, tuple(values), row, future))
+
+    def take(self, size: int, most: int) -> list[PendingCall]:
         """
         Take a batch: the calls for the rows that have waited longest.
 
-        Calls for one row are taken together, as the others could not be sent before
-        these are back, and cost little more; other rows are left to other batches. No
-        more are looked at than it takes. Calls for a row that is under way are put
-        aside.
+        All ready calls for a row are taken together, since the rest could not be sent
+        before these are back, and cost little more; other rows are left to other
+        batches. Calls for a row under way are put aside. No more calls are looked at
+        than the batch takes.
 
         Args:
-            size: About how many.
-            most: How many at most.
+            size: About how many calls to take.
+            most: How many calls to take at most.
+
+        Returns:
+            The batch, which holds its rows until `release`; empty if no call is ready.
         """
-        ready, held = self.ready, self._held
-        rows: dict[int | None, list[Call]] = {}
+        ready, under_way = self.ready, self._under_way
+        rows: dict[int | None, list[PendingCall]] = {}
         number = 0
         while ready and number < most and len(rows) < size:
             call = ready.popleft()
-            _, _, identity, future = call
+            _, _, row, future = call
             if future.done():
                 continue  # its caller has been cancelled
-            if identity in rows:
-                rows[identity].append(call)
-            elif identity not in held:
-                rows[identity] = [call]
+            if row in rows:
+                rows[row].append(call)
+            elif row not in under_way:
+                rows[row] = [call]
             else:
-                waiting = held[identity]
-                if waiting is None:
-                    waiting = held[identity] = deque()
-                waiting.append(call)
+                aside = under_way[row]
+                if aside is None:
+                    aside = under_way[row] = deque()
+                aside.append(call)
                 continue
             number += 1
-        batch: list[Call] = []
-        for identity, calls in rows.items():
+        batch: list[PendingCall] = []
+        for row, calls in rows.items():
             if len(batch) >= size:
                 break
             batch += calls
-            held[identity] = None
+            under_way[row] = None
         if len(batch) < number:
-            rest = [calls for i, calls in rows.items() if i not in held]
+            rest = [calls for row, calls in rows.items() if row not in under_way]
             ready.extendleft(reversed([*chain.from_iterable(rest)]))
         return batch
 
-    def release(self, batch: Sequence[Call]) -> None:
-        """Let calls for the rows of a batch go on, before those that came later."""
-        for _, _, identity, _ in reversed(batch):
-            waiting = self._held.pop(identity, None)
-            if waiting:
-                self.ready.extendleft(reversed(waiting))
+    def release(self, batch: Sequence[PendingCall]) -> None:
+        """Let go of a batch's rows; calls put aside for them are the next to be sent."""
+        for _, _, row, _ in reversed(batch):
+            aside = self._under_way.pop(row, None)
+            if aside:
+                self.ready.extendleft(reversed(aside))
 
-    def drop_answered(self) -> None:
-        """Drop the calls that nobody waits for."""
-        for queue in (self.ready, *filter(None, self._held.values())):
+    def withdraw(self, most: int) -> None:
+        """
+        Note that the caller of a call has been cancelled.
+
+        Args:
+            most: How many such calls to keep before they are dropped together.
+        """
+        self._withdrawn += 1
+        if self._withdrawn > most:
+            self._withdrawn = 0
+            self._drop_answered()
+
+    def _drop_answered(self) -> None:
+        for queue in (self.ready, *filter(None, self._under_way.values())):
             wanted = [call for call in queue if not call[FUTURE].done()]
             queue.clear()
             queue.extend(wanted)
 
-    def clear(self) -> list[Call]:
-        """Take all calls, not to send them."""
+    def clear(self) -> list[PendingCall]:
+        """Remove and return all calls; rows under way stay so."""
         calls = [*self.ready]
         self.ready.clear()
-        for held in filter(None, self._held.values()):
-            calls += held
-            held.clear()
+        for aside in filter(None, self._under_way.values()):
+            calls += aside
+            aside.clear()
         return calls
-
-
-def answer(future: asyncio.Future[Result], result: Result) -> None:
-    """Give a caller its result, unless it has been cancelled."""
-    if not future.done():
-        future.set_result(result)
-
-
-def fail(calls: Sequence[Call], error: BaseException) -> None:
-    """Give every caller an error of its own, since raising one changes it."""
-    for _, _, _, future in calls:
-        if not future.done():
-            future.set_exception(error if len(calls) == 1 else copied(error))
-            # Its caller may have been cancelled just now, and never ask.
-            future.exception()
-
-
-def copied(error: T) -> T:
-    """Give an error's copy, with the error for its cause."""
-    another = error
-    # Some errors cannot be made again from their arguments.
-    with suppress(Exception):
-        another = copy.copy(error)
-        another.__cause__ = error.__cause__ or error
-    return another

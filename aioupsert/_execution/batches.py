@@ -48,7 +48,7 @@ class RowReader(Protocol):
     """Reads the rows of a batch."""
 
     def group(
-        self, rows: Sequence[Any], table: Table, semantics: ValueSemantics
+        self, rows: Sequence[Any], table: Table, semantics: ValueSemantics, /
     ) -> tuple[list[RowGroup], list[RejectedRow]]:
         """
         Sort rows into groups that are written together.

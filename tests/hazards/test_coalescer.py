@@ -674,8 +674,9 @@ async def test_withdrawn_calls_do_not_fill_the_memory(plain: PostgresDatabase) -
                 for task in some:
                     task.cancel()
                 await asyncio.wait(some)
-            held = sum(len(calls or ()) for calls in coalescer._queue._held.values())
-            assert held + len(coalescer._queue.ready) <= 30
+            queue = coalescer._dispatcher._queue
+            aside = sum(len(calls or ()) for calls in queue._under_way.values())
+            assert aside + len(queue.ready) <= 30
         await outcomes(tasks)
     assert await numbers(plain) == {1: 2, 2: 1}
 
@@ -689,7 +690,7 @@ async def test_shapes_without_number_do_not_fill_the_memory(
             key = {"k": number % 10}
             values = {"n": SQL(f"{number}")}
             await coalescer.create_or_update(key=key, defaults=values)
-            assert len(coalescer._shapes) <= 257
+            assert len(coalescer._reader._shapes) <= 257
     assert await numbers(lite) == {k: 290 + k for k in range(10)}
 
 
@@ -712,8 +713,8 @@ async def test_cancelled_at_each_of_its_suspension_points(plain: Database) -> No
                 assert all(isinstance(r, Result) for r in results)
             # It waits for room, and for its result.
             assert point == (2 if company < 2 else 3)
-    assert not coalescer._waiters
-    assert coalescer._entering == coalescer._pending == 0
+    assert not coalescer._admission.has_waiters()
+    assert coalescer._admission.pending == 0
 
 
 @of_pool
@@ -886,7 +887,7 @@ async def test_closing_that_is_cancelled_ends_everything(
         async with asyncio.timeout(PATIENCE):
             await asyncio.wait([closing])
         assert closing.cancelled()
-        assert not coalescer._batches
+        assert not coalescer._dispatcher._leases
         results = await outcomes([*sent, *unsent])
         # Or what was sent gets the lock before it hears that it is cancelled.
         await unblocked(plain)
@@ -911,13 +912,14 @@ async def test_closing_at_any_moment_answers_every_caller(plain: Database) -> No
                 for _ in range(turns):
                     await asyncio.sleep(0)
                 await coalescer.aclose(cancel=cancel)
-                assert not coalescer._batches
+                assert not coalescer._dispatcher._leases
                 results = await outcomes(tasks)
                 total += Counter(type(r).__name__ for r in results)
                 if turns and not cancel:
                     assert all(isinstance(r, Result) for r in results)
             assert {type(r) for r in results} <= {Result, CoalescerClosedError}
-            assert coalescer._pending == coalescer._entering == 0
+            assert not coalescer._admission.has_waiters()
+            assert coalescer._admission.pending == 0
     assert set(total) == {"Result", "CoalescerClosedError"}
     assert sum((await numbers(plain)).values()) == total["Result"]
 
@@ -937,7 +939,7 @@ async def test_closing_cancelled_at_any_moment_answers_every_caller(
         closing.cancel()
         async with asyncio.timeout(PATIENCE):
             await asyncio.wait([closing])
-        assert not coalescer._batches
+        assert not coalescer._dispatcher._leases
         results = await outcomes(tasks)
         assert {type(r) for r in results} <= {Result, CoalescerClosedError}
     result = await create_or_update(plain.handle, "t", key={"k": 99})
@@ -959,7 +961,7 @@ async def test_callers_that_fail_do_not_keep_it_from_closing(plain: Database) ->
         ):
             for _ in range(5):
                 group.create_task(caller(coalescer))
-    assert coalescer._pending == 0
+    assert coalescer._admission.pending == 0
 
 
 # A program that ends without leaving the coalescer.

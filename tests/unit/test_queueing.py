@@ -8,23 +8,27 @@ from typing import Final
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 
-from aioupsert._coalescer.queue import FUTURE, Call, Queue, identify
+from aioupsert._coalescer.queue import FUTURE, PendingCall, Queue
 from aioupsert.results import Result
 
 
-def names(calls: list[Call]) -> list[str]:
-    return [values[0] for _, values, _, _ in calls]
+def names(calls: list[PendingCall]) -> list[str]:
+    return [str(values[1]) for _, values, _, _ in calls]
 
 
-def call(name: str, loop: asyncio.AbstractEventLoop | None = None) -> Call:
-    """A call for the row that its first letter names."""
-    future: asyncio.Future[Result] = asyncio.Future(loop=loop)
-    return ((), (name,), identify(name, 1), future)
+def put(
+    queue: Queue, *of: str, loop: asyncio.AbstractEventLoop | None = None
+) -> list[PendingCall]:
+    """Put calls for the rows that their first letters name, and return them."""
+    for name in of:
+        future: asyncio.Future[Result] = asyncio.Future(loop=loop)
+        queue.put((), [name[0], name], future)
+    return [*queue.ready][-len(of) :]
 
 
 def queue(*of: str) -> Queue:
-    made = Queue()
-    made.ready.extend(map(call, of))
+    made = Queue(1)
+    put(made, *of)
     return made
 
 
@@ -37,9 +41,9 @@ async def test_calls_for_a_row_are_sent_together_and_other_rows_by_others() -> N
 async def test_a_call_for_a_row_under_way_waits_and_is_the_next_then() -> None:
     waiting = queue("a1", "b1")
     first = waiting.take(9, 10)
-    waiting.ready.extend(map(call, ("a2", "c1", "a3", "b2")))
+    put(waiting, "a2", "c1", "a3", "b2")
     assert names(waiting.take(9, 10)) == ["c1"]
-    waiting.ready.append(call("d1"))
+    put(waiting, "d1")
     waiting.release(first)
     assert names(waiting.take(9, 10)) == ["a2", "a3", "b2", "d1"]
 
@@ -59,28 +63,40 @@ async def test_a_call_that_nobody_waits_for_is_not_sent() -> None:
     assert names(waiting.take(9, 10)) == ["b1", "a2"]
 
 
-async def test_what_was_answered_is_dropped_whether_it_was_put_aside_or_not() -> None:
+async def test_withdrawn_calls_are_dropped_whether_they_were_put_aside_or_not() -> None:
     waiting = queue("a1")
     waiting.take(9, 10)
-    calls = [*map(call, ("a2", "a3", "b1", "b2"))]
-    waiting.ready.extend(calls[:2])
+    aside = put(waiting, "a2", "a3")
     assert waiting.take(9, 10) == []
-    waiting.ready.extend(calls[2:])
-    calls[0][FUTURE].cancel()
-    calls[3][FUTURE].cancel()
-    waiting.drop_answered()
+    ready = put(waiting, "b1", "b2")
+    aside[0][FUTURE].cancel()
+    waiting.withdraw(1)
+    assert len(waiting.ready) == 2
+    ready[1][FUTURE].cancel()
+    waiting.withdraw(1)
     assert names(waiting.clear()) == ["b1", "a3"]
     assert waiting.clear() == []
 
 
-async def test_keys_that_cannot_be_told_apart_are_one_row() -> None:
-    waiting = Queue()
-    assert identify([["a"]], 1) is None
-    for name in "ab":
-        waiting.ready.append((*call(name)[:2], None, call(name)[FUTURE]))
+async def test_keys_without_a_hash_are_one_row() -> None:
+    waiting = Queue(1)
+
+    def put_list(name: str) -> None:
+        waiting.put((), [[name], name], asyncio.Future())
+
+    put_list("a")
+    put_list("b")
     assert names(waiting.take(9, 10)) == ["a", "b"]
-    waiting.ready.append((*call("c")[:2], None, call("c")[FUTURE]))
+    put_list("c")
     assert waiting.take(9, 10) == []
+
+
+async def test_a_row_is_told_by_every_column_of_its_key() -> None:
+    waiting = Queue(2)
+    for name in ("ax1", "ay1", "ax2"):
+        waiting.put((), [name[0], name[:2], name], asyncio.Future())
+    assert [values[2] for _, values, _, _ in waiting.take(1, 10)] == ["ax1"]
+    assert [values[2] for _, values, _, _ in waiting.take(9, 10)] == ["ay1"]
 
 
 class Queueing(RuleBasedStateMachine):
@@ -91,16 +107,14 @@ class Queueing(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.loop = asyncio.new_event_loop()
-        self.queue = Queue()
-        self.waiting: dict[str, list[Call]] = {row: [] for row in "abcdef"}
-        self.away: list[list[Call]] = []
+        self.queue = Queue(1)
+        self.waiting: dict[str, list[PendingCall]] = {row: [] for row in "abcdef"}
+        self.away: list[list[PendingCall]] = []
 
     @rule(row=st.sampled_from("abcdef"), number=st.integers(1, 3))
     def put(self, row: str, number: int) -> None:
         for _ in range(number):
-            one = call(row, self.loop)
-            self.queue.ready.append(one)
-            self.waiting[row].append(one)
+            self.waiting[row] += put(self.queue, row, loop=self.loop)
 
     @rule(size=st.integers(1, MOST))
     def take(self, size: int) -> None:
@@ -122,9 +136,9 @@ class Queueing(RuleBasedStateMachine):
         if self.waiting[row]:
             self.waiting[row].pop()[FUTURE].cancel()
 
-    @rule()
-    def drop(self) -> None:
-        self.queue.drop_answered()
+    @rule(most=st.integers(0, 3))
+    def withdraw(self, most: int) -> None:
+        self.queue.withdraw(most)
 
     def teardown(self) -> None:
         while self.away:

@@ -1,0 +1,410 @@
+"""
+When a batch goes, and over which connection.
+
+`Schedule` decides; `Dispatcher` does what it says, in tasks that lease a connection
+each. The theory of both is at the head of this package.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
+
+from aioupsert._coalescer.admission import Admission
+from aioupsert._coalescer.queue import PendingCall, Queue
+from aioupsert._coalescer.sending import Sender, fail
+from aioupsert._drivers import session_on
+from aioupsert._drivers.base import Session, finish
+from aioupsert._observation import Observation
+from aioupsert.errors import CoalescerClosedError
+from aioupsert.events import OBSERVERS
+
+if TYPE_CHECKING:
+    from aioupsert._plan import RequestShape
+    from aioupsert._plan.schema import TableName
+    from aioupsert.results import Result
+
+CALLS_WORTH_A_CONNECTION: Final = 450
+"""
+While a batch is under way, so many ready calls go over another connection at once.
+
+Fewer wait for the batch, since a small batch costs nearly as much as a large one; or for
+`SECONDS_BEHIND_A_BATCH`.
+"""
+SECONDS_BEHIND_A_BATCH: Final = 0.01
+"""How long calls wait for a batch under way, which may itself be waiting for a lock."""
+BATCHES_PER_LEASE: Final = 8
+"""
+How many batches a lease sends at most before it gives its connection back.
+
+Several, since a pool resets a connection that it gets back, which takes a round trip; but
+not any number, since others may be waiting for a connection.
+"""
+
+# Where Python can, a batch is sent before the loop turns.
+_EAGERLY: Final[dict[str, Any]] = (
+    {"eager_start": True} if sys.version_info >= (3, 12) else {}
+)
+
+_NOT_SENT: Final = "it was closed before this call was sent"
+_UNKNOWN: Final = (
+    "it was closed while this call was under way: it has been stored or not"
+)
+
+
+class Schedule:
+    """
+    Decides when a batch goes: by the number of ready calls and of free connections.
+
+    It knows neither time nor connections; it is told.
+
+    Attributes:
+        max_batch: How many calls make a batch at most.
+        max_delay: Seconds that a call may wait for others.
+        free: How many more connections may be leased.
+    """
+
+    def __init__(
+        self, queue: Queue, *, max_batch: int, max_delay: float, concurrency: int
+    ) -> None:
+        """
+        Decide for the calls of a queue.
+
+        Args:
+            queue: The calls.
+            max_batch: How many calls make a batch at most.
+            max_delay: Seconds that a call may wait for others.
+            concurrency: How many connections may be leased at once.
+        """
+        self.max_batch = max_batch
+        self.max_delay = max_delay
+        self.free = concurrency
+        self._queue = queue
+        self._concurrency = concurrency
+        # So many ready calls wait for no others.
+        self._enough = max_batch
+        if not max_delay:
+            self._enough = min(CALLS_WORTH_A_CONNECTION, max_batch)
+
+    def is_idle(self) -> bool:
+        """Return whether a new call has nothing to wait for."""
+        return self.free == self._concurrency and not self.max_delay
+
+    def look_in(self, *, is_set: bool) -> float | None:
+        """
+        Return in how many seconds to look for batches, now that a call was added.
+
+        Args:
+            is_set: Whether a time to look is set.
+
+        Returns:
+            The seconds, 0 for the next turn of the loop; None to leave it as it is.
+        """
+        if len(self._queue.ready) >= self._enough:
+            return 0.0
+        return None if is_set else self.max_delay
+
+    def take(
+        self, *, leased: bool, waited: bool
+    ) -> tuple[list[list[PendingCall]], float | None]:
+        """
+        Take the batches that go now, each over a free connection.
+
+        Args:
+            leased: Whether a leased connection has nothing to send, and takes the first
+                batch.
+            waited: Whether the ready calls have waited long enough, and so need not be
+                many.
+
+        Returns:
+            The batches, and the seconds after which the calls that are left will have
+            waited long enough; None if none are, or if they wait for a connection.
+        """
+        ready, batches = self._queue.ready, list[list[PendingCall]]()
+        while ready:
+            free = self.free + leased
+            if not free:
+                break
+            is_busy = free < self._concurrency
+            if is_busy and not waited and len(ready) < self._enough:
+                return batches, max(SECONDS_BEHIND_A_BATCH, self.max_delay)
+            # Shared out over all connections, so that the database works on one part
+            # while another is made ready.
+            share = max(-(-len(ready) // self._concurrency), self._enough)
+            batch = self._queue.take(min(share, self.max_batch), self.max_batch)
+            if not batch:
+                break
+            batches.append(batch)
+            if leased:
+                leased = False
+            else:
+                self.free -= 1
+        return batches, None
+
+
+class Lease:
+    """
+    A connection for some batches, one after the other; at first it is waited for.
+
+    Attributes:
+        batch: The calls under way; empty when there is nothing to send.
+        started: When they were sent, or began to wait for the connection.
+        observation: What observers see of them.
+    """
+
+    __slots__ = ("batch", "observation", "started")
+
+    def __init__(self, batch: list[PendingCall]) -> None:
+        """Have a batch to send."""
+        self.batch = batch
+        self.started = 0.0
+        self.observation: Observation | None = None
+
+    def begin(self, name: TableName) -> None:
+        """Begin with the batch."""
+        self.started = time.perf_counter()
+        self.observation = Observation("Coalescer.batch", name) if OBSERVERS else None
+
+
+class Dispatcher:
+    """
+    Queues calls, and sends them over leased connections.
+
+    Attributes:
+        system: The database, as `Event.system`; empty until there is a connection.
+        batches: How many batches have ended.
+        largest_batch: How many calls the largest of them had.
+        seconds: How long they took, added up.
+    """
+
+    def __init__(
+        self,
+        handle: object,
+        name: TableName,
+        queue: Queue,
+        schedule: Schedule,
+        *,
+        admission: Admission,
+        sender: Sender,
+    ) -> None:
+        """
+        Send calls.
+
+        Args:
+            handle: A connection or a pool.
+            name: The table's name.
+            queue: Holds the calls.
+            schedule: Decides when they go.
+            admission: Knows how many are pending.
+            sender: Stores and answers them.
+        """
+        self.system = ""
+        self.batches = self.largest_batch = 0
+        self.seconds = 0.0
+        self._handle = handle
+        self._name = name
+        self._queue = queue
+        self._schedule = schedule
+        self._admission = admission
+        self._sender = sender
+        self._leases: set[asyncio.Task[None]] = set()
+        # Set if there is a time to look for batches.
+        self._timer: asyncio.Handle | None = None
+        # Whether `_dispatch` is called in the next turn of the loop anyway.
+        self._looks_soon = False
+
+    def submit(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        shape: RequestShape,
+        values: Sequence[object],
+    ) -> asyncio.Future[Result]:
+        """Queue a call; send it at once if nothing is under way, and otherwise soon."""
+        future: asyncio.Future[Result] = loop.create_future()
+        self._queue.put(shape, values, future)
+        if not self._looks_soon:
+            self._look(loop)
+        return future
+
+    def withdraw(self) -> None:
+        """Withdraw the call of a caller that was cancelled, if it has not been sent."""
+        # As many as there are others, so that dropping them costs each a constant time.
+        self._queue.withdraw(max(self._admission.pending, self._schedule.max_batch))
+
+    async def close(self, *, cancel: bool) -> None:
+        """
+        Take no new calls; return when no call is pending and no lease is left.
+
+        If this is cancelled, leases are, too.
+
+        Args:
+            cancel: Whether calls that were not sent fail instead of being sent.
+        """
+        self._admission.close("it is closed")
+        if cancel:
+            self._give_up()
+        try:
+            await self._drain()
+        except asyncio.CancelledError:
+            # Its caller does not wait for the rest, so nothing may go on.
+            self._give_up()
+            for task in self._leases:
+                task.cancel()
+            await finish(asyncio.ensure_future(self._drain()))
+            raise
+
+    async def _drain(self) -> None:
+        """Send what is queued; return when no call is pending and no lease is left."""
+        queue, admission = self._queue, self._admission
+        while self._leases or queue.ready or admission.has_waiters():
+            if self._leases:
+                await asyncio.wait(self._leases)
+            else:
+                self._dispatch()
+                # Callers that have just got a slot queue their calls next.
+                await asyncio.sleep(0)
+        self._cancel_timer()
+
+    # --- State changes, each of which is complete when it returns ---------------------
+
+    def _dispatch(self, lease: Lease | None = None, *, waited: bool = False) -> None:
+        """
+        Begin to send the batches that are due.
+
+        Args:
+            lease: A lease that has nothing to send, and is given the first batch.
+            waited: Whether the ready calls have waited long enough.
+        """
+        self._cancel_timer()
+        loop = asyncio.get_running_loop()
+        batches, wait = self._schedule.take(leased=lease is not None, waited=waited)
+        if wait is not None:
+            self._timer = loop.call_later(wait, self._dispatch_waited)
+        if lease is not None and batches:
+            lease.batch = batches.pop(0)
+        for batch in batches:
+            another = Lease(batch)
+            task = asyncio.Task(self.run(another), loop=loop, **_EAGERLY)
+            self._leases.add(task)
+            task.add_done_callback(partial(self._end, another))
+
+    def _look(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Send what is due now that a call was added, or set a time to look for it."""
+        if self._schedule.is_idle():
+            self._dispatch()
+            return
+        delay = self._schedule.look_in(is_set=self._timer is not None)
+        if delay:
+            self._timer = loop.call_later(delay, self._dispatch_waited)
+        elif delay is not None:
+            self._cancel_timer()
+            self._timer = loop.call_soon(self._dispatch)
+            self._looks_soon = True
+
+    def _dispatch_waited(self) -> None:
+        """Send what has waited long enough, even if it is little."""
+        self._dispatch(waited=True)
+
+    def _dispatch_next(self, lease: Lease | None = None) -> None:
+        """Send what is due after a batch has ended."""
+        delays = self._schedule.max_delay > 0
+        # Without a timer, what is ready has waited for the delay already.
+        if self._timer is None or not delays:
+            self._dispatch(lease, waited=delays)
+
+    def _cancel_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._looks_soon = False
+
+    def _finish(self, lease: Lease, error: BaseException | None = None) -> None:
+        """End a batch: count and report it, and let go of its rows."""
+        batch, lease.batch = lease.batch, []
+        self.seconds += time.perf_counter() - lease.started
+        self.batches += 1
+        self.largest_batch = max(self.largest_batch, len(batch))
+        if lease.observation is not None:
+            self._report(lease.observation, batch, error)
+        self._queue.release(batch)
+
+    def _report(
+        self,
+        observation: Observation,
+        batch: list[PendingCall],
+        error: BaseException | None,
+    ) -> None:
+        """Tell the observers what became of a batch."""
+        futures = [future for _, _, _, future in batch if not future.cancelled()]
+        event = observation.event
+        observation.record_each(*(f.result() for f in futures if f.exception() is None))
+        event.failed = sum(f.exception() is not None for f in futures)
+        event.rows = len(batch)
+        event.pending = self._admission.pending
+        event.system = self.system
+        observation.end(error)
+
+    def _end(self, lease: Lease, task: asyncio.Task[None]) -> None:
+        """End a lease: its connection has been given back."""
+        self._leases.discard(task)
+        self._schedule.free += 1
+        if task.cancelled():
+            # Perhaps before it had begun.
+            self._abandon(lease.batch, _NOT_SENT)
+        else:
+            task.exception()  # which its callers have been given
+        self._dispatch_next()
+
+    def _abandon(self, batch: list[PendingCall], reason: str) -> None:
+        """Fail a batch and all that is queued: the event loop ends, or closing does."""
+        self._admission.close("its event loop has ended")
+        fail(batch, CoalescerClosedError(reason))
+        self._give_up()
+
+    def _give_up(self) -> None:
+        """Fail the calls that were not sent, and those whose callers wait for a slot."""
+        fail(self._queue.clear(), CoalescerClosedError(_NOT_SENT))
+        self._admission.refuse(_NOT_SENT)
+
+    # --- A lease ----------------------------------------------------------------------
+
+    async def run(self, lease: Lease) -> None:
+        """Send a batch, and some that follow; answer the callers, whatever happens."""
+        lease.begin(self._name)
+        error: BaseException | None = None
+        try:
+            async with session_on(self._handle) as session:
+                await self._send(session, lease)
+        except asyncio.CancelledError as exc:
+            error = exc
+            self._abandon(lease.batch, _UNKNOWN)
+            raise
+        except BaseException as exc:
+            error = exc
+            fail(lease.batch, exc)
+            if not isinstance(exc, Exception):
+                raise
+        finally:
+            if lease.batch:
+                self._finish(lease, error)
+
+    async def _send(self, session: Session, lease: Lease) -> None:
+        """Send a batch, and some that follow, over the lease's connection."""
+        self.system = session.engine.system
+        sent = 0
+        while lease.batch:
+            if sent:
+                lease.begin(self._name)
+            await self._sender.send(session, lease.batch)
+            self._finish(lease)
+            sent += 1
+            if sent < BATCHES_PER_LEASE:
+                # The callers that were just answered come first, and may call again.
+                # With a delay their calls wait for it, and otherwise for this lease.
+                self._looks_soon = not self._schedule.max_delay
+                await asyncio.sleep(0)
+                self._dispatch_next(lease)

@@ -1,0 +1,66 @@
+"""What a call asks for, read from its arguments."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from aioupsert._execution.targets import Target
+from aioupsert._plan import RequestShape, pairs
+from aioupsert._plan.request import Arguments
+from aioupsert.errors import UsageError
+
+# More than any program has calls in its source code.
+_MAX_SHAPES: Final = 256
+
+
+class RequestReader:
+    """Reads calls whose keys have the same columns, in any order."""
+
+    def __init__(self, target: Target, key: Sequence[str]) -> None:
+        """Read calls for a table, whose keys have these columns."""
+        self._target = target
+        self._key = key
+        # Equal shapes are one object: fewer for the garbage collector to traverse, and
+        # quicker to compare.
+        self._shapes: dict[RequestShape, RequestShape] = {}
+
+    def read(self, arguments: Arguments) -> tuple[RequestShape, list[object]]:
+        """
+        Return the request shape of a call, and its values, the key's first.
+
+        Raises:
+            UsageError: The arguments are wrong.
+        """
+        key, returning = arguments["key"], arguments["returning"]
+        if not key:
+            self._check_key(key)
+        if isinstance(returning, type):
+            msg = (
+                f"returning={returning.__name__}: a coalescer gives rows, as mapped"
+                " objects are loaded in a session; name attributes"
+            )
+            raise UsageError(msg)
+        shape, values = self._target.read(arguments)
+        shared = self._shapes.get(shape)
+        if shared is not None:
+            return shared, values
+        # The shape has the key's columns in the order of the coalescer's, or is new.
+        order = [*map(self._check_key(key).index, self._key)]
+        columns, *rest = shape
+        shape = (tuple(columns[at] for at in order), *rest)
+        if len(self._shapes) >= _MAX_SHAPES:
+            self._shapes.clear()
+        shape = self._shapes.setdefault(shape, shape)
+        return shape, [*(values[at] for at in order), *values[len(order) :]]
+
+    def _check_key(self, key: object) -> list[str]:
+        """Return the columns of a call's key, which must be the coalescer's."""
+        given = [name for name, _ in pairs("key", key)]
+        if len(given) != len(self._key) or not {*self._key}.issuperset(given):
+            msg = (
+                f"key must have {', '.join(map(repr, self._key))}, as the coalescer's,"
+                f" not {', '.join(map(repr, given))}"
+            )
+            raise UsageError(msg)
+        return given
