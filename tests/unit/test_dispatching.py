@@ -1,0 +1,177 @@
+"""When a batch of a coalescer goes: by what is ready, and by what is free."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from typing import Any, Final
+
+import pytest
+
+from aioupsert._coalescer.dispatch import (
+    CALLS_WORTH_A_CONNECTION,
+    SECONDS_BEHIND_A_BATCH,
+    Schedule,
+)
+from aioupsert._coalescer.queue import Queue
+
+ENOUGH: Final = CALLS_WORTH_A_CONNECTION
+BEHIND: Final = SECONDS_BEHIND_A_BATCH
+
+
+@pytest.fixture
+def loop() -> Iterator[asyncio.AbstractEventLoop]:
+    made = asyncio.new_event_loop()
+    yield made
+    made.close()
+
+
+class Ready:
+    """Ready calls, each for a row of its own, and what is decided for them."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, **options: Any) -> None:
+        self._loop = loop
+        self._queue = Queue(1)
+        self._number = 0
+        defaults = {"max_batch": 1_000, "max_delay": 0.0, "concurrency": 3}
+        self.schedule = Schedule(self._queue, **{**defaults, **options})
+
+    def add(self, number: int) -> None:
+        for _ in range(number):
+            self._number += 1
+            self._queue.put((), [self._number], self._loop.create_future())
+
+    def take(
+        self, *, leased: bool = False, waited: bool = False
+    ) -> tuple[list[int], float | None]:
+        """Return the sizes of the batches that go, and how long the others wait."""
+        batches, wait = self.schedule.take(leased=leased, waited=waited)
+        return [len(batch) for batch in batches], wait
+
+
+@pytest.mark.parametrize(
+    ("ready", "options", "batches", "wait"),
+    [
+        (0, {}, [], None),
+        (1, {}, [1], None),
+        (ENOUGH, {}, [ENOUGH], None),
+        # A small batch costs nearly as much as a large one.
+        (ENOUGH + 1, {}, [ENOUGH], BEHIND),
+        (2 * ENOUGH, {}, [ENOUGH] * 2, None),
+        # More are shared out, each time what is left of them.
+        (6 * ENOUGH, {}, [2 * ENOUGH, ENOUGH * 4 // 3, ENOUGH], None),
+        (10_000, {}, [1_000] * 3, None),
+        (10_000, {"concurrency": 1}, [1_000], None),
+        (10, {"max_batch": 4}, [4, 4], BEHIND),
+        (12, {"max_batch": 4}, [4, 4, 4], None),
+        # With a delay, a batch is full or has waited.
+        (5, {"max_delay": 2.0}, [5], None),
+        (1_500, {"max_delay": 2.0}, [1_000], 2.0),
+        (10, {"max_delay": 0.001, "max_batch": 4}, [4, 4], BEHIND),
+    ],
+)
+def test_what_is_ready_is_shared_out_over_free_connections(
+    loop: asyncio.AbstractEventLoop,
+    ready: int,
+    options: dict[str, Any],
+    batches: list[int],
+    wait: float | None,
+) -> None:
+    calls = Ready(loop, **options)
+    calls.add(ready)
+    before = calls.schedule.free
+    assert calls.take() == (batches, wait)
+    assert calls.schedule.free == before - len(batches)
+
+
+def test_a_few_calls_wait_for_a_batch_under_way_but_not_for_long(
+    loop: asyncio.AbstractEventLoop,
+) -> None:
+    calls = Ready(loop)
+    calls.add(1)
+    assert calls.take() == ([1], None)
+    calls.add(ENOUGH - 1)
+    assert calls.take() == ([], BEHIND)
+    assert calls.take(waited=True) == ([ENOUGH - 1], None)
+    calls.add(ENOUGH)
+    assert calls.take() == ([ENOUGH], None)
+    # There is nothing to wait for but a connection.
+    calls.add(ENOUGH)
+    assert calls.take() == calls.take(waited=True) == ([], None)
+
+
+def test_a_leased_connection_comes_before_free_ones(
+    loop: asyncio.AbstractEventLoop,
+) -> None:
+    calls = Ready(loop)
+    calls.add(1)
+    calls.take()
+    assert calls.take(leased=True) == ([], None)
+    assert calls.schedule.free == 2
+    calls.add(1)
+    assert calls.take(leased=True) == ([1], None)
+    assert calls.schedule.free == 2
+    calls.add(2 * ENOUGH)
+    assert calls.take(leased=True) == ([ENOUGH] * 2, None)
+    assert calls.schedule.free == 1
+
+
+def test_while_another_batch_is_under_way_a_leased_connection_waits_for_enough(
+    loop: asyncio.AbstractEventLoop,
+) -> None:
+    calls = Ready(loop)
+    calls.add(2 * ENOUGH)
+    calls.take()
+    calls.add(1)
+    assert calls.take(leased=True) == ([], BEHIND)
+    assert calls.take(leased=True, waited=True) == ([1], None)
+
+
+@pytest.mark.parametrize(
+    ("ready", "options", "first", "later"),
+    [
+        (1, {}, 0.0, None),
+        (ENOUGH, {}, 0.0, 0.0),
+        (1, {"max_delay": 2.0}, 2.0, None),
+        (999, {"max_delay": 2.0}, 2.0, None),
+        (1_000, {"max_delay": 2.0}, 0.0, 0.0),
+        (4, {"max_batch": 4}, 0.0, 0.0),
+    ],
+)
+def test_a_new_call_is_looked_at_soon_or_once_there_are_enough(
+    loop: asyncio.AbstractEventLoop,
+    ready: int,
+    options: dict[str, Any],
+    first: float,
+    later: float | None,
+) -> None:
+    calls = Ready(loop, **options)
+    calls.add(ready)
+    assert calls.schedule.look_in(is_set=False) == first
+    assert calls.schedule.look_in(is_set=True) == later
+
+
+def test_a_call_has_nothing_to_wait_for_if_nothing_is_under_way(
+    loop: asyncio.AbstractEventLoop,
+) -> None:
+    calls = Ready(loop)
+    assert calls.schedule.is_idle()
+    calls.add(1)
+    calls.take()
+    assert not calls.schedule.is_idle()
+    calls.schedule.free += 1
+    assert calls.schedule.is_idle()
+    assert not Ready(loop, max_delay=0.001).schedule.is_idle()
+
+
+def test_calls_whose_callers_have_gone_are_no_batch(
+    loop: asyncio.AbstractEventLoop,
+) -> None:
+    queue = Queue(1)
+    schedule = Schedule(queue, max_batch=10, max_delay=0, concurrency=2)
+    for key in range(5):
+        future = loop.create_future()
+        future.cancel()
+        queue.put((), [key], future)
+    assert schedule.take(leased=False, waited=False) == ([], None)
+    assert schedule.is_idle()
