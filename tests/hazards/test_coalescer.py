@@ -563,6 +563,24 @@ async def test_a_pool_that_closes_while_it_is_waited_for_leaves_nobody_waiting(
     assert [r for r in results if not isinstance(r, expected)] == []
 
 
+@pytest.mark.parametrize("db", ["pool"], indirect=True)
+async def test_a_closed_pool_fails_every_caller_however_many_batches_they_make(
+    plain: PostgresDatabase,
+) -> None:
+    async with (
+        pooling(plain._dsn, plain.schema) as pool,
+        Coalescer(pool, "t", key="k", max_batch=1, concurrency=3) as coalescer,
+        locked(plain, 1, 2, 3),
+    ):
+        tasks = begin(coalescer, *range(1, CALLS))
+        await blocked(plain, 3)
+        # From now on, no batch has to wait before it fails.
+        pool.terminate()
+        results = await outcomes(tasks)
+    assert [r for r in results if not isinstance(r, ENDED)] == []
+    assert coalescer.stats.failures == coalescer.stats.batches == CALLS - 1
+
+
 @pytest.mark.parametrize("db", ["psycopg_pool"], indirect=True)
 async def test_a_pool_of_psycopg_that_is_closed_underneath_fails_those_without_connection(
     plain: PostgresDatabase,
