@@ -221,21 +221,20 @@ class Coalescer:
         if loop is not self._loop:
             msg = "it was entered in another event loop"
             raise CoalescerClosedError(msg)
-        shape, values = self._reader.read(
-            Arguments(
-                key=key,
-                defaults=defaults,
-                create_defaults=create_defaults,
-                where=where,
-                skip_unchanged=skip_unchanged,
-                touch=touch,
-                returning=returning,
-                without_unique_index=self._without_unique_index,
-                strategy="auto",
-            )
-        )
+        arguments: Arguments = {
+            "key": key,
+            "defaults": defaults,
+            "create_defaults": create_defaults,
+            "where": where,
+            "skip_unchanged": skip_unchanged,
+            "touch": touch,
+            "returning": returning,
+            "without_unique_index": self._without_unique_index,
+            "strategy": "auto",
+        }
+        shape, values = self._reader.read(arguments)
         # A pending call should refer to little: the garbage collector traverses it all.
-        del key, defaults, create_defaults, where, touch, returning
+        del arguments, key, defaults, create_defaults, where, touch, returning
         self._calls += 1
         name = self._target.name
         observation = (

@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
 from aioupsert._coalescer.admission import Admission
 from aioupsert._coalescer.queue import PendingCall, Queue
@@ -54,20 +54,6 @@ _NOT_SENT: Final = "it was closed before this call was sent"
 _UNKNOWN: Final = (
     "it was closed while this call was under way: it has been stored or not"
 )
-
-
-class Due(NamedTuple):
-    """
-    What `Schedule` has decided.
-
-    Attributes:
-        batches: The batches that go now.
-        wait: Seconds after which calls that are left have waited long enough, or None if
-            there are none, or if they wait for a connection.
-    """
-
-    batches: list[list[PendingCall]]
-    wait: float | None = None
 
 
 class Schedule:
@@ -122,7 +108,9 @@ class Schedule:
             return 0.0
         return None if is_set else self.max_delay
 
-    def take(self, *, leased: bool = False, waited: bool = False) -> Due:
+    def take(
+        self, *, leased: bool, waited: bool
+    ) -> tuple[list[list[PendingCall]], float | None]:
         """
         Take the batches that go now, each over a free connection.
 
@@ -131,6 +119,10 @@ class Schedule:
                 batch.
             waited: Whether the ready calls have waited long enough, and so need not be
                 many.
+
+        Returns:
+            The batches, and the seconds after which the calls that are left will have
+            waited long enough; None if none are, or if they wait for a connection.
         """
         ready, batches = self._queue.ready, list[list[PendingCall]]()
         while ready:
@@ -139,7 +131,7 @@ class Schedule:
                 break
             is_busy = free < self._concurrency
             if is_busy and not waited and len(ready) < self._enough:
-                return Due(batches, max(SECONDS_BEHIND_A_BATCH, self.max_delay))
+                return batches, max(SECONDS_BEHIND_A_BATCH, self.max_delay)
             # Shared out over all connections, so that the database works on one part
             # while another is made ready.
             share = max(-(-len(ready) // self._concurrency), self._enough)
@@ -151,7 +143,7 @@ class Schedule:
                 leased = False
             else:
                 self.free -= 1
-        return Due(batches)
+        return batches, None
 
 
 class Lease:
@@ -220,8 +212,10 @@ class Dispatcher:
         self._admission = admission
         self._sender = sender
         self._leases: set[asyncio.Task[None]] = set()
-        # Set when there is a time to look for batches.
+        # Set if there is a time to look for batches.
         self._timer: asyncio.Handle | None = None
+        # Whether `_dispatch` is called in the next turn of the loop anyway.
+        self._looks_soon = False
 
     def submit(
         self,
@@ -232,17 +226,8 @@ class Dispatcher:
         """Queue a call; send it at once if nothing is under way, and otherwise soon."""
         future: asyncio.Future[Result] = loop.create_future()
         self._queue.put(shape, values, future)
-        if self._schedule.is_idle():
-            self._dispatch()
-            return future
-        delay = self._schedule.look_in(is_set=self._timer is not None)
-        if delay is None:
-            return future
-        if delay:
-            self._timer = loop.call_later(delay, self._dispatch_waited)
-        elif self._timer is None or isinstance(self._timer, asyncio.TimerHandle):
-            self._cancel_timer()
-            self._timer = loop.call_soon(self._dispatch)
+        if not self._looks_soon:
+            self._look(loop)
         return future
 
     def withdraw(self) -> None:
@@ -303,9 +288,22 @@ class Dispatcher:
             lease.batch = batches.pop(0)
         for batch in batches:
             another = Lease(batch)
-            task = asyncio.Task(self._run(another), loop=loop, **_EAGERLY)
+            task = asyncio.Task(self.run(another), loop=loop, **_EAGERLY)
             self._leases.add(task)
             task.add_done_callback(partial(self._end, another))
+
+    def _look(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Send what is due now that a call was added, or set a time to look for it."""
+        if self._schedule.is_idle():
+            self._dispatch()
+            return
+        delay = self._schedule.look_in(is_set=self._timer is not None)
+        if delay:
+            self._timer = loop.call_later(delay, self._dispatch_waited)
+        elif delay is not None:
+            self._cancel_timer()
+            self._timer = loop.call_soon(self._dispatch)
+            self._looks_soon = True
 
     def _dispatch_waited(self) -> None:
         """Send what has waited long enough, even if it is little."""
@@ -322,6 +320,7 @@ class Dispatcher:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        self._looks_soon = False
 
     def _finish(self, lease: Lease, error: BaseException | None = None) -> None:
         """End a batch: count and report it, and let go of its rows."""
@@ -373,7 +372,7 @@ class Dispatcher:
 
     # --- A lease ----------------------------------------------------------------------
 
-    async def _run(self, lease: Lease) -> None:
+    async def run(self, lease: Lease) -> None:
         """Send a batch, and some that follow; answer the callers, whatever happens."""
         lease.begin(self._name)
         error: BaseException | None = None
@@ -405,5 +404,7 @@ class Dispatcher:
             sent += 1
             if sent < BATCHES_PER_LEASE:
                 # The callers that were just answered come first, and may call again.
+                # With a delay their calls wait for it, and otherwise for this lease.
+                self._looks_soon = not self._schedule.max_delay
                 await asyncio.sleep(0)
                 self._dispatch_next(lease)

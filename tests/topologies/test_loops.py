@@ -108,6 +108,17 @@ async def coalesced(db: Database) -> None:
     assert await stored(db) == dict.fromkeys(range(3), TASKS)
 
 
+async def full_before_the_delay(db: Database) -> None:
+    async with (
+        asyncio.timeout(20),
+        Coalescer(db.handle, "t", key="k", max_batch=2, max_delay=60) as coalescer,
+    ):
+        await asyncio.gather(
+            *(coalescer.create_or_update(key={"k": n}, defaults=ADD) for n in range(2))
+        )
+    assert await stored(db) == {0: 1, 1: 1}
+
+
 WORKS: Final[tuple[Work, ...]] = (
     alone,
     in_a_transaction,
@@ -115,6 +126,7 @@ WORKS: Final[tuple[Work, ...]] = (
     cancelled,
     in_bulk,
     coalesced,
+    full_before_the_delay,
 )
 
 

@@ -11,7 +11,6 @@ import pytest
 from aioupsert._coalescer.dispatch import (
     CALLS_WORTH_A_CONNECTION,
     SECONDS_BEHIND_A_BATCH,
-    Due,
     Schedule,
 )
 from aioupsert._coalescer.queue import Queue
@@ -43,9 +42,11 @@ class Ready:
             self._number += 1
             self._queue.put(SHAPE, [self._number], self._loop.create_future())
 
-    def take(self, **options: bool) -> tuple[list[int], float | None]:
+    def take(
+        self, *, leased: bool = False, waited: bool = False
+    ) -> tuple[list[int], float | None]:
         """Return the sizes of the batches that go, and how long the others wait."""
-        batches, wait = self.schedule.take(**options)
+        batches, wait = self.schedule.take(leased=leased, waited=waited)
         return [len(batch) for batch in batches], wait
 
 
@@ -173,5 +174,5 @@ def test_calls_whose_callers_have_gone_are_no_batch(
         future = loop.create_future()
         future.cancel()
         queue.put(SHAPE, [key], future)
-    assert schedule.take() == Due([])
+    assert schedule.take(leased=False, waited=False) == ([], None)
     assert schedule.is_idle()
