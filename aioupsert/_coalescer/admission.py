@@ -95,7 +95,7 @@ class Admission:
         self._give_slots()
 
     def leave(self) -> None:
-        """Give up the slot of a call; the caller that has waited longest gets it."""
+        """Release the slot of a call; the caller that has waited longest gets it."""
         self.pending -= 1
         if self._waiters:
             self._give_slots()

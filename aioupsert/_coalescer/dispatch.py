@@ -159,7 +159,7 @@ class Lease:
     __slots__ = ("batch", "observation", "started")
 
     def __init__(self, batch: list[PendingCall]) -> None:
-        """Have a batch to send."""
+        """Create the sender of a batch."""
         self.batch = batch
         self.started = 0.0
         self.observation: Observation | None = None
@@ -338,7 +338,7 @@ class Dispatcher:
         batch: list[PendingCall],
         error: BaseException | None,
     ) -> None:
-        """Tell the observers what became of a batch."""
+        """Report the outcome of a batch to the observers."""
         futures = [future for _, _, _, future in batch if not future.cancelled()]
         event = observation.event
         observation.record_each(*(f.result() for f in futures if f.exception() is None))

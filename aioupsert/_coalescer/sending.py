@@ -120,13 +120,13 @@ class Sender:
 
 
 def answer(future: asyncio.Future[Result], result: Result) -> None:
-    """Give a caller its result, unless it has been cancelled."""
+    """Set the result of a call, unless it has been cancelled."""
     if not future.done():
         future.set_result(result)
 
 
 def fail(calls: Sequence[PendingCall], error: BaseException) -> None:
-    """Give every caller without an answer an error of its own: raising changes it."""
+    """Fail every unanswered call with an error of its own: raising changes an error."""
     for _, _, _, future in calls:
         if not future.done():
             future.set_exception(error if len(calls) == 1 else _copy(error))

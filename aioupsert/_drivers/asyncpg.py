@@ -141,7 +141,7 @@ class AsyncpgSession(PostgresqlSession):
             raise asyncpg.InterfaceError(msg) from error
 
     async def forget(self) -> None:
-        """Have asyncpg introspect types and prepare statements again."""
+        """Make asyncpg introspect types and prepare statements again."""
         await self._connection.reload_schema_state()
 
     async def _fetch(

@@ -127,7 +127,7 @@ class Session(Protocol):
         ...
 
     async def forget(self) -> None:
-        """Have the driver drop its caches of types and prepared statements."""
+        """Make the driver drop its caches of types and prepared statements."""
         ...
 
 

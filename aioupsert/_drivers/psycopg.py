@@ -134,7 +134,7 @@ class PsycopgSession(PostgresqlSession):
         return "connection" if isinstance(error, lost) else "row"
 
     async def forget(self) -> None:
-        """Have psycopg prepare statements again."""
+        """Make psycopg prepare statements again."""
         # It does so after a ROLLBACK. A pipeline accepts only one statement at a time.
         if (
             self.can_repeat()
@@ -196,7 +196,7 @@ class PsycopgSession(PostgresqlSession):
             raise
 
     async def _stop(self, task: asyncio.Task[object]) -> None:
-        """Have the server cancel what a task awaits, again if that came too early."""
+        """Ask the server to cancel what a task awaits, again if that came too early."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(ROLLBACK_TIMEOUT):
                 while not task.done():

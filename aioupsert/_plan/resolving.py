@@ -104,12 +104,12 @@ class NumberedNode:
 
 
 def number(items: Items, parameters: Iterator[int]) -> dict[str, NumberedNode]:
-    """Give the literals of several columns the next parameters, from left to right."""
+    """Assign the literals of several columns to the next parameters, from left to right."""
     return {name: number_node(node, parameters) for name, node in items}
 
 
 def number_node(node: Node, parameters: Iterator[int]) -> NumberedNode:
-    """Give the literals of an expression the next parameters, from left to right."""
+    """Assign the literals of an expression to the next parameters, from left to right."""
     kind, _, operands = node
     if kind == "literal":
         return NumberedNode(node, parameter=next(parameters))
