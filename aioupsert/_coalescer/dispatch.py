@@ -280,6 +280,9 @@ class Dispatcher:
             waited: Whether the ready calls have waited long enough.
         """
         self._cancel_timer()
+        if any(task.cancelling() for task in self._leases):
+            # It ends everything as soon as the driver lets it, and what is queued with it.
+            return
         loop = asyncio.get_running_loop()
         batches, wait = self._schedule.take(leased=lease is not None, waited=waited)
         if wait is not None:
