@@ -18,7 +18,16 @@ import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Coroutine, Iterable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Final,
+    LiteralString,
+    NamedTuple,
+    TypeAlias,
+    TypeVar,
+    cast,
+)
 
 import psycopg
 from psycopg.adapt import AdaptersMap, Dumper, PyFormat, Transformer
@@ -42,9 +51,15 @@ from aioupsert._engines.sql import quote
 from aioupsert.typing import Value
 
 if TYPE_CHECKING:
+    from psycopg.abc import AdaptContext
+    from psycopg.pq.abc import PGresult
+    from psycopg_pool import AsyncConnectionPool
+
     from aioupsert._engines.base import Engine, Fault, ResultRows, Steps
 
 T = TypeVar("T")
+_Connection: TypeAlias = psycopg.AsyncConnection[object]
+_Cursor: TypeAlias = psycopg.AsyncRawCursor[tuple[Value, ...]]
 
 # The seconds after which a statement that still runs is cancelled again.
 _CANCEL_AGAIN: Final = 0.2
@@ -70,11 +85,11 @@ class PsycopgSession(PostgresqlSession):
 
     __slots__ = ("_libpq", "_waiting")
 
-    def __init__(self, connection: Any) -> None:
+    def __init__(self, connection: _Connection) -> None:
         """Use a connection."""
         self._connection = connection
         self.state = STATES.get(connection) or state_of(connection)
-        self._libpq: Any = connection.pgconn
+        self._libpq = connection.pgconn
         # The BEGIN or SAVEPOINT that is sent together with the next statement.
         self._waiting: list[str] = []
 
@@ -143,12 +158,12 @@ class PsycopgSession(PostgresqlSession):
         ):
             await self._connection.execute("BEGIN; ROLLBACK", prepare=False)
 
-    def _own_pipeline(self) -> AbstractAsyncContextManager[Any]:
+    def _own_pipeline(self) -> AbstractAsyncContextManager[object]:
         """Separate our statements from others in a pipeline of the caller's."""
         if not self._in_pipeline:
             return contextlib.nullcontext()
         # Entering a nested pipeline waits for pending results; so does leaving it.
-        pipeline: AbstractAsyncContextManager[Any] = self._connection.pipeline()
+        pipeline: AbstractAsyncContextManager[object] = self._connection.pipeline()
         return pipeline
 
     async def _command(self, sql: str) -> ResultRows:
@@ -160,21 +175,31 @@ class PsycopgSession(PostgresqlSession):
 
     async def _execute(
         self, sql: str, arguments: ParameterValues = (), *, prepare: bool | None = None
-    ) -> Any:
+    ) -> _Cursor:
         """Send a statement, in one round trip with what has to be sent before it."""
+        query: Any = sql  # not a literal, which psycopg's annotation demands
         # With a row factory of its own, and with PostgreSQL's placeholders.
-        cursor: Any = psycopg.AsyncRawCursor(self._connection, row_factory=tuple_row)
+        cursor: _Cursor = psycopg.AsyncRawCursor(
+            self._connection, row_factory=tuple_row
+        )
         if any(type(argument) is ArrayArgument for argument in arguments):
             cursor.adapters.register_dumper(ArrayArgument, _ArrayDumper)
         if self._waiting or self._in_pipeline or self._begins():
-            work = self._execute_together(cursor, sql, arguments, prepare=prepare)
+            work: Coroutine[object, object, object] = self._execute_together(
+                cursor, query, arguments, prepare=prepare
+            )
         else:
-            work = cursor.execute(sql, arguments, prepare=prepare)
+            work = cursor.execute(query, arguments, prepare=prepare)
         await self._uninterrupted(work)
         return cursor
 
     async def _execute_together(
-        self, cursor: Any, sql: str, arguments: ParameterValues, *, prepare: bool | None
+        self,
+        cursor: _Cursor,
+        query: LiteralString,
+        arguments: ParameterValues,
+        *,
+        prepare: bool | None,
     ) -> None:
         async with self._connection.pipeline() as pipeline:
             if self._begins():
@@ -182,9 +207,9 @@ class PsycopgSession(PostgresqlSession):
                 self._libpq.send_query_params(_begin(self._connection), None)
                 pipeline.result_queue.append(None)
             await self._send_waiting()
-            await cursor.execute(sql, arguments, prepare=prepare)
+            await cursor.execute(query, arguments, prepare=prepare)
 
-    async def _uninterrupted(self, work: Coroutine[object, object, None]) -> None:
+    async def _uninterrupted(self, work: Coroutine[object, object, object]) -> None:
         """Await work to its end; if cancelled, have the server cancel it."""
         # psycopg cannot leave a pipeline or a COPY in which it was cancelled, and closes
         # the connection when it is cancelled again.
@@ -216,9 +241,9 @@ class PsycopgSession(PostgresqlSession):
         if _has_default_loaders(self._connection.adapters):
             rows: ResultRows = await cursor.fetchall()
             return rows
-        return self._read(cursor.pgresult, caller_columns)
+        return self._read(cast("PGresult", cursor.pgresult), caller_columns)
 
-    def _read(self, result: Any, caller_columns: int) -> ResultRows:
+    def _read(self, result: PGresult, caller_columns: int) -> ResultRows:
         """Load the caller's columns with the caller's loaders, the rest with psycopg's."""
         default = Transformer.from_context(_Context(_ADAPTERS, self._connection))
         caller = Transformer.from_context(self._connection)
@@ -285,7 +310,7 @@ class PsycopgSession(PostgresqlSession):
         self._libpq.finish()
 
 
-def _begin(connection: Any) -> bytes:
+def _begin(connection: _Connection) -> bytes:
     """Return the BEGIN that psycopg itself would send."""
     words = ["BEGIN"]
     if (level := connection.isolation_level) is not None:
@@ -302,7 +327,7 @@ class _Context(NamedTuple):
     """The context of a `Transformer`: how values are loaded and dumped."""
 
     adapters: AdaptersMap
-    connection: Any
+    connection: _Connection | None
 
 
 # psycopg's defaults, whatever the caller has set for the process or the connection.
@@ -329,14 +354,14 @@ class _ArrayDumper(Dumper):
     Each element is dumped by itself; psycopg's own dumper requires one class for all.
     """
 
-    def __init__(self, cls: type, context: Any = None) -> None:
+    def __init__(self, cls: type, context: AdaptContext | None = None) -> None:
         super().__init__(cls, context)
         self._transformer = Transformer.from_context(context)
 
-    def dump(self, obj: Any) -> bytes:
+    def dump(self, obj: Iterable[object]) -> bytes:
         return b"{%b}" % b",".join(map(self._element, obj))
 
-    def _element(self, value: Any) -> bytes:
+    def _element(self, value: object) -> bytes:
         if value is None:
             return b"NULL"
         written = self._transformer.get_dumper(value, PyFormat.TEXT).dump(value)
@@ -347,7 +372,7 @@ class _ArrayDumper(Dumper):
 
 
 @asynccontextmanager
-async def in_autocommit(connection: Any) -> AsyncGenerator[None]:
+async def in_autocommit(connection: _Connection) -> AsyncGenerator[None]:
     """Switch the autocommit of a connection on for a while."""
     if connection.autocommit:
         yield
@@ -361,7 +386,9 @@ async def in_autocommit(connection: Any) -> AsyncGenerator[None]:
 
 
 @asynccontextmanager
-async def acquire(pool: Any) -> AsyncGenerator[Any]:
+async def acquire(
+    pool: AsyncConnectionPool[_Connection],
+) -> AsyncGenerator[_Connection]:
     """Acquire a connection of a pool, with autocommit on."""
     async with pool.connection() as connection, in_autocommit(connection):
         yield connection

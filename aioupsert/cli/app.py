@@ -20,8 +20,7 @@ from aioupsert.cli.errors import FAILED, INTERRUPTED, REJECTED, LoadError
 from aioupsert.cli.load import LoadOptions
 from aioupsert.cli.reading import ReadOptions
 from aioupsert.cli.run import LoadRequest, load_files
-from aioupsert.cli.updates import parse_condition, parse_updates
-from aioupsert.expressions import Expression
+from aioupsert.cli.updates import Operand, parse_condition, parse_updates
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -145,7 +144,7 @@ def _parse_encoding(value: str) -> str:
 
 def _parse_updates(
     texts: Sequence[str] | None, create_only: bool
-) -> dict[str, Expression] | None:
+) -> dict[str, Operand] | None:
     if create_only and texts:
         msg = "--create-only updates no rows, so it cannot be combined with --update"
         raise typer.BadParameter(msg)

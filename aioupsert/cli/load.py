@@ -20,6 +20,7 @@ from aioupsert.cli.tables import (
     create_table_sql,
     guess_types,
 )
+from aioupsert.cli.updates import Operand
 from aioupsert.cli.values import convert_rows
 from aioupsert.errors import (
     AioupsertError,
@@ -37,7 +38,7 @@ class LoadOptions:
 
     table: str
     key: tuple[str, ...]
-    update: Mapping[str, Expression] | None = None
+    update: Mapping[str, Operand] | None = None
     where: Expression | None = None
     create_table: bool = False
     add_columns: bool = False

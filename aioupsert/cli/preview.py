@@ -12,8 +12,8 @@ from aioupsert._upsert import preview as preview_call
 from aioupsert.cli.databases import Database, open_database
 from aioupsert.cli.errors import LoadError, message_of
 from aioupsert.cli.load import find_table
+from aioupsert.cli.updates import Operand
 from aioupsert.errors import AioupsertError, UnknownColumnError
-from aioupsert.expressions import Expression
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +23,7 @@ class PreviewCall:
     table: str
     key: Mapping[str, str | None]
     values: Mapping[str, str | None]
-    expressions: Mapping[str, Expression]
+    expressions: Mapping[str, Operand]
     skip_unchanged: bool
 
 

@@ -6,7 +6,7 @@ import ast
 import operator
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, cast
 
 from aioupsert.expressions import (
     Excluded,
@@ -21,7 +21,8 @@ from aioupsert.expressions import (
     upper,
 )
 
-_Operator: TypeAlias = Callable[[Any, Any], Any]
+Operand: TypeAlias = Expression | int | float | str
+_Operator: TypeAlias = Callable[[Any, Any], Expression]
 _OPERATORS: Final[dict[type[ast.operator], _Operator]] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
@@ -50,7 +51,7 @@ _FUNCTIONS: Final[dict[str, Callable[..., Expression]]] = {
 _COLUMNS: Final[dict[str, Callable[[str], Expression]]] = {"F": F, "Excluded": Excluded}
 
 
-def parse_updates(texts: Sequence[str]) -> dict[str, Expression]:
+def parse_updates(texts: Sequence[str]) -> dict[str, Operand]:
     """
     Parse the columns that an update sets.
 
@@ -61,7 +62,7 @@ def parse_updates(texts: Sequence[str]) -> dict[str, Expression]:
     Raises:
         ValueError: One of them is invalid; the message says why.
     """
-    updates: dict[str, Expression] = {}
+    updates: dict[str, Operand] = {}
     for text in texts:
         name, separator, expression = text.partition("=")
         name = name.strip()
@@ -89,7 +90,7 @@ def parse_condition(text: str) -> Expression:
     return condition
 
 
-def parse_expression(text: str) -> Any:
+def parse_expression(text: str) -> Operand:
     """
     Parse an expression.
 
@@ -115,19 +116,19 @@ def parse_expression(text: str) -> Any:
         raise ValueError(msg) from exc
 
 
-def _read(node: ast.expr) -> Any:
+def _read(node: ast.expr) -> Operand:
     match node:
         case ast.Constant(value=value) if type(value) in {int, float, str}:
-            return value
+            return cast("int | float | str", value)
         case ast.Name(id=name):
             return F(name)
         case ast.Attribute(value=ast.Name(id="excluded"), attr=name):
             return Excluded(name)
         case ast.UnaryOp(op=ast.USub(), operand=operand):
-            value = _read(operand)
-            if isinstance(value, (int, float)):
-                return -value
-            return _operate(operator.sub, 0, value)
+            negated = _read(operand)
+            if isinstance(negated, (int, float)):
+                return -negated
+            return _operate(operator.sub, 0, negated)
         case ast.BinOp(left=left, op=op, right=right) if type(op) in _OPERATORS:
             return _operate(_OPERATORS[type(op)], _read(left), _read(right))
         case ast.Call(
@@ -157,8 +158,8 @@ def _read_condition(node: ast.expr) -> Expression:
         case ast.BoolOp(op=op, values=[first, *others]):
             both = _expression(_read(first))
             for other in others:
-                right = _read(other)
-                both = both & right if isinstance(op, ast.And) else both | right
+                more = _read(other)
+                both = both & more if isinstance(op, ast.And) else both | more
             return both
         case ast.UnaryOp(op=ast.Not(), operand=operand):
             return ~_expression(_read(operand))
@@ -170,7 +171,7 @@ def _read_condition(node: ast.expr) -> Expression:
             raise ValueError(msg)
 
 
-def _operate(function: _Operator, left: Any, right: Any) -> Any:
+def _operate(function: _Operator, left: Operand, right: Operand) -> Expression:
     if isinstance(left, Expression) or isinstance(right, Expression):
         return function(left, right)
     if isinstance(left, str) or isinstance(right, str):
@@ -179,12 +180,12 @@ def _operate(function: _Operator, left: Any, right: Any) -> Any:
     return function(_expression(left), right)
 
 
-def _expression(value: Any) -> Expression:
+def _expression(value: Operand) -> Expression:
     """Wrap a plain value, so that the database computes with it and not Python."""
     return value if isinstance(value, Expression) else coalesce(value)
 
 
-def _call(name: str, values: Sequence[Any]) -> Expression:
+def _call(name: str, values: Sequence[Operand]) -> Expression:
     if name not in _FUNCTIONS:
         msg = (
             f"there is no function {name!r}; the functions are {', '.join(_FUNCTIONS)}"
