@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 import sys
 from contextlib import AbstractAsyncContextManager
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final, cast
 
 from aioupsert.errors import (
     RetriesExhaustedError,
@@ -55,7 +55,7 @@ class _Acquired:
     __slots__ = ("_context", "_kind")
 
     def __init__(
-        self, kind: ConnectionKind, context: AbstractAsyncContextManager[Any]
+        self, kind: ConnectionKind, context: AbstractAsyncContextManager[object]
     ) -> None:
         self._kind = kind
         self._context = context
@@ -104,12 +104,11 @@ def is_retryable(error: BaseException) -> bool:
 
 def _imported() -> list[Driver]:
     """Return the drivers that the caller has imported."""
-    drivers: list[Any] = [
-        importlib.import_module(module)
+    return [
+        cast("Driver", importlib.import_module(module))
         for package, module in DRIVERS.items()
         if package in sys.modules
     ]
-    return drivers
 
 
 def _find_kind(connection: object) -> ConnectionKind:

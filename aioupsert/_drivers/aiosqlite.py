@@ -11,7 +11,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 from weakref import WeakKeyDictionary
 
 import aiosqlite
@@ -29,6 +29,7 @@ from aioupsert._engines.base import Command, ParameterValues, single_command
 from aioupsert._engines.sql import RowCode
 from aioupsert._engines.sqlite import SQLITE
 from aioupsert._engines.sqlite.bulk_steps import MARK, NOTE
+from aioupsert.typing import Value
 
 if TYPE_CHECKING:
     from aioupsert._engines.base import Engine, Fault, ResultRows, Steps
@@ -206,10 +207,14 @@ def _names_as_str(connection: sqlite3.Connection) -> Generator[None]:
 
 # --- Marking functions ----------------------------------------------------------------
 
-_marks: Final[WeakKeyDictionary[aiosqlite.Connection, list[Any]]] = WeakKeyDictionary()
+_marks: Final[WeakKeyDictionary[aiosqlite.Connection, list[Value]]] = (
+    WeakKeyDictionary()
+)
 
 
-def _marks_of(owner: aiosqlite.Connection, connection: sqlite3.Connection) -> list[Any]:
+def _marks_of(
+    owner: aiosqlite.Connection, connection: sqlite3.Connection
+) -> list[Value]:
     """
     Return the list to which the marking functions of a connection append, emptied.
 
@@ -225,7 +230,9 @@ def _marks_of(owner: aiosqlite.Connection, connection: sqlite3.Connection) -> li
     return marks
 
 
-def marking_functions(marks: list[Any]) -> list[tuple[str, int, Callable[..., Any]]]:
+def marking_functions(
+    marks: list[Value],
+) -> list[tuple[str, int, Callable[..., bool | None]]]:
     """Return the SQL functions that record what happens to existing rows."""
 
     def mark(number: int, code: int) -> bool:

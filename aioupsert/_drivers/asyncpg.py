@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable
 from contextlib import AbstractAsyncContextManager
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy
@@ -18,6 +18,7 @@ from asyncpg.pool import PoolConnectionProxy
 from aioupsert._drivers.base import (
     STATES,
     ConnectionKind,
+    Handle,
     TransientError,
     drive,
     log,
@@ -58,14 +59,14 @@ class AsyncpgSession(PostgresqlSession):
 
     __slots__ = ("_real",)
 
-    def __init__(self, connection: Any) -> None:
+    def __init__(self, connection: Handle) -> None:
         """Use a connection, plain or pooled."""
         # A pooled connection is a proxy of the real one, which outlives it. Once released
         # it has none, and raises a clear error from any of its methods.
         real = getattr(connection, "_con", connection) or connection.get_server_pid()
         self._connection = connection
         self.state = STATES.get(real) or state_of(real)
-        self._real: Any = real
+        self._real: Handle = real
 
     @property
     def engine(self) -> Engine:
@@ -183,8 +184,8 @@ def _explain(error: asyncpg.PostgresError) -> None:
         error.add_note(_POOLER)
 
 
-def _acquire(pool: Any) -> AbstractAsyncContextManager[Any]:
-    context: AbstractAsyncContextManager[Any] = pool.acquire()
+def _acquire(pool: Handle) -> AbstractAsyncContextManager[Handle]:
+    context: AbstractAsyncContextManager[Handle] = pool.acquire()
     return context
 
 

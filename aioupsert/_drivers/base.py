@@ -20,7 +20,16 @@ from contextlib import (
 )
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, Self, TypeVar
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Final,
+    NamedTuple,
+    Protocol,
+    Self,
+    TypeAlias,
+    TypeVar,
+)
 from weakref import WeakKeyDictionary
 
 from aioupsert._engines.base import (
@@ -38,6 +47,8 @@ if TYPE_CHECKING:
     from aioupsert._plan.schema import Table, TableName
 
 T = TypeVar("T")
+Handle: TypeAlias = Any
+"""A connection or pool; its driver knows what it can do."""
 
 _logger: Final = logging.getLogger("aioupsert")
 
@@ -144,8 +155,8 @@ class ConnectionKind(NamedTuple):
     """
 
     type: type
-    session: Callable[[Any], Session]
-    acquire: Callable[[Any], AbstractAsyncContextManager[Any]] | None = None
+    session: Callable[[Handle], Session]
+    acquire: Callable[[Handle], AbstractAsyncContextManager[Handle]] | None = None
     is_pool: bool = False
 
 
@@ -257,7 +268,7 @@ class ConnectionState:
                 _current_hold.reset(token)
 
 
-STATES: Final[WeakKeyDictionary[Any, ConnectionState]] = WeakKeyDictionary()
+STATES: Final[WeakKeyDictionary[object, ConnectionState]] = WeakKeyDictionary()
 """The state of each connection; `state_of` adds one."""
 
 
@@ -274,7 +285,7 @@ class ConnectionSession:
 
     __slots__ = ("_connection", "state")
 
-    _connection: Any
+    _connection: Handle
     state: ConnectionState
 
     async def __aenter__(self) -> Self:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from aioupsert._drivers import session_on
 from aioupsert._drivers.base import ReadOnlyError, Session, TransientError
@@ -30,6 +30,7 @@ from aioupsert._observation import Observation, record_system
 from aioupsert._plan.request import read_request
 from aioupsert.events import OBSERVERS
 from aioupsert.results import Result, Statement
+from aioupsert.typing import Value
 
 if TYPE_CHECKING:
     from aioupsert._engines.base import CompiledCall
@@ -125,7 +126,7 @@ async def write(
     session: Session,
     name: TableName,
     shape: RequestShape,
-    values: list[Any],
+    values: list[Value],
     timeout: float | None,
 ) -> Result:
     """
@@ -156,7 +157,7 @@ async def _attempt(
     session: Session,
     name: TableName,
     shape: RequestShape,
-    values: list[Any],
+    values: list[Value],
     retries: _Retries | None,
 ) -> Result | LostRace:
     """Make one attempt, the first one by a single statement where there is one."""
@@ -182,7 +183,7 @@ async def _look_up(
     session: Session,
     name: TableName,
     shape: RequestShape,
-    values: list[Any],
+    values: list[Value],
     timeout: float | None,
 ) -> Result | None:
     """Return the row of a call that updates nothing, or None if there is none."""
@@ -197,7 +198,7 @@ async def _look_up(
 
 
 async def _compiled(
-    session: Session, name: TableName, shape: RequestShape, values: list[Any]
+    session: Session, name: TableName, shape: RequestShape, values: list[Value]
 ) -> CompiledCall:
     """Return the statements of a call, with its key checked."""
     call = cached_call(session, name, shape)
