@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -16,9 +17,16 @@ from aioupsert._plan.schema import table_name
 from aioupsert.cli import inspect as inspection
 from aioupsert.cli import preview as previewing
 from aioupsert.cli.databases import check_url, is_postgresql
-from aioupsert.cli.errors import FAILED, INTERRUPTED, REJECTED, LoadError
+from aioupsert.cli.errors import (
+    FAILED,
+    INTERRUPTED,
+    REJECTED,
+    InterruptedLoadError,
+    LoadError,
+)
 from aioupsert.cli.load import LoadOptions
 from aioupsert.cli.reading import ReadOptions
+from aioupsert.cli.rejects import MaxErrors
 from aioupsert.cli.run import LoadRequest, load_files
 from aioupsert.cli.updates import parse_condition, parse_updates
 from aioupsert.expressions import Expression
@@ -154,6 +162,19 @@ def _parse_updates(
     return _parse("--update", texts, parse_updates)
 
 
+_MAX_ERRORS: Final = re.compile(r"(\d{1,18})|(\d{1,2}(?:\.\d+)?|100)%", re.ASCII)
+
+
+def _parse_max_errors(text: str) -> MaxErrors:
+    match = _MAX_ERRORS.fullmatch(text)
+    if match is None:
+        msg = f"{text!r} is neither a number of rows, such as 100, nor a share, such as 1%"
+        raise ValueError(msg)
+    if match[1]:
+        return MaxErrors(rows=int(match[1]))
+    return MaxErrors(share=float(match[2]) / 100)
+
+
 def _parse(option: str, value: S, parse: Callable[[S], T]) -> T:
     try:
         return parse(value)
@@ -169,8 +190,10 @@ def _report_failures() -> Generator[None]:
         yield
     except LoadError as exc:
         _exit_with(str(exc), FAILED, exc)
+    except InterruptedLoadError as exc:
+        _exit_with(str(exc), exc.exit_code, exc)
     except KeyboardInterrupt as exc:
-        _exit_with(str(exc) or "interrupted", INTERRUPTED, exc)
+        _exit_with("interrupted", INTERRUPTED, exc)
 
 
 def _exit_with(message: str, code: int, cause: BaseException) -> NoReturn:
@@ -283,8 +306,17 @@ def load_command(
     rejects: Annotated[
         Path | None,
         typer.Option(
-            help="A file for the rows that are left out, as JSON Lines, each with the"
-            " reason.",
+            help="A file for the rows that are left out, in the format of the input, to"
+            " be loaded again; FILE.reasons.jsonl beside it says what is wrong with each.",
+            show_default=False,
+        ),
+    ] = None,
+    max_errors: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N|SHARE%",
+            help="Leave out bad rows, but end the load if there are more than N, or more"
+            " than a share of all, such as 1%.",
             show_default=False,
         ),
     ] = None,
@@ -348,8 +380,12 @@ def load_command(
                 " transaction uses one connection"
             )
             raise typer.BadParameter(msg)
+    limit = None
+    if max_errors is not None:
+        limit = _parse("--max-errors", max_errors, _parse_max_errors)
+        on_error = "skip"
     if rejects is not None and on_error != "skip":
-        msg = "--rejects needs --on-error skip"
+        msg = "--rejects needs --on-error skip or --max-errors"
         raise typer.BadParameter(msg)
     options = LoadOptions(
         table=table,
@@ -372,8 +408,13 @@ def load_command(
         key=key,
         options=options,
         rejects=rejects,
+        max_errors=limit,
         show_progress=not (quiet or verbose),
     )
+    try:
+        request.check_outputs()
+    except ValueError as exc:
+        raise typer.BadParameter(str(exc)) from exc
     with _report_failures(), _show_log(verbose):
         summary = load_files(request)
     if not quiet:

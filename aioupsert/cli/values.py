@@ -27,11 +27,11 @@ def convert_rows(
     """
     converters: dict[tuple[str, type], Converter | None] = {}
     for given in rows:
-        if type(given) is not TypedRow:
+        if not isinstance(given, TypedRow):
             yield given
             continue
         row = ConvertedRow(given)
-        row.file, row.line, row.given = given.file, given.line, given
+        row.origin, row.line, row.given = given.origin, given.line, given
         for name, value in given.items():
             cls: type[Any] = value.__class__
             column_and_class = (name, cls)

@@ -30,7 +30,8 @@ FORMATS: Final[dict[str, tuple[str, ...]]] = {
 }
 """The formats, each with the file name extensions that select it."""
 _GZIP: Final = b"\x1f\x8b"
-_STDIN: Final = Path("-")
+STDIN: Final = Path("-")
+"""The name of standard input."""
 
 
 class Input:
@@ -100,7 +101,7 @@ class Input:
         name, kind = _name(file), self._options.format or _format(file)
         binary = self._stack.enter_context(self._binary(file))
         if kind == "parquet":
-            if file == _STDIN:
+            if file == STDIN:
                 msg = "Parquet is read from its end, so it cannot come from standard input"
                 raise LoadError(msg)
             return read_parquet(name, binary, self._record_share)
@@ -123,7 +124,7 @@ class Input:
 
     @contextmanager
     def _binary(self, file: Path) -> Generator[io.BufferedReader[Any]]:
-        if file == _STDIN:
+        if file == STDIN:
             binary = io.BufferedReader(_StandardInput(self))
             try:
                 yield binary
@@ -170,11 +171,11 @@ def open_input(files: Sequence[Path], options: ReadOptions) -> Generator[Input]:
         LoadError: A file cannot be opened, or the header of the first is invalid.
     """
     with ExitStack() as stack:
-        yield Input(files or [_STDIN], options, stack)
+        yield Input(files or [STDIN], options, stack)
 
 
 def _name(file: Path) -> str:
-    return "standard input" if file == _STDIN else str(file)
+    return "standard input" if file == STDIN else str(file)
 
 
 def _format(file: Path) -> str:
@@ -188,7 +189,7 @@ def _format(file: Path) -> str:
 
 def _size(file: Path) -> int | None:
     """Return a file's size in bytes, or None if it has none, such as a pipe."""
-    if file == _STDIN:
+    if file == STDIN:
         return None
     try:
         status = file.stat()

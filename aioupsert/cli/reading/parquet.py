@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO, Final
 
 from aioupsert.cli.errors import LoadError, message_of
-from aioupsert.cli.reading.rows import TypedRow
+from aioupsert.cli.reading.rows import Origin, ParquetRow
 
 
 def read_parquet(
     file: str, binary: BinaryIO, progress: Callable[[float], None]
-) -> tuple[tuple[str, ...], Iterator[TypedRow]]:
+) -> tuple[tuple[str, ...], Iterator[ParquetRow]]:
     """
     Return the names of the columns, and an iterator that reads the rows lazily.
 
@@ -39,15 +39,16 @@ def read_parquet(
     if len(set(names)) < len(names) or not all(names):
         msg = f"{file}: every column needs a name, and names must not repeat"
         raise LoadError(msg)
-    return names, _rows(file, opened, errors, progress)
+    origin = Origin(file, "parquet", names, schema=opened.schema_arrow)
+    return names, _rows(origin, opened, errors, progress)
 
 
 def _rows(
-    file: str,
+    origin: Origin,
     opened: Any,
     errors: tuple[type[Exception], ...],
     progress: Callable[[float], None],
-) -> Iterator[TypedRow]:
+) -> Iterator[ParquetRow]:
     done, total = 0, opened.metadata.num_rows
     batches = opened.iter_batches(batch_size=_BATCH)
     while True:
@@ -55,13 +56,14 @@ def _rows(
             batch = next(batches, None)
             found: list[Any] = [] if batch is None else batch.to_pylist()
         except errors as exc:
-            raise _not_parquet(file, exc) from exc
+            raise _not_parquet(origin.file, exc) from exc
         if batch is None:
             return
         for number, cells in enumerate(found, start=done + 1):
-            row = TypedRow(cells)
-            row.file = file
+            row = ParquetRow(cells)
+            row.origin = origin
             row.line = number
+            row.batch, row.index = batch, number - done - 1
             yield row
         done += len(found)
         progress(done / total)
