@@ -162,6 +162,24 @@ def _parse_updates(
     return _parse("--update", texts, parse_updates)
 
 
+# What the name of a type may consist of.
+_TYPE: Final = re.compile(r'[\w .,()\[\]"]+')
+
+
+def _parse_types(texts: Sequence[str]) -> dict[str, str]:
+    types: dict[str, str] = {}
+    for text in texts:
+        column, _, type_ = text.partition("=")
+        if not column or not _TYPE.fullmatch(type_.strip()):
+            msg = f"{text!r} is not COLUMN=TYPE, such as zip=text"
+            raise ValueError(msg)
+        if column in types:
+            msg = f"{column!r} is given twice"
+            raise ValueError(msg)
+        types[column] = type_.strip()
+    return types
+
+
 _MAX_ERRORS: Final = re.compile(r"(\d{1,18})|(\d{1,2}(?:\.\d+)?|100)%", re.ASCII)
 
 
@@ -240,10 +258,30 @@ def load_command(
         typer.Option(
             "--create-table",
             help="Create the table if it does not exist, with the key as primary key"
-            " and with types guessed from the first rows. Leave an existing table as it"
-            " is.",
+            " and with types that keep every value. Leave an existing table as it is.",
         ),
     ] = False,
+    types: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--type",
+            "-t",
+            metavar="COLUMN=TYPE",
+            help="The type of a column that is created; may be repeated.",
+            show_default=False,
+        ),
+    ] = None,
+    all_text: Annotated[
+        bool, typer.Option("--all-text", help="Create every column as text.")
+    ] = False,
+    sample: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Guess types from the first rows only, without reading the input twice.",
+            show_default="all rows",
+        ),
+    ] = None,
     add_columns: Annotated[
         bool,
         typer.Option("--add-columns", help="Add columns that the table does not have."),
@@ -400,6 +438,9 @@ def load_command(
         atomic=connections == 1 if atomic is None else atomic,
         connections=connections,
         batch_size=batch_size,
+        types=_parse("--type", types or (), _parse_types),
+        all_text=all_text,
+        sample=sample,
     )
     request = LoadRequest(
         url=url,

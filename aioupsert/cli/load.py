@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,13 +16,14 @@ from aioupsert._execution.table_cache import read_table
 from aioupsert._plan.schema import Column, Table, table_name
 from aioupsert.cli.databases import Database, TransactionEnd, open_database
 from aioupsert.cli.errors import LoadError, RowError, message_of
-from aioupsert.cli.reading import ConvertedRow, Input, Row
+from aioupsert.cli.reading import ConvertedRow, Input, Row, raise_error
 from aioupsert.cli.rejects import Rejects
 from aioupsert.cli.tables import (
-    SAMPLE_ROWS,
+    Guess,
+    TypeGuesser,
     add_column_sql,
     create_table_sql,
-    guess_types,
+    text_type,
 )
 from aioupsert.cli.values import convert_rows
 from aioupsert.errors import (
@@ -50,6 +52,9 @@ class LoadOptions:
     atomic: bool = True
     connections: int = 1
     batch_size: int | None = None
+    types: Mapping[str, str] = field(default_factory=dict[str, str])
+    all_text: bool = False
+    sample: int | None = None
 
     @property
     def in_transaction(self) -> bool:
@@ -71,6 +76,10 @@ class Report:
     rejects: Rejects
     result: BulkResult = field(default_factory=BulkResult)
     notes: list[str] = field(default_factory=list[str])
+
+    def on_bad_row(self, options: LoadOptions) -> Callable[[RowError], None]:
+        """Return what is called with the error of a bad row."""
+        return self.rejects.add if options.skip_bad_rows else raise_error
 
 
 def split_key(given: Sequence[str], source: Input) -> tuple[str, ...]:
@@ -131,7 +140,9 @@ async def load(
     try:
         table = await _prepare_table(database, source, options, report.notes)
         columns = table.columns
-        rows = convert_rows(source.rows, columns, database.engine)
+        rows = convert_rows(
+            source.rows, columns, database.engine, report.on_bad_row(options)
+        )
         if options.skip_bad_rows:
             await _store_good_rows(database, columns, rows, options, report, progress)
         else:
@@ -291,7 +302,7 @@ async def _find_or_create_table(
         if not options.create_table:
             msg = f"{exc}; --create-table creates it"
             raise LoadError(msg) from exc
-        types = _guess_types(database, source.peek(SAMPLE_ROWS), source.columns)
+        types = await _choose_types(database, source, options)
         missing = [column for column in options.key if column not in types]
         if missing:
             msg = (
@@ -299,31 +310,63 @@ async def _find_or_create_table(
                 f" {', '.join(missing)}"
             )
             raise LoadError(msg) from exc
-        await database.execute(create_table_sql(name, types, options.key))
-        columns = ", ".join(f"{column} {type_}" for column, type_ in types.items())
+        chosen = {column: guess.type for column, guess in types.items()}
+        await database.execute(create_table_sql(name, chosen, options.key))
+        columns = ", ".join(f"{column} {type_}" for column, type_ in chosen.items())
         notes.append(
             f"created table {options.table}: {columns}; primary key"
             f" {', '.join(options.key)}"
         )
+        notes += _reasons(types)
         return await find_table(database, options.table)
     if options.add_columns:
-        types = _guess_types(database, source.peek(SAMPLE_ROWS), source.columns)
-        new = {c: type_ for c, type_ in types.items() if c not in table.columns}
-        for column, type_ in new.items():
-            await database.execute(add_column_sql(name, column, type_))
-            notes.append(f"added column {column} {type_} to {options.table}")
+        types = await _choose_types(database, source, options)
+        new = {c: guess for c, guess in types.items() if c not in table.columns}
+        for column, guess in new.items():
+            await database.execute(add_column_sql(name, column, guess.type))
+            notes.append(f"added column {column} {guess.type} to {options.table}")
+        notes += _reasons(new)
         if new:
             return await find_table(database, options.table)
+    else:
+        source.keep_no_copy()
     return table
 
 
-def _guess_types(
-    database: Database, rows: Sequence[Row], columns: Sequence[str]
-) -> dict[str, str]:
-    names = dict.fromkeys(columns)
-    for row in rows:
-        names.update(dict.fromkeys(row))
-    return guess_types(rows, [*names], database.engine)
+def _reasons(types: Mapping[str, Guess]) -> list[str]:
+    return [
+        f"column {column} is {guess.type} {guess.reason}"
+        for column, guess in types.items()
+        if guess.reason is not None
+    ]
+
+
+# How many rows are looked at before other tasks run, such as the progress bar.
+_SURVEYED: Final = 1_000
+
+
+async def _choose_types(
+    database: Database, source: Input, options: LoadOptions
+) -> dict[str, Guess]:
+    """
+    Return the types of all columns of the input.
+
+    Raises:
+        LoadError: The input does not have a column whose type is given.
+    """
+    guesser = TypeGuesser(source.columns, options.key, database.engine)
+    for number, row in enumerate(source.survey(options.sample)):
+        guesser.add(row)
+        if number % _SURVEYED == 0:
+            await asyncio.sleep(0)
+    types = guesser.guesses()
+    unknown = [column for column in options.types if column not in types]
+    if unknown:
+        error = UnknownColumnError(source.name, unknown, [*types])
+        raise LoadError(str(error).removeprefix("table "))
+    if options.all_text:
+        types = dict.fromkeys(types, Guess(text_type(database.engine)))
+    return types | {column: Guess(type_) for column, type_ in options.types.items()}
 
 
 async def find_table(database: Database, name: str) -> Table:

@@ -156,9 +156,12 @@ def load_files(request: LoadRequest) -> Summary:
 
 def _read_and_load(request: LoadRequest, report: Report) -> LoadOptions:
     """Open the input and the database, and load; return the options, with the key."""
-    read_options = request.read_options
-    if request.options.skip_bad_rows:
-        read_options = replace(read_options, on_bad_row=report.rejects.add)
+    given = request.options
+    read_options = replace(
+        request.read_options,
+        on_bad_row=report.on_bad_row(given),
+        read_twice=(given.create_table or given.add_columns) and given.sample is None,
+    )
     with open_input(request.files, read_options) as source:
         options = replace(request.options, key=split_key(request.key, source))
         bar = ProgressBar(source, hidden=not request.show_progress)

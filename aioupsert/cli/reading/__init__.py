@@ -7,7 +7,9 @@ from aioupsert.cli.reading.rows import (
     ParquetRow,
     ReadOptions,
     Row,
+    TimeText,
     TypedRow,
+    raise_error,
 )
 
 __all__ = [
@@ -19,6 +21,8 @@ __all__ = [
     "ParquetRow",
     "ReadOptions",
     "Row",
+    "TimeText",
     "TypedRow",
     "open_input",
+    "raise_error",
 ]

@@ -6,6 +6,7 @@ import codecs
 import json
 import re
 from collections.abc import Iterable, Iterator
+from decimal import Decimal
 from typing import Any, BinaryIO, Final, NoReturn, cast
 
 from aioupsert.cli.errors import RowError
@@ -22,6 +23,22 @@ from aioupsert.cli.reading.rows import (
 _JSON_ERRORS: Final = (ValueError, RecursionError)
 
 
+def _number(text: str) -> float | Decimal:
+    """Return a number as a float if it is written as Python would write it."""
+    number = float(text)
+    if repr(number) == text:
+        return number
+    try:
+        return Decimal(text)
+    except ArithmeticError as exc:
+        msg = f"the exponent of {text:.80} is too large"
+        raise ValueError(msg) from exc
+
+
+_DECODER: Final = json.JSONDecoder(parse_float=_number)
+_load: Final = _DECODER.decode
+
+
 def read_json_lines(
     file: str, lines: Iterable[str], options: ReadOptions
 ) -> Iterator[TypedRow]:
@@ -35,7 +52,7 @@ def read_json_lines(
     try:
         for number, line in enumerate(lines, start=1):
             try:
-                found: Any = json.loads(line)
+                found: Any = _load(line)
             except _JSON_ERRORS as exc:
                 if not line.isspace():
                     options.on_bad_row(_not_json(origin, number, exc, line))
@@ -73,6 +90,7 @@ _KINDS: Final[dict[type, str]] = {
     bool: "a boolean",  # before int, of which bool is a subclass
     int: "a number",
     float: "a number",
+    Decimal: "a number",
     type(None): "null",
     list: "an array",
 }
@@ -135,7 +153,7 @@ _BLOCK_MARGIN: Final = 32
 # ... or if it is longer than this many characters, as a string that never ends.
 _MAX_VALUE_LENGTH: Final = 1 << 28
 _SPACE: Final = re.compile(r"[ \t\r\n]*")
-_decode: Final = json.JSONDecoder().raw_decode
+_decode: Final = _DECODER.raw_decode
 
 
 class _JsonText:

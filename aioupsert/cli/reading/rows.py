@@ -79,6 +79,12 @@ class TypedRow(Row):
     __slots__ = ()
 
 
+class TimeText(str):
+    """A date or time that Python's types do not hold, as text for a database."""
+
+    __slots__ = ()
+
+
 class ParquetRow(TypedRow):
     """
     A row of Parquet.
@@ -125,6 +131,7 @@ class ReadOptions:
         null: The cell of CSV or TSV that means NULL, or None if no cell does.
         on_bad_row: Called with the error of a bad row; if it returns, the row is left
             out.
+        read_twice: Whether the rows may be read twice, for `Input.survey`.
     """
 
     format: str | None = None
@@ -132,6 +139,7 @@ class ReadOptions:
     encoding: str = "utf-8-sig"
     null: str | None = ""
     on_bad_row: Callable[[RowError], None] = raise_error
+    read_twice: bool = False
 
 
 READ_ERRORS: Final = (UnicodeError, OSError, EOFError, zlib.error)
