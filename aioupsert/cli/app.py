@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -16,9 +17,16 @@ from aioupsert._plan.schema import table_name
 from aioupsert.cli import inspect as inspection
 from aioupsert.cli import preview as previewing
 from aioupsert.cli.databases import check_url, is_postgresql
-from aioupsert.cli.errors import FAILED, INTERRUPTED, REJECTED, LoadError
+from aioupsert.cli.errors import (
+    FAILED,
+    INTERRUPTED,
+    REJECTED,
+    InterruptedLoadError,
+    LoadError,
+)
 from aioupsert.cli.load import LoadOptions
 from aioupsert.cli.reading import ReadOptions
+from aioupsert.cli.rejects import MaxErrors
 from aioupsert.cli.run import LoadRequest, load_files
 from aioupsert.cli.updates import Operand, parse_condition, parse_updates
 
@@ -153,6 +161,37 @@ def _parse_updates(
     return _parse("--update", texts, parse_updates)
 
 
+# What the name of a type may consist of.
+_TYPE: Final = re.compile(r'[\w .,()\[\]"]+')
+
+
+def _parse_types(texts: Sequence[str]) -> dict[str, str]:
+    types: dict[str, str] = {}
+    for text in texts:
+        column, _, type_ = text.partition("=")
+        if not column or not _TYPE.fullmatch(type_.strip()):
+            msg = f"{text!r} is not COLUMN=TYPE, such as zip=text"
+            raise ValueError(msg)
+        if column in types:
+            msg = f"{column!r} is given twice"
+            raise ValueError(msg)
+        types[column] = type_.strip()
+    return types
+
+
+_MAX_ERRORS: Final = re.compile(r"(\d{1,18})|(\d{1,2}(?:\.\d+)?|100)%", re.ASCII)
+
+
+def _parse_max_errors(text: str) -> MaxErrors:
+    match = _MAX_ERRORS.fullmatch(text)
+    if match is None:
+        msg = f"{text!r} is neither a number of rows, such as 100, nor a share, such as 1%"
+        raise ValueError(msg)
+    if match[1]:
+        return MaxErrors(rows=int(match[1]))
+    return MaxErrors(share=float(match[2]) / 100)
+
+
 def _parse(option: str, value: S, parse: Callable[[S], T]) -> T:
     try:
         return parse(value)
@@ -168,8 +207,10 @@ def _report_failures() -> Generator[None]:
         yield
     except LoadError as exc:
         _exit_with(str(exc), FAILED, exc)
+    except InterruptedLoadError as exc:
+        _exit_with(str(exc), exc.exit_code, exc)
     except KeyboardInterrupt as exc:
-        _exit_with(str(exc) or "interrupted", INTERRUPTED, exc)
+        _exit_with("interrupted", INTERRUPTED, exc)
 
 
 def _exit_with(message: str, code: int, cause: BaseException) -> NoReturn:
@@ -216,10 +257,30 @@ def load_command(
         typer.Option(
             "--create-table",
             help="Create the table if it does not exist, with the key as primary key"
-            " and with types guessed from the first rows. Leave an existing table as it"
-            " is.",
+            " and with types that keep every value. Leave an existing table as it is.",
         ),
     ] = False,
+    types: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--type",
+            "-t",
+            metavar="COLUMN=TYPE",
+            help="The type of a column that is created; may be repeated.",
+            show_default=False,
+        ),
+    ] = None,
+    all_text: Annotated[
+        bool, typer.Option("--all-text", help="Create every column as text.")
+    ] = False,
+    sample: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Guess types from the first rows only, without reading the input twice.",
+            show_default="all rows",
+        ),
+    ] = None,
     add_columns: Annotated[
         bool,
         typer.Option("--add-columns", help="Add columns that the table does not have."),
@@ -282,8 +343,17 @@ def load_command(
     rejects: Annotated[
         Path | None,
         typer.Option(
-            help="A file for the rows that are left out, as JSON Lines, each with the"
-            " reason.",
+            help="A file for the rows that are left out, in the format of the input, to"
+            " be loaded again; FILE.reasons.jsonl beside it says what is wrong with each.",
+            show_default=False,
+        ),
+    ] = None,
+    max_errors: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N|SHARE%",
+            help="Leave out bad rows, but end the load if there are more than N, or more"
+            " than a share of all, such as 1%.",
             show_default=False,
         ),
     ] = None,
@@ -347,8 +417,12 @@ def load_command(
                 " transaction uses one connection"
             )
             raise typer.BadParameter(msg)
+    limit = None
+    if max_errors is not None:
+        limit = _parse("--max-errors", max_errors, _parse_max_errors)
+        on_error = "skip"
     if rejects is not None and on_error != "skip":
-        msg = "--rejects needs --on-error skip"
+        msg = "--rejects needs --on-error skip or --max-errors"
         raise typer.BadParameter(msg)
     options = LoadOptions(
         table=table,
@@ -363,6 +437,9 @@ def load_command(
         atomic=connections == 1 if atomic is None else atomic,
         connections=connections,
         batch_size=batch_size,
+        types=_parse("--type", types or (), _parse_types),
+        all_text=all_text,
+        sample=sample,
     )
     request = LoadRequest(
         url=url,
@@ -371,8 +448,13 @@ def load_command(
         key=key,
         options=options,
         rejects=rejects,
+        max_errors=limit,
         show_progress=not (quiet or verbose),
     )
+    try:
+        request.check_outputs()
+    except ValueError as exc:
+        raise typer.BadParameter(str(exc)) from exc
     with _report_failures(), _show_log(verbose):
         summary = load_files(request)
     if not quiet:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import re
 import sqlite3
 from collections.abc import AsyncGenerator, Awaitable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
@@ -84,6 +85,11 @@ def is_postgresql(url: str) -> bool:
     return not url.startswith("sqlite:")
 
 
+def sqlite_path(url: str) -> Path:
+    """Return the file that a URL of SQLite names."""
+    return Path(url.removeprefix("sqlite:///"))
+
+
 def open_database(
     url: str,
     *,
@@ -108,7 +114,7 @@ def open_database(
     """
     if is_postgresql(url):
         return _open_postgresql(url, end, connections)
-    return _open_sqlite(url.removeprefix("sqlite:///"), create=create, end=end)
+    return _open_sqlite(str(sqlite_path(url)), create=create, end=end)
 
 
 class _Sqlite:
@@ -129,9 +135,19 @@ class _Sqlite:
             for column, cell in zip(columns, cells, strict=True)
         ]
 
-    async def find_faulty_column(self, *_: object) -> str | None:
-        # SQLite stores any value in any column, and its messages name the constraint.
-        return None
+    async def find_faulty_column(
+        self, columns: Mapping[str, Column], _row: object, error: object, /
+    ) -> str | None:
+        # Whether a value is right, SQLite checks by constraints, which its message names.
+        match = _SQLITE_COLUMN.search(str(error))
+        name = match and (match["column"] or match["strict"])
+        return name if name in columns else None
+
+
+_SQLITE_COLUMN: Final = re.compile(
+    r"^NOT NULL constraint failed: [^,]*\.(?P<column>[^,.]+)$"
+    r"|^cannot store \w+ value in \w+ column [^,]*\.(?P<strict>[^,.]+)$"
+)
 
 
 # Seconds to wait for another writer.
@@ -199,34 +215,47 @@ class _Postgresql:
     async def find_faulty_column(
         self, columns: Mapping[str, Column], row: Mapping[str, Any], error: object, /
     ) -> str | None:
-        state = getattr(error, "sqlstate", "")
-        if state.startswith(_DATA_EXCEPTION):
-            for column, cell in row.items():
-                if isinstance(cell, str) and await self._cannot_store(
-                    columns[column], cell
-                ):
+        state = getattr(error, "sqlstate", None) or ""
+        # An error of the input function of a type may be of any class.
+        if state and not state.startswith(_CONSTRAINT_VIOLATION):
+            cells = {
+                name: cell
+                for name, cell in row.items()
+                if isinstance(cell, str) and name in columns
+            }
+            for column, cell in cells.items():
+                length = columns[column].length
+                if length is not None and len(cell) > length:
                     return column
+            if cells and not await self._can_convert(columns, cells):
+                while len(cells) > 1:
+                    names = [*cells]
+                    half = {name: cells[name] for name in names[: len(names) // 2]}
+                    if await self._can_convert(columns, half):
+                        half = {name: cells[name] for name in names[len(half) :]}
+                    cells = half
+                return next(iter(cells))
         name: str | None = getattr(error, "column_name", None)
         return name
 
-    async def _cannot_store(self, column: Column, cell: str) -> bool:
-        """Return whether a column cannot hold a text."""
-        if column.length is not None:
-            return len(cell) > column.length
+    async def _can_convert(
+        self, columns: Mapping[str, Column], cells: Mapping[str, str]
+    ) -> bool:
+        """Return whether columns can hold the given text."""
         try:
             if self._in_transaction:
                 await self.execute("SAVEPOINT aioupsert_cli")
-            await self.convert([column], [cell])
+            await self.convert([columns[name] for name in cells], [*cells.values()])
         except self.errors:
-            return True
+            return False
         finally:
             if self._in_transaction:
                 await self.execute("ROLLBACK TO SAVEPOINT aioupsert_cli")
-        return False
+        return True
 
 
-# SQLSTATE class 22: a value does not belong to its type or is out of range.
-_DATA_EXCEPTION: Final = "22"
+# A SQLSTATE class; the error itself names the column, where there is one.
+_CONSTRAINT_VIOLATION: Final = "23"
 
 
 def _cast(placeholder: str, column: Column) -> str:
@@ -269,7 +298,17 @@ async def _open_postgresql(
             await handle.execute("BEGIN ISOLATION LEVEL READ COMMITTED")
         yield _Postgresql(handle, errors, in_transaction=end is not None)
         if end is not None:
-            await _end_transaction(handle.execute(end))
+            try:
+                await _end_transaction(handle.execute(end))
+            except driver.PostgresError as exc:
+                msg = f"database error: {message_of(exc)}\nNothing was stored."
+                raise LoadError(msg) from exc
+            except (OSError, driver.InterfaceError) as exc:
+                msg = (
+                    f"the connection was lost at the end: {message_of(exc)}\nIt is"
+                    " unknown whether the rows are stored: all are, or none."
+                )
+                raise LoadError(msg) from exc
     except errors as exc:
         msg = f"database error: {message_of(exc)}"
         raise LoadError(msg) from exc

@@ -2,18 +2,44 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+import signal
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from aioupsert.cli.reading.rows import Origin
 
 FAILED: Final = 1
 """Exit code: the command failed; nothing, or not everything, was stored."""
 REJECTED: Final = 3
 """Exit code: some rows were rejected, and all others stored."""
-INTERRUPTED: Final = 130
-"""Exit code: 128 plus the number of SIGINT, as in a shell."""
 
 
 class LoadError(Exception):
     """A command failed; the message is for the user."""
+
+
+class InterruptedLoadError(KeyboardInterrupt):
+    """
+    A signal ended the load; the message is for the user.
+
+    Attributes:
+        number: The number of the signal.
+        exit_code: 128 plus the number, as in a shell.
+    """
+
+    def __init__(self, message: str, number: int) -> None:
+        """Keep the message."""
+        super().__init__(message)
+        self.number: int = number
+        self.exit_code: int = 128 + number
+
+    def with_message(self, message: str) -> InterruptedLoadError:
+        """Return the same with another message."""
+        return InterruptedLoadError(message, self.number)
+
+
+INTERRUPTED: Final = 128 + signal.SIGINT
+"""Exit code: interrupted before anything was done."""
 
 
 class RowError(LoadError):
@@ -27,6 +53,9 @@ class RowError(LoadError):
             if unknown.
         reason: What is wrong with it.
         row: The row as far as it was read, or None.
+        origin: Where the row comes from; None if there is nothing of it to keep.
+        text: The row as it is written in the file, without the line's end; None if
+            *row* has its values.
     """
 
     def __init__(
@@ -37,6 +66,8 @@ class RowError(LoadError):
         *,
         column: int | str | None = None,
         row: Any = None,
+        origin: Origin | None = None,
+        text: str | None = None,
     ) -> None:
         """Compose the message from the position and the reason."""
         self.file = file
@@ -44,6 +75,8 @@ class RowError(LoadError):
         self.column = column
         self.reason = reason
         self.row = row
+        self.origin = origin
+        self.text = text
         where = "" if column is None else f", column {column!r}"
         super().__init__(f"{file}, line {line}{where}: {reason}")
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import asyncio
+import itertools
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Final
 
 from aioupsert._bulk import create_or_update_many
 from aioupsert._drivers import session_on
@@ -13,12 +16,14 @@ from aioupsert._execution.table_cache import read_table
 from aioupsert._plan.schema import Column, Table, table_name
 from aioupsert.cli.databases import Database, TransactionEnd, open_database
 from aioupsert.cli.errors import LoadError, RowError, message_of
-from aioupsert.cli.reading import ConvertedRow, Input, Row
+from aioupsert.cli.reading import ConvertedRow, Input, Row, raise_error
+from aioupsert.cli.rejects import Rejects
 from aioupsert.cli.tables import (
-    SAMPLE_ROWS,
+    Guess,
+    TypeGuesser,
     add_column_sql,
     create_table_sql,
-    guess_types,
+    text_type,
 )
 from aioupsert.cli.updates import Operand
 from aioupsert.cli.values import convert_rows
@@ -48,6 +53,9 @@ class LoadOptions:
     atomic: bool = True
     connections: int = 1
     batch_size: int | None = None
+    types: Mapping[str, str] = field(default_factory=dict[str, str])
+    all_text: bool = False
+    sample: int | None = None
 
     @property
     def in_transaction(self) -> bool:
@@ -61,14 +69,18 @@ class Report:
     What a load has done, filled in while it runs.
 
     Attributes:
+        rejects: The rows that were left out.
         result: How many rows were created, updated, and so on.
-        rejected: The rows that were left out, each with the reason.
         notes: Further messages for the user.
     """
 
+    rejects: Rejects
     result: BulkResult = field(default_factory=BulkResult)
-    rejected: list[RowError] = field(default_factory=list[RowError])
     notes: list[str] = field(default_factory=list[str])
+
+    def on_bad_row(self, options: LoadOptions) -> Callable[[RowError], None]:
+        """Return what is called with the error of a bad row."""
+        return self.rejects.add if options.skip_bad_rows else raise_error
 
 
 def split_key(given: Sequence[str], source: Input) -> tuple[str, ...]:
@@ -129,45 +141,139 @@ async def load(
     try:
         table = await _prepare_table(database, source, options, report.notes)
         columns = table.columns
-        report.result = await create_or_update_many(
-            database.handle,
-            options.table,
-            convert_rows(source.rows, columns, database.engine),
-            key=options.key,
-            update=options.update,
-            where=options.where,
-            skip_unchanged=options.skip_unchanged,
-            convert_text=True,
-            without_unique_index="allow",  # _prepare_table has added a note
-            batch_size=options.batch_size,
-            progress=progress,
-            # A call that skips rows cannot be atomic; it then runs in the transaction
-            # that open_for_load began.
-            atomic=options.in_transaction and not options.skip_bad_rows,
-            on_error="skip" if options.skip_bad_rows else "raise",
-            connections=options.connections,
+        rows = convert_rows(
+            source.rows, columns, database.engine, report.on_bad_row(options)
         )
+        if options.skip_bad_rows:
+            await _store_good_rows(database, columns, rows, options, report, progress)
+        else:
+            report.result = await _store(database, rows, options, progress)
     except BulkError as exc:
         report.result = exc.committed
-        row: Any = exc.row
-        column = await database.find_faulty_column(columns, row, exc.__cause__)
-        raise _row_error(exc, column) from exc
+        raise await _row_error(database, columns, exc) from exc
     except (AioupsertError, UnicodeError) as exc:  # a name may not be encodable
         raise LoadError(message_of(exc)) from exc
     except database.errors as exc:
         msg = f"database error: {message_of(exc)}"
         raise LoadError(msg) from exc
-    report.rejected += [_row_error(error) for error in report.result.rejected]
-    report.result = replace(report.result, rejected=())
 
 
-def _row_error(error: BulkError, column: str | None = None) -> RowError:
+async def _store(
+    database: Database,
+    rows: Iterator[Row],
+    options: LoadOptions,
+    progress: Callable[[Progress], object],
+) -> BulkResult:
+    return await create_or_update_many(
+        database.handle,
+        options.table,
+        rows,
+        key=options.key,
+        update=options.update,
+        where=options.where,
+        skip_unchanged=options.skip_unchanged,
+        convert_text=True,
+        without_unique_index="allow",  # _prepare_table has added a note
+        batch_size=options.batch_size,
+        progress=progress,
+        # A call that skips rows cannot be atomic; it then runs in the transaction that
+        # open_for_load began.
+        atomic=options.in_transaction and not options.skip_bad_rows,
+        on_error="skip" if options.skip_bad_rows else "raise",
+        connections=options.connections,
+    )
+
+
+async def _store_good_rows(
+    database: Database,
+    columns: Mapping[str, Column],
+    rows: Iterator[Row],
+    options: LoadOptions,
+    report: Report,
+    progress: Callable[[Progress], object],
+) -> None:
+    """Store a batch at a time, and write down what is rejected once it is stored."""
+    started = time.monotonic()
+    batches = _Batches(rows, options.batch_size or _BATCH_ROWS)
+    while not batches.ended:
+        before = report.result
+
+        def record(done: Progress, before: BulkResult = before) -> None:
+            total = _sum(before, done.result)
+            progress(Progress(total.rows, time.monotonic() - started, total))
+
+        result = await _store(database, batches.next(), options, record)
+        report.result = _sum(before, result)
+        for error in result.rejected:
+            report.rejects.add(await _row_error(database, columns, error))
+        report.rejects.write()
+        if not options.in_transaction:
+            report.rejects.check_share(report.result.rows + report.rejects.count)
+    if batches.error is not None:
+        raise batches.error
+    report.rejects.check_share(report.result.rows + report.rejects.count)
+
+
+def _sum(first: BulkResult, second: BulkResult) -> BulkResult:
+    """Add up two results, without the rejected rows."""
+    return BulkResult(
+        first.created + second.created,
+        first.updated + second.updated,
+        first.unchanged + second.unchanged,
+        first.skipped + second.skipped,
+    )
+
+
+_BATCH_ROWS: Final = 50_000
+# Characters; below the size at which the library itself would split a batch, whose
+# rejected rows would be unknown until the last part is stored.
+_BATCH_SIZE: Final = 8_000_000
+_SAMPLED: Final = 16
+
+
+class _Batches:
+    """
+    Rows, a batch at a time.
+
+    Attributes:
+        ended: Whether there are no more rows.
+        error: The error that ended them early. The rows before it are stored first.
+    """
+
+    def __init__(self, rows: Iterator[Row], size: int) -> None:
+        self.ended = False
+        self.error: LoadError | None = None
+        self._rows = rows
+        self._size = size
+
+    def next(self) -> Iterator[Row]:
+        """Yield the rows of the next batch."""
+        size = 0
+        try:
+            for number, row in enumerate(itertools.islice(self._rows, self._size), 1):
+                yield row
+                if number % _SAMPLED == 0:
+                    size += sum(len(v) for v in row.values() if isinstance(v, str))
+                    if size > _BATCH_SIZE // _SAMPLED:
+                        return
+                if number == self._size:
+                    return
+        except LoadError as exc:
+            self.error = exc
+        self.ended = True
+
+
+async def _row_error(
+    database: Database, columns: Mapping[str, Column], error: BulkError
+) -> RowError:
+    """Return the error of a row, with its position in the input."""
     row: Any = error.row
-    given = row.given if isinstance(row, ConvertedRow) else row
     cause = error.__cause__
+    column = await database.find_faulty_column(columns, row, cause)
+    given: Row = row.given if isinstance(row, ConvertedRow) else row
     # str(error) would repeat the index of the row, which means nothing to the user.
     reason = message_of(cause) if cause is not None else str(error)
-    return RowError(row.file, row.line, reason, column=column, row=given)
+    return given.origin.error(given.line, reason, column=column, row=given)
 
 
 async def _prepare_table(
@@ -197,7 +303,7 @@ async def _find_or_create_table(
         if not options.create_table:
             msg = f"{exc}; --create-table creates it"
             raise LoadError(msg) from exc
-        types = _guess_types(database, source.peek(SAMPLE_ROWS), source.columns)
+        types = await _choose_types(database, source, options)
         missing = [column for column in options.key if column not in types]
         if missing:
             msg = (
@@ -205,31 +311,63 @@ async def _find_or_create_table(
                 f" {', '.join(missing)}"
             )
             raise LoadError(msg) from exc
-        await database.execute(create_table_sql(name, types, options.key))
-        columns = ", ".join(f"{column} {type_}" for column, type_ in types.items())
+        chosen = {column: guess.type for column, guess in types.items()}
+        await database.execute(create_table_sql(name, chosen, options.key))
+        columns = ", ".join(f"{column} {type_}" for column, type_ in chosen.items())
         notes.append(
             f"created table {options.table}: {columns}; primary key"
             f" {', '.join(options.key)}"
         )
+        notes += _reasons(types)
         return await find_table(database, options.table)
     if options.add_columns:
-        types = _guess_types(database, source.peek(SAMPLE_ROWS), source.columns)
-        new = {c: type_ for c, type_ in types.items() if c not in table.columns}
-        for column, type_ in new.items():
-            await database.execute(add_column_sql(name, column, type_))
-            notes.append(f"added column {column} {type_} to {options.table}")
+        types = await _choose_types(database, source, options)
+        new = {c: guess for c, guess in types.items() if c not in table.columns}
+        for column, guess in new.items():
+            await database.execute(add_column_sql(name, column, guess.type))
+            notes.append(f"added column {column} {guess.type} to {options.table}")
+        notes += _reasons(new)
         if new:
             return await find_table(database, options.table)
+    else:
+        source.keep_no_copy()
     return table
 
 
-def _guess_types(
-    database: Database, rows: Sequence[Row], columns: Sequence[str]
-) -> dict[str, str]:
-    names = dict.fromkeys(columns)
-    for row in rows:
-        names.update(dict.fromkeys(row))
-    return guess_types(rows, [*names], database.engine)
+def _reasons(types: Mapping[str, Guess]) -> list[str]:
+    return [
+        f"column {column} is {guess.type} {guess.reason}"
+        for column, guess in types.items()
+        if guess.reason is not None
+    ]
+
+
+# How many rows are looked at before other tasks run, such as the progress bar.
+_SURVEYED: Final = 1_000
+
+
+async def _choose_types(
+    database: Database, source: Input, options: LoadOptions
+) -> dict[str, Guess]:
+    """
+    Return the types of all columns of the input.
+
+    Raises:
+        LoadError: The input does not have a column whose type is given.
+    """
+    guesser = TypeGuesser(source.columns, options.key, database.engine)
+    for number, row in enumerate(source.survey(options.sample)):
+        guesser.add(row)
+        if number % _SURVEYED == 0:
+            await asyncio.sleep(0)
+    types = guesser.guesses()
+    unknown = [column for column in options.types if column not in types]
+    if unknown:
+        error = UnknownColumnError(source.name, unknown, [*types])
+        raise LoadError(str(error).removeprefix("table "))
+    if options.all_text:
+        types = dict.fromkeys(types, Guess(text_type(database.engine)))
+    return types | {column: Guess(type_) for column, type_ in options.types.items()}
 
 
 async def find_table(database: Database, name: str) -> Table:

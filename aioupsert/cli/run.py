@@ -7,25 +7,24 @@ import json
 import signal
 import time
 from collections.abc import Generator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
-from typing import IO, Any, Final
+from typing import Any, Final
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from aioupsert.cli.databases import Database
-from aioupsert.cli.errors import LoadError, RowError, message_of
+from aioupsert.cli.databases import Database, is_postgresql, sqlite_path
+from aioupsert.cli.errors import InterruptedLoadError, LoadError
 from aioupsert.cli.load import LoadOptions, Report, load, open_for_load, split_key
+from aioupsert.cli.outputs import check_output
 from aioupsert.cli.progress import ProgressBar
-from aioupsert.cli.reading import Input, ReadOptions, open_input
+from aioupsert.cli.reading import STDIN, Input, ReadOptions, open_input
+from aioupsert.cli.rejects import MaxErrors, Rejects, open_rejects, reasons_path
 from aioupsert.results import BulkResult, Progress
-
-# How many rejected rows are printed if no file was given for them.
-_MAX_SHOWN: Final = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +39,7 @@ class LoadRequest:
         key: The key as given, not yet split at commas.
         options: How to store the rows.
         rejects: The file for rejected rows, or None to print them.
+        max_errors: How many rows may be rejected, or None for any number.
         show_progress: Whether to show a progress bar if standard error is a terminal.
     """
 
@@ -49,7 +49,25 @@ class LoadRequest:
     key: Sequence[str]
     options: LoadOptions
     rejects: Path | None
+    max_errors: MaxErrors | None
     show_progress: bool
+
+    def check_outputs(self) -> None:
+        """
+        Check that no file to be written is one that is read or stored.
+
+        Raises:
+            ValueError: One is; the message says which.
+        """
+        if self.rejects is not None:
+            self.check_output(self.rejects)
+            self.check_output(reasons_path(self.rejects))
+
+    def check_output(self, path: Path) -> None:
+        """Check one of the files that have rejected rows, as `check_outputs` does."""
+        database = None if is_postgresql(self.url) else sqlite_path(self.url)
+        files = self.files or [STDIN]
+        check_output("--rejects", path, files, database)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,38 +132,54 @@ def load_files(request: LoadRequest) -> Summary:
 
     Raises:
         LoadError: The load failed; the message also says what is stored.
-        KeyboardInterrupt: The load was interrupted; the message also says what is
+        InterruptedLoadError: A signal ended the load; the message also says what is
             stored.
     """
     started = time.perf_counter()
-    report = Report()
-    read_options = request.read_options
-    if request.options.skip_bad_rows:
-        read_options = replace(read_options, on_bad_row=report.rejected.append)
-    with (
-        _open_rejects(request.rejects) as rejects,
-        open_input(request.files, read_options) as source,
-    ):
-        options = replace(request.options, key=split_key(request.key, source))
-        bar = ProgressBar(source, hidden=not request.show_progress)
-        with _explain_interrupt(options, bar):
-            asyncio.run(_load(request.url, source, options, report, bar))
-        order = {str(file): number for number, file in enumerate(request.files)}
-        report.rejected.sort(key=lambda row: (order.get(row.file, 0), row.line))
-        _write_rejected(report, rejects)
+    with open_rejects(
+        request.rejects,
+        request.read_options.encoding,
+        request.check_output,
+        request.max_errors,
+    ) as rejects:
+        report = Report(rejects)
+        with _explain_rejects(rejects):
+            options = _read_and_load(request, report)
     return Summary(
         result=report.result,
-        rejected=len(report.rejected),
+        rejected=rejects.count,
         seconds=time.perf_counter() - started,
-        notes=report.notes,
+        notes=[*report.notes, *rejects.notes()],
         dry_run=options.dry_run,
     )
 
 
+def _read_and_load(request: LoadRequest, report: Report) -> LoadOptions:
+    """Open the input and the database, and load; return the options, with the key."""
+    given = request.options
+    read_options = replace(
+        request.read_options,
+        on_bad_row=report.on_bad_row(given),
+        read_twice=(given.create_table or given.add_columns) and given.sample is None,
+    )
+    with open_input(request.files, read_options) as source:
+        options = replace(request.options, key=split_key(request.key, source))
+        bar = ProgressBar(source, hidden=not request.show_progress)
+        received: list[int] = []
+        with _explain_interrupt(options, bar, received):
+            asyncio.run(_load(request.url, source, options, report, bar, received))
+    return options
+
+
 async def _load(
-    url: str, source: Input, options: LoadOptions, report: Report, bar: ProgressBar
+    url: str,
+    source: Input,
+    options: LoadOptions,
+    report: Report,
+    bar: ProgressBar,
+    received: list[int],
 ) -> None:
-    with _interrupt_stdin_reads(source), bar.display():
+    with _handle_signals(source, received), bar.display():
         async with open_for_load(url, options) as database:
             await _load_into(database, source, options, report, bar)
 
@@ -181,61 +215,63 @@ def _describe_stored(options: LoadOptions, done: BulkResult) -> str:
 
 
 @contextmanager
-def _explain_interrupt(options: LoadOptions, bar: ProgressBar) -> Generator[None]:
+def _explain_interrupt(
+    options: LoadOptions, bar: ProgressBar, received: list[int]
+) -> Generator[None]:
     """Add to an interrupt what the load has stored."""
     try:
         yield
-    except KeyboardInterrupt:
-        msg = f"interrupted\n{_describe_stored(options, bar.done)}"
-        raise KeyboardInterrupt(msg) from None
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        number = received[0] if received else signal.SIGINT
+        how = "interrupted" if number == signal.SIGINT else "terminated"
+        msg = f"{how}\n{_describe_stored(options, bar.done)}"
+        raise InterruptedLoadError(msg, number) from None
 
 
 @contextmanager
-def _interrupt_stdin_reads(source: Input) -> Generator[None]:
-    """
-    Let an interrupt end a read of standard input.
-
-    asyncio's own handler cancels the main task, which cannot end a blocking read.
-    """
-    handler = signal.getsignal(signal.SIGINT)
-    if not callable(handler):  # interrupts are ignored
+def _explain_rejects(rejects: Rejects) -> Generator[None]:
+    """Add to an error what became of the rows that were rejected before it."""
+    try:
         yield
-        return
+    except (LoadError, InterruptedLoadError) as exc:
+        with suppress(LoadError):
+            rejects.write()
+        message = "\n".join([str(exc), *rejects.notes()])
+        if isinstance(exc, InterruptedLoadError):
+            raise exc.with_message(message) from None
+        raise LoadError(message) from exc
+
+
+# Windows has no SIGHUP.
+_ENDING: Final = tuple(
+    getattr(signal, name)
+    for name in ("SIGINT", "SIGTERM", "SIGHUP")
+    if hasattr(signal, name)
+)
+
+
+@contextmanager
+def _handle_signals(source: Input, received: list[int]) -> Generator[None]:
+    """
+    End the load in an orderly way when a signal asks for it.
+
+    asyncio's own handler of interrupts cancels the main task. It cannot end a blocking
+    read of standard input, and there is none for the other signals.
+    """
+    handlers = {number: signal.getsignal(number) for number in _ENDING}
+    handler = handlers[signal.SIGINT]
+    cancel = handler if callable(handler) else signal.default_int_handler
 
     def interrupt(number: int, frame: FrameType | None) -> None:
-        (signal.default_int_handler if source.waiting else handler)(number, frame)
+        received.append(number)
+        end = signal.default_int_handler if source.waiting else cancel
+        end(signal.SIGINT, frame)
 
-    signal.signal(signal.SIGINT, interrupt)
+    for number, before in handlers.items():
+        if before != signal.SIG_IGN:
+            signal.signal(number, interrupt)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, handler)
-
-
-@contextmanager
-def _open_rejects(path: Path | None) -> Generator[IO[str] | None]:
-    """Open the file for rejected rows, if one was given."""
-    try:
-        opened = nullcontext() if path is None else path.open("w", encoding="utf-8")
-    except (OSError, ValueError) as exc:
-        msg = (
-            f"cannot write {path}: {getattr(exc, 'strerror', None) or message_of(exc)}"
-        )
-        raise LoadError(msg) from exc
-    with opened as file:
-        yield file
-
-
-def _write_rejected(report: Report, file: IO[str] | None) -> None:
-    rejected = report.rejected
-    if file is not None:
-        for row in rejected:
-            file.write(json.dumps(_rejected_record(row), default=str) + "\n")
-        return
-    report.notes += [str(row) for row in rejected[:_MAX_SHOWN]]
-    if len(rejected) > _MAX_SHOWN:
-        report.notes.append(f"... and {len(rejected) - _MAX_SHOWN} more; see --rejects")
-
-
-def _rejected_record(row: RowError) -> dict[str, Any]:
-    return {"file": row.file, "line": row.line, "reason": row.reason, "row": row.row}
+        for number, before in handlers.items():
+            signal.signal(number, before)

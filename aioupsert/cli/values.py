@@ -3,64 +3,124 @@
 from __future__ import annotations
 
 import datetime as dt
-import decimal
 import json
+import math
+import re
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, Final, TypeAlias
+from decimal import Decimal
+from typing import Any, Final, TypeAlias, cast
 
 from aioupsert._plan.schema import Column
 from aioupsert.cli.databases import Engine
-from aioupsert.cli.reading import ConvertedRow, Row, TypedRow
+from aioupsert.cli.errors import RowError, message_of
+from aioupsert.cli.reading import ConvertedRow, ParquetRow, Row, TimeText, TypedRow
 
 Converter: TypeAlias = Callable[[Any], Any]
 
+_ERRORS: Final = (ValueError, TypeError, ArithmeticError, RecursionError)
+
 
 def convert_rows(
-    rows: Iterable[Row], columns: Mapping[str, Column], engine: Engine
+    rows: Iterable[Row],
+    columns: Mapping[str, Column],
+    engine: Engine,
+    on_bad_row: Callable[[RowError], object],
 ) -> Iterator[Row]:
     """
     Convert the values of rows to what the columns accept.
 
     Most become text, which the database converts. The cells of CSV are text already and
     are passed through.
+
+    Args:
+        rows: The rows.
+        columns: The columns of the table.
+        engine: The kind of database.
+        on_bad_row: Called with the error of a row that has a value which no conversion
+            keeps; if it returns, the row is left out.
     """
-    converters: dict[tuple[str, type], Converter | None] = {}
+    converters: dict[tuple[str, type, bool], Converter | None] = {}
+    whole = [
+        name
+        for name, column in columns.items()
+        if column.storage == "sqlite number" and column.family != "boolean"
+    ]
     for given in rows:
-        if type(given) is not TypedRow:
-            yield given
+        if not isinstance(given, TypedRow):
+            error = _too_large(given, whole) if whole else None
+            if error is None:
+                yield given
+            else:
+                on_bad_row(error)
             continue
         row = ConvertedRow(given)
-        row.file, row.line, row.given = given.file, given.line, given
+        row.origin, row.line, row.given = given.origin, given.line, given
+        is_parquet = isinstance(given, ParquetRow)
         for name, value in given.items():
             cls: type[Any] = value.__class__
-            column_and_class = (name, cls)
-            if column_and_class not in converters:
-                converters[column_and_class] = _converter(
-                    columns.get(name), cls, engine
+            kind = (name, cls, is_parquet)
+            if kind not in converters:
+                converters[kind] = _converter(
+                    columns.get(name), cls, engine, is_parquet=is_parquet
                 )
-            convert = converters[column_and_class]
+            convert = converters[kind]
             if convert is not None:
-                row[name] = convert(value)
-        yield row
+                try:
+                    row[name] = convert(value)
+                except _ERRORS as exc:
+                    reason = (
+                        "nested too deeply"
+                        if isinstance(exc, RecursionError)
+                        else message_of(exc)
+                    )
+                    error = given.origin.error(
+                        given.line, reason, column=name, row=given
+                    )
+                    on_bad_row(error)
+                    break
+        else:
+            yield row
 
 
-def _converter(column: Column | None, cls: type, engine: Engine) -> Converter | None:
+# The digits of the smallest integer beyond 64 bits.
+_DIGITS: Final = 19
+_WHOLE: Final = re.compile(r"\s*[-+]?\d+\s*", re.ASCII)
+
+
+def _too_large(row: Row, columns: Iterable[str]) -> RowError | None:
+    """Return the error of a cell of CSV that is an integer beyond SQLite's."""
+    for name in columns:
+        cell = row.get(name)
+        if cell is not None and len(cell) >= _DIGITS and _WHOLE.fullmatch(cell):
+            try:
+                _sqlite_integer(int(cell))
+            except (ValueError, OverflowError) as exc:
+                reason = message_of(exc)
+                return row.origin.error(row.line, reason, column=name, row=row)
+    return None
+
+
+def _converter(
+    column: Column | None, cls: type, engine: Engine, *, is_parquet: bool
+) -> Converter | None:
     """Return the function that converts values of a class for a column, if any."""
     if column is None or cls is type(None):
         return None
     if column.family == "json":
-        return to_json
+        # Parquet has no type for JSON that every writer uses, so it comes as text.
+        return None if cls is str and is_parquet else _strict_json
     if cls is list and _is_array(column):
-        return None  # the driver accepts lists
+        return _array_converter(column)
     if cls in _TEXTS:
         return _TEXTS[cls]
     if engine == "sqlite":
-        if cls in {int, float} or (cls is bool and column.family != "text"):
-            return None
-    elif cls is float and column.family == "integer":
+        return _sqlite_converter(column, cls)
+    if cls is bytes:
+        return None if column.type_name == "bytea" else _no_bytes
+    if column.family == "integer" and cls in {float, Decimal}:
         return _integer_text
-    return to_json if cls in _JSON else None
+    return _number_text if cls in _NUMBERS else _JSON.get(cls)
 
 
 def _is_array(column: Column) -> bool:
@@ -68,25 +128,211 @@ def _is_array(column: Column) -> bool:
     return column.type_name.startswith("_")
 
 
+# --- SQLite ---------------------------------------------------------------------------
+
+
+def _sqlite_converter(column: Column, cls: type) -> Converter | None:
+    is_text = column.family == "text"
+    if cls in _NUMBERS and is_text:
+        return _number_text
+    if cls is int:
+        return _integer_or_float if column.storage == "sqlite real" else _sqlite_integer
+    if cls is float:
+        return _sqlite_float
+    if cls is Decimal:
+        return _sqlite_float if column.storage == "sqlite real" else _sqlite_decimal
+    return None if cls is bool and not is_text else _JSON.get(cls)
+
+
+_INT64: Final = 2**63
+
+
+def _integer_or_float(value: int) -> int | float:
+    """Return an integer as it is, or as a float if it has more than 64 bits."""
+    return value if -_INT64 <= value < _INT64 else float(value)
+
+
+def _sqlite_integer(value: int) -> int | float:
+    number = _integer_or_float(value)
+    if number != value:
+        msg = (
+            f"{value} is beyond the integers of SQLite, which have 64 bits; a TEXT column"
+            " would keep it"
+        )
+        raise ValueError(msg)
+    return number
+
+
+def _sqlite_float(value: float | Decimal) -> float:
+    number = float(value)
+    if math.isnan(number):
+        msg = "SQLite has no NaN: it would store NULL"
+        raise ValueError(msg)
+    if math.isinf(number) and isinstance(value, Decimal):
+        msg = f"{value} is beyond the numbers of SQLite; a TEXT column would keep it"
+        raise ValueError(msg)
+    return number
+
+
+def _sqlite_decimal(value: Decimal) -> float | int:
+    number = _sqlite_float(value)
+    if Decimal(repr(number)) == value:
+        return number
+    if value == value.to_integral_value() and abs(value) < _INT64:
+        return int(value)
+    msg = f"SQLite would round {value} to {number!r}; a TEXT column would keep it"
+    raise ValueError(msg)
+
+
+# --- Text -----------------------------------------------------------------------------
+
+
 def to_json(value: Any) -> str:
-    """Return a value as JSON text."""
-    return json.dumps(value, ensure_ascii=False, default=str)
+    """Return a value as JSON text, with numbers as they were written."""
+    try:
+        return json.dumps(value, ensure_ascii=False, default=_json_default)
+    except _HasDecimalError:
+        return _exact_json(value)
 
 
-def _integer_text(value: float) -> str:
-    """Return a float as an integer if it is one: many files have 5.0 for 5."""
-    return str(int(value)) if value.is_integer() else str(value)
+class _HasDecimalError(Exception):
+    """The json module cannot write a Decimal as a number."""
+
+
+def _json_default(value: Any) -> str:
+    if isinstance(value, Decimal):
+        raise _HasDecimalError
+    if isinstance(value, bytes):
+        return _no_bytes(value)
+    write: Converter = _TEXTS.get(value.__class__, str)
+    text: str = write(value)
+    return text
+
+
+def _exact_json(value: Any) -> str:
+    if isinstance(value, Decimal):
+        return str(value)
+    if isinstance(value, dict):
+        members = cast("dict[str, Any]", value).items()
+        return f"{{{', '.join(f'{to_json(k)}: {_exact_json(v)}' for k, v in members)}}}"
+    if _is_list(value):
+        return f"[{', '.join(map(_exact_json, value))}]"
+    return to_json(value)
+
+
+def _strict_json(value: Any) -> str:
+    """Return a value as JSON text, which has no NaN and no Infinity."""
+    try:
+        return json.dumps(
+            value, ensure_ascii=False, default=_json_default, allow_nan=False
+        )
+    except _HasDecimalError:
+        _check_finite(value)
+        return _exact_json(value)
+    except ValueError as exc:
+        _check_finite(value)
+        raise ValueError(message_of(exc)) from exc
+
+
+def _check_finite(value: Any) -> None:
+    if isinstance(value, dict):
+        for member in cast("dict[str, Any]", value).values():
+            _check_finite(member)
+    elif _is_list(value):
+        for element in value:
+            _check_finite(element)
+    elif isinstance(value, float) and not math.isfinite(value):
+        msg = f"{to_json(value)} is not a number of JSON"
+        raise ValueError(msg)
+
+
+def _number_text(value: Any) -> str:
+    """Return a number as it was written."""
+    return str(value) if isinstance(value, Decimal) else json.dumps(value)
+
+
+# A number with more digits is beyond every type of integers.
+_MAX_EXPONENT: Final = 40
+
+
+def _integer_text(value: float | Decimal) -> str:
+    """Return a number as an integer if it is one: many files have 5.0 for 5."""
+    number = value if isinstance(value, Decimal) else Decimal(repr(value))
+    if number.is_finite() and number.adjusted() < _MAX_EXPONENT:
+        whole = number.to_integral_value()
+        if whole == number:
+            return str(int(whole))
+    return _number_text(value)
+
+
+def _no_bytes(_value: bytes) -> str:
+    msg = "bytes, which are not text"
+    raise ValueError(msg)
+
+
+def _timedelta_text(value: dt.timedelta) -> str:
+    """Return a duration as ISO 8601 writes it."""
+    seconds, rest = divmod(abs(value) // dt.timedelta(microseconds=1), 1_000_000)
+    fraction = f".{rest:06}".rstrip("0").rstrip(".")
+    return f"PT{'-' if value < dt.timedelta(0) else ''}{seconds}{fraction}S"
 
 
 def _datetime_text(value: dt.datetime) -> str:
     return value.isoformat(" ")
 
 
-_JSON: Final = (bool, int, float, dict, list)
+# --- Arrays of PostgreSQL -------------------------------------------------------------
+
+
+_INTEGER_ARRAYS: Final = {"_int2", "_int4", "_int8"}
+_JSON_ARRAYS: Final = {"_json", "_jsonb"}
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, list)
+
+
+def _array_converter(column: Column) -> Converter:
+    """Return the function that writes a list as PostgreSQL's array literal."""
+    kind = column.type_name
+    delimiter = ";" if kind == "_box" else ","
+    is_json = kind in _JSON_ARRAYS
+    is_integer = kind in _INTEGER_ARRAYS
+
+    def element(value: Any) -> str:
+        if value is None:
+            return "NULL"
+        if is_json:
+            text = _strict_json(value)
+        elif _is_list(value):
+            return array(value)
+        elif isinstance(value, str):
+            text = value
+        elif isinstance(value, bytes):
+            text = rf"\x{value.hex()}" if kind == "_bytea" else _no_bytes(value)
+        elif isinstance(value, (float, Decimal)) and is_integer:
+            text = _integer_text(value)
+        elif isinstance(value, _NUMBERS):
+            text = _number_text(value)
+        else:
+            write: Converter = _TEXTS.get(value.__class__, to_json)
+            text = write(value)
+        escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+        return f'"{escaped}"'
+
+    def array(values: list[Any]) -> str:
+        return f"{{{delimiter.join(map(element, values))}}}"
+
+    return array
+
+
+_NUMBERS: Final = (bool, int, float, Decimal)
+_JSON: Final[dict[type, Converter]] = {dict: to_json, list: to_json}
 _TEXTS: Final[dict[type, Converter]] = {
-    decimal.Decimal: str,
+    TimeText: str,
     uuid.UUID: str,
     dt.date: dt.date.isoformat,
     dt.time: dt.time.isoformat,
     dt.datetime: _datetime_text,
+    dt.timedelta: _timedelta_text,
 }

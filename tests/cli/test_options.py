@@ -3,7 +3,6 @@
 import itertools
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -11,10 +10,6 @@ from tests.cli.databases import CliDatabase, Write, counts, expected_counts, run
 
 NEW = ("--key", "id", "--create-table")
 KEY = ("--key", "id")
-
-
-def lines(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
 
 
 def pairs(summary: str) -> list[tuple[str, str]]:
@@ -104,50 +99,6 @@ def test_a_bad_line_without_atomic_says_what_is_known(
     result = database.load(file("id,n\n1\n"), *KEY, "--no-atomic")
     assert result.exit_code == 1
     assert result.stderr.endswith("Any complete batches before that are stored.\n")
-
-
-@pytest.mark.parametrize("atomic", ["--atomic", "--no-atomic"])
-def test_bad_rows_are_left_out_and_written_down(
-    database: CliDatabase, file: Write, tmp_path: Path, atomic: str
-) -> None:
-    checked(database)
-    path, rejects = file('id,n\n1,1\n2,\n3,0\n4\n5,"6"7\n8,1\n'), tmp_path / "bad.jsonl"
-    options = ("--on-error", "skip", "--rejects", str(rejects), atomic)
-    result = database.load(path, *KEY, *options)
-    assert result.exit_code == 3
-    assert database.query("SELECT * FROM t ORDER BY id") == [(1, 1), (2, None), (8, 1)]
-    third, fourth, fifth = lines(rejects)
-    assert "check constraint" in third.pop("reason").lower()
-    assert third == {"file": str(path), "line": 4, "row": {"id": "3", "n": "0"}}
-    assert fourth == {
-        "file": str(path),
-        "line": 5,
-        "reason": "expected 2 cells as in the header, found 1",
-        "row": ["4"],
-    }
-    assert (fifth["line"], fifth["row"]) == (6, None)
-    assert ("rejected", "3") in pairs(result.stdout)
-
-
-def test_rows_of_json_are_written_down_as_they_were_given(
-    database: CliDatabase, file: Write, tmp_path: Path
-) -> None:
-    kind = "JSON" if database.is_sqlite else "jsonb"
-    database.query(f"CREATE TABLE t (id integer PRIMARY KEY, data {kind} NOT NULL)")
-    bad: list[Any] = [
-        {"id": 1, "data": None},
-        {"data": {"a": "é"}},
-        {"id": 2, "data": 1, "more": 2.5},
-    ]
-    text = "\n".join(map(json.dumps, bad)) + '\n5\n{"id": 3, "data": [1]}\n{"id": 4\n'
-    path, rejects = file(text, "t.jsonl"), tmp_path / "bad.jsonl"
-    options = ("--on-error", "skip", "--rejects", str(rejects))
-    result = database.load(path, *KEY, *options)
-    assert result.exit_code == 3
-    assert database.query("SELECT id FROM t") == [(3,)]
-    found = lines(rejects)
-    assert [line["row"] for line in found] == [*bad, 5, '{"id": 4']
-    assert [line["line"] for line in found] == [1, 2, 3, 4, 6]
 
 
 def test_rejected_rows_without_a_file_are_shown(
@@ -280,13 +231,15 @@ def test_the_summary_as_json(database: CliDatabase, file: Write) -> None:
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        (("--rejects", "x"), "--rejects needs --on-error skip"),
+        (("--rejects", "x"), "--rejects needs --on-error skip or --max-errors"),
         (
             ("--connections", "2"),
             "--connections needs PostgreSQL: SQLite has one writer at a time",
         ),
         (("--connections", "0"), "should be greater than or equal to 1"),
         (("--batch-size", "0"), "should be greater than or equal to 1"),
+        (("--max-errors", "x"), "'x' is neither a number of rows, such as 100, nor a"),
+        (("--max-errors", "101%"), "'101%' is neither a number of rows"),
         (("--format", "xls"), "'xls' is not one of"),
         (("--on-error", "stop"), "'stop' is not one of"),
     ],

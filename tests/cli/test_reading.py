@@ -251,7 +251,18 @@ def test_a_named_pipe_has_no_size(tmp_path: Path) -> None:
         ("id,n,id\n", ": the header names 'id' twice"),
         ("id,,n\n", ": column 2 of the header has no name"),
         ("id,n\0\n", ": column 2 of the header has no name"),
-        ('id,"n\n', ", line 1: invalid CSV: unexpected end of data"),
+        (
+            'id,"n\n',
+            ", line 1, column 4: invalid CSV: the quote that opens here is never closed",
+        ),
+        (
+            'id,n\n1,"a\n2,b\n3,"c"\n4,d\n',
+            ", line 2, column 3: invalid CSV: the quote that opens here is closed on line 4, where the cell does not end",
+        ),
+        (
+            'id,n\n"1""",2\n3,"a""\n',
+            ", line 3, column 3: invalid CSV: the quote that opens here is never closed",
+        ),
         (
             "id,n\n1,2\n3\n",
             ", line 3, column 'n': expected 2 cells as in the header, found 1",
@@ -262,7 +273,7 @@ def test_a_named_pipe_has_no_size(tmp_path: Path) -> None:
         ),
         (
             'id,n\n"1\n",2\n\n1,"a\n',
-            ", line 5: invalid CSV: unexpected end of data",
+            ", line 5, column 3: invalid CSV: the quote that opens here is never closed",
         ),
         ('id,n\n1,"a"b\n', ", line 2: invalid CSV: ',' expected after '\"'"),
     ],

@@ -2,6 +2,9 @@
 
 import datetime as dt
 import decimal
+import gzip
+import sqlite3
+from contextlib import closing
 from typing import Any, Final
 
 import pytest
@@ -9,14 +12,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aioupsert.cli.databases import Engine
-from aioupsert.cli.tables import guess_types
+from aioupsert.cli.reading import Origin, Row, TimeText
+from aioupsert.cli.tables import TypeGuesser
 from tests.cli.databases import CliDatabase, Write, counts, expected_counts
 
 UTC: Final = dt.UTC
 NAMES: Final[dict[str, tuple[str, str]]] = {
     "text": ("text", "TEXT"),
     "integer": ("bigint", "INTEGER"),
-    "decimal": ("numeric", "TEXT"),
+    "decimal": ("numeric", "NUMERIC"),
+    "interval": ("interval", "TEXT"),
     "float": ("double precision", "REAL"),
     "boolean": ("boolean", "BOOLEAN"),
     "date": ("date", "TEXT"),
@@ -27,8 +32,13 @@ NAMES: Final[dict[str, tuple[str, str]]] = {
 }
 
 
-def guessed(*values: Any, engine: Engine = "postgresql") -> str:
-    return guess_types([{"a": value} for value in values], ["a"], engine)["a"]
+def guessed(*values: Any, engine: Engine = "postgresql", key: str = "b") -> str:
+    guesser = TypeGuesser(["a"], [key], engine)
+    for number, value in enumerate(values, start=1):
+        row = Row(a=value)
+        row.origin, row.line = Origin("test.csv", "csv"), number
+        guesser.add(row)
+    return guesser.guesses()["a"].type
 
 
 @pytest.mark.parametrize("engine", ["postgresql", "sqlite"])
@@ -65,7 +75,7 @@ def guessed(*values: Any, engine: Engine = "postgresql") -> str:
         (("2026-02-03 04:05:06Z", "2026-02-03T04:05:06.789+02:00"), "timestamptz"),
         (("2026-02-03 04:05:06Z", "2026-02-03 04:05:06"), "text"),
         ((1, -2), "integer"),
-        ((1, 2.5), "float"),
+        ((1, 2.5), "decimal"),
         ((True, False), "boolean"),
         ((True, 1), "text"),
         ((1, "x"), "text"),
@@ -75,9 +85,11 @@ def guessed(*values: Any, engine: Engine = "postgresql") -> str:
         ((dt.date(2026, 2, 3),), "date"),
         ((dt.datetime(2026, 2, 3),), "timestamp"),  # noqa: DTZ001  # without a zone
         ((dt.datetime(2026, 2, 3, tzinfo=UTC),), "timestamptz"),
-        ((decimal.Decimal("1.10"), 1), "decimal"),
-        ((2**63,), "decimal"),
+        ((2**53 + 1, 0.5), "decimal"),
         ((dt.time(1, 2),), "text"),
+        ((dt.timedelta(1),), "interval"),
+        ((TimeText("PT1.5S"),), "interval"),
+        ((TimeText("10000-01-01"),), "text"),
     ],
 )
 def test_a_type_is_guessed(engine: Engine, values: tuple[Any, ...], kind: str) -> None:
@@ -88,48 +100,144 @@ def test_a_type_is_guessed(engine: Engine, values: tuple[Any, ...], kind: str) -
     ("values", "postgresql", "sqlite"),
     [
         (("1.5", "-0.25"), "numeric", "REAL"),
-        (("1.5", "2"), "numeric", "REAL"),
-        # SQLite would make 1.1 of it.
-        (("1.5", "1.10"), "numeric", "TEXT"),
+        (("1.5", "2"), "numeric", "NUMERIC"),
+        # They compare as numbers, and are the same number when read back.
+        (("1.5", "1.10"), "numeric", "REAL"),
+        (("9007199254740993", "0.5"), "numeric", "NUMERIC"),
         (("0.1234567890123456789",), "numeric", "TEXT"),
-        (("1e5", "2.5E-3"), "double precision", "TEXT"),
-        (("1e5", "1.5", "2"), "double precision", "TEXT"),
+        (("1e5", "2.5E-3"), "double precision", "REAL"),
+        (("1.2345678901234567890e5",), "numeric", "TEXT"),
+        (("1e5", "1.5", "2"), "numeric", "NUMERIC"),
         (("1e500",), "text", "TEXT"),
+        (("-0.0",), "numeric", "TEXT"),
+        ((decimal.Decimal("5.50"), 0.1), "numeric", "REAL"),
+        ((2**63,), "numeric", "TEXT"),
+        ((decimal.Decimal("1E+400"),), "numeric", "TEXT"),
+        ((float("nan"), 1.5), "double precision", "TEXT"),
     ],
 )
-def test_a_number_is_kept_as_it_is_written(
-    values: tuple[str, ...], postgresql: str, sqlite: str
+def test_a_number_is_kept(
+    values: tuple[Any, ...], postgresql: str, sqlite: str
 ) -> None:
     assert guessed(*values, engine="postgresql") == postgresql
     assert guessed(*values, engine="sqlite") == sqlite
 
 
+@pytest.mark.parametrize("engine", ["postgresql", "sqlite"])
+@pytest.mark.parametrize("text", ["1.10", "1.0", "1e5"])
+def test_two_keys_do_not_become_one(engine: Engine, text: str) -> None:
+    assert guessed("1.1", text, engine=engine, key="a").lower() == "text"
+    assert guessed("1", "2", engine=engine, key="a").lower() != "text"
+
+
 WORDS = st.text(alphabet="0123456789.-+eE: TZtrufals", max_size=12)
 
 
-@given(st.lists(WORDS, min_size=1, max_size=3))
-def test_what_is_no_text_reads_back_as_it_was_written(values: list[str]) -> None:
-    kind = guessed(*values, engine="sqlite")
-    back = {"INTEGER": int, "REAL": float}.get(kind, str)
-    if kind == "REAL":
-        assert all(repr(float(value)) == value for value in values if "." in value)
-    else:
-        assert [str(back(value)) for value in values] == values
+@given(values=st.lists(WORDS, min_size=1, max_size=3))
+def test_what_is_no_text_reads_back_and_compares_as_it_was_written(
+    values: list[str],
+) -> None:
+    with closing(sqlite3.connect(":memory:")) as connection:
+        kind = guessed(*values, engine="sqlite")
+        connection.execute(f"CREATE TABLE t (id INTEGER, a {kind})")
+        convert: Any = {"INTEGER": int, "REAL": float, "BOOLEAN": "true".__eq__}
+        for number, value in enumerate(values):
+            number_or_text: Any = convert.get(kind, str)(value)
+            if kind == "NUMERIC":
+                number_or_text = (
+                    float(value) if "." in value or "e" in value.lower() else int(value)
+                )
+            connection.execute("INSERT INTO t VALUES (?, ?)", (number, number_or_text))
+        found = [row[0] for row in connection.execute("SELECT a FROM t ORDER BY id")]
+        order = [
+            row[0] for row in connection.execute("SELECT id FROM t ORDER BY a, id")
+        ]
+    if kind in {"INTEGER", "REAL", "NUMERIC"}:
+        numbers = [decimal.Decimal(value) for value in values]
+        assert [decimal.Decimal(repr(value)) for value in found] == numbers
+        assert order == sorted(range(len(values)), key=numbers.__getitem__)
+    elif kind != "BOOLEAN":
+        assert found == values
 
 
-def test_types_are_guessed_from_the_first_rows(
-    database: CliDatabase, file: Write
+@pytest.mark.parametrize("source", ["file", "pipe", "gzip"])
+def test_the_whole_input_is_read_for_its_types(
+    database: CliDatabase, file: Write, source: str
 ) -> None:
     lines = "".join(f"{n},{n}\n" for n in range(10_000))
-    result = database.load(
-        file(f"id,n\n{lines}10000,y\n"), "--key", "id", "--create-table"
-    )
-    if database.is_sqlite:
-        # Its types are hints.
-        assert counts(result) == expected_counts(created=10_001)
+    text = f"id,n\n{lines}10000,00501\n"
+    path = file(gzip.compress(text.encode()) if source == "gzip" else text)
+    if source == "pipe":
+        result = database.load("-", "--key", "id", "--create-table", stdin=text)
     else:
-        assert result.exit_code == 1
-        assert "line 10002, column 'n': invalid input syntax" in result.stderr
+        result = database.load(path, "--key", "id", "--create-table")
+    assert counts(result) == expected_counts(created=10_001)
+    name = "standard input" if source == "pipe" else path
+    kind = "TEXT" if database.is_sqlite else "text"
+    assert (
+        f"column n is {kind} because of '00501' ({name}, line 10002)" in result.stderr
+    )
+    assert database.query("SELECT n FROM t WHERE id = 10000") == [("00501",)]
+
+
+def test_a_sample_of_the_input_is_read_for_its_types(
+    postgresql_database: CliDatabase, file: Write
+) -> None:
+    path = file("id,n\n1,1\n2,x\n")
+    options = ("--key", "id", "--create-table", "--sample")
+    result = postgresql_database.load(path, *options, "1")
+    assert result.exit_code == 1
+    assert "line 3, column 'n': invalid input syntax" in result.stderr
+    assert postgresql_database.load(path, *options, "2").exit_code == 0
+
+
+def test_bad_rows_are_counted_once(database: CliDatabase, file: Write) -> None:
+    path = file('5\n{"id": 1}\nx\n{"id": 2, "n": 1}\n', "t.jsonl")
+    options = ("--key", "id", "--create-table", "--max-errors", "2")
+    result = database.load(path, *options)
+    assert result.exit_code == 3
+    assert result.stderr.count("t.jsonl, line ") == 2
+    assert database.query("SELECT * FROM t ORDER BY id") == [(1, None), (2, 1)]
+
+
+def test_the_user_decides_about_types(database: CliDatabase, file: Write) -> None:
+    path = file("id,zip,n\n1,501,2\n")
+    options = ("--key", "id", "--create-table", "--type", "zip=varchar(5)")
+    result = database.load(path, *options)
+    assert "zip varchar(5)" in result.stderr
+    assert database.query("SELECT zip, n FROM t") == [("501", 2)]
+    database.query("DROP TABLE t")
+    result = database.load(path, *options, "--all-text")
+    assert database.query("SELECT id, zip, n FROM t") == [("1", "501", "2")]
+
+
+@pytest.mark.parametrize(
+    ("types", "code", "expected"),
+    [
+        (("zap=text",), 1, "has no column 'zap' (did you mean 'zip'?)"),
+        (("zip",), 2, "'zip' is not COLUMN=TYPE, such as zip=text"),
+        (("zip=text; drop",), 2, "is not COLUMN=TYPE"),
+        (("zip=text", "zip=text"), 2, "'zip' is given twice"),
+    ],
+)
+def test_types_that_make_no_sense(
+    sqlite_database: CliDatabase,
+    file: Write,
+    types: tuple[str, ...],
+    code: int,
+    expected: str,
+) -> None:
+    options = [word for type_ in types for word in ("--type", type_)]
+    path = file("id,zip\n1,501\n")
+    result = sqlite_database.load(path, "--key", "id", "--create-table", *options)
+    assert result.exit_code == code
+    assert expected in " ".join(result.stderr.replace("│", " ").split())
+
+
+def test_prices_compare_as_numbers(sqlite_database: CliDatabase, file: Write) -> None:
+    path = file("sku,price\nA,9.50\nB,100.25\nC,20.10\n")
+    assert sqlite_database.load(path, "--key", "sku", "--create-table").exit_code == 0
+    assert sqlite_database.query("SELECT sku FROM t WHERE price > 50") == [("B",)]
 
 
 @pytest.mark.parametrize(

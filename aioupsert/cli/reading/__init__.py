@@ -1,14 +1,28 @@
 """Reading files as rows, lazily; an error in a row names the file and the line."""
 
-from aioupsert.cli.reading.files import FORMATS, Input, open_input
-from aioupsert.cli.reading.rows import ConvertedRow, ReadOptions, Row, TypedRow
+from aioupsert.cli.reading.files import FORMATS, STDIN, Input, open_input
+from aioupsert.cli.reading.rows import (
+    ConvertedRow,
+    Origin,
+    ParquetRow,
+    ReadOptions,
+    Row,
+    TimeText,
+    TypedRow,
+    raise_error,
+)
 
 __all__ = [
     "FORMATS",
+    "STDIN",
     "ConvertedRow",
     "Input",
+    "Origin",
+    "ParquetRow",
     "ReadOptions",
     "Row",
+    "TimeText",
     "TypedRow",
     "open_input",
+    "raise_error",
 ]

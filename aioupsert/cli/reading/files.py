@@ -5,14 +5,17 @@ from __future__ import annotations
 import gzip
 import io
 import itertools
+import shutil
 import stat
 import sys
+import tempfile
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Final, cast
+from typing import IO, TYPE_CHECKING, Any, BinaryIO, Final, cast
 
-from aioupsert.cli.errors import LoadError, message_of
+from aioupsert.cli.errors import LoadError, RowError, message_of
 from aioupsert.cli.reading.delimited import read_delimited
 from aioupsert.cli.reading.json import read_json, read_json_lines
 from aioupsert.cli.reading.parquet import read_parquet
@@ -30,7 +33,8 @@ FORMATS: Final[dict[str, tuple[str, ...]]] = {
 }
 """The formats, each with the file name extensions that select it."""
 _GZIP: Final = b"\x1f\x8b"
-_STDIN: Final = Path("-")
+STDIN: Final = Path("-")
+"""The name of standard input."""
 
 
 class Input:
@@ -46,26 +50,82 @@ class Input:
     """
 
     def __init__(
-        self, files: Sequence[Path], options: ReadOptions, stack: ExitStack
+        self,
+        files: Sequence[Path],
+        options: ReadOptions,
+        stack: ExitStack,
+        streams: ExitStack,
     ) -> None:
-        """Open the first file and read the columns."""
+        """
+        Open the first file and read the columns.
+
+        Args:
+            files: The files.
+            options: How to read them.
+            stack: Closes the current file.
+            streams: Closes what is kept open until the end, such as a pipe.
+        """
         self.name: str = _name(files[0]) if len(files) == 1 else f"{len(files)} files"
         self.waiting: bool = False
         self._files = [*files]
-        self._options = options
+        self._on_bad_row = options.on_bad_row
+        self._options = replace(options, on_bad_row=self._report)
         self._stack = stack
+        self._streams = streams
+        self._copies: dict[Path, _CopiedStream] = {}
+        self._bad_rows = self._reported = 0
+        self._surveying = False
         self._sizes = {file: _size(file) for file in files}
         sizes = [self._sizes[file] for file in files]
         self.size: int | None = None if None in sizes else sum(filter(None, sizes))
-        self._done = 0
-        self._raw: BinaryIO | None = None
-        self._share: float | None = None
-        header, rows = self._open(files[0])
-        others = itertools.chain.from_iterable(map(self._open_next, files[1:]))
-        self._rows = itertools.chain(rows, others)
+        header = self._begin()
         self.columns: tuple[str, ...] = header or tuple(
             dict.fromkeys(itertools.chain(*self.peek(1)))
         )
+
+    def _begin(self) -> tuple[str, ...]:
+        """Open the first file, and return its header."""
+        self._stack.close()
+        self._done = self._bad_rows = 0
+        self._raw: BinaryIO | None = None
+        self._share: float | None = None
+        header, rows = self._open(self._files[0])
+        others = itertools.chain.from_iterable(map(self._open_next, self._files[1:]))
+        self._rows = itertools.chain(rows, others)
+        return header
+
+    def _report(self, error: RowError) -> None:
+        """Report a bad row, but not again when it is read again."""
+        self._bad_rows += 1
+        if self._bad_rows > self._reported and not self._surveying:
+            self._reported = self._bad_rows
+            self._on_bad_row(error)
+
+    def survey(self, number: int | None) -> Iterator[Row]:
+        """
+        Yield the first rows, or all of them, without consuming them.
+
+        Bad rows are left out, and reported once the rows are read.
+
+        Args:
+            number: How many rows, or None for all. Those are read again from the files,
+                and what comes by a pipe is copied to the disk.
+        """
+        if number is not None:
+            yield from self.peek(number)
+            return
+        self._surveying = True
+        try:
+            self._begin()
+            yield from self._rows
+        finally:
+            self._surveying = False
+            self._begin()
+
+    def keep_no_copy(self) -> None:
+        """Stop to copy what comes by a pipe: there will be no survey."""
+        for copy in self._copies.values():
+            copy.stop()
 
     @property
     def rows(self) -> Iterator[Row]:
@@ -100,9 +160,14 @@ class Input:
         name, kind = _name(file), self._options.format or _format(file)
         binary = self._stack.enter_context(self._binary(file))
         if kind == "parquet":
-            if file == _STDIN:
-                msg = "Parquet is read from its end, so it cannot come from standard input"
-                raise LoadError(msg)
+            if self._sizes[file] is None:
+                # Parquet is read from its end.
+                copy = _temporary(self._stack)
+                try:
+                    shutil.copyfileobj(binary, copy)
+                except OSError as exc:
+                    raise _cannot_read(file, exc) from exc
+                return read_parquet(name, copy, self._record_share)
             return read_parquet(name, binary, self._record_share)
         try:
             if binary.peek(2)[:2] == _GZIP:
@@ -123,20 +188,31 @@ class Input:
 
     @contextmanager
     def _binary(self, file: Path) -> Generator[io.BufferedReader[Any]]:
-        if file == _STDIN:
-            binary = io.BufferedReader(_StandardInput(self))
+        stream: io.RawIOBase | None = None
+        if self._options.read_twice and self._sizes[file] is None:
+            stream = self._copied(file)
+        elif file == STDIN:
+            stream = _StandardInput(self)
+        if stream is not None:
+            binary = io.BufferedReader(stream)
             try:
                 yield binary
             finally:
                 binary.detach()
             return
-        try:
-            opened = file.open("rb")
-        except (OSError, ValueError) as exc:
-            raise _cannot_read(file, exc) from exc
-        with opened:
+        with _opened(file) as opened:
             self._raw = opened
             yield opened
+
+    def _copied(self, file: Path) -> _CopiedStream:
+        """Return a stream at its start, as it was or will be read."""
+        if file not in self._copies:
+            stream: io.RawIOBase = _StandardInput(self)
+            if file != STDIN:
+                stream = self._streams.enter_context(_opened(file).detach())
+            self._copies[file] = _CopiedStream(stream, _temporary(self._streams))
+        self._copies[file].rewind()
+        return self._copies[file]
 
     def _record_share(self, share: float) -> None:
         self._share = share
@@ -161,6 +237,55 @@ class _StandardInput(io.RawIOBase):
             self._source.waiting = False
 
 
+class _CopiedStream(io.RawIOBase):
+    """A stream that is copied while it is read, so that it can be read again."""
+
+    def __init__(self, stream: io.RawIOBase, copy: IO[bytes]) -> None:
+        self._stream = stream
+        self._copy = copy
+        self._copied = 0
+        self._position = 0
+        self._stopped = False
+
+    def rewind(self) -> None:
+        """Return to the start."""
+        self._position = 0
+
+    def stop(self) -> None:
+        """Copy no more."""
+        self._stopped = True
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: WriteableBuffer) -> int:
+        view = memoryview(buffer)
+        if self._position < self._copied:
+            self._copy.seek(self._position)
+            block = self._copy.read(len(view))
+            view[: len(block)] = block
+            self._position += len(block)
+            return len(block)
+        size = self._stream.readinto(view) or 0
+        if not self._stopped:
+            self._copy.seek(0, io.SEEK_END)
+            self._copy.write(view[:size])
+            self._copied += size
+            self._position += size
+        return size
+
+
+def _temporary(stack: ExitStack) -> IO[bytes]:
+    return stack.enter_context(tempfile.TemporaryFile())
+
+
+def _opened(file: Path) -> io.BufferedReader[Any]:
+    try:
+        return file.open("rb")
+    except (OSError, ValueError) as exc:
+        raise _cannot_read(file, exc) from exc
+
+
 @contextmanager
 def open_input(files: Sequence[Path], options: ReadOptions) -> Generator[Input]:
     """
@@ -169,12 +294,12 @@ def open_input(files: Sequence[Path], options: ReadOptions) -> Generator[Input]:
     Raises:
         LoadError: A file cannot be opened, or the header of the first is invalid.
     """
-    with ExitStack() as stack:
-        yield Input(files or [_STDIN], options, stack)
+    with ExitStack() as streams, ExitStack() as stack:
+        yield Input(files or [STDIN], options, stack, streams)
 
 
 def _name(file: Path) -> str:
-    return "standard input" if file == _STDIN else str(file)
+    return "standard input" if file == STDIN else str(file)
 
 
 def _format(file: Path) -> str:
@@ -188,7 +313,7 @@ def _format(file: Path) -> str:
 
 def _size(file: Path) -> int | None:
     """Return a file's size in bytes, or None if it has none, such as a pipe."""
-    if file == _STDIN:
+    if file == STDIN:
         return None
     try:
         status = file.stat()

@@ -6,14 +6,37 @@ import codecs
 import json
 import re
 from collections.abc import Iterable, Iterator
+from decimal import Decimal
 from typing import Any, BinaryIO, Final, NoReturn, cast
 
 from aioupsert.cli.errors import RowError
-from aioupsert.cli.reading.rows import READ_ERRORS, ReadOptions, TypedRow, read_error
+from aioupsert.cli.reading.rows import (
+    READ_ERRORS,
+    Origin,
+    ReadOptions,
+    TypedRow,
+    read_error,
+)
 
 # What the decoder raises: its own error, another ValueError for numbers with thousands
 # of digits, and RecursionError for deeply nested arrays or objects.
 _JSON_ERRORS: Final = (ValueError, RecursionError)
+
+
+def _number(text: str) -> float | Decimal:
+    """Return a number as a float if it is written as Python would write it."""
+    number = float(text)
+    if repr(number) == text:
+        return number
+    try:
+        return Decimal(text)
+    except ArithmeticError as exc:
+        msg = f"the exponent of {text:.80} is too large"
+        raise ValueError(msg) from exc
+
+
+_DECODER: Final = json.JSONDecoder(parse_float=_number)
+_load: Final = _DECODER.decode
 
 
 def read_json_lines(
@@ -25,41 +48,41 @@ def read_json_lines(
     Raises:
         LoadError: A line is not an object.
     """
-    number = 0
+    origin, number = Origin(file, "jsonl"), 0
     try:
         for number, line in enumerate(lines, start=1):
             try:
-                found: Any = json.loads(line)
+                found: Any = _load(line)
             except _JSON_ERRORS as exc:
                 if not line.isspace():
-                    options.on_bad_row(_not_json(file, number, exc, line))
+                    options.on_bad_row(_not_json(origin, number, exc, line))
                 continue
             if isinstance(found, dict):
                 row = TypedRow(cast("dict[str, Any]", found))
-                row.file = file
+                row.origin = origin
                 row.line = number
                 yield row
             else:
-                options.on_bad_row(_not_an_object(file, number, found))
+                options.on_bad_row(_not_an_object(origin, number, found))
     except READ_ERRORS as exc:
         raise read_error(exc, file, number) from exc
 
 
-def _not_json(file: str, line: int, error: Exception, row: str) -> RowError:
+def _not_json(origin: Origin, line: int, error: Exception, row: str) -> RowError:
     column, reason = None, str(error)
     if isinstance(error, json.JSONDecodeError):
         # Python reports an error at the end of a line as column 1 of the next line.
         column, reason = min(error.pos, len(row.rstrip("\r\n"))) + 1, error.msg
     if isinstance(error, RecursionError):
         reason = "nested too deeply"
-    return RowError(
-        file, line, f"invalid JSON: {reason}", column=column, row=row.rstrip("\r\n")
-    )
+    text = row.rstrip("\r\n")
+    reason = f"invalid JSON: {reason}"
+    return origin.error(line, reason, column=column, row=text, text=text)
 
 
-def _not_an_object(file: str, line: int, found: Any) -> RowError:
+def _not_an_object(origin: Origin, line: int, found: Any) -> RowError:
     kind = next(kind for cls, kind in _KINDS.items() if isinstance(found, cls))
-    return RowError(file, line, f"a row must be an object, not {kind}", row=found)
+    return origin.error(line, f"a row must be an object, not {kind}", row=found)
 
 
 _KINDS: Final[dict[type, str]] = {
@@ -67,6 +90,7 @@ _KINDS: Final[dict[type, str]] = {
     bool: "a boolean",  # before int, of which bool is a subclass
     int: "a number",
     float: "a number",
+    Decimal: "a number",
     type(None): "null",
     list: "an array",
 }
@@ -103,11 +127,11 @@ def _object(text: _JsonText, options: ReadOptions) -> Iterator[TypedRow]:
     found = text.read_value()
     if isinstance(found, dict):
         row = TypedRow(cast("dict[str, Any]", found))
-        row.file = text.file
+        row.origin = text.origin
         row.line = line
         yield row
     else:
-        options.on_bad_row(_not_an_object(text.file, line, found))
+        options.on_bad_row(_not_an_object(text.origin, line, found))
 
 
 def _array(text: _JsonText, options: ReadOptions) -> Iterator[TypedRow]:
@@ -129,14 +153,14 @@ _BLOCK_MARGIN: Final = 32
 # ... or if it is longer than this many characters, as a string that never ends.
 _MAX_VALUE_LENGTH: Final = 1 << 28
 _SPACE: Final = re.compile(r"[ \t\r\n]*")
-_decode: Final = json.JSONDecoder().raw_decode
+_decode: Final = _DECODER.raw_decode
 
 
 class _JsonText:
     """JSON text that is read in blocks; what was parsed is dropped from memory."""
 
     def __init__(self, file: str, binary: BinaryIO, encoding: str) -> None:
-        self.file = file
+        self.origin = Origin(file, "json")
         self.line = 1
         self._binary = binary
         self._decoder = codecs.getincrementaldecoder(encoding)()
@@ -188,7 +212,7 @@ class _JsonText:
         if isinstance(error, json.JSONDecodeError):
             self._move(error.pos)
             return self._error(error.msg)
-        return _not_json(self.file, self.line, error, "")
+        return _not_json(self.origin, self.line, error, "")
 
     def fail(self, reason: str) -> NoReturn:
         """Raise an error at the current position."""
@@ -196,7 +220,7 @@ class _JsonText:
 
     def _error(self, reason: str) -> RowError:
         column = self._position - self._line_start + 1
-        return RowError(self.file, self.line, f"invalid JSON: {reason}", column=column)
+        return self.origin.error(self.line, f"invalid JSON: {reason}", column=column)
 
     def _move(self, position: int) -> None:
         """Move forward to a position, and count the lines in between."""
@@ -213,7 +237,7 @@ class _JsonText:
             block = self._binary.read(size)
             more = self._decoder.decode(block, final=not block)
         except READ_ERRORS as exc:
-            raise read_error(exc, self.file, lines) from exc
+            raise read_error(exc, self.origin.file, lines) from exc
         self._text = self._text[self._position :] + more
         self._line_start -= self._position
         self._position = 0

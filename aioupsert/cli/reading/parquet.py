@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import datetime as dt
 import importlib
+import re
 from collections.abc import Callable, Iterator
-from typing import Any, BinaryIO, Final
+from typing import IO, Any, Final
 
 from aioupsert.cli.errors import LoadError, message_of
-from aioupsert.cli.reading.rows import TypedRow
+from aioupsert.cli.reading.rows import Origin, ParquetRow, TimeText
 
 
 def read_parquet(
-    file: str, binary: BinaryIO, progress: Callable[[float], None]
-) -> tuple[tuple[str, ...], Iterator[TypedRow]]:
+    file: str, binary: IO[bytes], progress: Callable[[float], None]
+) -> tuple[tuple[str, ...], Iterator[ParquetRow]]:
     """
     Return the names of the columns, and an iterator that reads the rows lazily.
 
@@ -39,35 +42,155 @@ def read_parquet(
     if len(set(names)) < len(names) or not all(names):
         msg = f"{file}: every column needs a name, and names must not repeat"
         raise LoadError(msg)
-    return names, _rows(file, opened, errors, progress)
+    origin = Origin(file, "parquet", names, schema=opened.schema_arrow)
+    return names, _rows(origin, opened, errors, progress)
 
 
 def _rows(
-    file: str,
+    origin: Origin,
     opened: Any,
     errors: tuple[type[Exception], ...],
     progress: Callable[[float], None],
-) -> Iterator[TypedRow]:
+) -> Iterator[ParquetRow]:
     done, total = 0, opened.metadata.num_rows
     batches = opened.iter_batches(batch_size=_BATCH)
     while True:
         try:
             batch = next(batches, None)
-            found: list[Any] = [] if batch is None else batch.to_pylist()
+            columns = () if batch is None else [*map(_values, batch.columns)]
         except errors as exc:
-            raise _not_parquet(file, exc) from exc
+            raise _not_parquet(origin.file, exc) from exc
         if batch is None:
             return
-        for number, cells in enumerate(found, start=done + 1):
-            row = TypedRow(cells)
-            row.file = file
+        names = batch.schema.names
+        rows = zip(*columns, strict=True) if columns else ()
+        for number, cells in enumerate(rows, start=done + 1):
+            row = ParquetRow(zip(names, cells, strict=True))
+            row.origin = origin
             row.line = number
+            row.batch, row.index = batch, number - done - 1
             yield row
-        done += len(found)
+        done += batch.num_rows
         progress(done / total)
 
 
 _BATCH: Final = 10_000
+
+
+# --- Values ---------------------------------------------------------------------------
+
+
+def _values(array: Any) -> list[Any]:
+    """Return the values of a column, as Python's types or as text."""
+    kind = str(array.type)
+    if kind.startswith("timestamp[ns"):
+        # Most have no more digits than Python's type holds.
+        with contextlib.suppress(ValueError):
+            array = array.cast(kind.replace("ns", "us", 1))
+            kind = str(array.type)
+    if not _SPECIAL.search(kind):
+        # Years beyond Python's.
+        with contextlib.suppress(ValueError, OverflowError):
+            values: list[Any] = array.to_pylist()
+            return values
+    return [_value(scalar) for scalar in array]
+
+
+# Types that Python has not, and maps, which pyarrow returns as lists of pairs.
+_SPECIAL: Final = re.compile(r"\[ns|map<")
+
+
+def _value(scalar: Any) -> Any:
+    if not scalar.is_valid:
+        return None
+    kind = str(scalar.type)
+    name = kind.partition("<")[0].partition("[")[0]
+    if name == "struct":
+        return {key: _value(member) for key, member in scalar.items()}
+    if name == "map":
+        return _map(scalar)
+    if name.endswith("list"):
+        return [_value(element) for element in scalar.values]
+    if name in _TIMES and "[ns" not in kind:
+        with contextlib.suppress(ValueError, OverflowError):
+            return scalar.as_py()
+    return _TIMES[name](scalar) if name in _TIMES else scalar.as_py()
+
+
+def _map(scalar: Any) -> Any:
+    """Return a map as an object of JSON, or as pairs if a key comes twice."""
+    pairs = [(_value(pair["key"]), _value(pair["value"])) for pair in scalar.values]
+    found = {key if isinstance(key, str) else str(key): value for key, value in pairs}
+    return found if len(found) == len(pairs) else [[*pair] for pair in pairs]
+
+
+_PER_SECOND: Final = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
+_DAY: Final = 86_400
+
+
+def _timestamp(scalar: Any) -> TimeText:
+    days, time = _split(scalar, scalar.value)
+    year, rest, era = _date(days)
+    zone = "" if scalar.type.tz is None else "+00:00"
+    return TimeText(f"{year}-{rest} {time}{zone}{era}")
+
+
+def _date_of_year(scalar: Any) -> TimeText:
+    value = scalar.value
+    days = value if str(scalar.type) == "date32[day]" else value // (_DAY * 1_000)
+    year, rest, era = _date(days)
+    return TimeText(f"{year}-{rest}{era}")
+
+
+def _time(scalar: Any) -> TimeText:
+    return TimeText(_split(scalar, scalar.value)[1])
+
+
+def _duration(scalar: Any) -> TimeText:
+    per_second = _PER_SECOND[scalar.type.unit]
+    seconds, rest = divmod(abs(scalar.value), per_second)
+    fraction = f"{rest + per_second}"[1:].rstrip("0")
+    sign = "-" if scalar.value < 0 else ""
+    return TimeText(f"PT{sign}{seconds}{'.' if fraction else ''}{fraction}S")
+
+
+def _split(scalar: Any, value: int) -> tuple[int, str]:
+    """Return days, and the time of the day as text."""
+    per_second = _PER_SECOND[scalar.type.unit]
+    seconds, rest = divmod(value, per_second)
+    days, seconds = divmod(seconds, _DAY)
+    minutes, second = divmod(seconds, 60)
+    hour, minute = divmod(minutes, 60)
+    fraction = f"{rest + per_second}"[1:].rstrip("0")
+    time = f"{hour:02}:{minute:02}:{second:02}{'.' if fraction else ''}{fraction}"
+    return days, time
+
+
+# The calendar repeats after 400 years.
+_YEARS: Final = 400
+_YEARS_DAYS: Final = 146_097
+_FIRST_DAY: Final = dt.date(2000, 1, 1).toordinal()
+_EPOCH: Final = dt.date(1970, 1, 1).toordinal() - _FIRST_DAY
+
+
+def _date(days: int) -> tuple[str, str, str]:
+    """Return the year, month and day, and era of a day, counted from 1970."""
+    times, day = divmod(days + _EPOCH, _YEARS_DAYS)
+    date = dt.date.fromordinal(_FIRST_DAY + day)
+    year = date.year + times * _YEARS
+    # As PostgreSQL writes it; the year before 1 is 1 BC.
+    era = " BC" if year < 1 else ""
+    return f"{year if year > 0 else 1 - year:04}", f"{date:%m-%d}", era
+
+
+_TIMES: Final[dict[str, Callable[[Any], TimeText]]] = {
+    "timestamp": _timestamp,
+    "date32": _date_of_year,
+    "date64": _date_of_year,
+    "time32": _time,
+    "time64": _time,
+    "duration": _duration,
+}
 
 
 def _not_parquet(file: str, error: Exception) -> LoadError:

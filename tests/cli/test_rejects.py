@@ -1,0 +1,502 @@
+"""No file and no row is lost: what a load leaves out can be loaded again."""
+
+import importlib
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aioupsert.cli.errors import RowError
+from aioupsert.cli.reading import ReadOptions, open_input
+from aioupsert.cli.rejects import open_rejects
+from tests.cli.databases import CliDatabase, Write, environment, run
+
+KEY = ("--key", "id")
+SKIP = (*KEY, "--on-error", "skip")
+FOUR = "id,n\n1,1\n2,0\n3,1\n4,0\n"
+
+
+def checked(database: CliDatabase) -> None:
+    database.query("CREATE TABLE t (id integer PRIMARY KEY, n integer CHECK (n > 0))")
+
+
+def reasons(path: Path) -> list[dict[str, Any]]:
+    text = path.with_name(f"{path.name}.reasons.jsonl").read_text("utf-8")
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def message(result: Any) -> str:
+    return " ".join(result.stderr.replace("│", " ").split())
+
+
+# --- What is written ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("atomic", ["--atomic", "--no-atomic"])
+def test_rows_of_csv_are_written_as_csv_with_the_reasons_beside_them(
+    database: CliDatabase, file: Write, tmp_path: Path, atomic: str
+) -> None:
+    checked(database)
+    path, rejects = file('id,n\n1,1\n2,\n3,0\n4\n5,"6"7\n8,1\n'), tmp_path / "bad.csv"
+    result = database.load(path, *SKIP, "--rejects", str(rejects), atomic)
+    assert result.exit_code == 3
+    assert database.query("SELECT * FROM t ORDER BY id") == [(1, 1), (2, None), (8, 1)]
+    assert rejects.read_text("utf-8") == 'id,n\n3,0\n4\n5,"6"7\n'
+    third, fourth, fifth = reasons(rejects)
+    assert "check constraint" in third.pop("reason").lower()
+    assert third == {"file": str(path), "line": 4, "column": None}
+    assert fourth == {
+        "file": str(path),
+        "line": 5,
+        "column": "n",
+        "reason": "expected 2 cells as in the header, found 1",
+    }
+    assert fifth["line"] == 6
+    assert result.stderr == (
+        f"3 rejected rows are in {rejects}, with the reasons in"
+        f" {rejects}.reasons.jsonl\n"
+    )
+
+
+@pytest.mark.parametrize("name", ["t.jsonl", "t.json"])
+def test_rows_of_json_are_written_as_they_were_given(
+    database: CliDatabase, file: Write, tmp_path: Path, name: str
+) -> None:
+    kind = "JSON" if database.is_sqlite else "jsonb"
+    database.query(f"CREATE TABLE t (id integer PRIMARY KEY, data {kind} NOT NULL)")
+    bad: list[Any] = [
+        {"id": 1, "data": None},
+        {"data": {"a": "é"}},
+        {"id": 2, "data": 1, "more": 2.5},
+    ]
+    good = {"id": 3, "data": [1]}
+    text = "\n".join(map(json.dumps, [*bad, 5, good]))
+    if name == "t.json":
+        text = f"[{text.replace(chr(10), f',{chr(10)}')}]"
+    else:
+        text += '\n{"id": 4\n'
+    path, rejects = file(text, name), tmp_path / f"bad-{name}"
+    result = database.load(path, *SKIP, "--rejects", str(rejects))
+    assert result.exit_code == 3
+    assert database.query("SELECT id FROM t") == [(3,)]
+    written = rejects.read_text("utf-8")
+    if name == "t.json":
+        assert json.loads(written) == [*bad, 5]
+    else:
+        *values, last = written.splitlines()
+        assert [*map(json.loads, values)] == [*bad, 5]
+        assert last == '{"id": 4'
+    assert [line["line"] for line in reasons(rejects)] == [1, 2, 3, 4, 6][
+        : len(bad) + 1 + (name == "t.jsonl")
+    ]
+    again = database.load(rejects, *SKIP)
+    assert again.exit_code == 3
+    assert again.stdout.split("rejected")[1].split()[0] == str(len(reasons(rejects)))
+
+
+def test_rows_of_parquet_are_written_as_parquet(
+    database: CliDatabase, tmp_path: Path
+) -> None:
+    pa: Any = importlib.import_module("pyarrow")
+    pq: Any = importlib.import_module("pyarrow.parquet")
+    checked(database)
+    table = pa.table({"id": [*range(3_000)], "n": pa.array([0, 1] * 1_500, pa.int8())})
+    path, rejects = tmp_path / "t.parquet", tmp_path / "bad.parquet"
+    pq.write_table(table, path)
+    result = database.load(path, *SKIP, "--rejects", str(rejects))
+    assert result.exit_code == 3
+    found = pq.read_table(rejects)
+    assert found.schema == table.schema
+    assert found["id"].to_pylist() == [*range(0, 3_000, 2)]
+    assert [line["line"] for line in reasons(rejects)] == [*range(1, 3_001, 2)]
+
+
+def test_what_was_rejected_can_be_loaded_once_the_reason_is_gone(
+    database: CliDatabase, file: Write, tmp_path: Path
+) -> None:
+    checked(database)
+    rejects = tmp_path / "bad.csv"
+    text = FOUR.replace(",", ";").encode("utf-16")
+    options = ("--delimiter", ";", "--encoding", "utf-16")
+    first = database.load(file(text), *SKIP, "--rejects", str(rejects), *options)
+    assert first.exit_code == 3
+    rejects.write_bytes(
+        rejects.read_bytes().decode("utf-16").replace(";0", ";5").encode("utf-16")
+    )
+    assert database.load(rejects, *KEY, *options).exit_code == 0
+    assert database.query("SELECT * FROM t ORDER BY id") == [
+        *((1, 1), (2, 5), (3, 1), (4, 5)),
+    ]
+
+
+def test_rows_of_other_columns_or_formats_have_a_file_of_their_own(
+    database: CliDatabase, file: Write, tmp_path: Path
+) -> None:
+    checked(database)
+    inputs = [
+        file("id,n\n1,0\n", "1.csv"),
+        file("n,id\n0,2\n", "2.csv"),
+        file('{"id": 3, "n": 0}\n', "3.jsonl"),
+        file("id,n\n4,0\n", "4.csv"),
+    ]
+    rejects = tmp_path / "bad.csv"
+    result = run("load", database.url, "t", *inputs, *SKIP, "--rejects", rejects)
+    assert result.exit_code == 3
+    assert rejects.read_text() == "id,n\n1,0\n4,0\n"
+    assert (tmp_path / "bad-2.csv").read_text() == "n,id\n0,2\n"
+    assert (tmp_path / "bad-3.csv").read_text() == '{"id": 3, "n": 0}\n'
+    assert [line["file"] for line in reasons(rejects)] == [
+        str(inputs[0]),
+        str(inputs[3]),
+    ]
+    assert (
+        f"4 rejected rows are in {rejects}, {tmp_path / 'bad-2.csv'}, " in result.stderr
+    )
+
+
+def test_a_second_file_of_rejects_is_not_an_input(
+    sqlite_database: CliDatabase, file: Write, tmp_path: Path
+) -> None:
+    checked(sqlite_database)
+    first, second = file("id,n\n1,0\n", "1.csv"), file("n,id\n0,2\n", "bad-2.csv")
+    rejects = tmp_path / "bad.csv"
+    result = run(
+        "load", sqlite_database.url, "t", first, second, *SKIP, "--rejects", rejects
+    )
+    assert result.exit_code == 1
+    assert f"would overwrite the input {second}" in result.stderr
+    assert second.read_text() == "n,id\n0,2\n"
+
+
+CELLS = st.none() | st.text(st.characters(exclude_categories=["Cs"]), min_size=1)
+
+
+@given(
+    rows=st.lists(st.lists(CELLS, min_size=2, max_size=2), max_size=5),
+    delimiter=st.sampled_from(",;\t|"),
+)
+def test_what_is_written_is_read_back(
+    tmp_path_factory: pytest.TempPathFactory,
+    rows: list[list[str | None]],
+    delimiter: str,
+) -> None:
+    folder = tmp_path_factory.getbasetemp()
+    path, rejects = folder / "first.csv", folder / "bad.csv"
+    path.write_text(f"a{delimiter}b\n1{delimiter}2\n", "utf-8")
+    options = ReadOptions(delimiter=delimiter)
+    with open_input([path], options) as source:
+        row = next(source.rows)
+    with open_rejects(rejects, "utf-8", lambda _: None, None) as written:
+        for a, b in rows:
+            copy = {"a": a, "b": b}
+            error = RowError("first.csv", 1, "", row=copy, origin=row.origin)
+            written.add(error)
+    if rows:
+        with open_input([rejects], options) as source:
+            assert [[*row.values()] for row in source.rows] == rows
+
+
+def test_without_bad_rows_the_files_are_empty(
+    sqlite_database: CliDatabase, file: Write, tmp_path: Path
+) -> None:
+    rejects = tmp_path / "bad.csv"
+    rejects.write_text("from before", "utf-8")
+    rejects.chmod(0o640)
+    result = sqlite_database.load(
+        file("id\n1\n"), *SKIP, "--create-table", "--rejects", str(rejects)
+    )
+    assert (result.exit_code, result.stderr.count("\n")) == (0, 1)
+    assert (rejects.read_text("utf-8"), reasons(rejects)) == ("", [])
+    assert rejects.stat().st_mode & 0o777 == 0o640
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "bad.csv",
+        "bad.csv.reasons.jsonl",
+        "rows.csv",
+        "test.db",
+    ]
+
+
+def test_a_load_that_fails_without_a_bad_row_leaves_the_file_of_an_earlier_one(
+    sqlite_database: CliDatabase, file: Write, tmp_path: Path
+) -> None:
+    rejects = tmp_path / "bad.csv"
+    rejects.write_text("from before", "utf-8")
+    checked(sqlite_database)
+    result = sqlite_database.load(
+        file(b"id,n\n\xff\n"), *SKIP, "--rejects", str(rejects)
+    )
+    assert result.exit_code == 1
+    assert rejects.read_text("utf-8") == "from before"
+    assert not [*tmp_path.glob(".*")]
+
+
+def test_a_link_to_a_file_of_rejects_stays_a_link(
+    sqlite_database: CliDatabase, file: Write, tmp_path: Path
+) -> None:
+    checked(sqlite_database)
+    link, target = tmp_path / "link.csv", tmp_path / "target.csv"
+    link.symlink_to(target)
+    sqlite_database.load(file(FOUR), *SKIP, "--rejects", str(link))
+    assert link.is_symlink()
+    assert target.read_text("utf-8") == "id,n\n2,0\n4,0\n"
+
+
+def test_what_is_no_regular_file_is_written_to_directly(
+    sqlite_database: CliDatabase, file: Write
+) -> None:
+    checked(sqlite_database)
+    result = sqlite_database.load(file(FOUR), *SKIP, "--rejects", "/dev/null")
+    assert result.exit_code == 3
+    assert "rows.csv, line 3: " in result.stderr
+    assert Path("/dev/null").is_char_device()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
+@pytest.mark.parametrize("rows", [1, 5_000])
+def test_a_full_disk_ends_the_load(
+    sqlite_database: CliDatabase, file: Write, rows: int
+) -> None:
+    checked(sqlite_database)
+    text = "id,n\n" + "".join(f"{n},0\n" for n in range(rows)) + f"{rows},1\n"
+    result = sqlite_database.load(file(text), *SKIP, "--rejects", "/dev/full")
+    assert result.exit_code == 1
+    assert "cannot write /dev/full: No space left on device" in result.stderr
+    assert sqlite_database.query("SELECT * FROM t") == []
+
+
+# --- What is not overwritten ----------------------------------------------------------
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working directory."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("how", ["name", "path", "symbolic", "hard", "reasons"])
+@pytest.mark.parametrize("what", ["input", "database"])
+def test_nothing_that_is_read_or_stored_is_overwritten(
+    sqlite_database: CliDatabase, file: Write, folder: Path, *, how: str, what: str
+) -> None:
+    checked(sqlite_database)
+    tmp_path = folder
+    target = tmp_path / ("x.reasons.jsonl" if how == "reasons" else "a.db")
+    url = sqlite_database.url
+    if what == "input":
+        source = file(FOUR, target.name)
+    else:
+        source = file(FOUR)
+        (tmp_path / "test.db").rename(target)
+        url = f"sqlite:///{target}"
+    name = {"name": "a.db", "reasons": "x", "path": f"../{tmp_path.name}/a.db"}.get(how)
+    if how == "symbolic":
+        (tmp_path / "link").symlink_to(target)
+    if how == "hard":
+        (tmp_path / "link").hardlink_to(target)
+    before = target.read_bytes()
+    options = (*SKIP, "--format", "csv", "--rejects", name or "link")
+    result = run("load", url, "t", source, *options)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert f"would overwrite the {what} " in message(result)
+    assert target.read_bytes() == before
+
+
+@pytest.mark.parametrize("suffix", ["", "-wal"])
+def test_a_database_that_does_not_exist_yet_is_not_the_file_of_rejects(
+    folder: Path, file: Write, suffix: str
+) -> None:
+    options = (*SKIP, "--create-table", "--rejects", f"{folder}/new.db{suffix}")
+    result = run("load", "sqlite:///new.db", "t", file(FOUR), *options)
+    assert result.exit_code == 2
+    assert "would overwrite the database new.db" in message(result)
+
+
+def test_standard_input_is_not_overwritten(
+    sqlite_database: CliDatabase, file: Write
+) -> None:
+    checked(sqlite_database)
+    path = file(FOUR)
+    command = ["load", sqlite_database.url, "t", *SKIP, "--rejects", str(path)]
+    with path.open("rb") as stdin:
+        done = subprocess.run(  # noqa: S603  # our own command
+            [sys.executable, "-m", "aioupsert", *command],
+            stdin=stdin,
+            env=environment(),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 2
+    assert "would overwrite the input standard input" in message(done)
+    assert path.read_text() == FOUR
+
+
+@pytest.mark.parametrize("name", ["bad.csv", "bad.csv.reasons.jsonl"])
+def test_a_file_of_rejects_that_cannot_be_written(
+    sqlite_database: CliDatabase, file: Write, tmp_path: Path, name: str
+) -> None:
+    (tmp_path / name).mkdir()
+    options = (*SKIP, "--create-table", "--rejects", str(tmp_path / "bad.csv"))
+    result = sqlite_database.load(file("id\n1\n"), *options)
+    assert result.exit_code == 1
+    assert f"cannot write {tmp_path / name}: " in result.stderr
+    assert not Path(sqlite_database.url.removeprefix("sqlite:///")).exists()
+    assert not [*tmp_path.glob(".*")]
+
+
+# --- How a load ends ------------------------------------------------------------------
+
+
+def mixed(rows: int) -> bytes:
+    return b"id,n\n" + b"".join(b"%d,%d\n" % (n, n % 10) for n in range(rows))
+
+
+def test_what_was_rejected_before_an_error_is_kept(
+    database: CliDatabase, file: Write, tmp_path: Path
+) -> None:
+    checked(database)
+    rejects = tmp_path / "bad.csv"
+    path = file(mixed(3_000) + b"\xff\n")
+    options = ("--no-atomic", "--batch-size", "500", "--rejects", str(rejects))
+    result = database.load(path, *SKIP, *options)
+    assert result.exit_code == 1
+    ((stored,),) = database.query("SELECT count(*) FROM t")
+    bad = len(reasons(rejects))
+    assert bad == len(range(0, stored + bad, 10))
+    assert stored > 1_000
+    assert f"The batches before that are stored: {stored} rows created" in result.stderr
+    assert f"{bad} rejected rows are in {rejects}" in result.stderr
+    assert len(rejects.read_text().splitlines()) == bad + 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_what_was_rejected_before_a_signal_is_kept(
+    sqlite_database: CliDatabase, tmp_path: Path, number: signal.Signals
+) -> None:
+    checked(sqlite_database)
+    rejects = tmp_path / "bad.csv"
+    command = ["load", sqlite_database.url, "t", *SKIP, "--rejects", str(rejects)]
+    with subprocess.Popen(  # noqa: S603  # our own command
+        [
+            sys.executable,
+            "-m",
+            "aioupsert",
+            *command,
+            "--no-atomic",
+            "--batch-size",
+            "100",
+        ],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment(),
+        # A shell may have started the tests with interrupts ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # noqa: PLW1509  # it is safe here
+    ) as process:
+        assert process.stdin is not None
+        assert process.stderr is not None
+        process.stdin.write(mixed(1_000))
+        process.stdin.flush()
+        for _ in range(200):
+            if [*tmp_path.glob(".bad.csv.*.tmp")] and sqlite_database.query(
+                "SELECT count(*) FROM t"
+            ) >= [(800,)]:
+                break
+            time.sleep(0.05)
+        time.sleep(0.1)
+        process.send_signal(number)
+        said = process.stderr.read().decode()
+        process.stdout.read()  # type: ignore[union-attr]
+        process.wait()
+    assert process.returncode == 128 + number
+    ((stored,),) = sqlite_database.query("SELECT count(*) FROM t")
+    assert stored >= 800
+    assert len(reasons(rejects)) * 9 == stored
+    how = "interrupted" if number == signal.SIGINT else "terminated"
+    assert said.startswith(f"aioupsert: {how}\nThe batches before that are stored: ")
+    assert "rejected rows are in" in said
+    assert not [*tmp_path.glob(".*")]
+
+
+@pytest.fixture
+def open_quote(file: Write) -> Path:
+    return file('id,n\n1,1\n2,"1\n' + "".join(f"{n},1\n" for n in range(3, 100)))
+
+
+def test_what_a_quote_swallows_is_rejected_line_by_line(
+    database: CliDatabase, open_quote: Path, tmp_path: Path
+) -> None:
+    checked(database)
+    rejects = tmp_path / "bad.csv"
+    result = database.load(open_quote, *SKIP, "--rejects", str(rejects))
+    assert result.exit_code == 3
+    assert database.query("SELECT id FROM t") == [(1,)]
+    first, second, *others = reasons(rejects)
+    assert (first["line"], first["column"]) == (3, 3)
+    assert first["reason"] == "invalid CSV: the quote that opens here is never closed"
+    assert second["reason"] == "it is inside the quotes that open on line 3"
+    assert len(others) == 96
+    # The lines are there to be loaded again once the first is mended.
+    rejects.write_text(rejects.read_text().replace('"', ""))
+    assert database.load(rejects, *KEY).exit_code == 0
+    assert database.query("SELECT count(*) FROM t") == [(99,)]
+
+
+def test_the_line_of_an_open_quote_is_said(
+    sqlite_database: CliDatabase, open_quote: Path
+) -> None:
+    checked(sqlite_database)
+    result = sqlite_database.load(open_quote, *KEY)
+    assert result.exit_code == 1
+    assert f"{open_quote}, line 3, column 3: invalid CSV: the quote" in result.stderr
+
+
+# --- How many -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("limit", "code"),
+    [("2", 3), ("1", 1), ("0", 1), ("50%", 3), ("49.9%", 1), ("100%", 3)],
+)
+def test_a_load_ends_when_too_many_rows_are_bad(
+    database: CliDatabase, file: Write, limit: str, code: int
+) -> None:
+    checked(database)
+    result = database.load(file(FOUR), *KEY, "--max-errors", limit)
+    assert result.exit_code == code
+    if code == 1:
+        assert f"than --max-errors {limit}" in result.stderr
+        assert "Nothing was stored." in result.stderr
+        assert database.query("SELECT * FROM t") == []
+    else:
+        assert database.query("SELECT count(*) FROM t") == [(2,)]
+
+
+@pytest.mark.parametrize("limit", ["20", "1%"])
+def test_batches_before_too_many_bad_rows_stay_without_atomic(
+    database: CliDatabase, file: Write, tmp_path: Path, limit: str
+) -> None:
+    checked(database)
+    rejects = tmp_path / "bad.csv"
+    options = ("--no-atomic", "--batch-size", "100", "--rejects", str(rejects))
+    result = database.load(file(mixed(1_000)), *KEY, "--max-errors", limit, *options)
+    assert result.exit_code == 1
+    ((stored,),) = database.query("SELECT count(*) FROM t")
+    assert stored == {"20": 270, "1%": 90}[limit]
+    assert len(reasons(rejects)) >= {"20": 21, "1%": 10}[limit]
+
+
+def test_bad_lines_count_too(sqlite_database: CliDatabase, file: Write) -> None:
+    checked(sqlite_database)
+    result = sqlite_database.load(file("id,n\n1\n2\n"), *KEY, "--max-errors", "1")
+    assert result.exit_code == 1
+    assert "line 3, column 'n': expected 2 cells" in result.stderr
+    assert "rows.csv, line 3" in result.stderr.splitlines()[0]
