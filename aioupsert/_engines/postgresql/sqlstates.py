@@ -33,12 +33,23 @@ not fit), program_limit_exceeded, object_not_in_prerequisite_state, and what tri
 raise: P0 by default, or any class of their choice, which cannot be known here.
 """
 
-_CONNECTION: Final = ("08", "25", "28", "3D", "53", "57P", "58")
+_CONNECTION: Final = (
+    "08",
+    "25",
+    "26",
+    "28",
+    "3D",
+    "42P05",
+    "53",
+    "57P",
+    "58",
+)
 """
 What no row causes, and no other row passes.
 
-connection_exception, invalid_transaction_state, invalid_authorization_specification,
-invalid_catalog_name, insufficient_resources, operator_intervention (but for
+connection_exception, invalid_transaction_state, invalid_sql_statement_name (a pooler has
+switched sessions), invalid_authorization_specification, invalid_catalog_name,
+duplicate_prepared_statement (a pooler again), insufficient_resources, operator_intervention (but for
 query_canceled, as a statement's timeout raises it), system_error.
 """
 
