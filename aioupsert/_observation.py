@@ -62,9 +62,16 @@ class Observation:
 
     __slots__ = ("_contexts", "_started", "_token", "event")
 
-    def __init__(self, operation: Operation, table: tuple[str, ...]) -> None:
+    def __init__(
+        self,
+        operation: Operation,
+        table: tuple[str, ...],
+        calls: tuple[Event, ...] = (),
+    ) -> None:
         """Begin the operation: call the observers and start the clock."""
-        self.event: Event = Event(operation=operation, table=".".join(table))
+        self.event: Event = Event(
+            operation=operation, table=".".join(table), calls=calls
+        )
         self._token = _current.set(self.event)
         self._contexts: list[AbstractContextManager[object]] = []
         for observer in [*OBSERVERS.values()]:

@@ -50,6 +50,8 @@ class Event:
             in the way.
         pending: For a batch of a `Coalescer`, the number of pending calls, including
             those of the batch; None otherwise.
+        calls: For a batch of a `Coalescer`, the events of its calls, which have not
+            ended when the batch begins; empty otherwise.
         seconds: The duration, including the time to acquire a connection from a pool.
         error: The exception that was raised, including a cancellation, or None.
     """
@@ -62,6 +64,7 @@ class Event:
     failed: int = 0
     retries: int = 0
     pending: int | None = None
+    calls: tuple[Event, ...] = field(default=(), repr=False)
     seconds: float = 0.0
     error: BaseException | None = None
 

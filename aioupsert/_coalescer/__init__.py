@@ -36,6 +36,8 @@ What always holds
     been answered or cancelled, whichever comes first.
 5.  At most *concurrency* connections are leased at once.
 6.  A call is sent at most once, unless it is certain that nothing of it was stored.
+7.  A lease runs in a copy of the context in which the coalescer was entered: no batch
+    sees a context variable of one of its callers.
 
 The end
 -------

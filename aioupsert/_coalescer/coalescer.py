@@ -49,6 +49,11 @@ class Coalescer:
     if the calls had been executed one after the other in some order. Calls for the same
     row are executed in the order in which they were made.
 
+    The callers share everything but their rows: a batch runs in the context (see
+    `contextvars`) in which the coalescer was entered, never in a caller's, and so does
+    what a pool runs when it gives out a connection. Callers for which the database is
+    another, such as tenants under row-level security, need a coalescer each.
+
     A batch is a transaction, which is committed before its callers get their results
     or, if the connection is in the caller's transaction, a savepoint in it. A call that
     cannot be stored raises the database's own error and does not affect the others.
@@ -149,12 +154,12 @@ class Coalescer:
         )
 
     async def __aenter__(self) -> Self:
-        """Start accepting calls, in the running event loop."""
+        """Start accepting calls, in the running event loop and this context."""
         if self._loop is not None:
             msg = "a coalescer is entered once; make another one"
             raise UsageError(msg)
         self._loop = asyncio.get_running_loop()
-        self._admission.open()
+        self._dispatcher.open()
         return self
 
     async def __aexit__(
@@ -244,7 +249,8 @@ class Coalescer:
             if not admission.admit():
                 await admission.wait_for_slot()
             try:
-                result = await self._dispatcher.submit(loop, shape, values)
+                event = None if observation is None else observation.event
+                result = await self._dispatcher.submit(loop, shape, values, event)
             except asyncio.CancelledError:
                 self._dispatcher.withdraw()
                 raise

@@ -11,17 +11,19 @@ import asyncio
 import sys
 import time
 from collections.abc import Sequence
+from contextvars import Context, copy_context
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
+from weakref import WeakKeyDictionary
 
 from aioupsert._coalescer.admission import Admission
-from aioupsert._coalescer.queue import PendingCall, Queue
+from aioupsert._coalescer.queue import FUTURE, PendingCall, Queue
 from aioupsert._coalescer.sending import Sender, fail
 from aioupsert._drivers import session_on
 from aioupsert._drivers.base import Session, finish
 from aioupsert._observation import Observation
 from aioupsert.errors import CoalescerClosedError
-from aioupsert.events import OBSERVERS
+from aioupsert.events import OBSERVERS, Event
 
 if TYPE_CHECKING:
     from aioupsert._plan import RequestShape
@@ -164,11 +166,6 @@ class Lease:
         self.started = 0.0
         self.observation: Observation | None = None
 
-    def begin(self, name: TableName) -> None:
-        """Begin with the batch."""
-        self.started = time.perf_counter()
-        self.observation = Observation("Coalescer.batch", name) if OBSERVERS else None
-
 
 class Dispatcher:
     """
@@ -212,19 +209,34 @@ class Dispatcher:
         self._admission = admission
         self._sender = sender
         self._leases: set[asyncio.Task[None]] = set()
+        # In which leases run, each in a copy: what a batch does for the calls of many
+        # callers, such as acquiring a connection, must not depend on one of them.
+        self._context = Context()
+        # What observers see of each call.
+        self._events: WeakKeyDictionary[asyncio.Future[Result], Event] = (
+            WeakKeyDictionary()
+        )
         # Set if there is a time to look for batches.
         self._timer: asyncio.Handle | None = None
         # Whether `_dispatch` is called in the next turn of the loop anyway.
         self._looks_soon = False
+
+    def open(self) -> None:
+        """Begin to take calls; their batches run in the current context."""
+        self._context = copy_context()
+        self._admission.open()
 
     def submit(
         self,
         loop: asyncio.AbstractEventLoop,
         shape: RequestShape,
         values: Sequence[object],
+        event: Event | None,
     ) -> asyncio.Future[Result]:
         """Queue a call; send it at once if nothing is under way, and otherwise soon."""
         future: asyncio.Future[Result] = loop.create_future()
+        if event is not None:
+            self._events[future] = event
         self._queue.put(shape, values, future)
         if not self._looks_soon:
             self._look(loop)
@@ -291,7 +303,9 @@ class Dispatcher:
             lease.batch = batches.pop(0)
         for batch in batches:
             another = Lease(batch)
-            task = asyncio.Task(self.run(another), loop=loop, **_EAGERLY)
+            task = asyncio.Task(
+                self.run(another), loop=loop, context=self._context.copy(), **_EAGERLY
+            )
             self._leases.add(task)
             task.add_done_callback(partial(self._end, another))
 
@@ -324,6 +338,16 @@ class Dispatcher:
             self._timer.cancel()
             self._timer = None
         self._looks_soon = False
+
+    def _begin(self, lease: Lease) -> None:
+        """Begin a batch, and tell the observers."""
+        lease.started = time.perf_counter()
+        lease.observation = None
+        if OBSERVERS:
+            events = (self._events.get(call[FUTURE]) for call in lease.batch)
+            lease.observation = Observation(
+                "Coalescer.batch", self._name, tuple(e for e in events if e is not None)
+            )
 
     def _finish(self, lease: Lease, error: BaseException | None = None) -> None:
         """End a batch: count and report it, and let go of its rows."""
@@ -377,7 +401,7 @@ class Dispatcher:
 
     async def run(self, lease: Lease) -> None:
         """Send a batch, and some that follow; answer the callers, whatever happens."""
-        lease.begin(self._name)
+        self._begin(lease)
         error: BaseException | None = None
         try:
             async with session_on(self._handle) as session:
@@ -401,7 +425,7 @@ class Dispatcher:
         sent = 0
         while lease.batch:
             if sent:
-                lease.begin(self._name)
+                self._begin(lease)
             await self._sender.send(session, lease.batch)
             self._finish(lease)
             sent += 1

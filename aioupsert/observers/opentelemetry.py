@@ -32,8 +32,9 @@ def spans(tracer_provider: trace.TracerProvider | None = None) -> Observer:
     - those of ``aioupsert.created``, ``.updated``, ``.unchanged``, ``.skipped``,
       ``.failed``, ``.retries`` and ``.pending`` that are not zero.
 
-    A batch of a `Coalescer` is a separate trace, because it serves several callers. The
-    trace of each caller has a span for its call, including the time it waited.
+    A batch of a `Coalescer` is a separate trace, because it serves several callers, with
+    links to the spans of its calls. The trace of each caller has a span for its call,
+    including the time it waited.
 
     Args:
         tracer_provider: The provider of the tracer; by default the global one.
@@ -48,21 +49,33 @@ def spans(tracer_provider: trace.TracerProvider | None = None) -> Observer:
         "aioupsert", tracer_provider=tracer_provider, schema_url=_SCHEMA
     )
 
+    # Of the operations that have not ended, by the identity of their events.
+    contexts: dict[int, trace.SpanContext] = {}
+
     @contextmanager
     def observer(event: Event) -> Generator[None]:
+        links = [
+            trace.Link(contexts[id(call)])
+            for call in event.calls
+            if id(call) in contexts
+        ]
         with tracer.start_as_current_span(
             f"{event.operation} {event.table}",
-            # The task of a batch inherits the context of the call that triggered it.
+            # Not the span in which the coalescer was entered, which has ended or lasts
+            # as long as the process.
             context=Context() if event.operation == "Coalescer.batch" else None,
             kind=trace.SpanKind.CLIENT,
             attributes={
                 "db.operation.name": event.operation,
                 "db.collection.name": event.table,
             },
+            links=links,
         ) as span:
+            contexts[id(event)] = span.get_span_context()
             try:
                 yield
             finally:
+                contexts.pop(id(event), None)
                 span.set_attributes(_attributes(event))
 
     return observer

@@ -136,8 +136,27 @@ async def test_a_batch_of_a_coalescer_is_a_trace_of_its_own(
     )
     assert [span.parent for span in calls] == [handler.get_span_context()] * 5
     assert [span.parent for span in batches] == [None] * len(batches)
+    links = [link.context for span in batches for link in span.links]
+    assert links == [span.context for span in calls]
+    assert len(batches) < len(calls)
     sizes = [(span.attributes or {})["aioupsert.created"] for span in batches]
     assert sum(int(str(size)) for size in sizes) == 5
+
+
+async def test_a_batch_has_no_link_to_a_call_that_began_unobserved(
+    pg: PostgresDatabase, traces: Traces
+) -> None:
+    await pg.run("CREATE TABLE t (k INTEGER PRIMARY KEY, n INTEGER DEFAULT 0)")
+    late = Traces()
+    async with Coalescer(pg.handle, "t", key="k", max_delay=60) as coalescer:
+        call = asyncio.create_task(coalescer.create_or_update(key=KEY, defaults=ADD))
+        await asyncio.sleep(0)
+        stop = observe(spans(late.provider))
+    stop()
+    await call
+    (batch,) = late.ended()
+    assert [*batch.links] == []
+    assert len(traces.ended()) == 2
 
 
 @one_of_each_engine
