@@ -139,6 +139,9 @@ class PsycopgSession(PostgresqlSession):
             or self._libpq.transaction_status != TransactionStatus.IDLE
         )
 
+    def _has_aborted(self, _error: Exception) -> bool:
+        return bool(self._libpq.transaction_status == TransactionStatus.INERROR)
+
     def fault_of(self, error: Exception) -> Fault:
         """Decide by the SQLSTATE; an error without one comes from adapting values."""
         if self._connection.closed:
