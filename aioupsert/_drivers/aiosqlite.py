@@ -102,7 +102,7 @@ class AiosqliteSession(ConnectionSession):
         """Return whether a transaction is open, which the driver knows by itself."""
         return bool(self._connection.in_transaction)
 
-    def can_repeat(self) -> bool:
+    def can_repeat(self, _error: Exception | None = None, /) -> bool:
         """Return True, as an error of a statement does not abort the transaction."""
         return True
 

@@ -44,6 +44,10 @@ _POOLER: Final = (
 )
 
 
+# asyncpg could not encode a value for the type that the server, or a COPY, has named.
+_UNENCODED: Final = (asyncpg.DataError, TypeError, ValueError, ArithmeticError)
+
+
 def sqlstate(error: BaseException) -> str:
     """Return the SQLSTATE of a server's error, or an empty string."""
     return (error.sqlstate or "") if isinstance(error, asyncpg.PostgresError) else ""
@@ -114,19 +118,24 @@ class AsyncpgSession(PostgresqlSession):
         """Decide by the SQLSTATE; asyncpg's own errors come from types that it caches."""
         if self._is_closed():
             return False
-        return isinstance(error, asyncpg.DataError) or sqlstate(error).startswith(STALE)
+        return isinstance(error, _UNENCODED) or sqlstate(error).startswith(STALE)
 
     def in_transaction(self) -> bool:
         """Return whether a transaction is open, which the driver knows by itself."""
         # A terminated connection raises an error when asked.
         return not self._is_closed() and bool(self._connection.is_in_transaction())
 
+    def _has_aborted(self, error: Exception) -> bool:
+        # asyncpg raises an error of the server's class if it cannot encode a value, and
+        # sends nothing then. Only what the server sends has a severity.
+        return getattr(error, "severity", None) is not None
+
     def fault_of(self, error: Exception) -> Fault:
         """Decide by the SQLSTATE; an error without one comes from encoding values."""
         if self._is_closed() or isinstance(error, OSError):
             return "connection"
         if isinstance(error, asyncpg.PostgresError):
-            return fault_by_sqlstate(sqlstate(error))
+            return fault_by_sqlstate(sqlstate(error), str(error))
         if isinstance(error, asyncpg.InterfaceError):
             return "row" if isinstance(error, asyncpg.DataError) else "connection"
         return "row"

@@ -125,8 +125,8 @@ class Session(Protocol):
         """Return whether a transaction is open on the connection."""
         ...
 
-    def can_repeat(self) -> bool:
-        """Return whether statements can still be sent after an error of one."""
+    def can_repeat(self, error: Exception | None = None, /) -> bool:
+        """Return whether statements can still be sent after an error, or any error."""
         ...
 
     def may_be_stale(self, error: Exception) -> bool:
@@ -183,13 +183,15 @@ class CachedTable:
 
     Attributes:
         table: The table.
-        read_at: When it was reflected, on the monotonic clock.
+        read_at: When it was last reflected, on the monotonic clock.
+        found_at: When it was first reflected as it is.
         calls: The compiled call of each request shape.
         batches: The compiled batches, by request shape and whether keys are distinct.
     """
 
     table: Table
     read_at: float
+    found_at: float
     calls: dict[RequestShape, CompiledCall] = field(
         default_factory=dict["RequestShape", "CompiledCall"]
     )

@@ -42,9 +42,15 @@ class PostgresqlSession(ConnectionSession, abc.ABC):
     def in_transaction(self) -> bool:
         """Return whether a transaction is open on the connection."""
 
-    def can_repeat(self) -> bool:
-        """Return whether no transaction is open, which an error would have aborted."""
-        return not self.in_transaction()
+    def can_repeat(self, error: Exception | None = None, /) -> bool:
+        """Return whether no transaction is open that an error has, or would have, aborted."""
+        return not self.in_transaction() or (
+            error is not None and not self._has_aborted(error)
+        )
+
+    @abc.abstractmethod
+    def _has_aborted(self, error: Exception, /) -> bool:
+        """Return whether an error may have aborted the open transaction."""
 
     async def _answer(self, command: Command) -> ResultRows:
         """Send a command and return its rows."""

@@ -139,12 +139,15 @@ class PsycopgSession(PostgresqlSession):
             or self._libpq.transaction_status != TransactionStatus.IDLE
         )
 
+    def _has_aborted(self, _error: Exception) -> bool:
+        return bool(self._libpq.transaction_status == TransactionStatus.INERROR)
+
     def fault_of(self, error: Exception) -> Fault:
         """Decide by the SQLSTATE; an error without one comes from adapting values."""
         if self._connection.closed:
             return "connection"
         if state := sqlstate(error):
-            return fault_by_sqlstate(state)
+            return fault_by_sqlstate(state, str(error))
         lost = (psycopg.OperationalError, psycopg.InterfaceError, OSError)
         return "connection" if isinstance(error, lost) else "row"
 

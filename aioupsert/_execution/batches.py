@@ -15,6 +15,7 @@ raised as it is.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple, Protocol
 
@@ -30,6 +31,7 @@ from aioupsert._engines.base import (
 from aioupsert._engines.outcomes import BatchOutcome
 from aioupsert._execution.retrying import Deadline, back_off
 from aioupsert._execution.table_cache import (
+    MAX_REFRESHES,
     compile_batch,
     has_changed,
     reflected_table,
@@ -128,15 +130,21 @@ class BatchWriter:
             RejectedRowError: A row could not be stored, and so the batch is not.
         """
         deadline = Deadline(self._timeout)
-        changed = False
+        refreshes = 0
         while True:
+            started = time.monotonic()
             try:
                 outcome = await self._write(session, batch, alone=alone)
             except TransientError as exc:
                 deadline.check(exc.__cause__)
             except Exception as exc:
-                if not changed and await has_changed(session, self._name, exc):
-                    changed = True
+                error = exc
+                if isinstance(exc, RejectedRowError):
+                    error = exc.rejected.error
+                if refreshes < MAX_REFRESHES and await has_changed(
+                    session, self._name, error, started, rolled_back=True
+                ):
+                    refreshes += 1
                     continue
                 if not inside and session.fault_of(exc) == "transaction":
                     return await self._store_others(session, batch, exc)

@@ -24,7 +24,12 @@ from aioupsert._engines.outcomes import (
     read_result,
 )
 from aioupsert._execution.retrying import Deadline, back_off
-from aioupsert._execution.table_cache import cached_call, compile_call, has_changed
+from aioupsert._execution.table_cache import (
+    MAX_REFRESHES,
+    cached_call,
+    compile_call,
+    has_changed,
+)
 from aioupsert._execution.targets import Target, named
 from aioupsert._observation import Observation, record_system
 from aioupsert._plan.request import read_request
@@ -223,7 +228,8 @@ class _Retries:
         self.conflicts = 0
         self._name = name
         self._deadline = Deadline(timeout, started)
-        self._refreshed = False
+        self._started = started
+        self._refreshes = 0
 
     async def follow(self, session: Session, error: Exception) -> bool:
         """
@@ -236,10 +242,13 @@ class _Retries:
             self._deadline.check(error.__cause__)
             await self._pause()
             return True
-        # An error that comes from a changed table is worth one more attempt.
-        if self._refreshed or not await has_changed(session, self._name, error):
+        # An error that comes from a changed table is worth another attempt.
+        if self._refreshes >= MAX_REFRESHES or not await has_changed(
+            session, self._name, error, self._started
+        ):
             return False
-        self._refreshed = True
+        self._refreshes += 1
+        self._started = time.monotonic()
         return True
 
     async def follow_lost_race(self, lost: LostRace) -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import inspect
 import time
 import warnings
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from aioupsert._drivers.base import CachedTable, Session
 from aioupsert._plan import RequestShape, make_plan
@@ -90,19 +90,48 @@ async def refresh(session: Session, name: TableName) -> bool:
     if cached is not None and cached.table == table:
         cached.read_at = time.monotonic()
         return False
-    session.state.tables[name] = CachedTable(table, time.monotonic())
+    now = time.monotonic()
+    session.state.tables[name] = CachedTable(table, now, now)
     return True
 
 
-async def has_changed(session: Session, name: TableName, error: Exception) -> bool:
-    """Return whether an error comes from a table that has changed since it was read."""
+MAX_REFRESHES: Final = 8
+"""
+How many times a table may turn out to have changed under one call.
+
+Twice is rare already, as a call takes milliseconds; a migration has many steps, though.
+"""
+
+
+async def has_changed(
+    session: Session,
+    name: TableName,
+    error: Exception,
+    since: float,
+    *,
+    rolled_back: bool = False,
+) -> bool:
+    """
+    Return whether an error comes from a table that has changed since it was read.
+
+    Args:
+        session: Where it was raised.
+        name: The table.
+        error: The error.
+        since: When what failed began. Another task may have read the table meanwhile.
+        rolled_back: Whether what failed was behind a savepoint, if not a transaction.
+    """
     if isinstance(error, UnknownTableError):
         return False  # the catalog was just asked
     is_ours = isinstance(error, AioupsertError)
     if not is_ours and not session.may_be_stale(error):
         return False
+    may_repeat = is_ours or rolled_back or session.can_repeat(error)
+    cached = session.state.tables.get(name)
+    if cached is not None and cached.found_at > since:
+        return may_repeat
     changed = unknown = False
-    if is_ours or session.can_repeat():
+    if may_repeat:
         try:
             changed = await refresh(session, name)
         except Exception:  # noqa: BLE001  # the caller raises the error that led here

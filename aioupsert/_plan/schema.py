@@ -79,6 +79,10 @@ class Column:
         unconstrained: Whether no constraint, index or domain depends on its values.
         hidden: Whether ``returning="*"`` leaves it out (SQLite's rowid).
         type_id: Distinguishes its type from another of the same name.
+        declared_type_id: The same for the type it was declared with, which is a domain
+            where *type* is the type below it.
+        modifier: What the precision of its type is stored as if *key_type* has one; -1
+            otherwise, and if it is the precision of a domain, which cannot change.
     """
 
     name: str
@@ -96,6 +100,8 @@ class Column:
     unconstrained: bool = False
     hidden: bool = False
     type_id: str = ""
+    declared_type_id: str = ""
+    modifier: int = -1
 
     @property
     def type_name(self) -> str:
@@ -167,6 +173,8 @@ class Table:
     Attributes:
         name: As the caller wrote it, split and unquoted.
         relation_id: Distinguishes this relation from another of the same name.
+        row_type: The type of its rows, quoted, by which a statement checks that columns
+            still have their types; empty where it cannot.
         columns: By name, in their order.
         unique: The unique indexes.
         exact_because: Why the single statement cannot serve this table, or None.
@@ -198,6 +206,7 @@ class Table:
     relation_id: str
     columns: Mapping[str, Column]
     unique: tuple[UniqueIndex, ...] = ()
+    row_type: str = ""
     exact_because: str | None = None
     one_by_one_because: str | None = None
     needs_key_lock: bool = False

@@ -407,7 +407,9 @@ async def test_what_is_no_model_is_refused(engine: AsyncEngine) -> None:
         await create_or_update(engine, Thing, **call, returning=Parent)
     with pytest.raises(UsageError, match="returning=Thing needs an AsyncSession"):
         await create_or_update(engine, Thing, **call, returning=Thing)
-    with pytest.raises(UsageError, match="a mapped class can be returned only by a call"):
+    with pytest.raises(
+        UsageError, match="a mapped class can be returned only by a call"
+    ):
         await create_or_update(engine, "things", **call, returning=Thing)
     async with Coalescer(engine, Thing, key="name") as coalescer:
         with pytest.raises(UsageError, match="a coalescer gives rows"):

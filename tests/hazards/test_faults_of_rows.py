@@ -125,6 +125,33 @@ async def test_only_the_row_that_is_locked_fails(
     assert await db.query("SELECT sum(n) FROM t WHERE k < 20") == [(9,)]
 
 
+CANCELED: Final = (asyncpg.QueryCanceledError, psycopg.errors.QueryCanceled)
+
+
+@drivers
+@pytest.mark.parametrize("on_error", ["raise", "skip"])
+async def test_a_canceled_statement_ends_the_call(
+    db: PostgresDatabase, on_error: Any
+) -> None:
+    await db.run("CREATE TABLE t (k integer PRIMARY KEY, n integer)")
+    await db.run("INSERT INTO t SELECT n, 0 FROM generate_series(0, 9) n")
+    rows = [{"k": n, "n": 1} for n in range(10)]
+    is_asyncpg = isinstance(db.handle, asyncpg.Connection)
+    pid = db.handle.get_server_pid() if is_asyncpg else db.handle.info.backend_pid
+    cancel = f"SELECT pg_cancel_backend({pid}) WHERE pg_blocking_pids({pid}) <> '{{}}'"
+    async with locked(db, 7):
+        call = asyncio.ensure_future(
+            create_or_update_many(
+                db.handle, "t", rows, key="k", atomic=False, on_error=on_error
+            )
+        )
+        while not await db.query(cancel):  # noqa: ASYNC110  # another session sees it
+            await asyncio.sleep(0.01)
+        with pytest.raises(CANCELED):
+            await call
+    assert await db.query("SELECT sum(n) FROM t") == [(0,)]
+
+
 # --- Mistakes that hit every row alike ----------------------------------------------------
 
 

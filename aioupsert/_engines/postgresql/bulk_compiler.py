@@ -50,10 +50,12 @@ from aioupsert._engines.postgresql.compiler import (
     PostgresqlWriter,
     SentAs,
     compile_call,
+    expressions_of,
     name_cte,
     name_table,
     native_code,
     returned,
+    type_guards,
 )
 from aioupsert._engines.sql import RowCode, encode_json, quote
 from aioupsert._plan.resolving import added_parameter
@@ -116,7 +118,7 @@ def _staging_table(columns: Sequence[BatchColumn]) -> str:
 def _typing_columns(plan: Plan) -> Iterator[Column]:
     """Yield the table's columns that give a row's values their type."""
     yield from (k.column for k in plan.key if k.kind != "text")
-    for part in _expressions(plan):
+    for part in expressions_of(plan):
         if part.column is not None and part.kind == "value" and part.name != "text":
             yield part.column
 
@@ -131,20 +133,10 @@ def _reasons_for_one_by_one(plan: Plan) -> Iterator[str]:
         yield "a value of the key is NULL"
     if plan.renames:
         yield "the call changes the key itself"
-    if not all(_has_type(part, plan) for part in _expressions(plan)):
+    if not all(_has_type(part, plan) for part in expressions_of(plan)):
         yield "an expression has a value of unknown type"
     if plan.table.one_by_one_because:
         yield plan.table.one_by_one_because
-
-
-def _expressions(plan: Plan) -> Iterator[Resolved]:
-    """Walk through all expressions of a plan, with their operands."""
-    items = [item.term for item in (*plan.update, *plan.insert)]
-    items += [item.term for item in plan.compare or ()]
-    items.append(plan.where)
-    for item in items:
-        if item is not None:
-            yield from item.walk()
 
 
 def _comes_from_row(part: Resolved, plan: Plan) -> bool:
@@ -171,7 +163,7 @@ def _reasons_against_on_conflict(plan: Plan, *, distinct: bool) -> Iterator[str]
     left_out = [c for c in table.columns.values() if given.get(c.name) is None]
     defaults = [
         part.column
-        for part in _expressions(plan)
+        for part in expressions_of(plan)
         if part.kind == "default" and part.column is not None
     ]
     if not table.supports_on_conflict_update:
@@ -253,6 +245,7 @@ class _BatchWriter(PostgresqlWriter):
         rows: The name of the WITH query that has the rows.
         columns: Its columns, shared by all statements for the batch; a value that none
             of them has used yet becomes another column.
+        guards: What must hold for the rows to be read at all.
     """
 
     def __init__(self, plan: Plan, columns: list[BatchColumn]) -> None:
@@ -260,6 +253,7 @@ class _BatchWriter(PostgresqlWriter):
         super().__init__()
         self.rows: str = name_cte(plan, "rows")
         self.columns = columns
+        self.guards: str = " AND ".join(type_guards(plan))
         self._row_parameters = plan.row_parameters
         self._excluded: Mapping[int, Column] = {}
 
@@ -344,13 +338,15 @@ class _Draft(NamedTuple):
         names = [f'"c{n}"' for n in range(1, len(writer.columns) + 1)]
         columns = ", ".join([*names, '"ord"'])
         staging_table = quote(_staging_table(writer.columns))
+        where = f" WHERE {writer.guards}" if writer.guards else ""
         return BatchStatement(
             self._reading(
                 f"MATERIALIZED (SELECT * FROM unnest({arrays})"
-                f" WITH ORDINALITY AS x ({columns}))"
+                f" WITH ORDINALITY AS x ({columns}){where})"
             ),
             self._reading(
-                f"NOT MATERIALIZED (SELECT {columns} FROM pg_temp.{staging_table})"
+                f"NOT MATERIALIZED (SELECT {columns} FROM"
+                f" pg_temp.{staging_table}{where})"
             ),
             writer.compiled("", ""),
         )

@@ -267,6 +267,8 @@ class _GroupWrite:
         created, updated, left = rows[0]
         self._outcome.count(RowCode.CREATED, created)
         self._outcome.count(RowCode.UPDATED, updated)
+        if created + updated + len(left or ()) < len(some):
+            return [*some]  # the statement is stale, and has read no rows
         return [some[number - 1] for number in sorted(left or ())]
 
     def _find_unchanged(

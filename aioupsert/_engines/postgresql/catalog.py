@@ -42,6 +42,10 @@ _REFLECT: Final = """
 SELECT json_build_object(
   'oid', c.oid::text,
   'kind', c.relkind,
+  'row_type', CASE
+    WHEN c.reltype = 0 THEN ''
+    WHEN to_regtype({name}) = c.reltype THEN {name}
+    ELSE quote_ident(n.nspname) || '.' || quote_ident(c.relname) END,
   'returns_old', current_setting('server_version_num')::int >= 180000,
   'xmax', {HAS_XMAX},
   'is_citus', {IS_CITUS},
@@ -82,6 +86,8 @@ SELECT json_build_object(
       'cast', quote_ident(tn.nspname) || '.' || quote_ident(t.typname),
       'exact', format_type(t.oid, b.typmod),
       'typmod', b.typmod,
+      'declared_id', a.atttypid::text,
+      'declared_typmod', a.atttypmod,
       'deterministic', coalesce(l.collisdeterministic, true),
       'generated', a.attgenerated <> '',
       'identity', a.attidentity,
@@ -211,6 +217,8 @@ class FoundColumn(TypedDict):
     cast: str
     exact: str
     typmod: int
+    declared_id: NotRequired[str]
+    declared_typmod: NotRequired[int]
     deterministic: bool
     generated: bool
     identity: str
@@ -238,6 +246,7 @@ class FoundTable(TypedDict):
 
     oid: str
     kind: str
+    row_type: NotRequired[str]
     returns_old: bool
     xmax: bool
     is_citus: bool
@@ -264,6 +273,8 @@ def read_table(name: TableName, found: FoundTable) -> Table:
     return Table(
         name=name,
         relation_id=found["oid"],
+        # A cluster's other servers may not know the row type.
+        row_type="" if "cluster" in found else found.get("row_type", ""),
         columns={column["name"]: _column(column) for column in columns},
         unique=tuple(map(_unique, indexes)),
         exact_because=next(_reasons_for_exact(found), None),
@@ -369,6 +380,8 @@ def _column(found: FoundColumn) -> Column:
         unconstrained=found["unchecked"],
         supports_unnest=found["array"] and found["category"] not in _EXPANDED,
         type_id=found["type_id"],
+        declared_type_id=found.get("declared_id", ""),
+        modifier=found.get("declared_typmod", -1) if rounded else -1,
     )
 
 

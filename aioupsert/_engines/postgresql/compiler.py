@@ -15,7 +15,8 @@ Every statement returns rows that begin with their `RowCode`.
 
 A value is a placeholder with a cast to a qualified type, so that neither its context nor
 the search_path decides what it is. The expression of a default is written only together
-with a guard, since the table may have been created again (see `PostgresqlWriter.guard`).
+with a guard, since the table may have been created again (see `PostgresqlWriter.guard`), and a
+cast to a column's type with one that it still is its type (see `type_guards`).
 
 References:
     PostgreSQL, "WITH Queries" (Data-Modifying Statements in WITH), "INSERT" (ON
@@ -39,7 +40,7 @@ from aioupsert._engines.sql import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from aioupsert._plan import Assignment, KeyColumn, Plan, Resolved
     from aioupsert._plan.schema import Column, Storage, UniqueIndex
@@ -220,8 +221,72 @@ class PostgresqlWriter(SqlWriter):
         would otherwise write a default of the old table. The server resolves the name
         when it plans the statement, and plans it again when either has changed.
         """
-        name = quote_escaped(quote_path(plan.table.name))
-        return f"{name}::pg_catalog.regclass = {plan.table.relation_id}::pg_catalog.oid"
+        return _same_relation(plan)
+
+    def insert_guards(self, plan: Plan) -> list[str]:
+        """Write what must hold for the insert's values to be right."""
+        guards = type_guards(plan)
+        if self.inlines_default:
+            guards.append(self.guard(plan))
+        return guards
+
+
+def _relation(plan: Plan) -> str:
+    return f"{quote_escaped(quote_path(plan.table.name))}::pg_catalog.regclass"
+
+
+def _same_relation(plan: Plan) -> str:
+    return f"{_relation(plan)} = {plan.table.relation_id}::pg_catalog.oid"
+
+
+def type_guards(plan: Plan) -> list[str]:
+    """
+    Write whether the columns still have the types that values are cast to.
+
+    After ALTER TABLE a value would otherwise be cut to what the old type can hold, and a
+    key be rounded to that of another row. Every part of a statement has the same guards:
+    a stale statement writes nothing and returns no row, and the classic steps, which have
+    them too, then end in an error after which the table is reflected again.
+
+    A NULL of the row type has a type in every field, and needs no privilege and no row.
+    The server plans the statement again when the table has changed. A precision is not
+    part of a type, so it is read from the catalog, where a key or a comparison uses it.
+    """
+    table = plan.table
+    if not table.row_type:
+        return []
+    keys = [k.column for k in plan.key if not k.is_null]
+    compared = [item.column for item in plan.compare or ()]
+    typed = [
+        part.column
+        for part in expressions_of(plan)
+        if part.kind in {"value", "default"} and part.column is not None
+    ]
+    guards = [
+        f"pg_catalog.pg_typeof((NULL::{table.row_type}).{quote(c.name)})"
+        f"::pg_catalog.oid = {c.declared_type_id}::pg_catalog.oid"
+        for c in {c.name: c for c in (*keys, *compared, *typed)}.values()
+    ]
+    guards += [
+        "(SELECT a.atttypmod FROM pg_catalog.pg_attribute AS a WHERE a.attrelid ="
+        f" {_relation(plan)} AND a.attname = {quote_escaped(c.name)}) = {c.modifier}"
+        for c in {c.name: c for c in (*keys, *compared)}.values()
+        if c.modifier >= 0
+    ]
+    if table.row_type != quote_path(table.name):
+        # A type hides the name, so the row type's schema is written.
+        guards.append(_same_relation(plan))
+    return guards
+
+
+def expressions_of(plan: Plan) -> Iterator[Resolved]:
+    """Walk through all expressions of a plan, with their operands."""
+    items = [item.term for item in (*plan.update, *plan.insert)]
+    items += [item.term for item in plan.compare or ()]
+    items.append(plan.where)
+    for item in items:
+        if item is not None:
+            yield from item.walk()
 
 
 TEXT: Final = "pg_catalog.text"
@@ -278,8 +343,12 @@ def name_table(plan: Plan) -> str:
     return f"{quote_path(plan.table.name)} AS {ALIAS}"
 
 
+def _identified(writer: PostgresqlWriter, plan: Plan) -> str:
+    return " AND ".join([writer.key(plan), *type_guards(plan)])
+
+
 def _conditions(writer: PostgresqlWriter, plan: Plan) -> str:
-    conditions = [writer.key(plan)]
+    conditions = [_identified(writer, plan)]
     if plan.where is not None:
         conditions.append(writer.passes(plan))
     if plan.compare is not None:
@@ -307,7 +376,7 @@ def _single(plan: Plan) -> CompiledStatement:
         names = ", ".join([quote("passes"), quote("changes"), *columns])
         ctes.append(
             f"{found} ({names}) AS (SELECT {_row(', '.join(codes), returned(plan))}"
-            f" FROM {name_table(plan)} WHERE {writer.key(plan)})"
+            f" FROM {name_table(plan)} WHERE {_identified(writer, plan)})"
         )
         insert_if.append(f"NOT EXISTS (SELECT FROM {found})")
         unchanged = (
@@ -327,8 +396,7 @@ def _single(plan: Plan) -> CompiledStatement:
         insert_if.append(f"NOT EXISTS (SELECT FROM {updated})")
         queries.append(f"SELECT * FROM {updated}")
     names, values = writer.values(plan.insert)
-    if writer.inlines_default:
-        insert_if.append(writer.guard(plan))
+    insert_if += writer.insert_guards(plan)
     ctes.append(
         f"{inserted} AS (INSERT INTO {name_table(plan)} {names}SELECT {values}"
         f" WHERE {' AND '.join(insert_if)} ON CONFLICT DO NOTHING"
@@ -365,7 +433,7 @@ def _find(plan: Plan, when: str) -> CompiledStatement:
     )
     sql = (
         f"SELECT {_row(code, returned(plan))} FROM {name_table(plan)}"
-        f" WHERE {writer.key(plan)}"
+        f" WHERE {_identified(writer, plan)}"
     )
     return writer.compiled(sql, f"{when}, if nothing was updated")
 
@@ -378,7 +446,8 @@ def _insert(plan: Plan, when: str) -> CompiledStatement:
         name = name_cte(plan, "lock")
         lock = f"WITH {name} AS MATERIALIZED (SELECT {_advisory_lock(writer, plan)}) "
         source = f" FROM {name}"
-    guard = f" WHERE {writer.guard(plan)}" if writer.inlines_default else ""
+    guards = " AND ".join(writer.insert_guards(plan))
+    guard = f" WHERE {guards}" if guards else ""
     sql = (
         f"{lock}INSERT INTO {name_table(plan)} {names}SELECT {values}{source}{guard}"
         f" RETURNING {_row(str(RowCode.CREATED), returned(plan))}"
@@ -416,9 +485,9 @@ def _on_conflict(plan: Plan) -> CompiledStatement:
         if plan.where is not None or plan.compare is not None:
             action += f" WHERE {writer.passes(plan)} AND {writer.changes(plan)}"
     code = native_code(plan)
-    guard = f"WHERE {writer.guard(plan)}" if writer.inlines_default else "WHERE TRUE"
+    guards = " AND ".join(writer.insert_guards(plan)) or "TRUE"
     sql = (
-        f"INSERT INTO {name_table(plan)} {names}SELECT {values} {guard}"
+        f"INSERT INTO {name_table(plan)} {names}SELECT {values} WHERE {guards}"
         f" ON CONFLICT ({target}) DO {action}"
         f" RETURNING {_row(code, returned(plan))}"
     )

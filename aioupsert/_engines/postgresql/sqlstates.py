@@ -54,8 +54,15 @@ query_canceled, as a statement's timeout raises it), system_error.
 """
 
 
-def fault_by_sqlstate(state: str) -> Fault:
+_CANCELED: Final = "57014"
+
+
+def fault_by_sqlstate(state: str, message: str) -> Fault:
     """Return what an error of the server comes from."""
+    # Not of `statement_timeout`, which has the same code: whoever cancels a statement
+    # wants the call to end, not its rows to be tried one by one.
+    if state == _CANCELED and "user request" in message:
+        return "connection"
     if state.startswith(_ROW):
         return "row"
     return "connection" if state.startswith(_CONNECTION) else "unknown"

@@ -1,0 +1,221 @@
+"""A column changes its type under a live connection; no value is cut, no key rounded."""
+
+import asyncio
+import datetime as dt
+from collections.abc import Awaitable, Callable
+from decimal import Decimal
+from typing import Any, Final, NamedTuple
+
+import pytest
+
+from aioupsert import (
+    Coalescer,
+    create_or_update,
+    create_or_update_many,
+    get_or_create,
+    iter_create_or_update,
+)
+from tests.support.databases import Database, PostgresDatabase
+
+Rows = list[dict[str, Any]]
+
+
+async def by_single_calls(conn: Any, rows: Rows) -> None:
+    for row in rows:
+        await create_or_update(conn, "t", key={"k": row["k"]}, defaults={"v": row["v"]})
+
+
+async def by_compared_calls(conn: Any, rows: Rows) -> None:
+    for row in rows:
+        await create_or_update(
+            conn,
+            "t",
+            key={"k": row["k"]},
+            defaults={"v": row["v"]},
+            skip_unchanged=True,
+        )
+
+
+async def by_native_calls(conn: Any, rows: Rows) -> None:
+    for row in rows:
+        await create_or_update(
+            conn,
+            "t",
+            key={"k": row["k"]},
+            defaults={"v": row["v"]},
+            strategy="on_conflict",
+        )
+
+
+async def by_lookups(conn: Any, rows: Rows) -> None:
+    for row in rows:
+        await get_or_create(conn, "t", key={"k": row["k"]}, defaults={"v": row["v"]})
+
+
+async def in_bulk(conn: Any, rows: Rows) -> None:
+    await create_or_update_many(conn, "t", rows, key="k")
+
+
+async def in_compared_bulk(conn: Any, rows: Rows) -> None:
+    await create_or_update_many(conn, "t", rows, key="k", skip_unchanged=True)
+
+
+async def iterated(conn: Any, rows: Rows) -> None:
+    async for _ in iter_create_or_update(conn, "t", rows, key="k", returning="v"):
+        pass
+
+
+async def coalesced(conn: Any, rows: Rows) -> None:
+    async with Coalescer(conn, "t", key="k") as coalescer:
+        await asyncio.gather(
+            *(
+                coalescer.create_or_update(
+                    key={"k": row["k"]}, defaults={"v": row["v"]}
+                )
+                for row in rows
+            )
+        )
+
+
+class Widening(NamedTuple):
+    """
+    A change of a column's type.
+
+    Attributes:
+        column: The column.
+        before: The type that it has first.
+        after: The type that it gets.
+        first: A value of the first type.
+        second: A value that only the second type holds.
+    """
+
+    column: str
+    before: str
+    after: str
+    first: Any
+    second: Any
+
+
+MOMENT: Final = dt.datetime(2024, 1, 2, 15, 30)  # noqa: DTZ001  # for a column without a zone
+WIDENINGS: Final = {
+    "integer to numeric": Widening("v", "integer", "numeric(10,2)", 1, Decimal("2.75")),
+    "date to timestamp": Widening("v", "date", "timestamp", MOMENT.date(), MOMENT),
+    "real to double": Widening("v", "real", "double precision", 0.5, 0.1),
+    "precision of a value": Widening(
+        "v", "numeric(6,1)", "numeric(8,3)", Decimal("1.2"), Decimal("1.234")
+    ),
+    "precision of a key": Widening(
+        "k", "numeric(6,1)", "numeric(8,3)", Decimal("1.2"), Decimal("1.234")
+    ),
+    "precision of a time": Widening(
+        "k", "timestamp(0)", "timestamp(3)", MOMENT, MOMENT.replace(microsecond=125000)
+    ),
+}
+FORMS: Final[dict[str, Callable[[Any, Rows], Awaitable[None]]]] = {
+    "single": by_single_calls,
+    "compared": by_compared_calls,
+    "native": by_native_calls,
+    "bulk": in_bulk,
+    "compared bulk": in_compared_bulk,
+    "iterated": iterated,
+    "coalesced": coalesced,
+}
+ROWS: Final = {
+    "single": (1,),
+    "compared": (1,),
+    "native": (1,),
+    "coalesced": (1, 2, 20),
+}
+
+
+def rows_of(case: Widening, number: int, value: Any) -> Rows:
+    """Rows that differ in the other column, or in their key by whole numbers."""
+    if case.column == "v":
+        return [{"k": n, "v": value} for n in range(number)]
+    step: Any = 1 if isinstance(value, Decimal) else dt.timedelta(days=1)
+    return [{"k": value + n * step, "v": 1} for n in range(number)]
+
+
+@pytest.mark.parametrize("inside", [False, True], ids=["own", "caller's"])
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("name", WIDENINGS)
+@pytest.mark.parametrize("db", ["asyncpg", "psycopg"], indirect=True)
+async def test_no_value_is_cut_and_no_key_rounded(
+    db: Database, name: str, form: str, *, inside: bool
+) -> None:
+    case, write = WIDENINGS[name], FORMS[form]
+    types = {"k": "integer", "v": "integer", case.column: case.before}
+    for number in ROWS.get(form, (1, 2, 3, 20)):
+        await db.run(
+            "DROP TABLE IF EXISTS t;"
+            f"CREATE TABLE t (k {types['k']} PRIMARY KEY, v {types['v']})"
+        )
+        first = rows_of(case, number, case.first)
+        second = rows_of(case, number, case.second)
+        await write(db.handle, first)
+        await db.run(f"ALTER TABLE t ALTER {case.column} TYPE {case.after}")
+        if inside:
+            async with db.transaction() as conn:
+                await write(conn, second)
+        else:
+            await write(db.handle, second)
+        stored = {(row["k"], row["v"]) for row in second}
+        if case.column == "k" and case.first != case.second:
+            stored |= {(row["k"], row["v"]) for row in first}
+        assert {*await db.query("SELECT k, v FROM t")} == stored
+
+
+@pytest.mark.parametrize("rows", [3, 6_000])
+@pytest.mark.parametrize("db", ["asyncpg", "psycopg"], indirect=True)
+async def test_copied_rows_meet_the_table_as_it_is(db: Database, rows: int) -> None:
+    await db.run("CREATE TABLE t (k integer PRIMARY KEY, v integer)")
+    await in_bulk(db.handle, [{"k": k, "v": 1} for k in range(rows)])
+    await db.run("ALTER TABLE t ALTER v TYPE numeric(10,2)")
+    value = Decimal("2.75")
+    await in_bulk(db.handle, [{"k": k, "v": value} for k in range(rows)])
+    assert await db.query("SELECT v, count(*)::int FROM t GROUP BY v") == [
+        (value, rows)
+    ]
+    # A type to which no value can be converted.
+    await db.run("DROP TABLE t; CREATE TABLE t (k text PRIMARY KEY, v integer)")
+    for _ in range(2):
+        await in_bulk(db.handle, [{"k": f"k{k}", "v": 1} for k in range(rows)])
+    assert await db.query("SELECT count(*)::int FROM t") == [(rows,)]
+
+
+@pytest.mark.parametrize("db", ["asyncpg", "psycopg"], indirect=True)
+@pytest.mark.parametrize("table", ["path", "interval", "a b.c", 'q"t', "date"])
+async def test_a_table_may_be_named_like_a_type(db: Database, table: str) -> None:
+    quoted = '"' + table.replace('"', '""') + '"'
+    await db.run(f"CREATE TABLE {quoted} (k integer PRIMARY KEY, v integer)")
+    for value in (1, 2):
+        await create_or_update(db.handle, (table,), key={"k": 1}, defaults={"v": value})
+    await db.run(f"ALTER TABLE {quoted} ALTER v TYPE numeric")
+    result = await create_or_update(
+        db.handle, (table,), key={"k": 1}, defaults={"v": Decimal("2.5")}, returning="v"
+    )
+    assert result.row == {"v": Decimal("2.5")}
+
+
+async def test_a_lookup_finds_no_other_row(pg: PostgresDatabase) -> None:
+    await pg.run("CREATE TABLE t (k numeric(6,1) PRIMARY KEY, v integer)")
+    await by_lookups(pg.handle, [{"k": Decimal("1.2"), "v": 1}])
+    await pg.run("ALTER TABLE t ALTER k TYPE numeric(8,3)")
+    await by_lookups(pg.handle, [{"k": Decimal("1.234"), "v": 2}])
+    assert await pg.query("SELECT k, v FROM t ORDER BY k") == [
+        (Decimal("1.200"), 1),
+        (Decimal("1.234"), 2),
+    ]
+
+
+@pytest.mark.parametrize("write", [by_single_calls, in_bulk])
+async def test_a_value_that_cannot_be_sent_does_not_abort_the_transaction(
+    pg: PostgresDatabase, write: Callable[[Any, Rows], Awaitable[None]]
+) -> None:
+    conn: Any = pg.handle
+    await pg.run("CREATE TABLE t (k integer PRIMARY KEY, v integer)")
+    await write(conn, [{"k": k, "v": 1} for k in range(3)])
+    await pg.run("ALTER TABLE t ALTER v TYPE text")
+    async with conn.transaction():
+        await write(conn, [{"k": k, "v": "a"} for k in range(3)])
+    assert await pg.query("SELECT v FROM t") == [("a",)] * 3
