@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import copy
-import time
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Final, TypeVar
@@ -90,7 +89,7 @@ class Sender:
         Returns:
             The calls that must be sent again, since nothing of them is stored.
         """
-        started = time.monotonic()
+        used = session.state.tables.get(self._name)
         # In a transaction of the caller's it needs a savepoint, so as to fail alone.
         if len(calls) == 1 and not session.in_transaction():
             ((shape, values, _, future),) = calls
@@ -108,9 +107,7 @@ class Sender:
             answer(calls[position][FUTURE], result)
         refused = [r for r in outcome.rejected if isinstance(r.error, AioupsertError)]
         again = {*outcome.left}
-        if refused and await has_changed(
-            session, self._name, refused[0].error, started
-        ):
+        if refused and await has_changed(session, self._name, refused[0].error, used):
             # They were refused by what the table was like before it changed.
             again.update(rejected.position for rejected in refused)
         failed: dict[int, tuple[Exception, list[PendingCall]]] = {}

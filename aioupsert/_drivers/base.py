@@ -184,14 +184,12 @@ class CachedTable:
     Attributes:
         table: The table.
         read_at: When it was last reflected, on the monotonic clock.
-        found_at: When it was first reflected as it is.
         calls: The compiled call of each request shape.
         batches: The compiled batches, by request shape and whether keys are distinct.
     """
 
     table: Table
     read_at: float
-    found_at: float
     calls: dict[RequestShape, CompiledCall] = field(
         default_factory=dict["RequestShape", "CompiledCall"]
     )

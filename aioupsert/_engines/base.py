@@ -178,14 +178,14 @@ class CompiledCall(Protocol):
         ...
 
     def attempt(
-        self, values: ParameterValues, conflicts: int, /
+        self, values: ParameterValues, lost: int, /
     ) -> Steps[Result | LostRace]:
         """
         Make one attempt by the classic steps.
 
         Args:
             values: The values of the call.
-            conflicts: How many inserts of earlier attempts ended in a conflict.
+            lost: How many attempts were made before.
         """
         ...
 

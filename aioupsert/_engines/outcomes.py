@@ -38,7 +38,8 @@ MAX_LOST_RACES: Final = 64
 The number of consecutive lost races after which a call fails.
 
 A call loses as many only while its row is created and deleted all the time (at most 30
-in a row were seen), or when an invisible row keeps blocking its insert.
+in a row were seen), or when an invisible row keeps blocking its insert and nothing tells
+that from a race.
 """
 
 

@@ -15,7 +15,6 @@ raised as it is.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple, Protocol
 
@@ -132,7 +131,7 @@ class BatchWriter:
         deadline = Deadline(self._timeout)
         refreshes = 0
         while True:
-            started = time.monotonic()
+            used = session.state.tables.get(self._name)
             try:
                 outcome = await self._write(session, batch, alone=alone)
             except TransientError as exc:
@@ -142,7 +141,7 @@ class BatchWriter:
                 if isinstance(exc, RejectedRowError):
                     error = exc.rejected.error
                 if refreshes < MAX_REFRESHES and await has_changed(
-                    session, self._name, error, started, rolled_back=True
+                    session, self._name, error, used, rolled_back=True
                 ):
                     refreshes += 1
                     continue

@@ -16,7 +16,7 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from aioupsert._drivers import session_on
-from aioupsert._drivers.base import ReadOnlyError, Session, TransientError
+from aioupsert._drivers.base import CachedTable, ReadOnlyError, Session, TransientError
 from aioupsert._engines.outcomes import (
     MAX_LOST_RACES,
     LostRace,
@@ -143,11 +143,12 @@ async def write(
     started = time.monotonic()
     retries: _Retries | None = None
     while True:
+        used = session.state.tables.get(name)
         try:
             outcome = await _attempt(session, name, shape, values, retries)
         except Exception as exc:
             retries = retries or _Retries(name, timeout, started)
-            if not await retries.follow(session, exc):
+            if not await retries.follow(session, exc, used):
                 raise
         else:
             if not isinstance(outcome, LostRace):
@@ -174,8 +175,8 @@ async def _attempt(
             check.check(values[parameter])
     single = call.single
     if single is None or (retries is not None and retries.attempts):
-        conflicts = 0 if retries is None else retries.conflicts
-        return await session.run(call.attempt(values, conflicts))
+        lost = 0 if retries is None else retries.attempts
+        return await session.run(call.attempt(values, lost))
     arguments = single.arguments(values)
     try:
         rows = await session.fetch(single.sql, arguments, len(call.plan.returning))
@@ -220,20 +221,24 @@ class _Retries:
 
     Attributes:
         attempts: How many were lost, or ended by a transient error.
-        conflicts: How many inserts of theirs ended in a conflict.
     """
 
     def __init__(self, name: TableName, timeout: float | None, started: float) -> None:
         self.attempts = 0
-        self.conflicts = 0
         self._name = name
         self._deadline = Deadline(timeout, started)
-        self._started = started
         self._refreshes = 0
 
-    async def follow(self, session: Session, error: Exception) -> bool:
+    async def follow(
+        self, session: Session, error: Exception, used: CachedTable | None = None
+    ) -> bool:
         """
         Return whether the call is to be made again after an error, after a pause.
+
+        Args:
+            session: Where to.
+            error: The error.
+            used: The cached table that the call began with, or None.
 
         Raises:
             RetriesExhaustedError: The error is transient, but the deadline has passed.
@@ -244,11 +249,10 @@ class _Retries:
             return True
         # An error that comes from a changed table is worth another attempt.
         if self._refreshes >= MAX_REFRESHES or not await has_changed(
-            session, self._name, error, self._started
+            session, self._name, error, used
         ):
             return False
         self._refreshes += 1
-        self._started = time.monotonic()
         return True
 
     async def follow_lost_race(self, lost: LostRace) -> None:
@@ -258,7 +262,6 @@ class _Retries:
         Raises:
             Exception: It has lost too many, or the deadline has passed.
         """
-        self.conflicts += lost.error is not None
         if self.attempts + 1 >= MAX_LOST_RACES or self._deadline.is_over():
             raise race_error(self._name, lost)
         await self._pause()

@@ -90,8 +90,7 @@ async def refresh(session: Session, name: TableName) -> bool:
     if cached is not None and cached.table == table:
         cached.read_at = time.monotonic()
         return False
-    now = time.monotonic()
-    session.state.tables[name] = CachedTable(table, now, now)
+    session.state.tables[name] = CachedTable(table, time.monotonic())
     return True
 
 
@@ -107,7 +106,7 @@ async def has_changed(
     session: Session,
     name: TableName,
     error: Exception,
-    since: float,
+    used: CachedTable | None,
     *,
     rolled_back: bool = False,
 ) -> bool:
@@ -118,7 +117,8 @@ async def has_changed(
         session: Where it was raised.
         name: The table.
         error: The error.
-        since: When what failed began. Another task may have read the table meanwhile.
+        used: The cached table when what failed began, or None. Another task may have
+            read it again meanwhile.
         rolled_back: Whether what failed was behind a savepoint, if not a transaction.
     """
     if isinstance(error, UnknownTableError):
@@ -128,7 +128,7 @@ async def has_changed(
         return False
     may_repeat = is_ours or rolled_back or session.can_repeat(error)
     cached = session.state.tables.get(name)
-    if cached is not None and cached.found_at > since:
+    if used is not None and cached is not None and cached is not used:
         return may_repeat
     changed = unknown = False
     if may_repeat:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
-from itertools import compress
+from itertools import compress, zip_longest
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 from aioupsert.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
 TableName: TypeAlias = tuple[str, ...]
 """``("table",)`` or ``("schema", "table")``, unquoted."""
@@ -127,6 +127,7 @@ class UniqueIndex:
         name: The index's name.
         columns: Its columns; None stands for an expression, or for a column with
             another collation than its own.
+        expressions: For each column, the expression of the index as SQL, or None.
         nulls_distinct: Whether two NULLs count as different.
         predicate: The condition of a partial index as SQL, or None.
         null_predicate: The columns that must be NULL, if the predicate says only that.
@@ -135,10 +136,16 @@ class UniqueIndex:
 
     name: str
     columns: tuple[str | None, ...]
+    expressions: tuple[str | None, ...] = ()
     nulls_distinct: bool = True
     predicate: str | None = None
     null_predicate: tuple[str, ...] = ()
     deferrable: bool = False
+
+    @property
+    def parts(self) -> Iterator[tuple[str | None, str | None]]:
+        """Each column, with the expression that stands in its place or None."""
+        return zip_longest(self.columns, self.expressions)
 
     def covers(self, key: Mapping[str, bool]) -> bool:
         """
@@ -190,6 +197,7 @@ class Table:
             turn out to be an update.
         updates_may_be_refused: Whether a trigger or policy may prevent the update of an
             existing row.
+        row_security: Whether it has policies, which hide rows from some roles.
         mergeable: Whether several updates of a row can become one: nothing but the
             columns themselves sees each of them.
         temporary_tables_allowed: Whether this role may create a temporary table, which
@@ -216,6 +224,7 @@ class Table:
     written_by_triggers: bool = False
     has_before_insert_trigger: bool = False
     updates_may_be_refused: bool = False
+    row_security: bool = False
     mergeable: bool = False
     temporary_tables_allowed: bool = False
     has_remote_rows: bool = False

@@ -2,15 +2,25 @@
 
 import asyncio
 import datetime as dt
-from collections.abc import AsyncIterator
+import logging
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from decimal import Decimal
 from typing import Any, Final, NamedTuple
 
 import asyncpg
 import pytest
+from psycopg.errors import UniqueViolation
 
-from aioupsert import Action, F, NotAppliedError, UsageError, create_or_update
-from tests.support.databases import PostgresDatabase
+from aioupsert import (
+    Action,
+    F,
+    NotAppliedError,
+    UsageError,
+    create_or_update,
+    preview,
+)
+from tests.support.databases import Database, PostgresDatabase
 from tests.support.versions import created
 
 # Seconds; what never ends would run into it.
@@ -252,3 +262,107 @@ async def test_a_key_that_is_rounded_finds_its_row(
         await conn.execute("COMMIT")
     assert [result.created for result in results] == [True, False]
     assert await pg.query("SELECT hits FROM t") == [(2,)]
+
+
+class Blocked(NamedTuple):
+    """
+    A row that no update by the key finds, and that blocks its insert.
+
+    Attributes:
+        tables: The definition of the table, with its rows.
+        key: The key of the call.
+        values: Its other values.
+    """
+
+    tables: str
+    key: dict[str, Any]
+    values: dict[str, Any]
+
+
+BLOCKED: Final = {
+    "expression": Blocked(
+        "CREATE TABLE t (id serial, k text NOT NULL, v integer);"
+        "CREATE UNIQUE INDEX ON t (lower(k)); INSERT INTO t (k) VALUES ('A')",
+        {"k": "a"},
+        {"v": 1},
+    ),
+    "expression of a default": Blocked(
+        "CREATE TABLE t (id serial, k text PRIMARY KEY, v integer, w integer DEFAULT 7);"
+        "CREATE UNIQUE INDEX ON t ((v + w)); INSERT INTO t (k, v) VALUES ('A', 1)",
+        {"k": "a"},
+        {"v": 1},
+    ),
+    "partial": Blocked(
+        "CREATE TABLE t (id serial, k text PRIMARY KEY, v integer, w boolean);"
+        "CREATE UNIQUE INDEX ON t (v) WHERE w; INSERT INTO t (k, v, w) VALUES ('A', 1, true)",
+        {"k": "a"},
+        {"v": 1, "w": True},
+    ),
+    "policy": Blocked(
+        "CREATE TABLE t (id serial, k text PRIMARY KEY, v integer);"
+        "INSERT INTO t (k, v) VALUES ('a', 1);"
+        "ALTER TABLE t ENABLE ROW LEVEL SECURITY; CREATE POLICY p ON t USING (v = 2);",
+        {"k": "a"},
+        {"v": 2},
+    ),
+}
+MOST_STATEMENTS: Final = 12
+MOST_SEQUENCE_VALUES: Final = 3
+
+
+@pytest.mark.filterwarnings("ignore::aioupsert.MissingUniqueIndexWarning")
+@pytest.mark.parametrize("inside", [False, True], ids=["own", "caller's"])
+@pytest.mark.parametrize("strategy", ["auto", "exact"])
+@pytest.mark.parametrize("name", BLOCKED)
+@pytest.mark.parametrize("db", ["asyncpg", "psycopg"], indirect=True)
+async def test_a_conflict_that_stays_costs_a_handful_of_statements(
+    db: Database, name: str, strategy: Any, *, inside: bool
+) -> None:
+    case = BLOCKED[name]
+    ((schema,),) = await db.query("SELECT current_schema()")
+    other = f"r_{schema}"
+    await db.run(
+        f"{case.tables}; CREATE ROLE {other}; GRANT USAGE ON SCHEMA {schema} TO {other};"
+        f"GRANT ALL ON ALL TABLES IN SCHEMA {schema} TO {other};"
+        f"GRANT ALL ON ALL SEQUENCES IN SCHEMA {schema} TO {other}"
+    )
+    used = await db.query("SELECT last_value FROM t_id_seq")
+    sent: list[str] = []
+    try:
+        async with db.connect() as conn:
+            await conn.execute(f"SET ROLE {other}")
+            # It reads the description.
+            await preview(conn, "t", key=case.key, defaults=case.values)
+            await conn.execute("BEGIN" if inside else "SELECT 1")
+            with (
+                logged(sent),
+                pytest.raises((asyncpg.UniqueViolationError, UniqueViolation)),
+            ):
+                await create_or_update(
+                    conn, "t", key=case.key, defaults=case.values, strategy=strategy
+                )
+            await conn.execute("ROLLBACK" if inside else "SELECT 1")
+    finally:
+        await db.run(f"DROP OWNED BY {other}; DROP ROLE {other}")
+    assert len(sent) <= MOST_STATEMENTS
+    now = await db.query("SELECT last_value FROM t_id_seq")
+    assert now[0][0] - used[0][0] <= MOST_SEQUENCE_VALUES
+
+
+@contextmanager
+def logged(sent: list[str]) -> Iterator[None]:
+    """Append every statement that the library sends."""
+
+    class Recorder(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            sent.append(record.getMessage())
+
+    logger, recorder = logging.getLogger("aioupsert"), Recorder()
+    level = logger.level
+    logger.addHandler(recorder)
+    logger.setLevel(logging.DEBUG)
+    try:
+        yield
+    finally:
+        logger.removeHandler(recorder)
+        logger.setLevel(level)

@@ -219,3 +219,23 @@ async def test_a_value_that_cannot_be_sent_does_not_abort_the_transaction(
     async with conn.transaction():
         await write(conn, [{"k": k, "v": "a"} for k in range(3)])
     assert await pg.query("SELECT v FROM t") == [("a",)] * 3
+
+
+async def test_calls_that_share_a_connection_all_know(pg: PostgresDatabase) -> None:
+    await pg.run("CREATE TABLE t (k integer PRIMARY KEY, v integer)")
+    for kind, value in (
+        ("numeric", Decimal("0.5")),
+        ("text", "a"),
+        ("date", MOMENT.date()),
+    ):
+        calls = [
+            create_or_update(
+                pg.handle, "t", key={"k": k}, defaults={"v": value}, strategy=strategy
+            )
+            for k in range(20)
+            for strategy in ("auto", "exact")
+        ]
+        await by_single_calls(pg.handle, [{"k": 0, "v": None}])
+        await pg.run(f"ALTER TABLE t ALTER v TYPE {kind} USING NULL")
+        await asyncio.gather(*calls)
+        assert await pg.query("SELECT DISTINCT v FROM t") == [(value,)]

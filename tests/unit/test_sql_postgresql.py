@@ -168,7 +168,7 @@ def test_the_classic_steps() -> None:
         returning="hits",
     )
     program = compile_call(made)
-    update, find, insert, probe = program.statements()
+    update, find, insert, again, probe = program.statements()
     assert (program.single, program.lock) == (None, None)
     assert update.sql == flat(
         """
@@ -194,6 +194,9 @@ def test_the_classic_steps() -> None:
         RETURNING 1, "t"."hits"
         """
     )
+    assert again.sql == insert.sql.replace(
+        " RETURNING", " ON CONFLICT DO NOTHING RETURNING"
+    )
     assert probe.sql == flat(
         """
         SELECT current_setting('transaction_isolation'),
@@ -209,7 +212,8 @@ def test_the_probe_asks_for_every_row_that_may_be_in_the_way() -> None:
         UniqueIndex("its own", ("id",)),
         UniqueIndex("by name", ("name", "hits")),
         UniqueIndex("partial", ("name",), predicate="hits > 0"),
-        UniqueIndex("of an expression", ("name", None)),
+        UniqueIndex("of an expression", ("name", None), (None, "(hits + 1)")),
+        UniqueIndex("of another collation", ("name", None)),
         UniqueIndex("of what is computed", ("at",)),
         UniqueIndex("of what is not given", ("other",)),
     )
@@ -230,7 +234,11 @@ def test_the_probe_asks_for_every_row_that_may_be_in_the_way() -> None:
             EXISTS (SELECT FROM "s"."t" AS "t" WHERE "t"."name" = $2::pg_catalog.text
                 AND "t"."hits" = $3::pg_catalog.int4 AND (TRUE)),
             EXISTS (SELECT FROM "s"."t" AS "t" WHERE "t"."name" = $2::pg_catalog.text
-                AND (hits > 0))
+                AND (hits > 0)
+                AND (SELECT hits > 0 FROM (SELECT $3::pg_catalog.int4 AS "hits") AS "t")),
+            EXISTS (SELECT FROM "s"."t" AS "t" WHERE "t"."name" = $2::pg_catalog.text
+                AND ((hits + 1)) = (SELECT (hits + 1)
+                    FROM (SELECT $3::pg_catalog.int4 AS "hits") AS "t") AND (TRUE))
         """
     )
 
@@ -299,6 +307,7 @@ def test_statements_are_listed_in_their_order() -> None:
         program.update,
         program.find,
         program.insert,
+        program.insert_or_nothing,
         program.probe,
     )
     assert program.statements() == steps
@@ -307,6 +316,7 @@ def test_statements_are_listed_in_their_order() -> None:
         "when a concurrent call got in between",
         "when a concurrent call got in between, if nothing was updated",
         "when the row does not exist",
+        "when the insert fails again",
         "when the insert fails again",
     ]
 

@@ -76,6 +76,7 @@ SELECT json_build_object(
       SELECT FROM pg_catalog.pg_index i
       WHERE i.indrelid = c.oid AND (i.indexprs IS NOT NULL OR i.indpred IS NOT NULL)),
   'refuses', c.relrowsecurity OR b.on_update,
+  'row_security', c.relrowsecurity,
   'remote', b.is_remote,
   'columns', (
     SELECT json_agg(json_build_object(
@@ -139,6 +140,10 @@ SELECT json_build_object(
           ON ka.attrelid = c.oid AND ka.attnum = k.attnum AND k.attnum > 0
         LEFT JOIN pg_catalog.pg_collation kl ON kl.oid = ka.attcollation
         WHERE k.place <= i.indnkeyatts),
+      'expressions', (
+        SELECT json_agg(CASE WHEN i.indkey[n - 1] = 0
+          THEN pg_get_indexdef(i.indexrelid, n, false) END ORDER BY n)
+        FROM generate_series(1, i.indnkeyatts) AS n),
       'nulls_distinct',
         NOT coalesce((to_jsonb(i) ->> 'indnullsnotdistinct')::boolean, false),
       'predicate', pg_get_expr(i.indpred, i.indrelid),
@@ -234,6 +239,7 @@ class FoundIndex(TypedDict):
 
     name: str
     columns: list[str | None] | None
+    expressions: NotRequired[list[str | None] | None]
     nulls_distinct: bool
     predicate: str | None
     deferrable: bool
@@ -258,6 +264,7 @@ class FoundTable(TypedDict):
     statement: bool
     foldable: bool
     refuses: bool
+    row_security: NotRequired[bool]
     remote: bool
     columns: list[FoundColumn] | None
     unique: list[FoundIndex] | None
@@ -291,6 +298,7 @@ def read_table(name: TableName, found: FoundTable) -> Table:
         and not found["rules"]
         and not any(column["generated"] for column in columns),
         updates_may_be_refused=found["refuses"],
+        row_security=found.get("row_security", False),
         has_remote_rows=remote,
         distribution_column=found.get("distributed_by"),
         all_indexes_known=kind != "v" and not (remote and kind in _FOREIGN),
@@ -392,6 +400,7 @@ def _unique(found: FoundIndex) -> UniqueIndex:
     return UniqueIndex(
         name=found["name"],
         columns=tuple(columns),
+        expressions=tuple(found.get("expressions") or ()),
         nulls_distinct=found["nulls_distinct"],
         predicate=found["predicate"],
         null_predicate=null_columns(found["predicate"]),

@@ -62,7 +62,12 @@ def compile_call(plan: Plan) -> PostgresqlCall:
         update=_update(plan, when) if plan.update else None,
         find=_find(plan, when) if plan.conditional else None,
         insert=_insert(plan, "when the row does not exist"),
+        insert_or_nothing=None
+        if plan.table.exact_because or plan.table.has_remote_rows
+        else _insert(plan, _AGAIN, " ON CONFLICT DO NOTHING"),
         probe=_probe(plan),
+        probed=tuple(index.name for index in _probed(plan)),
+        look=_look(plan) if plan.table.row_security else None,
         lock=_lock(plan) if plan.lock else None,
     )
 
@@ -260,7 +265,9 @@ def type_guards(plan: Plan) -> list[str]:
     typed = [
         part.column
         for part in expressions_of(plan)
-        if part.kind in {"value", "default"} and part.column is not None
+        if part.kind in {"value", "default"}
+        and part.column is not None
+        and part.column.type not in _LOSSLESS
     ]
     guards = [
         f"pg_catalog.pg_typeof((NULL::{table.row_type}).{quote(c.name)})"
@@ -277,6 +284,10 @@ def type_guards(plan: Plan) -> list[str]:
         # A type hides the name, so the row type's schema is written.
         guards.append(_same_relation(plan))
     return guards
+
+
+# A cast to one of these changes no value, so no other type of the column makes it wrong.
+_LOSSLESS: Final = frozenset({"pg_catalog.text", "pg_catalog.varchar"})
 
 
 def expressions_of(plan: Plan) -> Iterator[Resolved]:
@@ -438,7 +449,7 @@ def _find(plan: Plan, when: str) -> CompiledStatement:
     return writer.compiled(sql, f"{when}, if nothing was updated")
 
 
-def _insert(plan: Plan, when: str) -> CompiledStatement:
+def _insert(plan: Plan, when: str, on_conflict: str = "") -> CompiledStatement:
     writer = PostgresqlWriter()
     names, values = writer.values(plan.insert)
     lock = source = ""
@@ -450,7 +461,7 @@ def _insert(plan: Plan, when: str) -> CompiledStatement:
     guard = f" WHERE {guards}" if guards else ""
     sql = (
         f"{lock}INSERT INTO {name_table(plan)} {names}SELECT {values}{source}{guard}"
-        f" RETURNING {_row(str(RowCode.CREATED), returned(plan))}"
+        f"{on_conflict} RETURNING {_row(str(RowCode.CREATED), returned(plan))}"
     )
     return writer.compiled(sql, when)
 
@@ -504,17 +515,11 @@ def _probe(plan: Plan) -> CompiledStatement:
     row, and no retry can succeed.
     """
     writer = PostgresqlWriter()
-    given = {item.column.name: item.term for item in plan.insert}
+    conditions = [writer.key(plan)]
+    conditions += [_same_row(writer, plan, index) for index in _probed(plan)]
     tests = [
         f"EXISTS (SELECT FROM {name_table(plan)} WHERE {condition})"
-        for condition in [
-            writer.key(plan),
-            *(
-                _same_row(writer, index, given)
-                for index in plan.table.unique
-                if _comparable(index, given)
-            ),
-        ]
+        for condition in conditions
     ]
     # On the servers behind postgres_fdw, every transaction is at least REPEATABLE READ.
     level = (
@@ -523,23 +528,74 @@ def _probe(plan: Plan) -> CompiledStatement:
         else "current_setting('transaction_isolation')"
     )
     sql = f"SELECT {level}, {', '.join(tests)}"
-    return writer.compiled(sql, "when the insert fails again")
+    return writer.compiled(sql, _AGAIN)
 
 
-def _comparable(index: UniqueIndex, given: dict[str, Resolved | None]) -> bool:
-    values = (given.get(column) if column else None for column in index.columns)
-    return all(value is not None and value.kind == "value" for value in values)
+_AGAIN: Final = "when the insert fails again"
 
 
-def _same_row(
-    writer: PostgresqlWriter, index: UniqueIndex, given: dict[str, Resolved | None]
-) -> str:
-    tests = [
-        f"{writer.column(value.column)} = {writer.expression(value)}"
-        for column in index.columns
-        if column and (value := given[column]) is not None and value.column is not None
+def _look(plan: Plan) -> CompiledStatement:
+    """Write a query for whether policies apply, and whether a row with the key is visible."""
+    writer = PostgresqlWriter()
+    sql = (
+        f"SELECT pg_catalog.row_security_active({_relation(plan)}),"
+        f" EXISTS (SELECT FROM {name_table(plan)} WHERE {writer.key(plan)})"
+        f" FROM pg_catalog.pg_sleep({_LOOK_SECONDS})"
+    )
+    return writer.compiled(sql, f"{_AGAIN} in a transaction")
+
+
+_LOOK_SECONDS: Final = 0.005
+
+
+def _probed(plan: Plan) -> list[UniqueIndex]:
+    """Return the indexes by which another row can be found that is in the way."""
+    given = {i.column.name for i in plan.insert if i.term and i.term.kind == "value"}
+    return [
+        index
+        for index in plan.table.unique
+        if all(
+            expression is not None or column in given
+            for column, expression in index.parts
+        )
     ]
-    return " AND ".join([*tests, f"({index.predicate or 'TRUE'})"])
+
+
+def _same_row(writer: PostgresqlWriter, plan: Plan, index: UniqueIndex) -> str:
+    """Write the condition that a stored row has the same values for an index."""
+    given = {item.column.name: item.term for item in plan.insert}
+    tests: list[str] = []
+    for column, expression in index.parts:
+        if expression is not None:
+            tests.append(f"({expression}) = {_proposed(writer, plan, expression)}")
+        elif column and (value := given[column]) is not None and value.column:
+            tests.append(f"{writer.column(value.column)} = {writer.expression(value)}")
+    tests.append(f"({index.predicate or 'TRUE'})")
+    if index.predicate is not None:
+        tests.append(_proposed(writer, plan, index.predicate))
+    return " AND ".join(tests)
+
+
+def _proposed(writer: PostgresqlWriter, plan: Plan, expression: str) -> str:
+    """
+    Write the value of an index's expression for the row to insert.
+
+    Each column that it may name is there, or the name would be taken for a column of the
+    stored row. A default that takes the next value of a sequence is left out.
+    """
+    given = {item.column.name: item.term for item in plan.insert}
+    columns: list[str] = []
+    for column in plan.table.columns.values():
+        if column.name not in expression and quote(column.name) not in expression:
+            continue
+        value = given.get(column.name)
+        text = f"NULL::{column.type}"
+        if value is not None and value.kind == "value":
+            text = writer.expression(value)
+        elif value is None and not column.consumes_sequence and column.default:
+            text = f"CAST(({column.default}) AS {column.type})"
+        columns.append(f"{text} AS {quote(column.name)}")
+    return f"(SELECT {expression} FROM (SELECT {', '.join(columns)}) AS {ALIAS})"
 
 
 # Equal values of these have equal texts. Columns of other types are left out of the

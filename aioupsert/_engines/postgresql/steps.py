@@ -15,9 +15,12 @@ What one attempt sends:
    attempt ends in a `LostRace`, and the next attempt updates that row. At READ
    COMMITTED each statement sees what was committed before it began, so this converges.
 
-After a second conflict a query looks for the reason first. A row that blocks the insert
-by another unique index, and that no update by this key will ever find, is a permanent
-conflict: its error is raised. In a transaction whose snapshot is fixed (REPEATABLE READ
+If an attempt was lost before, the reason is looked for first. A row that blocks the insert
+by another unique index, or that a policy hides, so that no update by this key will ever
+find it, is a permanent conflict: its error is raised. Without a transaction of the
+caller's, the insert is sent again in a snapshot that is fixed, which tells the two apart
+whatever the cause (`PostgresqlCall._settle`). In one, a query evaluates the violated
+index over the row to insert. In a transaction whose snapshot is fixed (REPEATABLE READ
 and above) a row that was committed later cannot become visible, so only the whole
 transaction can be repeated: `SerializationConflictError`.
 
@@ -51,6 +54,7 @@ from aioupsert._engines.outcomes import (
     read_result,
     refused,
 )
+from aioupsert._engines.postgresql.sqlstates import TRANSIENT
 from aioupsert._engines.sql import CompiledStatement, RowCode
 from aioupsert.errors import SerializationConflictError, UsageError
 
@@ -70,7 +74,12 @@ class PostgresqlCall:
         update: The update, or None if there is nothing to set.
         find: The query for the existing row, or None if an update always applies.
         insert: The insert.
+        insert_or_nothing: The insert again, with conflicts ignored; None if the table
+            does not support that.
         probe: The query for the reason why the insert keeps failing.
+        probed: The names of the indexes that the probe tests, in order.
+        look: Waits a moment, and tells whether a row with the key was visible before;
+            None if no policy can hide one.
         lock: The advisory lock on the key if one replaces the unique index, or None.
     """
 
@@ -79,14 +88,18 @@ class PostgresqlCall:
     update: CompiledStatement | None
     find: CompiledStatement | None
     insert: CompiledStatement
+    insert_or_nothing: CompiledStatement | None
     probe: CompiledStatement
+    probed: tuple[str, ...]
+    look: CompiledStatement | None
     lock: CompiledStatement | None
 
     def statements(self) -> tuple[CompiledStatement, ...]:
         """Return the statements that a call may send, in order."""
         steps = (
             *(self.lock, self.single),
-            *(self.update, self.find, self.insert, self.probe),
+            *(self.update, self.find, self.insert),
+            *(self.insert_or_nothing, self.probe, self.look),
         )
         return tuple(step for step in steps if step is not None)
 
@@ -94,12 +107,10 @@ class PostgresqlCall:
         """Read the existing row of a call that updates nothing; write nothing."""
         return read_existing(self.find, self.plan, values)
 
-    def attempt(
-        self, values: ParameterValues, conflicts: int
-    ) -> Steps[Result | LostRace]:
+    def attempt(self, values: ParameterValues, lost: int) -> Steps[Result | LostRace]:
         """Make one attempt by the classic steps, under the lock if one is needed."""
         inside = bool((yield IN_TRANSACTION))
-        return (yield from self._attempt(values, conflicts, in_transaction=inside))
+        return (yield from self._attempt(values, lost, in_transaction=inside))
 
     def write(self, values: ParameterValues) -> Steps[Result]:
         """
@@ -109,33 +120,29 @@ class PostgresqlCall:
             NotAppliedError: The database silently did not write the row.
         """
         lost = LostRace()
-        conflicts = 0
         for number in range(MAX_LOST_RACES):
             outcome: Result | LostRace
             if number == 0 and self.single is not None:
                 rows = yield bind(self.single, values, len(self.plan.returning))
                 outcome = read_result(self.plan, rows) if rows else LostRace()
             else:
-                outcome = yield from self._attempt(
-                    values, conflicts, in_transaction=True
-                )
+                outcome = yield from self._attempt(values, number, in_transaction=True)
             if not isinstance(outcome, LostRace):
                 return outcome
             lost = outcome
-            conflicts += lost.error is not None
         raise race_error(self.plan.table.name, lost)
 
     def _attempt(
-        self, values: ParameterValues, conflicts: int, *, in_transaction: bool
+        self, values: ParameterValues, lost: int, *, in_transaction: bool
     ) -> Steps[Result | LostRace]:
         if self.lock is None:
-            return self._classic(values, conflicts, in_transaction=in_transaction)
+            return self._classic(values, lost, in_transaction=in_transaction)
         # The lock ends with the transaction, so one is open, the caller's or our own.
-        body = self._classic(values, conflicts, in_transaction=True)
+        body = self._classic(values, lost, in_transaction=True)
         return _locked(bind(self.lock, values), body, in_transaction=in_transaction)
 
     def _classic(
-        self, values: ParameterValues, conflicts: int, *, in_transaction: bool
+        self, values: ParameterValues, lost: int, *, in_transaction: bool
     ) -> Steps[Result | LostRace]:
         """Update; insert if no row was updated; report a conflict as a lost race."""
         plan = self.plan
@@ -157,8 +164,10 @@ class PostgresqlCall:
             if not inserted:
                 raise refused(plan.table.name)
             return read_result(plan, inserted)
-        if not conflicts:
+        if not lost and (self.look is None or not in_transaction):
             return LostRace(inserted)
+        if not in_transaction and self.insert_or_nothing is not None:
+            return (yield from self._settle(self.insert_or_nothing, values, inserted))
         return (yield from self._probe(values, inserted, in_transaction=in_transaction))
 
     def _probe(
@@ -167,6 +176,9 @@ class PostgresqlCall:
         """Return a lost race, or raise the error of a conflict that is permanent."""
         rows = yield bind(self.probe, values)
         level, visible, *others = rows[0]
+        violated = _constraint_of(conflict)
+        if violated in self.probed:
+            others = [others[self.probed.index(violated)]]
         if not visible and any(others):
             raise conflict
         if in_transaction and not visible and level != _READ_COMMITTED:
@@ -176,17 +188,76 @@ class PostgresqlCall:
                 " created; roll back and repeat the transaction"
             )
             raise SerializationConflictError(msg) from conflict
+        if self.look is not None and in_transaction and not visible:
+            for _ in range(_LOOKS):
+                rows = yield bind(self.look, values)
+                has_policies, visible = rows[0]
+                if visible or not has_policies:
+                    break
+            else:
+                raise conflict
         return LostRace(conflict, visible=visible)
+
+    def _settle(
+        self,
+        insert_or_nothing: CompiledStatement,
+        values: ParameterValues,
+        conflict: Exception,
+    ) -> Steps[Result | LostRace]:
+        """
+        Tell a race from a conflict that stays, whatever causes it, or create the row.
+
+        In a snapshot that is fixed, ON CONFLICT DO NOTHING raises an error if the row in
+        the way was committed after the snapshot was taken (a race), and does nothing if
+        before. If the same snapshot shows no row with the key then, no update will ever
+        find the row in the way.
+        """
+        body = self._insert_in_snapshot(insert_or_nothing, values, conflict)
+        try:
+            return (yield from in_scope(_SNAPSHOT, body))
+        except Exception as exc:
+            if _sqlstate(exc) in TRANSIENT:
+                return LostRace(conflict)
+            raise
+
+    def _insert_in_snapshot(
+        self,
+        insert_or_nothing: CompiledStatement,
+        values: ParameterValues,
+        conflict: Exception,
+    ) -> Steps[Result | LostRace]:
+        rows = yield bind(insert_or_nothing, values, len(self.plan.returning))
+        if rows:
+            return read_result(self.plan, rows)
+        rows = yield bind(self.probe, values)
+        if not rows[0][1]:
+            raise conflict
+        return LostRace(conflict, visible=True)
 
 
 # PostgreSQL, "Error Codes": unique_violation, exclusion_violation.
 _CONFLICTS: Final = frozenset({"23505", "23P01"})
 _READ_COMMITTED: Final = "read committed"
+# In a transaction of the caller's, a row that a policy hides cannot be told from one that
+# is created and deleted all the time, but by looking several times.
+_LOOKS: Final = 5
 
 
 def _is_conflict(error: Exception) -> bool:
+    return _sqlstate(error) in _CONFLICTS
+
+
+def _sqlstate(error: Exception) -> str | None:
     # The errors of both PostgreSQL drivers have this attribute.
-    return getattr(error, "sqlstate", None) in _CONFLICTS
+    state: str | None = getattr(error, "sqlstate", None)
+    return state
+
+
+def _constraint_of(error: Exception) -> str | None:
+    """Return the name of the violated constraint or index."""
+    # psycopg's errors have it in their diagnostics.
+    name: str | None = getattr(getattr(error, "diag", error), "constraint_name", None)
+    return name
 
 
 def _plainly(statement: Command) -> Steps[ResultRows | Exception]:
@@ -245,6 +316,9 @@ _OWN: Final = TransactionScope(
     Command("BEGIN", kind="command"),
     Command("COMMIT", kind="command"),
     (Command("ROLLBACK", kind="rollback"),),
+)
+_SNAPSHOT: Final = _OWN._replace(
+    begin=Command("BEGIN ISOLATION LEVEL REPEATABLE READ", kind="command")
 )
 # A name is used once, so that it never hides a savepoint of the caller's.
 _savepoints: Final = itertools.count(1)

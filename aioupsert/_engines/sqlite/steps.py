@@ -74,7 +74,7 @@ class SqliteCall:
         """Read the existing row of a call that updates nothing; write nothing."""
         return read_existing(self.find, self.plan, values)
 
-    def attempt(self, values: ParameterValues, _conflicts: int) -> Steps[Result]:
+    def attempt(self, values: ParameterValues, _lost: int) -> Steps[Result]:
         """Make the only attempt."""
         inside = bool((yield IN_TRANSACTION))
         if not self.plan.update and not inside:
