@@ -47,9 +47,10 @@ withdrawn: its future is cancelled, and whoever meets it next skips it. If it ha
 sent, it is left to finish, and nobody reads its result.
 
 `Coalescer.aclose` admits nobody new, sends what is queued, and returns when no lease is
-left. With ``cancel=True`` it fails what has not been sent, and waits for what has been.
-If it is itself cancelled, or if the event loop ends, leases are cancelled as well: the
-calls under way fail with an error that says that their outcome is unknown.
+left. After its timeout, or if it is itself cancelled, it fails every pending call, and
+cancels the leases: the error of a call under way says that its outcome is unknown. A
+lease that does not end soon has its connection closed, since the server may be out of
+reach. If the event loop ends, leases are cancelled as well.
 
 State and awaiting
 ------------------

@@ -77,6 +77,7 @@ class Coalescer:
         concurrency: int = _CONCURRENCY,
         without_unique_index: WithoutUniqueIndex = "warn",
         timeout: float | None = TIMEOUT,
+        close_timeout: float | None = None,
     ) -> None:
         """
         Create a coalescer for one table and key, without sending anything.
@@ -97,6 +98,7 @@ class Coalescer:
                 for `create_or_update`.
             timeout: The number of seconds after which a batch is not repeated after a
                 transient error, or None for no limit.
+            close_timeout: The *timeout* of `aclose` when the context manager is exited.
 
         Raises:
             UsageError: An argument is invalid.
@@ -117,6 +119,7 @@ class Coalescer:
             msg = f"max_delay is zero or more seconds, not {max_delay!r}"
             raise UsageError(msg)
         check_without_unique_index(without_unique_index)
+        self._close_timeout = close_timeout
         self._without_unique_index: WithoutUniqueIndex = without_unique_index
         self._loop: asyncio.AbstractEventLoop | None = None
         self._calls = self._failures = 0
@@ -168,21 +171,27 @@ class Coalescer:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Send the pending calls, and wait for them."""
-        await self.aclose()
+        """Send the pending calls, and wait for them for up to *close_timeout*."""
+        await self.aclose(timeout=self._close_timeout)
 
-    async def aclose(self, *, cancel: bool = False) -> None:
+    async def aclose(
+        self, *, timeout: float | None = None, cancel: bool = False
+    ) -> None:
         """
         Accept no more calls, and return once no call is pending and no task is left.
 
-        If this method is cancelled, calls that were not sent fail, and the batches in
-        progress are cancelled.
+        Calls that are pending after *timeout* fail with `CoalescerClosedError`, and the
+        batches in progress are cancelled: whether their calls have been stored is
+        unknown, and the error says so. A connection on which cancelling has no effect
+        within half a second is terminated; this method returns within two seconds of
+        the timeout, whatever the server does. The same happens if it is cancelled.
 
         Args:
-            cancel: Whether calls that were not sent fail with `CoalescerClosedError`;
-                by default they are sent.
+            timeout: The number of seconds for which pending calls are sent and waited
+                for, or None for no limit.
+            cancel: Whether pending calls fail at once, as with a timeout of 0.
         """
-        await self._dispatcher.close(cancel=cancel)
+        await self._dispatcher.close(0 if cancel else timeout)
 
     async def create_or_update(
         self,

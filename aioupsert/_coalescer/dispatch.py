@@ -47,6 +47,11 @@ Several, since a pool resets a connection that it gets back, which takes a round
 not any number, since others may be waiting for a connection.
 """
 
+_SECONDS_TO_CANCEL: Final = 0.5
+"""How long the server may take to cancel the statement of a lease that must end."""
+_SECONDS_TO_CLOSE: Final = 1.5
+"""How long the lease may take to end after that, now that its connection is closed."""
+
 # Where Python can, a batch is sent before the loop turns.
 _EAGERLY: Final[dict[str, Any]] = (
     {"eager_start": True} if sys.version_info >= (3, 12) else {}
@@ -156,15 +161,26 @@ class Lease:
         batch: The calls under way; empty when there is nothing to send.
         started: When they were sent, or began to wait for the connection.
         observation: What observers see of them.
+        session: The connection; None while it is waited for.
     """
 
-    __slots__ = ("batch", "observation", "started")
+    __slots__ = ("batch", "observation", "session", "started")
 
     def __init__(self, batch: list[PendingCall]) -> None:
         """Create the sender of a batch."""
         self.batch = batch
         self.started = 0.0
         self.observation: Observation | None = None
+        self.session: Session | None = None
+
+    def why_unanswered(self) -> str:
+        """Return why a call of the batch that has no answer will get none."""
+        return _NOT_SENT if self.session is None else _UNKNOWN
+
+    def terminate(self) -> None:
+        """Close the connection, if there is one."""
+        if self.session is not None:
+            self.session.terminate()
 
 
 class Dispatcher:
@@ -208,7 +224,7 @@ class Dispatcher:
         self._schedule = schedule
         self._admission = admission
         self._sender = sender
-        self._leases: set[asyncio.Task[None]] = set()
+        self._leases: dict[asyncio.Task[None], Lease] = {}
         # In which leases run, each in a copy: what a batch does for the calls of many
         # callers, such as acquiring a connection, must not depend on one of them.
         self._context = Context()
@@ -247,27 +263,48 @@ class Dispatcher:
         # As many as there are others, so that dropping them costs each a constant time.
         self._queue.withdraw(max(self._admission.pending, self._schedule.max_batch))
 
-    async def close(self, *, cancel: bool) -> None:
+    async def close(self, seconds: float | None) -> None:
         """
         Take no new calls; return when no call is pending and no lease is left.
 
         If this is cancelled, leases are, too.
 
         Args:
-            cancel: Whether calls that were not sent fail instead of being sent.
+            seconds: After how many seconds the calls that are still pending fail; None
+                to wait until each has been answered.
         """
         self._admission.close("it is closed")
-        if cancel:
+        if seconds is not None and seconds <= 0:
             self._give_up()
         try:
-            await self._drain()
+            async with asyncio.timeout(seconds):
+                await self._drain()
+        except TimeoutError:
+            await self._break_off()
         except asyncio.CancelledError:
             # Its caller does not wait for the rest, so nothing may go on.
-            self._give_up()
-            for task in self._leases:
-                task.cancel()
-            await finish(asyncio.ensure_future(self._drain()))
+            await self._break_off()
             raise
+
+    async def _break_off(self) -> None:
+        """Fail all calls at once, and end all leases soon, whatever the server does."""
+        self._give_up()
+        for task, lease in self._leases.items():
+            # One without a batch gives its connection back, which a pool would go on
+            # with by itself, for as long as the server takes.
+            if lease.batch:
+                fail(lease.batch, CoalescerClosedError(lease.why_unanswered()))
+                task.cancel()
+        if self._leases:
+            await finish(asyncio.ensure_future(self._end_leases({*self._leases})))
+        self._cancel_timer()
+
+    async def _end_leases(self, ending: set[asyncio.Task[None]]) -> None:
+        _, late = await asyncio.wait(ending, timeout=_SECONDS_TO_CANCEL)
+        for task in late:
+            self._leases[task].terminate()
+        if late:
+            await asyncio.wait(late, timeout=_SECONDS_TO_CLOSE)
 
     async def _drain(self) -> None:
         """Send what is queued; return when no call is pending and no lease is left."""
@@ -306,7 +343,7 @@ class Dispatcher:
             task = asyncio.Task(
                 self.run(another), loop=loop, context=self._context.copy(), **_EAGERLY
             )
-            self._leases.add(task)
+            self._leases[task] = another
             task.add_done_callback(partial(self._end, another))
 
     def _look(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -377,7 +414,7 @@ class Dispatcher:
 
     def _end(self, lease: Lease, task: asyncio.Task[None]) -> None:
         """End a lease: its connection has been given back."""
-        self._leases.discard(task)
+        del self._leases[task]
         self._schedule.free += 1
         if task.cancelled():
             # Perhaps before it had begun.
@@ -405,10 +442,11 @@ class Dispatcher:
         error: BaseException | None = None
         try:
             async with session_on(self._handle) as session:
+                lease.session = session
                 await self._send(session, lease)
         except asyncio.CancelledError as exc:
             error = exc
-            self._abandon(lease.batch, _UNKNOWN)
+            self._abandon(lease.batch, lease.why_unanswered())
             raise
         except BaseException as exc:
             error = exc

@@ -132,6 +132,9 @@ class AiosqliteSession(ConnectionSession):
     async def forget(self) -> None:
         """Do nothing, as SQLite itself prepares statements again."""
 
+    def terminate(self) -> None:
+        """Do nothing, as a job on the connection's thread runs to its end."""
+
 
 def _run(
     session: AiosqliteSession, connection: sqlite3.Connection, steps: Steps[T]

@@ -182,9 +182,11 @@ class AsyncpgSession(PostgresqlSession):
             return self.in_transaction()
         return True
 
-    def _close(self) -> None:
+    def terminate(self) -> None:
+        """Close the connection at once."""
+        # Not the proxy, which is empty while the pool resets the connection.
         with contextlib.suppress(Exception):
-            self._connection.terminate()
+            self._real.terminate()
 
 
 def _explain(error: asyncpg.PostgresError) -> None:

@@ -141,6 +141,10 @@ class Session(Protocol):
         """Make the driver drop its caches of types and prepared statements."""
         ...
 
+    def terminate(self) -> None:
+        """Close the connection at once, if that ends what is under way on it."""
+        ...
+
 
 class ConnectionKind(NamedTuple):
     """

@@ -114,7 +114,7 @@ class PostgresqlSession(ConnectionSession, abc.ABC):
             error = asyncio.CancelledError() if task.cancelled() else task.exception()
             if error and sql == "ROLLBACK" and self._may_be_open(error):
                 # Better no connection than one with our transaction left open.
-                self._close()
+                self.terminate()
 
     @abc.abstractmethod
     async def _send_rollback(self, sql: str) -> None:
@@ -125,5 +125,5 @@ class PostgresqlSession(ConnectionSession, abc.ABC):
         """Return whether our transaction may be open after this error of its ROLLBACK."""
 
     @abc.abstractmethod
-    def _close(self) -> None:
+    def terminate(self) -> None:
         """Close the connection at once."""

@@ -309,7 +309,8 @@ class PsycopgSession(PostgresqlSession):
     def _may_be_open(self, _error: BaseException) -> bool:
         return True
 
-    def _close(self) -> None:
+    def terminate(self) -> None:
+        """Close the connection at once."""
         self._libpq.finish()
 
 

@@ -1,8 +1,9 @@
-"""A coalescer in service: tenants, and the contexts of its callers."""
+"""A coalescer in service: the contexts of its callers, and a shutdown that ends in time."""
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
@@ -14,9 +15,31 @@ import psycopg_pool
 import pytest
 from sqlalchemy import event
 
-from aioupsert import Coalescer, F
-from tests.support.databases import PostgresDatabase, psycopg_settings, settings
+from aioupsert import Coalescer, CoalescerClosedError, F, Result
+from tests.hazards.test_coalescer import (
+    NOT_SENT,
+    TABLE,
+    UNKNOWN,
+    begin,
+    blocked,
+    locked,
+    numbers,
+    outcomes,
+    unblocked,
+)
+from tests.support.databases import (
+    Database,
+    PostgresDatabase,
+    SQLiteDatabase,
+    all_taken,
+    every_handle,
+    pooling,
+    psycopg_pooling,
+    psycopg_settings,
+    settings,
+)
 from tests.support.engines import engine_on
+from tests.support.proxy import proxied
 from tests.support.servers import Server
 
 ADD: Final = {"n": F("n") + 1}
@@ -173,3 +196,142 @@ async def test_a_batch_changes_no_context(
         )
     assert tenant.get() == "nobody"
     assert seen == ["nobody", "nobody"]
+
+
+# --- Shutdown -----------------------------------------------------------------------------
+
+# Seconds; the second one is for a busy machine.
+SOON: Final = 0.1
+IN_TIME: Final = SOON + 1.0
+
+of_postgresql = pytest.mark.parametrize(
+    "db",
+    [
+        *("asyncpg", "pool", "psycopg", "psycopg_pool"),
+        *("engine of asyncpg", "engine of psycopg", "connection of asyncpg"),
+    ],
+    indirect=True,
+)
+
+
+@of_postgresql
+@pytest.mark.parametrize("way", ["timeout", "close_timeout"])
+async def test_closing_ends_in_time_though_a_row_is_locked(
+    db: PostgresDatabase, way: str
+) -> None:
+    await db.run(TABLE)
+    coalescer = Coalescer(
+        db.handle,
+        "t",
+        key="k",
+        max_delay=0.01,
+        max_pending=4,
+        concurrency=1,
+        close_timeout=SOON,
+    )
+    async with locked(db, 1):
+        async with coalescer:
+            sent = begin(coalescer, 1, 2)
+            await blocked(db)
+            unsent = begin(coalescer, 1, 3, 4, 5)
+            await asyncio.sleep(0)
+            started = time.monotonic()
+            if way == "timeout":
+                await coalescer.aclose(timeout=SOON)
+        assert SOON <= time.monotonic() - started < IN_TIME
+        assert not coalescer._dispatcher._leases
+        results = await outcomes([*sent, *unsent])
+        assert [str(r) for r in results] == [UNKNOWN] * 2 + [NOT_SENT] * 4
+        assert {type(r) for r in results} == {CoalescerClosedError}
+        await unblocked(db)
+    assert await numbers(db) == {1: 0}
+
+
+@every_handle
+async def test_closing_in_time_sends_what_is_pending(db: Database) -> None:
+    await db.run(TABLE)
+    coalescer = Coalescer(
+        db.handle, "t", key="k", max_batch=3, max_pending=5, close_timeout=20
+    )
+    async with coalescer:
+        tasks = begin(coalescer, *range(12))
+        await asyncio.sleep(0)
+    assert all(r.created for r in await outcomes(tasks))
+
+
+@pytest.mark.parametrize("db", ["pool", "psycopg_pool"], indirect=True)
+async def test_what_waits_for_a_connection_on_closing_has_not_been_sent(
+    db: PostgresDatabase,
+) -> None:
+    await db.run(TABLE)
+    async with all_taken(db.handle):
+        async with Coalescer(db.handle, "t", key="k", close_timeout=SOON) as coalescer:
+            tasks = begin(coalescer, 1, 2)
+            await asyncio.sleep(0)
+        assert {str(r) for r in await outcomes(tasks)} == {NOT_SENT}
+    assert await numbers(db) == {}
+
+
+@pytest.mark.parametrize("number", [0, 1, 3])
+@pytest.mark.parametrize("opened", [pooling, psycopg_pooling])
+async def test_closing_ends_soon_on_a_dead_network(
+    pg: PostgresDatabase, pg_server: Server, opened: Any, number: int
+) -> None:
+    await pg.run(TABLE)
+    async with (
+        proxied(pg_server.dsn) as (proxy, dsn),
+        opened(dsn, pg.schema) as pool,
+    ):
+        coalescer = await Coalescer(pool, "t", key="k").__aenter__()
+        await coalescer.create_or_update(key={"k": 1})
+        if number:
+            await asyncio.sleep(0.05)  # else the connection is on its way to the pool
+        proxy.passes.clear()
+        tasks = begin(coalescer, *range(number))
+        await asyncio.sleep(0)
+        started = time.monotonic()
+        closing = asyncio.create_task(coalescer.aclose(timeout=SOON))
+        # Its callers do not wait for the connection to end.
+        results = {str(r) for r in await outcomes(tasks)}
+        assert results <= {UNKNOWN, NOT_SENT}
+        assert (UNKNOWN in results) == (number > 0)
+        assert time.monotonic() - started < IN_TIME
+        await closing
+        assert time.monotonic() - started < SOON + 2.5
+        assert not coalescer._dispatcher._leases
+        proxy.passes.set()
+
+
+async def test_closing_ends_in_time_though_another_process_writes(
+    lite: SQLiteDatabase,
+) -> None:
+    await lite.run(TABLE)
+    async with lite.connect() as other:
+        async with Coalescer(
+            lite.handle, "t", key="k", close_timeout=SOON
+        ) as coalescer:
+            await coalescer.create_or_update(key={"k": 0})
+            await other.execute("BEGIN IMMEDIATE")
+            tasks = begin(coalescer, 1, 2)
+            await asyncio.sleep(0.01)
+            started = time.monotonic()
+        assert time.monotonic() - started < IN_TIME
+        results = await outcomes(tasks)
+        assert {str(r) for r in results} <= {UNKNOWN, NOT_SENT}
+        await other.execute("ROLLBACK")
+
+
+async def test_what_is_done_is_done_when_time_is_over(pg: PostgresDatabase) -> None:
+    """The first calls of a batch that is sent in parts have been answered."""
+    await pg.run(TABLE)
+    async with (
+        locked(pg, 2),
+        Coalescer(pg.handle, "t", key="k", close_timeout=SOON) as coalescer,
+    ):
+        first = begin(coalescer, 1)
+        await asyncio.sleep(0)
+        second = begin(coalescer, 2)
+        done = await outcomes(first)
+        await blocked(pg)
+    results = [*done, *await outcomes(second)]
+    assert [type(r) for r in results] == [Result, CoalescerClosedError]

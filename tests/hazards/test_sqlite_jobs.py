@@ -10,6 +10,7 @@ import aiosqlite
 import pytest
 
 from aioupsert import F, Result, create_or_update, get_or_create
+from aioupsert._drivers import session_on
 from tests.support.databases import SQLiteDatabase, run_script
 
 TABLE = """
@@ -219,3 +220,12 @@ async def test_a_program_that_closes_its_connection_exits(
         await process.wait()
         raise
     assert errors.decode() == output
+
+
+async def test_a_connection_outlives_work_that_is_broken_off(
+    conn: aiosqlite.Connection,
+) -> None:
+    """It is the caller's, and a job ends by itself."""
+    async with session_on(conn) as session:
+        session.terminate()
+    assert (await count(conn)).created

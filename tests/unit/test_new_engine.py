@@ -216,6 +216,9 @@ class ToySession:
     async def forget(self) -> None:
         pass
 
+    def terminate(self) -> None:
+        pass
+
 
 KINDS: Final = (ConnectionKind(ToyConnection, ToySession),)
 
