@@ -147,7 +147,7 @@ def make_plan(shape: RequestShape, table: Table) -> Plan:
     guarded = request.skip_unchanged or bool(touch)
     written = {**defaults, **touch} if defaults else {}
     returning = _returning(request, table)
-    unique = table.is_unique({k.column.name: k.is_null for k in key})
+    indexed = table.is_unique({k.column.name: k.is_null for k in key})
     plan = Plan(
         table=table,
         key=key,
@@ -164,12 +164,12 @@ def make_plan(shape: RequestShape, table: Table) -> Plan:
         returning=returning,
         exact_because=_why_exact(request, table),
         on_conflict=request.strategy == "on_conflict",
-        lock=request.without_unique_index == "lock" and not unique,
-        unique=unique,
+        lock=request.without_unique_index == "lock" and not indexed,
+        unique=indexed and not table.has_children,
         renames=tuple(sorted(keys.keys() & {*defaults, *touch, *create_defaults})),
         row_parameters=row_parameters,
         warning=None
-        if unique
+        if indexed
         else missing_index(
             [name for name, _ in request.key], request.without_unique_index, table
         ),
@@ -312,10 +312,11 @@ def _check_strategy(request: Request, plan: Plan) -> None:
     if not plan.on_conflict:
         return
     key = {k.column.name: k.is_null for k in plan.key}
-    if not any(index.matches(key) for index in plan.table.unique):
+    if not plan.table.infers(key):
         msg = (
             f'strategy="on_conflict" needs a unique index on exactly ({", ".join(key)})'
-            f" of {plan.table.label}, neither partial nor deferrable"
+            f" of {plan.table.label}, neither partial nor deferrable, with the columns'"
+            " own collation, and no tables that inherit from it"
         )
         raise MissingUniqueIndexError(msg)
     if plan.renames or not plan.table.supports_on_conflict_update:

@@ -83,6 +83,8 @@ class Column:
             where *type* is the type below it.
         modifier: What the precision of its type is stored as if *key_type* has one; -1
             otherwise, and if it is the precision of a domain, which cannot change.
+        collation: Its collation as SQL if different texts may be equal by it, or "".
+        may_draw: Whether this role may take the next value of its sequence beforehand.
     """
 
     name: str
@@ -102,6 +104,8 @@ class Column:
     type_id: str = ""
     declared_type_id: str = ""
     modifier: int = -1
+    collation: str = ""
+    may_draw: bool = False
 
     @property
     def type_name(self) -> str:
@@ -132,6 +136,8 @@ class UniqueIndex:
         predicate: The condition of a partial index as SQL, or None.
         null_predicate: The columns that must be NULL, if the predicate says only that.
         deferrable: Whether it may be checked at commit.
+        coarser: Whether values may be equal for it that are not for their columns, by
+            another collation.
     """
 
     name: str
@@ -141,6 +147,7 @@ class UniqueIndex:
     predicate: str | None = None
     null_predicate: tuple[str, ...] = ()
     deferrable: bool = False
+    coarser: bool = False
 
     @property
     def parts(self) -> Iterator[tuple[str | None, str | None]]:
@@ -162,11 +169,16 @@ class UniqueIndex:
             and (not self.nulls_distinct or nulls.isdisjoint(self.columns))
         )
 
+    def is_inferred_by(self, key: Mapping[str, bool]) -> bool:
+        """Return whether ``ON CONFLICT`` may infer it, whatever its collation is."""
+        return key.keys() >= {*filter(None, self.columns)}
+
     def matches(self, key: Mapping[str, bool]) -> bool:
         """Return whether ``ON CONFLICT`` with the key's columns infers this index."""
         return (
             self.predicate is None
             and not self.deferrable
+            and not self.coarser
             and set(self.columns) == set(key)
             and self.covers(key)
         )
@@ -206,6 +218,8 @@ class Table:
             and the whole transaction, sees them as of its first query.
         distribution_column: The column that decides which server holds a row, and that
             every key must include; None for a table that is not distributed.
+        has_children: Whether other tables inherit from it, whose rows a key finds, too,
+            and which its unique indexes do not cover.
         all_indexes_known: Whether *unique* is complete. That of a view is not, since
             the indexes are those of its tables; that of a foreign table is not either.
     """
@@ -229,6 +243,7 @@ class Table:
     temporary_tables_allowed: bool = False
     has_remote_rows: bool = False
     distribution_column: str | None = None
+    has_children: bool = False
     all_indexes_known: bool = True
 
     @property
@@ -244,6 +259,14 @@ class Table:
     def is_unique(self, key: Mapping[str, bool]) -> bool:
         """Return whether some unique index lets at most one row have the key."""
         return any(index.covers(key) for index in self.unique)
+
+    def infers(self, key: Mapping[str, bool]) -> bool:
+        """Return whether ``ON CONFLICT`` with the key's columns finds the key's row."""
+        return (
+            not self.has_children
+            and any(index.matches(key) for index in self.unique)
+            and not any(i.coarser and i.is_inferred_by(key) for i in self.unique)
+        )
 
 
 def table_name(table: object) -> TableName:

@@ -503,7 +503,8 @@ A_COLUMN: dict[str, Any] = {
     "cast": "pg_catalog.text",
     "exact": "text",
     "typmod": -1,
-    "deterministic": True,
+    "collation": None,
+    "may_draw": True,
     "generated": False,
     "identity": "",
     "not_null": False,
@@ -518,6 +519,7 @@ A_TABLE: dict[str, Any] = {
     "returns_old": False,
     "may_insert": True,
     "may_copy": True,
+    "children": False,
     "foldable": True,
     "is_citus": False,
     "remote": False,
@@ -536,6 +538,7 @@ AN_INDEX: dict[str, Any] = {
     "nulls_distinct": True,
     "predicate": None,
     "deferrable": False,
+    "coarser": False,
     "exclusion": False,
     "equality": None,
 }
@@ -600,7 +603,10 @@ def test_a_relation_without_columns() -> None:
     ("about", "expected"),
     [
         ({}, {"family": "text", "storage": "text"}),
-        ({"deterministic": False}, {"storage": "other"}),
+        (
+            {"collation": "public.ci"},
+            {"storage": "other", "collation": "public.ci"},
+        ),
         (
             {"type": "citext", "catalog": "public"},
             {"family": "text", "storage": "other"},

@@ -61,7 +61,7 @@ from aioupsert._engines.sql import RowCode, encode_json, quote
 from aioupsert._plan.resolving import added_parameter
 
 if TYPE_CHECKING:
-    from aioupsert._plan import Assignment, Plan, Resolved
+    from aioupsert._plan import Assignment, KeyColumn, Plan, Resolved
     from aioupsert._plan.schema import Column
 
 
@@ -106,7 +106,15 @@ def compile_batch(plan: Plan, *, distinct: bool) -> PostgresqlBatch:
         else "",
         takes_arrays=all(column.supports_unnest for column in _typing_columns(plan)),
         joins_table=plan.unique and (may_skip or reason is not None),
+        draws=bool(_drawn_columns(plan)),
     )
+
+
+def _drawn_columns(plan: Plan) -> list[Column]:
+    """Return the columns of a new row that take the next value of a sequence."""
+    given = {item.column.name for item in plan.insert if item.term is not None}
+    columns = plan.table.columns.values()
+    return [c for c in columns if c.may_draw and c.name not in given]
 
 
 def _staging_table(columns: Sequence[BatchColumn]) -> str:
@@ -168,7 +176,9 @@ def _reasons_against_on_conflict(plan: Plan, *, distinct: bool) -> Iterator[str]
     ]
     if not table.supports_on_conflict_update:
         yield "it cannot return whether a row was created"
-    if not any(index.matches(key) for index in table.unique):
+    if table.has_children:
+        yield "rows of tables that inherit from it are found, too"
+    if not table.infers(key):
         yield "no unique index is on exactly the key"
     if not distinct:
         yield "rows may have the same key"
@@ -271,6 +281,12 @@ class _BatchWriter(PostgresqlWriter):
         if column not in self.columns:
             self.columns.append(column)
         return f'{self.rows}."c{self.columns.index(column) + 1}"::{cast}'
+
+    def key_value(self, key: KeyColumn) -> str:
+        """Write a value of the key, which is compared to others as the column's are."""
+        text = super().key_value(key)
+        collation = key.column.collation
+        return f"({text} COLLATE {collation})" if collation else text
 
     @contextlib.contextmanager
     def using_excluded(self, columns: Mapping[int, Column]) -> Generator[None]:
@@ -478,7 +494,8 @@ def _update_first(
 
     Existing rows are locked in the order of their keys and updated. The others are
     inserted in that order, and conflicts ignored. No default is evaluated and no
-    constraint checked for a row that is not created.
+    constraint checked for a row that is not created. The values of sequences are taken
+    before that, in the order of the rows.
     """
     writer = _BatchWriter(plan, batch_columns)
     rows, table = writer.rows, name_table(plan)
@@ -521,16 +538,29 @@ def _update_first(
             ),
         ]
     names, values = writer.values(plan.insert)
+    drawn = _drawn_columns(plan)
+    numbers = [f'{writer.default(c)} AS "s{n}"' for n, c in enumerate(drawn)]
     guard = f" AND {writer.guard(plan)}" if writer.inlines_default else ""
+    source = (
+        f"{first} AS {rows} WHERE NOT EXISTS (SELECT FROM {table} WHERE {key}){guard}"
+    )
+    if drawn:
+        # A volatile expression is evaluated after the sort.
+        select = ", ".join([f"{rows}.*", *numbers])
+        source = f'(SELECT {select} FROM {source} ORDER BY {rows}."ord") AS {rows}'
+        also = [quote(c.name) for c in drawn]
+        names = f"({', '.join([names.strip(' ()'), *also])}) "
+        values = ", ".join([values, *(f'{rows}."s{n}"' for n in range(len(drawn)))])
+        if any(c.always_identity for c in drawn):
+            names += "OVERRIDING SYSTEM VALUE "
     ctes.append(
         f"{inserted} AS (INSERT INTO {table} {names}SELECT {values}"
-        f" FROM {first} AS {rows} WHERE NOT EXISTS (SELECT FROM {table} WHERE {key})"
-        f"{guard} ORDER BY {writer.order(plan)} ON CONFLICT DO NOTHING"
+        f" FROM {source} ORDER BY {writer.order(plan)} ON CONFLICT DO NOTHING"
         f" RETURNING {_written(writer, plan, str(RowCode.CREATED))})"
     )
     if counting:
-        numbers = [f"(SELECT count(*) FROM {name})" for name in written]
-        query = writer.counts(plan, *[*numbers, "0"][:2], *written)
+        counts = [f"(SELECT count(*) FROM {name})" for name in written]
+        query = writer.counts(plan, *[*counts, "0"][:2], *written)
         return _Draft(writer, ctes, query)
     joined = f"{first} AS {rows} FULL JOIN {inserted} ON"
     joined += f" {writer.same_key(plan, inserted)}"

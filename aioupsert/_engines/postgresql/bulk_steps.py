@@ -116,6 +116,7 @@ class PostgresqlBatch:
         create_staging_table: Creates it; empty if this role may not.
         takes_arrays: Whether arrays can carry the rows.
         joins_table: Whether the statement finds rows by a join with the table.
+        draws: Whether the statement takes values of a sequence, in the order of the rows.
     """
 
     per_row: PostgresqlCall
@@ -127,11 +128,14 @@ class PostgresqlBatch:
     create_staging_table: str = ""
     takes_arrays: bool = True
     joins_table: bool = False
+    draws: bool = False
 
     def write(self, group: RowGroup, outcome: BatchOutcome) -> Steps[None]:
         """Write a group of rows in the open transaction."""
         pending: Sequence[int] = range(len(group.positions))
-        if self.upsert is not None and len(pending) > _FEW_ROWS:
+        # One by one they would take the values of a sequence in the order of the keys.
+        few = 1 if self.draws else _FEW_ROWS
+        if self.upsert is not None and len(pending) > few:
             pending = yield from _GroupWrite(self, self.upsert, group, outcome).rounds(
                 pending
             )
@@ -187,12 +191,11 @@ class _GroupWrite:
 
     def rounds(self, pending: Sequence[int]) -> Steps[Sequence[int]]:
         """Write rows in rounds; return those to be written one by one."""
-        while len(pending) > _FEW_ROWS:
+        while True:
             left = yield from self._round(pending)
-            if len(left) > len(pending) // 2:
+            if len(left) <= _FEW_ROWS or len(left) > len(pending) // 2:
                 return left
             pending = left
-        return pending
 
     def _round(self, pending: Sequence[int]) -> Steps[Sequence[int]]:
         """Write rows once; return those that were not reported, in their order."""
@@ -212,8 +215,10 @@ class _GroupWrite:
         if not batch.takes_arrays:
             return pending
         left: list[int] = []
-        for start in range(0, len(pending), MAX_ARRAY_ROWS):
-            some = pending[start : start + MAX_ARRAY_ROWS]
+        # Rows that may be equal must not overtake one that is left.
+        size = MAX_ARRAY_ROWS if self._group.distinct else len(pending)
+        for start in range(0, len(pending), size):
+            some = pending[start : start + size]
             body = self.by_arrays(some)
             if batch.joins_table:
                 body = _with_settings(_BY_INDEX, body)

@@ -62,12 +62,12 @@ SELECT json_build_object(
   'statement', EXISTS (
     SELECT FROM pg_catalog.pg_trigger g
     WHERE g.tgrelid = c.oid AND g.tgtype & 5 = 4 AND g.tgenabled <> 'D'),
+  'children', c.relkind <> 'p' AND EXISTS (
+    SELECT FROM pg_catalog.pg_inherits h WHERE h.inhparent = c.oid),
   'foldable', c.relkind = 'r' AND NOT c.relispartition AND NOT c.relrowsecurity
     AND NOT EXISTS (
       SELECT FROM pg_catalog.pg_trigger g
       WHERE g.tgrelid = c.oid AND NOT g.tgisinternal)
-    AND NOT EXISTS (
-      SELECT FROM pg_catalog.pg_inherits h WHERE h.inhparent = c.oid)
     AND NOT EXISTS (
       SELECT FROM pg_catalog.pg_constraint x
       WHERE x.conrelid = c.oid AND x.contype = 'c'
@@ -89,9 +89,13 @@ SELECT json_build_object(
       'typmod', b.typmod,
       'declared_id', a.atttypid::text,
       'declared_typmod', a.atttypmod,
-      'deterministic', coalesce(l.collisdeterministic, true),
+      'collation', CASE WHEN NOT l.collisdeterministic
+        THEN quote_ident(ln.nspname) || '.' || quote_ident(l.collname) END,
       'generated', a.attgenerated <> '',
       'identity', a.attidentity,
+      'may_draw', a.attidentity = '' OR has_sequence_privilege(
+        pg_get_serial_sequence(
+          quote_ident(n.nspname) || '.' || quote_ident(c.relname), a.attname), 'USAGE'),
       'not_null', a.attnotnull,
       'category', t.typcategory,
       'array', t.typarray <> 0,
@@ -114,6 +118,7 @@ SELECT json_build_object(
     JOIN pg_catalog.pg_type at ON at.oid = a.atttypid
     LEFT JOIN pg_catalog.pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
     LEFT JOIN pg_catalog.pg_collation l ON l.oid = a.attcollation
+    LEFT JOIN pg_catalog.pg_namespace ln ON ln.oid = l.collnamespace
     CROSS JOIN LATERAL (
       WITH RECURSIVE base (oid, typmod) AS (
         SELECT a.atttypid, a.atttypmod
@@ -144,6 +149,12 @@ SELECT json_build_object(
         SELECT json_agg(CASE WHEN i.indkey[n - 1] = 0
           THEN pg_get_indexdef(i.indexrelid, n, false) END ORDER BY n)
         FROM generate_series(1, i.indnkeyatts) AS n),
+      'coarser', (
+        SELECT bool_or(k.coll <> ka.attcollation AND NOT kl.collisdeterministic)
+        FROM unnest(i.indkey::int2[], i.indcollation::oid[]) AS k (attnum, coll)
+        JOIN pg_catalog.pg_attribute ka
+          ON ka.attrelid = c.oid AND ka.attnum = k.attnum AND k.attnum > 0
+        JOIN pg_catalog.pg_collation kl ON kl.oid = k.coll),
       'nulls_distinct',
         NOT coalesce((to_jsonb(i) ->> 'indnullsnotdistinct')::boolean, false),
       'predicate', pg_get_expr(i.indpred, i.indrelid),
@@ -224,9 +235,10 @@ class FoundColumn(TypedDict):
     typmod: int
     declared_id: NotRequired[str]
     declared_typmod: NotRequired[int]
-    deterministic: bool
+    collation: str | None
     generated: bool
     identity: str
+    may_draw: bool | None
     not_null: bool
     category: str
     array: bool
@@ -240,6 +252,7 @@ class FoundIndex(TypedDict):
     name: str
     columns: list[str | None] | None
     expressions: NotRequired[list[str | None] | None]
+    coarser: bool | None
     nulls_distinct: bool
     predicate: str | None
     deferrable: bool
@@ -262,6 +275,7 @@ class FoundTable(TypedDict):
     instead: bool
     before: bool
     statement: bool
+    children: bool
     foldable: bool
     refuses: bool
     row_security: NotRequired[bool]
@@ -294,7 +308,9 @@ def read_table(name: TableName, found: FoundTable) -> Table:
         if remote
         else None,
         temporary_tables_allowed=found["may_copy"],
+        has_children=found["children"],
         mergeable=found["foldable"]
+        and not found["children"]
         and not found["rules"]
         and not any(column["generated"] for column in columns),
         updates_may_be_refused=found["refuses"],
@@ -367,10 +383,11 @@ _HEADER: Final = 4
 
 def _column(found: FoundColumn) -> Column:
     kind, typmod = found["type"], found["typmod"]
+    consumes_sequence = "nextval(" in (found["default"] or "")
     builtin = found["catalog"] == "pg_catalog"
     # The type of an array is named like that of its elements, after an underscore.
     rounded = builtin and kind.removeprefix("_") in _ROUNDED and typmod >= 0
-    is_known = builtin and found["deterministic"]
+    is_known = builtin and found["collation"] is None
     return Column(
         name=found["name"],
         type=found["cast"],
@@ -381,7 +398,8 @@ def _column(found: FoundColumn) -> Column:
         default=found["default"],
         generated=found["generated"],
         always_identity=found["identity"] == "a",
-        consumes_sequence="nextval(" in (found["default"] or ""),
+        consumes_sequence=consumes_sequence,
+        may_draw=consumes_sequence and bool(found["may_draw"]),
         required=found["not_null"]
         and found["default"] is None
         and not found["generated"],
@@ -390,6 +408,7 @@ def _column(found: FoundColumn) -> Column:
         type_id=found["type_id"],
         declared_type_id=found.get("declared_id", ""),
         modifier=found.get("declared_typmod", -1) if rounded else -1,
+        collation=found["collation"] or "",
     )
 
 
@@ -405,4 +424,5 @@ def _unique(found: FoundIndex) -> UniqueIndex:
         predicate=found["predicate"],
         null_predicate=null_columns(found["predicate"]),
         deferrable=found["deferrable"],
+        coarser=bool(found["coarser"]),
     )

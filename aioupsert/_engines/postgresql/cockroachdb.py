@@ -32,7 +32,7 @@ SELECT json_build_object(
   'kind', c.relkind::text,
   'cluster', 'CockroachDB lets a statement modify a table once',
   'returns_old', false, 'may_insert', true, 'may_copy', false, 'rules', false,
-  'instead', false, 'before', false, 'statement', false, 'foldable', false,
+  'instead', false, 'before', false, 'statement', false, 'children', false, 'foldable', false,
   'refuses', false, 'remote', false, 'xmax', false,
   'columns', (
     SELECT json_agg(json_build_object(
@@ -43,7 +43,7 @@ SELECT json_build_object(
       'cast', quote_ident(tn.nspname) || '.' || quote_ident(t.typname),
       'exact', format_type(t.oid, a.atttypmod),
       'typmod', a.atttypmod,
-      'deterministic', true,
+      'collation', NULL, 'may_draw', false,
       'generated', a.attgenerated <> '',
       'identity', a.attidentity,
       'not_null', a.attnotnull,
@@ -69,6 +69,7 @@ SELECT json_build_object(
       'nulls_distinct', true,
       'predicate', pg_get_expr(i.indpred, i.indrelid),
       'deferrable', false,
+      'coarser', false,
       'exclusion', false,
       'equality', NULL
       ) ORDER BY i.indexrelid)

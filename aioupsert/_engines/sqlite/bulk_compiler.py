@@ -63,7 +63,7 @@ def _reasons_for_one_by_one(plan: Plan) -> Iterator[str]:
         yield "rows are returned"
     if not table.supports_on_conflict_update:
         yield "it is a view or a virtual table"
-    if not any(index.matches(key) for index in table.unique):
+    if not table.infers(key):
         yield "no unique index is on exactly the key"
     if plan.renames:
         yield "the call changes the key itself"

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 from aioupsert._engines.base import Command, Steps
 from aioupsert._engines.partial_indexes import null_columns
-from aioupsert._engines.sql import quote, quote_text
+from aioupsert._engines.sql import quote, quote_path, quote_text
 from aioupsert._plan.key_checks import looks_like_number
 from aioupsert._plan.schema import (
     Column,
@@ -107,7 +107,13 @@ def _table(name: TableName, database: str, columns: ResultRows) -> Steps[Table]:
         for row in columns
         if row[4] != _HIDDEN
     }
-    unique = _unique_indexes(indexed, dict(map(tuple, partial)))
+    definitions = dict(map(tuple, partial))
+    collations: dict[str, str] = {}
+    # Only where one is named can that of an index be another than its column's.
+    if any(_COLLATE.search(text) for text in (sql, *definitions.values())):
+        named = {row[3] for row in indexed if row[3] in reflected}
+        collations = yield from _collations(name, sorted(named))
+    unique = _unique_indexes(indexed, definitions, collations)
     virtual = bool(re.match(r"\s*CREATE\s+VIRTUAL\b", sql, re.IGNORECASE))
     primary = [row[0] for row in columns if row[3]]
     by_index = any(row[1] == "pk" for row in indexed)
@@ -250,17 +256,53 @@ def _string(text: str) -> str | None:
     return None
 
 
+_COLLATE: Final = re.compile(r"\bCOLLATE\b", re.IGNORECASE)
+_BUILT_IN: Final = frozenset({"BINARY", "NOCASE", "RTRIM"})
+
+
+def _collations(name: TableName, columns: Sequence[str]) -> Steps[dict[str, str]]:
+    """
+    Return the collation of each column, which the schema does not say.
+
+    It is found by comparing texts as the column's values would be. A collation of the
+    caller's own is taken for BINARY.
+    """
+    if not columns:
+        return {}
+    selected = ", ".join(f"{quote(c)} AS c{n}" for n, c in enumerate(columns))
+    texts = ", ".join("'a'" for _ in columns)
+    tests = ", ".join(f"'A' = c{n}, 'a ' = c{n}" for n in range(len(columns)))
+    rows = yield _query(
+        f"SELECT {tests} FROM (SELECT {selected} FROM {quote_path(name)} WHERE 0"
+        f" UNION ALL SELECT {texts})"
+    )
+    answers = rows[0]
+    return {
+        column: "NOCASE" if is_nocase else "RTRIM" if is_rtrim else "BINARY"
+        for column, is_nocase, is_rtrim in zip(
+            columns, answers[::2], answers[1::2], strict=True
+        )
+    }
+
+
 def _unique_indexes(
-    rows: Iterable[ResultRow], definitions: dict[str, str]
+    rows: Iterable[ResultRow],
+    definitions: dict[str, str],
+    collations: dict[str, str],
 ) -> tuple[UniqueIndex, ...]:
     columns: dict[str, list[str | None]] = {}
     predicates: dict[str, str | None] = {}
+    coarser: set[str] = set()
     for name, _, partial, column, collation in rows:
         sql = definitions.get(name, "")
-        # The schema does not say a column's own collation. If that is a coarser one, an
-        # index COLLATE BINARY does not make the column's values unique.
-        finer = collation == "BINARY" and re.search(r"\bCOLLATE\b", sql, re.IGNORECASE)
-        columns.setdefault(name, []).append(None if finer else column)
+        own = collations.get(column, collation)
+        if collation != own and (collation in _BUILT_IN or _COLLATE.search(sql)):
+            if own == "BINARY":
+                coarser.add(name)
+            else:
+                # Values that are equal for the column may differ for the index.
+                column = None  # noqa: PLW2901  # as that of an expression
+        columns.setdefault(name, []).append(column)
         predicates[name] = _predicate(sql) if partial else None
     return tuple(
         UniqueIndex(
@@ -268,6 +310,7 @@ def _unique_indexes(
             tuple(names),
             predicate=predicates[name],
             null_predicate=null_columns(predicates[name]),
+            coarser=name in coarser,
         )
         for name, names in columns.items()
     )
