@@ -464,6 +464,10 @@ class Dispatcher:
         while lease.batch:
             if sent:
                 self._begin(lease)
+            columns = await self._sender.key_columns(session)
+            if columns and self._queue.compare_as(columns, session.engine):
+                # What could not be told from the rows of this batch need not wait.
+                self._dispatch_next()
             await self._sender.send(session, lease.batch)
             self._finish(lease)
             sent += 1

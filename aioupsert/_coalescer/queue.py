@@ -1,6 +1,12 @@
 """
 The order in which calls are sent: for each row, the order in which they were made.
 
+Which keys are the same row is decided by the database, by the types and collations of
+the key's columns. Where equality in Python is known to be the same, calls for different
+rows may overtake each other, and be sent in several batches at once. Any other key, and
+every key until the table's description is known, may be the row of any other call: such
+a call overtakes none and is overtaken by none, and while it is under way nothing else is.
+
 Nothing here awaits, or knows a connection.
 """
 
@@ -8,11 +14,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import chain
 from typing import Final, TypeAlias
 
-from aioupsert._plan import RequestShape
+from aioupsert._plan import RequestShape, ValueSemantics
+from aioupsert._plan.schema import Column
 from aioupsert.results import Result
 
 PendingCall: TypeAlias = tuple[
@@ -21,7 +28,7 @@ PendingCall: TypeAlias = tuple[
 """
 A pending call: its request shape, its values, its row, and the future of its caller.
 
-The row is a hash of the key, or None if the key has none; distinct keys may collide. A
+The row is a hash of the key, or None if it may be any row; distinct keys may collide. A
 plain tuple, which Python reuses: a named tuple takes several times as long to make, and
 each one brings the next garbage collection nearer.
 """
@@ -46,8 +53,14 @@ class Queue:
         """
         self.ready: deque[PendingCall] = deque()
         self._width = width
+        # What decides which keys are equal, and the types of which Python knows it.
+        self._columns: Sequence[Column] = ()
+        self._semantics: ValueSemantics | None = None
+        self._comparable: Sequence[frozenset[type]] = ()
         # The rows under way, and the calls put aside for each, if there are any.
         self._under_way: dict[int | None, deque[PendingCall] | None] = {}
+        # The batch under way that may have any row, if there is one.
+        self._in_order: list[PendingCall] = []
         # How many calls of cancelled callers the queue may still have.
         self._withdrawn = 0
 
@@ -58,13 +71,48 @@ class Queue:
         future: asyncio.Future[Result],
     ) -> None:
         """Add a call behind the others."""
+        self.ready.append((shape, tuple(values), self._row_of(values), future))
+
+    def compare_as(self, columns: Sequence[Column], semantics: ValueSemantics) -> bool:
+        """Compare keys as these columns do, from now on; return whether that is new."""
+        if columns == self._columns:
+            return False
+        self._columns, self._semantics = columns, semantics
+        self._comparable = [*map(semantics.comparable_types, columns)]
+        for queue in (self.ready, *filter(None, self._under_way.values())):
+            calls = self._read_again(queue)
+            queue.clear()
+            queue.extend(calls)
+        if None in self._under_way:
+            rows = self._read_again(self._in_order)
+            if all(row is not None for _, _, row, _ in rows):
+                self._in_order[:] = rows
+                self._under_way = dict.fromkeys(row for _, _, row, _ in rows)
+        return True
+
+    def _read_again(self, calls: Iterable[PendingCall]) -> list[PendingCall]:
+        return [
+            (shape, values, self._row_of(values), future)
+            for shape, values, _, future in calls
+        ]
+
+    def _row_of(self, values: Sequence[object]) -> int | None:
+        """Return the row of a call: a hash of its key, or None if it may be any row."""
+        semantics = self._semantics
+        if semantics is None:
+            return None
+        for number, types in enumerate(self._comparable):
+            value = values[number]
+            if (
+                value.__class__ not in types
+                and value is not None  # which finds other rows than any value
+                and not semantics.python_equality_is_sql_equality(
+                    self._columns[number], (value,)
+                )
+            ):
+                return None
         width = self._width
-        # Never the key itself, whose type may define equality in any way.
-        try:
-            row = hash(values[0] if width == 1 else tuple(values[:width]))
-        except TypeError:
-            row = None  # a list, for example
-        self.ready.append((shape, tuple(values), row, future))
+        return hash(values[0] if width == 1 else tuple(values[:width]))
 
     def take(self, size: int, most: int) -> list[PendingCall]:
         """
@@ -83,25 +131,28 @@ class Queue:
             The batch, which holds its rows until `release`; empty if no call is ready.
         """
         ready, under_way = self.ready, self._under_way
-        rows: dict[int | None, list[PendingCall]] = {}
+        rows: dict[int, list[PendingCall]] = {}
         number = 0
-        while ready and number < most and len(rows) < size:
+        while ready and number < most and len(rows) < size and None not in under_way:
             call = ready.popleft()
             _, _, row, future = call
             if future.done():
                 continue  # its caller has been cancelled
+            if row is None:
+                # It waits for all that are before it.
+                ready.appendleft(call)
+                break
             if row in rows:
                 rows[row].append(call)
             elif row not in under_way:
                 rows[row] = [call]
             else:
-                aside = under_way[row]
-                if aside is None:
-                    aside = under_way[row] = deque()
-                aside.append(call)
+                self._put_aside(row, call)
                 continue
             number += 1
         batch: list[PendingCall] = []
+        if not rows and not under_way:
+            return self._take_in_order(most)
         for row, calls in rows.items():
             if len(batch) >= size:
                 break
@@ -110,6 +161,25 @@ class Queue:
         if len(batch) < number:
             rest = [calls for row, calls in rows.items() if row not in under_way]
             ready.extendleft(reversed([*chain.from_iterable(rest)]))
+        return batch
+
+    def _put_aside(self, row: int, call: PendingCall) -> None:
+        """Keep a call until its row, which is under way, is released."""
+        aside = self._under_way[row]
+        if aside is None:
+            aside = self._under_way[row] = deque()
+        aside.append(call)
+
+    def _take_in_order(self, most: int) -> list[PendingCall]:
+        """Take calls that may be for one row, the first of them for any row."""
+        batch: list[PendingCall] = []
+        while self.ready and len(batch) < most:
+            call = self.ready.popleft()
+            if not call[FUTURE].done():
+                batch.append(call)
+        if batch:
+            self._under_way[None] = None
+            self._in_order = batch
         return batch
 
     def release(self, batch: Sequence[PendingCall]) -> None:

@@ -17,9 +17,9 @@ from aioupsert._coalescer.queue import FUTURE, PendingCall
 from aioupsert._drivers.base import Session
 from aioupsert._execution.batches import Batch, BatchWriter
 from aioupsert._execution.calls import write
-from aioupsert._execution.table_cache import has_changed
+from aioupsert._execution.table_cache import has_changed, read_table
 from aioupsert._plan import CallGrouper
-from aioupsert._plan.schema import TableName
+from aioupsert._plan.schema import Column, TableName
 from aioupsert.errors import AioupsertError
 from aioupsert.results import Result
 
@@ -49,6 +49,7 @@ class Sender:
         """
         self.rows = 0
         self._name = name
+        self._key = key
         self._timeout = timeout
         self._writer = BatchWriter(
             name, CallGrouper(tuple(key)), timeout, skip=True, each=True
@@ -58,6 +59,18 @@ class Sender:
     def retries(self) -> int:
         """How many attempts were ended by a transient error."""
         return self._writer.retries
+
+    async def key_columns(self, session: Session) -> Sequence[Column]:
+        """Return the columns of the key; none if they cannot be read."""
+        cached = session.state.tables.get(self._name)
+        if cached is None:
+            try:
+                cached = await read_table(session, self._name)
+            except Exception:  # noqa: BLE001  # sending the batch reports it
+                return ()
+        found = map(cached.table.columns.get, self._key)
+        columns = [column for column in found if column is not None]
+        return columns if len(columns) == len(self._key) else ()
 
     async def send(self, session: Session, batch: Sequence[PendingCall]) -> None:
         """

@@ -66,11 +66,15 @@ class RowGroup(NamedTuple):
 class ValueSemantics(Protocol):
     """How a database compares and converts values."""
 
+    def comparable_types(self, column: Column) -> frozenset[type]:
+        """Return the Python types whose equality is that of the column."""
+        ...
+
     def python_equality_is_sql_equality(
-        self, column: Column, types: Iterable[type]
+        self, column: Column, keys: Iterable[Value], /
     ) -> bool:
         """
-        Return whether keys of these Python types are one row exactly if they are equal.
+        Return whether these keys are one row exactly if they are equal.
 
         If that is not known, rows are written in their order.
         """
@@ -394,9 +398,9 @@ def are_comparable(
         column = table.columns.get(name)
         if column is None:
             return False  # reported by every row when its plan is made
-        # An iterator, as not every database looks at the classes.
-        classes = map(type, chain.from_iterable(map(itemgetter(number), keys)))
-        if not semantics.python_equality_is_sql_equality(column, classes):
+        # An iterator, as not every database looks at the values.
+        values = chain.from_iterable(map(itemgetter(number), keys))
+        if not semantics.python_equality_is_sql_equality(column, values):
             return False
     return True
 

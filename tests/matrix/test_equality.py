@@ -8,6 +8,7 @@ report for each row what they report.
 
 from __future__ import annotations
 
+import asyncio
 import datetime as dt
 import random
 import uuid
@@ -19,6 +20,7 @@ import pytest
 
 from aioupsert import (
     Action,
+    Coalescer,
     create_or_update,
     create_or_update_many,
     iter_create_or_update,
@@ -203,3 +205,55 @@ async def test_sqlite(lite: SQLiteDatabase, name: str) -> None:
     column = SQLITE[name]
     await make(lite, column, "")
     await compare(lite, column)
+
+
+# Each pair is one row, spelt in two ways.
+SPELT_TWICE: Final = {
+    "uuid": ("uuid", uuid.UUID(int=1), str(uuid.UUID(int=1))),
+    "citext": ("citext", "a", "A"),
+    "numeric": ("numeric(10,2)", Decimal(1), Decimal("1.001")),
+    "char": ("char(3)", "a", "a "),
+    "moment": ("timestamptz(0)", DAY, DAY.replace(microsecond=400_000)),
+    "collation": ("text COLLATE ci", "a", "A"),
+}
+
+
+async def check_order(db: Database, one: object, other: object) -> None:
+    """Of concurrent calls for one row, made in an order, the last one counts."""
+    for _ in range(10):
+        async with Coalescer(db.handle, "t", key="k", max_batch=3) as coalescer:
+            calls = [
+                coalescer.create_or_update(
+                    key={"k": key}, defaults={"v": n}, returning="v"
+                )
+                for n, key in enumerate([one, other] * 4)
+            ]
+            results = await asyncio.gather(*calls)
+        assert [dict(result.row or {})["v"] for result in results] == [*range(8)]
+        assert await db.query("SELECT v FROM t") == [(7,)]
+
+
+@pytest.mark.parametrize("db", ["pool", "psycopg_pool"], indirect=True)
+@pytest.mark.parametrize("name", SPELT_TWICE)
+async def test_calls_for_a_row_spelt_in_two_ways(
+    db: PostgresDatabase, name: str
+) -> None:
+    type_, one, other = SPELT_TWICE[name]
+    if name == "citext":
+        await db.run("CREATE EXTENSION IF NOT EXISTS citext")
+    if name == "collation":
+        await db.run(CI)
+    await db.run(f"CREATE TABLE t (k {type_} PRIMARY KEY, v integer)")
+    await check_order(db, one, other)
+
+
+@pytest.mark.parametrize(
+    ("collation", "one", "other"), [("NOCASE", "a", "A"), ("RTRIM", "a", "a ")]
+)
+async def test_calls_for_a_row_spelt_in_two_ways_on_sqlite(
+    lite: SQLiteDatabase, collation: str, one: str, other: str
+) -> None:
+    await lite.run(
+        f"CREATE TABLE t (k text COLLATE {collation} PRIMARY KEY, v integer)"
+    )
+    await check_order(lite, one, other)

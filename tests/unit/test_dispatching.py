@@ -14,8 +14,11 @@ from aioupsert._coalescer.dispatch import (
     Schedule,
 )
 from aioupsert._coalescer.queue import Queue
+from aioupsert._engines.postgresql.engine import PostgresqlEngine
+from aioupsert._plan.schema import Column
 from tests.unit.plans import SHAPE
 
+INTEGER: Final = Column("k", "int4", "int4", "integer", "integer")
 ENOUGH: Final = CALLS_WORTH_A_CONNECTION
 BEHIND: Final = SECONDS_BEHIND_A_BATCH
 
@@ -33,6 +36,7 @@ class Ready:
     def __init__(self, loop: asyncio.AbstractEventLoop, **options: Any) -> None:
         self._loop = loop
         self._queue = Queue(1)
+        self._queue.compare_as([INTEGER], PostgresqlEngine())
         self._number = 0
         defaults = {"max_batch": 1_000, "max_delay": 0.0, "concurrency": 3}
         self.schedule = Schedule(self._queue, **{**defaults, **options})

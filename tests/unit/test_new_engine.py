@@ -139,6 +139,9 @@ class ToyEngine:
             (Command("ROLLBACK", kind="rollback"),),
         )
 
+    def comparable_types(self, _column: Column) -> frozenset[type]:
+        return frozenset()
+
     def python_equality_is_sql_equality(
         self, _column: Column, _types: Iterable[type]
     ) -> bool:

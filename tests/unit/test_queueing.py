@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 from typing import Final
 
+import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 
 from aioupsert._coalescer.queue import FUTURE, PendingCall, Queue
+from aioupsert._engines.postgresql.engine import PostgresqlEngine
+from aioupsert._plan.schema import Column
 from aioupsert.results import Result
 from tests.unit.plans import SHAPE
 
@@ -27,8 +30,19 @@ def put(
     return [*queue.ready][-len(of) :]
 
 
+TEXT: Final = Column("k", "text", "text", "text", "text")
+INTEGER: Final = Column("k", "int4", "int4", "integer", "integer")
+ANY: Final = Column("k", "public.citext", "public.citext", "text", "other")
+
+
+def comparing(*columns: Column) -> Queue:
+    made = Queue(len(columns))
+    made.compare_as(columns, PostgresqlEngine())
+    return made
+
+
 def queue(*of: str) -> Queue:
-    made = Queue(1)
+    made = comparing(TEXT)
     put(made, *of)
     return made
 
@@ -79,21 +93,71 @@ async def test_withdrawn_calls_are_dropped_whether_they_were_put_aside_or_not() 
     assert waiting.clear() == []
 
 
-async def test_keys_without_a_hash_are_one_row() -> None:
-    waiting = Queue(1)
-
-    def put_list(name: str) -> None:
-        waiting.put(SHAPE, [[name], name], asyncio.Future())
-
-    put_list("a")
-    put_list("b")
-    assert names(waiting.take(9, 10)) == ["a", "b"]
-    put_list("c")
+@pytest.mark.parametrize("waiting", [Queue(1), comparing(ANY)], ids=["unknown", "any"])
+async def test_keys_that_may_be_equal_keep_their_order(waiting: Queue) -> None:
+    put(waiting, "a1", "b1", "a2", "c1")
+    first = waiting.take(1, 3)
+    assert names(first) == ["a1", "b1", "a2"]
+    put(waiting, "d1")
     assert waiting.take(9, 10) == []
+    waiting.release(first)
+    assert names(waiting.take(9, 10)) == ["c1", "d1"]
+
+
+async def test_a_key_that_may_be_any_row_overtakes_none_and_is_not_overtaken() -> None:
+    waiting = comparing(INTEGER)
+
+    def put_key(key: object, name: str) -> None:
+        waiting.put(SHAPE, [key, name], asyncio.Future())
+
+    put_key(1, "a1")
+    put_key(2, "b1")
+    put_key("1", "a2")
+    put_key(None, "n1")
+    put_key(2, "b2")
+    first = waiting.take(1, 10)
+    second = waiting.take(9, 10)
+    assert names(first) == ["a1"]
+    assert names(second) == ["b1"]
+    waiting.release(second)
+    assert waiting.take(9, 10) == []
+    waiting.release(first)
+    assert names(waiting.take(9, 10)) == ["a2", "n1", "b2"]
+
+
+async def test_what_is_queued_is_compared_as_the_columns_do_once_they_are_known() -> (
+    None
+):
+    waiting = Queue(1)
+    put(waiting, "a1", "b1", "a2")
+    waiting.compare_as([TEXT], PostgresqlEngine())
+    first = waiting.take(1, 10)
+    assert names(first) == ["a1"]
+    second = waiting.take(9, 10)
+    assert names(second) == ["b1"]
+    waiting.compare_as([ANY], PostgresqlEngine())
+    put(waiting, "A3")
+    waiting.release(first)
+    assert waiting.take(9, 10) == []
+    waiting.release(second)
+    assert names(waiting.take(9, 10)) == ["a2", "A3"]
+
+
+async def test_a_batch_under_way_holds_its_own_rows_once_they_are_known() -> None:
+    waiting = Queue(1)
+    put(waiting, "a1", "b1")
+    first = waiting.take(9, 10)
+    put(waiting, "a2", "c1")
+    assert waiting.take(9, 10) == []
+    assert waiting.compare_as([TEXT], PostgresqlEngine())
+    assert not waiting.compare_as([TEXT], PostgresqlEngine())
+    assert names(waiting.take(9, 10)) == ["c1"]
+    waiting.release(first)
+    assert names(waiting.take(9, 10)) == ["a2"]
 
 
 async def test_a_row_is_told_by_every_column_of_its_key() -> None:
-    waiting = Queue(2)
+    waiting = comparing(TEXT, TEXT)
     for name in ("ax1", "ay1", "ax2"):
         waiting.put(SHAPE, [name[0], name[:2], name], asyncio.Future())
     assert [values[2] for _, values, _, _ in waiting.take(1, 10)] == ["ax1"]
@@ -108,7 +172,7 @@ class Queueing(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.loop = asyncio.new_event_loop()
-        self.queue = Queue(1)
+        self.queue = comparing(TEXT)
         self.waiting: dict[str, list[PendingCall]] = {row: [] for row in "abcdef"}
         self.away: list[list[PendingCall]] = []
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from aioupsert._engines.postgresql.steps import PostgresqlCall
     from aioupsert._plan import Plan
     from aioupsert._plan.schema import Column, Table, TableName
+    from aioupsert.typing import Value
 
 
 class PostgresqlEngine:
@@ -39,11 +40,15 @@ class PostgresqlEngine:
         """Return a transaction, or a savepoint if one is open."""
         return steps.scope(in_transaction=in_transaction)
 
+    def comparable_types(self, column: Column) -> frozenset[type]:
+        """Return the Python types whose equality is that of the column."""
+        return values.comparable_types(column)
+
     def python_equality_is_sql_equality(
-        self, column: Column, types: Iterable[type]
+        self, column: Column, keys: Iterable[Value]
     ) -> bool:
-        """Return whether equal keys of these Python types are the same row."""
-        return values.python_equality_is_sql_equality(column, types)
+        """Return whether these keys are the same row exactly if they are equal."""
+        return values.python_equality_is_sql_equality(column, keys)
 
     def text_converter(self, column: Column) -> None:
         """Return None: the server converts text."""

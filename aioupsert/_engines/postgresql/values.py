@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from aioupsert._plan.schema import Column, Storage
+    from aioupsert.typing import Value
 
 # For values of these Python types, Python's equality is that of the column.
 _COMPARED_ALIKE: Final[dict[Storage, frozenset[type]]] = {
@@ -19,11 +20,33 @@ _COMPARED_ALIKE: Final[dict[Storage, frozenset[type]]] = {
     "text": frozenset({str}),
     "varchar": frozenset({str}),
     "date": frozenset({dt.date}),
-    "timestamptz": frozenset({dt.datetime}),
 }
 
 
-def python_equality_is_sql_equality(column: Column, types: Iterable[type]) -> bool:
-    """Return whether equal keys of these Python types are the same row."""
-    known = _COMPARED_ALIKE.get(column.storage, frozenset())
-    return column.key_type == column.type and known.issuperset(set(types))
+def comparable_types(column: Column) -> frozenset[type]:
+    """Return the Python types whose equality is that of the column."""
+    if column.key_type != column.type:
+        return frozenset()
+    return _COMPARED_ALIKE.get(column.storage, frozenset())
+
+
+def python_equality_is_sql_equality(column: Column, values: Iterable[Value]) -> bool:
+    """Return whether these keys are the same row exactly if they are equal."""
+    if column.storage == "timestamptz" and column.key_type == column.type:
+        return _are_comparable_moments(values)
+    return comparable_types(column).issuperset(set(map(type, values)))
+
+
+def _are_comparable_moments(values: Iterable[Value]) -> bool:
+    """
+    Return whether Python compares these as moments.
+
+    Where a time zone skips or repeats an hour, Python compares the times of day of one
+    zone, and takes those of two zones for different ("PEP 495").
+    """
+    zones: set[dt.tzinfo | None] = set()
+    for value in values:
+        if type(value) is not dt.datetime:
+            return False
+        zones.add(value.tzinfo)
+    return all(type(zone) is dt.timezone or str(zone) == "UTC" for zone in zones)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from aioupsert._engines.sqlite.steps import SqliteCall
     from aioupsert._plan import Plan
     from aioupsert._plan.schema import Column, Table, TableName
+    from aioupsert.typing import Value
 
 
 class SqliteEngine:
@@ -40,11 +41,16 @@ class SqliteEngine:
         """Return a transaction, or a savepoint if one is open."""
         return steps.scope(in_transaction=in_transaction)
 
+    def comparable_types(self, column: Column) -> frozenset[type]:
+        """Return no types: rows are written in their order, equal keys or not."""
+        del column
+        return frozenset()
+
     def python_equality_is_sql_equality(
-        self, column: Column, types: Iterable[type]
+        self, column: Column, keys: Iterable[Value]
     ) -> bool:
         """Return False: rows are written in their order, equal keys or not."""
-        del column, types
+        del column, keys
         return False
 
     def text_converter(self, column: Column) -> Callable[[str], Any]:
