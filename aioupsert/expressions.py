@@ -147,7 +147,8 @@ def literal_kind(value: Value) -> LiteralKind:
 def _kind_of_subclass(value: Value) -> LiteralKind:
     for cls, kind in _KINDS.items():
         if isinstance(value, cls):
-            return kind
+            # The driver may have an adapter for a kind of dict or list.
+            return "other" if cls in {dict, list} else kind
     return "other"
 
 

@@ -87,6 +87,8 @@ class Arguments(TypedDict):
 # the shape: SQLite needs it encoded as JSON, and so does a JSON column of PostgreSQL.
 PLAIN: Final[Node] = ("literal", "value", ())
 CONTAINER: Final[Node] = ("literal", "container", ())
+# Only these, as the driver may have an adapter for a subclass.
+CONTAINERS: Final = frozenset({dict, list})
 # Values of these classes are plain without further inspection.
 _PLAIN_CLASSES: Final = frozenset(
     {
@@ -184,7 +186,7 @@ def _read_key_value(name: str, value: Value) -> LiteralKind:
     if isinstance(value, Expression):
         msg = f"key[{name!r}] must be a plain value, not {value!r}"
         raise UsageError(msg)
-    return "container" if isinstance(value, (dict, list)) else "value"
+    return "container" if value.__class__ in CONTAINERS else "value"
 
 
 def read_names(returning: object) -> Names:
@@ -216,7 +218,7 @@ def read_value(given: Value, values: list[Value]) -> Node:
 
 def plain_node(value: Value) -> Node:
     """Return the node of a plain value."""
-    return CONTAINER if isinstance(value, (dict, list)) else PLAIN
+    return CONTAINER if value.__class__ in CONTAINERS else PLAIN
 
 
 def read_where(where: object, values: list[Value]) -> Node:

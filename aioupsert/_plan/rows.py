@@ -19,7 +19,7 @@ from typing import Any, Final, NamedTuple, Protocol
 from aioupsert._plan.bulk_request import BulkRequest
 from aioupsert._plan.plan import Plan
 from aioupsert._plan.records import Records, RejectedRow, Row, read_records
-from aioupsert._plan.request import CONTAINER, PLAIN, RequestShape
+from aioupsert._plan.request import CONTAINER, CONTAINERS, PLAIN, RequestShape
 from aioupsert._plan.schema import Column, Names, Table
 from aioupsert.errors import UsageError
 from aioupsert.expressions import Expression, Node
@@ -302,7 +302,7 @@ def _node_of(cls: type[Any], *, as_text: bool) -> Node:
     """Return the node of a plain value of a class."""
     if as_text and issubclass(cls, str):
         return _TEXT
-    return CONTAINER if issubclass(cls, (dict, list)) else PLAIN
+    return CONTAINER if cls in CONTAINERS else PLAIN
 
 
 def _split_mixed(

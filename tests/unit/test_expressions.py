@@ -143,7 +143,7 @@ LITERALS: list[tuple[Any, str]] = [
     (dt.timedelta(1), "timedelta"),
     (uuid.UUID(int=1), "uuid"),
     ({}, "json"),
-    (OrderedDict(), "json"),
+    (OrderedDict(), "other"),
     ([], "list"),
     ((), "other"),
     (Point(1), "other"),
