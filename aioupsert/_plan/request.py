@@ -186,7 +186,7 @@ def _read_key_value(name: str, value: Value) -> LiteralKind:
     if isinstance(value, Expression):
         msg = f"key[{name!r}] must be a plain value, not {value!r}"
         raise UsageError(msg)
-    return "container" if value.__class__ in CONTAINERS else "value"
+    return "container" if type(value) in CONTAINERS else "value"
 
 
 def read_names(returning: object) -> Names:
@@ -218,7 +218,7 @@ def read_value(given: Value, values: list[Value]) -> Node:
 
 def plain_node(value: Value) -> Node:
     """Return the node of a plain value."""
-    return CONTAINER if value.__class__ in CONTAINERS else PLAIN
+    return CONTAINER if type(value) in CONTAINERS else PLAIN
 
 
 def read_where(where: object, values: list[Value]) -> Node:
