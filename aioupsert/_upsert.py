@@ -77,8 +77,9 @@ async def create_or_update(
             statement of PostgreSQL, ``"exact"`` takes separate steps of UPDATE and
             INSERT, and ``"on_conflict"`` sends ``INSERT ... ON CONFLICT DO UPDATE``.
         timeout: The number of seconds after which no further attempt is made, or None
-            for no limit. It does not interrupt a statement; use ``asyncio.timeout`` to
-            do so.
+            for no limit; with a pool also how long to wait for a connection, with 0 for
+            a second. It does not interrupt a statement; use ``asyncio.timeout`` to do
+            so.
 
     Returns:
         The action, the number of rows written, and the rows if *returning* is given.
@@ -95,6 +96,7 @@ async def create_or_update(
             a trigger.
         RetriesExhaustedError: Transient errors lasted until *timeout*. Nothing was
             stored, and the call may be repeated.
+        PoolTimeoutError: The pool had no connection until *timeout*. Nothing was sent.
         SerializationConflictError: The caller's transaction cannot see the conflicting
             row. It must be rolled back and repeated.
 
@@ -150,7 +152,7 @@ async def get_or_create(
             `create_or_update`.
         strategy: How to execute the call, as for `create_or_update`.
         timeout: The number of seconds after which no further attempt is made, or None
-            for no limit.
+            for no limit, as for `create_or_update`.
 
     Returns:
         The row, with the action CREATED or UNCHANGED.

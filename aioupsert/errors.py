@@ -100,6 +100,28 @@ class RetriesExhaustedError(AioupsertError):
     """
 
 
+class PoolTimeoutError(AioupsertError, TimeoutError):
+    """
+    The pool had no connection for the call until *timeout*; nothing was sent.
+
+    Either the pool is too small for its load, or its connections are held for too long:
+    by statements that wait for a lock, or by a task that holds one and awaits a call
+    that needs another.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        """Compose the message from how long the call has waited."""
+        self._seconds = seconds
+        super().__init__(
+            f"the pool had no free connection within {seconds:g} seconds; nothing was"
+            " sent"
+        )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copy and pickle by the arguments of the constructor."""
+        return type(self), (self._seconds,)
+
+
 class SerializationConflictError(AioupsertError):
     """
     The caller's transaction cannot see the row that blocks it.

@@ -91,7 +91,8 @@ async def create_or_update_many(
         connections: The number of connections of a pool to write over. Rows with the
             same key use the same connection. More than one implies ``atomic=False``.
         timeout: The number of seconds after which no batch is repeated after a
-            transient error, or None for no limit.
+            transient error, and for which to wait for a connection of a pool, or None
+            for no limit.
 
     Returns:
         The number of rows that were created, updated, left unchanged, and skipped, and
@@ -164,7 +165,8 @@ async def iter_create_or_update(
         batch_size: The number of rows in a batch; 1,000 by default. The first result
             is yielded after the first batch.
         timeout: The number of seconds after which no batch is repeated after a
-            transient error, or None for no limit.
+            transient error, and for which to wait for a connection of a pool, or None
+            for no limit.
 
     Yields:
         The `Result` of each row, as `create_or_update` would return it.

@@ -18,9 +18,12 @@ if TYPE_CHECKING:
 class ParallelWriter:
     """Writes rows over several connections, all rows of a key over the same one."""
 
-    def __init__(self, write: BulkWrite, source: Source, connections: int) -> None:
+    def __init__(
+        self, write: BulkWrite, source: Source, connections: int, timeout: float | None
+    ) -> None:
         self._write = write
         self._source = source
+        self._timeout = timeout
         # One batch waits while another is written.
         self._queues = [
             asyncio.Queue[Batch | None](maxsize=1) for _ in range(connections)
@@ -41,14 +44,14 @@ class ParallelWriter:
     async def _write_shares(
         self, pool: Connection, queue: asyncio.Queue[Batch | None]
     ) -> None:
-        async with session_on(pool) as session:
+        async with session_on(pool, self._timeout) as session:
             while (batch := await queue.get()) is not None:
                 await self._write.store(session, batch)
                 queue.task_done()
 
     async def _read(self, pool: Connection) -> None:
         # The connection is given back: the pool may have no more than the writers need.
-        async with session_on(pool) as session:
+        async with session_on(pool, self._timeout) as session:
             table, engine = await self._write.check(session), session.engine
         async with aclosing(self._source.batches()) as batches:
             async for batch in batches:

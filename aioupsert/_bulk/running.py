@@ -80,9 +80,11 @@ async def create_or_update_many(
     with observed("create_or_update_many", target.name) as observation:
         try:
             if options.connections > 1:
-                await ParallelWriter(write, source, options.connections).run(conn)
+                await ParallelWriter(
+                    write, source, options.connections, options.timeout
+                ).run(conn)
             else:
-                async with session_on(conn) as session:
+                async with session_on(conn, options.timeout) as session:
                     if observation is not None:
                         record_system(session.engine.system)
                     await write.write_all(session, source, atomic=options.atomic)
@@ -112,11 +114,11 @@ async def iter_create_or_update(
     write = BulkWrite(target.name, request, timeout, each=True)
     size = checked_size(_ITERATED_ROWS if batch_size is None else batch_size)
     source = Source(rows, size)
-    async with session_on(conn) as session:
+    async with session_on(conn, timeout) as session:
         await write.check(session)
     async for batch in source.batches():
         with observed("iter_create_or_update", target.name) as observation:
-            async with session_on(conn) as session:
+            async with session_on(conn, timeout) as session:
                 if observation is not None:
                     record_system(session.engine.system)
                 results = await write.results(session, batch)

@@ -97,7 +97,8 @@ class Coalescer:
             without_unique_index: What to do if no unique index makes the key unique, as
                 for `create_or_update`.
             timeout: The number of seconds after which a batch is not repeated after a
-                transient error, or None for no limit.
+                transient error, and for which a call may wait for a connection of a
+                pool, or None for no limit.
             close_timeout: The *timeout* of `aclose` when the context manager is exited.
 
         Raises:
@@ -140,6 +141,7 @@ class Coalescer:
             ),
             admission=self._admission,
             sender=self._sender,
+            timeout=timeout,
         )
 
     @property
@@ -226,6 +228,7 @@ class Coalescer:
         Raises:
             CoalescerClosedError: The coalescer is closed, was not entered, or belongs
                 to another event loop.
+            PoolTimeoutError: The pool had no connection for the call until *timeout*.
             AioupsertError: As for `aioupsert.create_or_update`.
         """
         loop = asyncio.get_running_loop()

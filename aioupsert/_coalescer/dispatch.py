@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakKeyDictionary
 
 from aioupsert._coalescer.admission import Admission
-from aioupsert._coalescer.queue import FUTURE, PendingCall, Queue
+from aioupsert._coalescer.queue import FUTURE, MADE, PendingCall, Queue
 from aioupsert._coalescer.sending import Sender, fail
 from aioupsert._drivers import session_on
 from aioupsert._drivers.base import Session, finish
@@ -47,6 +47,13 @@ Several, since a pool resets a connection that it gets back, which takes a round
 not any number, since others may be waiting for a connection.
 """
 
+_LAST_WAIT: Final = 0.05
+"""
+How long calls that have waited for too long, behind others, wait for a connection.
+
+A pool that is only busy has one by then; and if it has none, thousands of calls, in
+batches one after the other, end soon.
+"""
 _SECONDS_TO_CANCEL: Final = 0.5
 """How long the server may take to cancel the statement of a lease that must end."""
 _SECONDS_TO_CLOSE: Final = 1.5
@@ -203,6 +210,7 @@ class Dispatcher:
         *,
         admission: Admission,
         sender: Sender,
+        timeout: float | None,
     ) -> None:
         """
         Send calls.
@@ -214,6 +222,7 @@ class Dispatcher:
             schedule: Decides when they go.
             admission: Knows how many are pending.
             sender: Stores and answers them.
+            timeout: For how many seconds a call may wait for a connection.
         """
         self.system = ""
         self.batches = self.largest_batch = 0
@@ -224,6 +233,7 @@ class Dispatcher:
         self._schedule = schedule
         self._admission = admission
         self._sender = sender
+        self._timeout = timeout
         self._leases: dict[asyncio.Task[None], Lease] = {}
         # In which leases run, each in a copy: what a batch does for the calls of many
         # callers, such as acquiring a connection, must not depend on one of them.
@@ -403,7 +413,7 @@ class Dispatcher:
         error: BaseException | None,
     ) -> None:
         """Report the outcome of a batch to the observers."""
-        futures = [future for _, _, _, future in batch if not future.cancelled()]
+        futures = [future for _, _, _, future, _ in batch if not future.cancelled()]
         event = observation.event
         observation.record_each(*(f.result() for f in futures if f.exception() is None))
         event.failed = sum(f.exception() is not None for f in futures)
@@ -441,7 +451,7 @@ class Dispatcher:
         self._begin(lease)
         error: BaseException | None = None
         try:
-            async with session_on(self._handle) as session:
+            async with session_on(self._handle, self._patience(lease.batch)) as session:
                 lease.session = session
                 await self._send(session, lease)
         except asyncio.CancelledError as exc:
@@ -456,6 +466,13 @@ class Dispatcher:
         finally:
             if lease.batch:
                 self._finish(lease, error)
+
+    def _patience(self, batch: list[PendingCall]) -> float | None:
+        """Return for how many seconds a batch may wait for a connection."""
+        if not self._timeout:
+            return self._timeout
+        waited = time.monotonic() - min(call[MADE] for call in batch)
+        return max(self._timeout - waited, min(self._timeout, _LAST_WAIT))
 
     async def _send(self, session: Session, lease: Lease) -> None:
         """Send a batch, and some that follow, over the lease's connection."""

@@ -13,6 +13,7 @@ Nothing here awaits, or knows a connection.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Iterable, Sequence
 from itertools import chain
@@ -23,10 +24,10 @@ from aioupsert._plan.schema import Column
 from aioupsert.results import Result
 
 PendingCall: TypeAlias = tuple[
-    RequestShape, Sequence[object], int | None, "asyncio.Future[Result]"
+    RequestShape, Sequence[object], int | None, "asyncio.Future[Result]", float
 ]
 """
-A pending call: its request shape, its values, its row, and the future of its caller.
+A pending call: its request shape, values and row, its caller's future, and when it was made.
 
 The row is a hash of the key, or None if it may be any row; distinct keys may collide. A
 plain tuple, which Python reuses: a named tuple takes several times as long to make, and
@@ -34,6 +35,8 @@ each one brings the next garbage collection nearer.
 """
 FUTURE: Final = 3
 """Where the future is in a pending call."""
+MADE: Final = 4
+"""Where the time is at which it was made, on the monotonic clock."""
 
 
 class Queue:
@@ -71,7 +74,9 @@ class Queue:
         future: asyncio.Future[Result],
     ) -> None:
         """Add a call behind the others."""
-        self.ready.append((shape, tuple(values), self._row_of(values), future))
+        self.ready.append(
+            (shape, tuple(values), self._row_of(values), future, time.monotonic())
+        )
 
     def compare_as(self, columns: Sequence[Column], semantics: ValueSemantics) -> bool:
         """Compare keys as these columns do, from now on; return whether that is new."""
@@ -85,15 +90,15 @@ class Queue:
             queue.extend(calls)
         if None in self._under_way:
             rows = self._read_again(self._in_order)
-            if all(row is not None for _, _, row, _ in rows):
+            if all(row is not None for _, _, row, _, _ in rows):
                 self._in_order[:] = rows
-                self._under_way = dict.fromkeys(row for _, _, row, _ in rows)
+                self._under_way = dict.fromkeys(row for _, _, row, _, _ in rows)
         return True
 
     def _read_again(self, calls: Iterable[PendingCall]) -> list[PendingCall]:
         return [
-            (shape, values, self._row_of(values), future)
-            for shape, values, _, future in calls
+            (shape, values, self._row_of(values), future, made)
+            for shape, values, _, future, made in calls
         ]
 
     def _row_of(self, values: Sequence[object]) -> int | None:
@@ -135,7 +140,7 @@ class Queue:
         number = 0
         while ready and number < most and len(rows) < size and None not in under_way:
             call = ready.popleft()
-            _, _, row, future = call
+            _, _, row, future, _ = call
             if future.done():
                 continue  # its caller has been cancelled
             if row is None:
@@ -184,7 +189,7 @@ class Queue:
 
     def release(self, batch: Sequence[PendingCall]) -> None:
         """Let go of a batch's rows; calls put aside for them are the next to be sent."""
-        for _, _, row, _ in reversed(batch):
+        for _, _, row, _, _ in reversed(batch):
             aside = self._under_way.pop(row, None)
             if aside:
                 self.ready.extendleft(reversed(aside))

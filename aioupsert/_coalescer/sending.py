@@ -105,7 +105,7 @@ class Sender:
         used = session.state.tables.get(self._name)
         # In a transaction of the caller's it needs a savepoint, so as to fail alone.
         if len(calls) == 1 and not session.in_transaction():
-            ((shape, values, _, future),) = calls
+            ((shape, values, _, future, _),) = calls
             self.rows += 1
             result = await write(session, self._name, shape, [*values], self._timeout)
             answer(future, result)
@@ -141,7 +141,7 @@ def answer(future: asyncio.Future[Result], result: Result) -> None:
 
 def fail(calls: Sequence[PendingCall], error: BaseException) -> None:
     """Fail every unanswered call with an error of its own: raising changes an error."""
-    for _, _, _, future in calls:
+    for _, _, _, future, _ in calls:
         if not future.done():
             future.set_exception(error if len(calls) == 1 else _copy(error))
             # Its caller may have been cancelled in this turn of the loop, and never ask.

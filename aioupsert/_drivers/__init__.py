@@ -7,12 +7,14 @@ connections has.
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import sys
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Final, cast
 
 from aioupsert.errors import (
+    PoolTimeoutError,
     RetriesExhaustedError,
     SerializationConflictError,
     UnsupportedConnectionError,
@@ -36,32 +38,66 @@ DRIVERS: Final = {
 _kinds: Final[dict[type, ConnectionKind]] = {}
 
 
-def session_on(connection: object) -> AbstractAsyncContextManager[Session]:
+SHORTEST_WAIT: Final = 1.0
+"""
+The seconds for which a call waits for a connection even if its timeout is 0.
+
+That is a way to ask for a single attempt, and a pool may have to connect for it.
+"""
+
+
+def session_on(
+    connection: object, timeout: float | None = None
+) -> AbstractAsyncContextManager[Session]:
     """
     Return a session on a connection, acquired first if it is a pool.
 
+    Args:
+        connection: A connection or a pool.
+        timeout: For how many seconds to wait for a connection of a pool; None to wait
+            as long as the pool does.
+
     Raises:
         UnsupportedConnectionError: It is not a supported connection.
+        PoolTimeoutError: When entered: no connection was free in time.
     """
     kind = _kinds.get(type(connection)) or _find_kind(connection)
     if kind.acquire is None:
         return kind.session(connection)
-    return _Acquired(kind, kind.acquire(connection))
+    if not kind.is_pool:
+        timeout = None  # to acquire it may include work in the caller's transaction
+    return _Acquired(kind, kind.acquire(connection), timeout)
 
 
 class _Acquired:
     """A session on an acquired connection, which is released on exit."""
 
-    __slots__ = ("_context", "_kind")
+    __slots__ = ("_context", "_kind", "_timeout")
 
     def __init__(
-        self, kind: ConnectionKind, context: AbstractAsyncContextManager[object]
+        self,
+        kind: ConnectionKind,
+        context: AbstractAsyncContextManager[object],
+        timeout: float | None,
     ) -> None:
         self._kind = kind
         self._context = context
+        self._timeout = timeout
 
     async def __aenter__(self) -> Session:
-        return self._kind.session(await self._context.__aenter__())
+        seconds = self._timeout
+        if seconds is None:
+            return self._kind.session(await self._context.__aenter__())
+        if seconds <= 0:
+            seconds = SHORTEST_WAIT
+        waiting = asyncio.timeout(seconds)
+        try:
+            async with waiting:
+                return self._kind.session(await self._context.__aenter__())
+        except TimeoutError as exc:
+            if not waiting.expired():
+                raise  # the driver's own, as of connecting
+            raise PoolTimeoutError(seconds) from exc
 
     async def __aexit__(
         self,

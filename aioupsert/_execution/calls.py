@@ -60,11 +60,11 @@ async def create_or_update(
     else:
         shape, values = target.read(arguments)
     if not OBSERVERS:
-        async with session_on(conn) as session:
+        async with session_on(conn, timeout) as session:
             result = await write(session, target.name, shape, values, timeout)
     else:
         with Observation("create_or_update", target.name) as observation:
-            async with session_on(conn) as session:
+            async with session_on(conn, timeout) as session:
                 record_system(session.engine.system)
                 result = await write(session, target.name, shape, values, timeout)
             observation.record_each(result)
@@ -79,11 +79,11 @@ async def get_or_create(
     """Return the row, or create it with the defaults, which are its create_defaults."""
     target = Target(conn, table)
     if not OBSERVERS:
-        async with session_on(conn) as session:
+        async with session_on(conn, timeout) as session:
             result = await _get_or_create(session, target, arguments, timeout)
     else:
         with Observation("get_or_create", target.name) as observation:
-            async with session_on(conn) as session:
+            async with session_on(conn, timeout) as session:
                 record_system(session.engine.system)
                 result = await _get_or_create(session, target, arguments, timeout)
             observation.record_each(result)
@@ -113,7 +113,7 @@ async def preview(
     target = Target(conn, table)
     shape, values = target.read(arguments)
     retries = _Retries(target.name, timeout, time.monotonic())
-    async with session_on(conn) as session:
+    async with session_on(conn, timeout) as session:
         while True:
             try:
                 call = await _compiled(session, target.name, shape, values)

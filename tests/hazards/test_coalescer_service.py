@@ -1,10 +1,10 @@
-"""A coalescer in service: the contexts of its callers, and a shutdown that ends in time."""
+"""A coalescer in service: contexts of callers, shutdown, busy pools."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from typing import Any, Final
@@ -15,7 +15,17 @@ import psycopg_pool
 import pytest
 from sqlalchemy import event
 
-from aioupsert import Coalescer, CoalescerClosedError, F, Result
+from aioupsert import (
+    Coalescer,
+    CoalescerClosedError,
+    F,
+    PoolTimeoutError,
+    Result,
+    create_or_update,
+    create_or_update_many,
+    get_or_create,
+    iter_create_or_update,
+)
 from tests.hazards.test_coalescer import (
     NOT_SENT,
     TABLE,
@@ -335,3 +345,115 @@ async def test_what_is_done_is_done_when_time_is_over(pg: PostgresDatabase) -> N
         await blocked(pg)
     results = [*done, *await outcomes(second)]
     assert [type(r) for r in results] == [Result, CoalescerClosedError]
+
+
+# --- Waiting for a connection -------------------------------------------------------------
+
+Call = Callable[[Any, float | None], Awaitable[object]]
+ROWS: Final = [{"k": k, "n": 1} for k in range(3)]
+
+
+async def single(handle: Any, timeout: float | None) -> object:
+    return await create_or_update(handle, "t", key={"k": 1}, timeout=timeout)
+
+
+async def reading(handle: Any, timeout: float | None) -> object:
+    return await get_or_create(handle, "t", key={"k": 1}, timeout=timeout)
+
+
+async def bulk(handle: Any, timeout: float | None) -> object:
+    return await create_or_update_many(handle, "t", ROWS, key="k", timeout=timeout)
+
+
+async def parallel(handle: Any, timeout: float | None) -> object:
+    return await create_or_update_many(
+        handle, "t", ROWS, key="k", atomic=False, connections=2, timeout=timeout
+    )
+
+
+async def iterated(handle: Any, timeout: float | None) -> object:
+    found = iter_create_or_update(handle, "t", ROWS, key="k", timeout=timeout)
+    return [result async for result in found]
+
+
+async def coalesced(handle: Any, timeout: float | None) -> object:
+    async with Coalescer(handle, "t", key="k", timeout=timeout) as coalescer:
+        results = await outcomes(begin(coalescer, *range(3)))
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+    return results
+
+
+calls = pytest.mark.parametrize(
+    "call", [single, reading, bulk, parallel, iterated, coalesced]
+)
+
+
+@calls
+@pytest.mark.parametrize("db", ["pool", "psycopg_pool"], indirect=True)
+async def test_the_timeout_covers_waiting_for_a_connection(
+    db: PostgresDatabase, call: Call
+) -> None:
+    await db.run(TABLE)
+    async with all_taken(db.handle):
+        started = time.monotonic()
+        with pytest.raises(PoolTimeoutError, match=r"within 0\.\d+ seconds"):
+            await call(db.handle, SOON)
+        assert SOON * 0.9 <= time.monotonic() - started < IN_TIME
+    for timeout in (20, None):
+        await call(db.handle, timeout)
+
+
+@calls
+@pytest.mark.parametrize("opened", [pooling, psycopg_pooling])
+async def test_without_a_timeout_there_is_time_to_connect(
+    pg: PostgresDatabase, pg_server: Server, opened: Any, call: Call
+) -> None:
+    await pg.run(TABLE)
+    async with opened(pg_server.dsn, pg.schema) as pool, all_taken(pool, but=9):
+        await call(pool, 0)
+
+
+async def test_an_engine_is_a_pool(pg: PostgresDatabase, pg_server: Server) -> None:
+    await pg.run(TABLE)
+    engine = engine_on("asyncpg", pg_server.dsn, pg.schema, pool_size=1, max_overflow=0)
+    async with engine.connect():
+        with pytest.raises(PoolTimeoutError):
+            await single(engine, SOON)
+    await single(engine, SOON)
+    await engine.dispose()
+
+
+async def test_the_driver_s_own_timeout_stays_its_own(
+    pg: PostgresDatabase, pg_server: Server
+) -> None:
+    await pg.run(TABLE)
+    async with (
+        proxied(pg_server.dsn) as (proxy, dsn),
+        asyncpg.create_pool(dsn, min_size=0, max_size=1, timeout=SOON) as pool,
+    ):
+        proxy.passes.clear()
+        with pytest.raises(TimeoutError) as caught:
+            await single(pool, 20)
+        assert not isinstance(caught.value, PoolTimeoutError)
+        proxy.passes.set()
+
+
+async def test_calls_behind_others_fail_as_soon_as_those(
+    pg: PostgresDatabase, pg_server: Server
+) -> None:
+    await pg.run(TABLE)
+    async with (
+        pooling(pg_server.dsn, pg.schema) as pool,
+        Coalescer(pool, "t", key="k", max_batch=10, timeout=SOON) as coalescer,
+    ):
+        async with all_taken(pool):
+            started = time.monotonic()
+            tasks = begin(coalescer, *range(100))
+            results = await outcomes(tasks)
+            assert {type(r) for r in results} == {PoolTimeoutError}
+            # Three batches at once, each of the others for 0.05 s.
+            assert time.monotonic() - started < SOON + 3 * 0.05 + 1
+        results = await outcomes(begin(coalescer, *range(100)))
+        assert all(r.created for r in results)

@@ -15,6 +15,7 @@ from aioupsert import (
     MissingUniqueIndexError,
     MissingUniqueIndexWarning,
     NotAppliedError,
+    PoolTimeoutError,
     RetriesExhaustedError,
     SerializationConflictError,
     UnknownColumnError,
@@ -44,6 +45,7 @@ def test_every_error_has_one_base_and_the_warning_has_its_own() -> None:
         (UnknownTableError, UsageError),
         (UnknownColumnError, UsageError),
         (UnsupportedConnectionError, TypeError),
+        (PoolTimeoutError, TimeoutError),
     ],
 )
 def test_a_wrong_argument_is_also_what_python_calls_it(error: type, base: type) -> None:
@@ -93,6 +95,7 @@ def test_unknown_columns_come_sorted_each_with_the_closest_name() -> None:
     [
         UsageError("words"),
         NotAppliedError("words"),
+        PoolTimeoutError(0.5),
         UnknownTableError("pages", ["page"]),
         UnknownColumnError("t", ["titel"], ["title"]),
     ],
@@ -138,6 +141,7 @@ def sqlite_error(name: str) -> sqlite3.OperationalError:
         (UsageError("words"), False),
         (ConnectionResetError(), False),
         (TimeoutError(), False),
+        (PoolTimeoutError(1.5), False),
         (asyncio.CancelledError(), False),
     ],
     ids=repr,

@@ -17,7 +17,7 @@ from tests.unit.plans import SHAPE
 
 
 def names(calls: list[PendingCall]) -> list[str]:
-    return [str(values[1]) for _, values, _, _ in calls]
+    return [str(values[1]) for _, values, _, _, _ in calls]
 
 
 def put(
@@ -160,8 +160,8 @@ async def test_a_row_is_told_by_every_column_of_its_key() -> None:
     waiting = comparing(TEXT, TEXT)
     for name in ("ax1", "ay1", "ax2"):
         waiting.put(SHAPE, [name[0], name[:2], name], asyncio.Future())
-    assert [values[2] for _, values, _, _ in waiting.take(1, 10)] == ["ax1"]
-    assert [values[2] for _, values, _, _ in waiting.take(9, 10)] == ["ay1"]
+    assert [values[2] for _, values, _, _, _ in waiting.take(1, 10)] == ["ax1"]
+    assert [values[2] for _, values, _, _, _ in waiting.take(9, 10)] == ["ay1"]
 
 
 class Queueing(RuleBasedStateMachine):
