@@ -139,6 +139,17 @@ def _parse_delimiter(value: str | None) -> str | None:
     return delimiter
 
 
+def _parse_character(value: str | None) -> str | None:
+    if value is not None and (len(value) != 1 or value in "\r\n"):
+        msg = f"must be one character other than a line break, not {value!r}"
+        raise typer.BadParameter(msg)
+    return value
+
+
+def _split_columns(texts: Sequence[str]) -> tuple[str, ...]:
+    return tuple(name.strip() for text in texts for name in text.split(","))
+
+
 def _parse_encoding(value: str) -> str:
     try:
         is_utf8 = "\ufeff".encode(value) == b"\xef\xbb\xbf"
@@ -159,6 +170,20 @@ def _parse_updates(
     if not texts:
         return {} if create_only else None
     return _parse("--update", texts, parse_updates)
+
+
+def _parse_names(texts: Sequence[str]) -> dict[str, str]:
+    names: dict[str, str] = {}
+    for text in texts:
+        name, _, column = text.partition("=")
+        if not name or not column:
+            msg = f"{text!r} is not NAME=COLUMN"
+            raise ValueError(msg)
+        if name in names or column in names.values():
+            msg = f"{text!r} names a column twice"
+            raise ValueError(msg)
+        names[name] = column
+    return names
 
 
 # What the name of a type may consist of.
@@ -316,19 +341,78 @@ def load_command(
             " unchanged.",
         ),
     ] = False,
-    null: Annotated[
-        str,
+    columns: Annotated[
+        list[str] | None,
         typer.Option(
-            help="The cell of CSV or TSV that means NULL.",
+            "--columns",
+            help="The columns to read, separated by commas; with --no-header, the names"
+            " of all.",
+            show_default=False,
+        ),
+    ] = None,
+    names: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--map",
+            metavar="NAME=COLUMN",
+            help="The column of the table for a column of the files that has another"
+            " name; may be repeated.",
+            show_default=False,
+        ),
+    ] = None,
+    ignore_unknown: Annotated[
+        bool,
+        typer.Option(
+            "--ignore-unknown", help="Leave out columns that the table does not have."
+        ),
+    ] = False,
+    null: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A cell of CSV or TSV that means NULL if it is not in quotes; may be"
+            " repeated.",
             show_default="an empty cell",
         ),
-    ] = "",
+    ] = None,
+    header: Annotated[
+        bool, typer.Option("--header/--no-header", help="Whether CSV has a header.")
+    ] = True,
+    quote: Annotated[
+        str,
+        typer.Option(
+            help="The character that encloses cells of CSV.", callback=_parse_character
+        ),
+    ] = '"',
+    no_quote: Annotated[
+        bool, typer.Option("--no-quote", help="No character encloses cells of CSV.")
+    ] = False,
+    escape: Annotated[
+        str | None,
+        typer.Option(
+            help="The character before one that means itself, in cells of CSV.",
+            callback=_parse_character,
+            show_default=False,
+        ),
+    ] = None,
+    skip_lines: Annotated[
+        int, typer.Option(min=0, help="The number of lines before the header of CSV.")
+    ] = 0,
+    comment: Annotated[
+        str | None,
+        typer.Option(
+            help="What a line of CSV begins with that is not read.", show_default=False
+        ),
+    ] = None,
+    trim: Annotated[
+        bool,
+        typer.Option("--trim", help="Leave out spaces around cells without quotes."),
+    ] = False,
     delimiter: Annotated[
         str | None,
         typer.Option(
             help=r"The character that separates the cells of CSV; \t for a tab.",
             callback=_parse_delimiter,
-            show_default="a comma",
+            show_default="found in the first line",
         ),
     ] = None,
     encoding: Annotated[
@@ -399,7 +483,8 @@ def load_command(
     """
     Load files into a table: create missing rows and update existing ones.
 
-    Reads CSV, TSV, JSON Lines and JSON arrays, all of them also as .gz, and Parquet.
+    Reads CSV, TSV, JSON Lines and JSON arrays, also as .gz, .bz2, .xz or .zip, and
+    Parquet.
     The database converts text to the types of its columns. By default, all rows are
     stored or none.
 
@@ -407,6 +492,9 @@ def load_command(
     rejected and all others stored, 130 interrupted.
     """
     url, table, files = _split_arguments(arguments, db)
+    if not header and columns is None:
+        msg = "--no-header needs --columns, which names the columns"
+        raise typer.BadParameter(msg)
     if connections > 1:
         if not is_postgresql(url):
             msg = "--connections needs PostgreSQL: SQLite has one writer at a time"
@@ -440,11 +528,25 @@ def load_command(
         types=_parse("--type", types or (), _parse_types),
         all_text=all_text,
         sample=sample,
+        ignore_unknown=ignore_unknown,
     )
     request = LoadRequest(
         url=url,
         files=[Path(file) for file in files],
-        read_options=ReadOptions(file_format, delimiter, encoding, null),
+        read_options=ReadOptions(
+            format=file_format,
+            delimiter=delimiter,
+            encoding=encoding,
+            nulls=frozenset([""] if null is None else null),
+            quote=None if no_quote else quote,
+            escape=escape,
+            header=header,
+            columns=None if columns is None else _split_columns(columns),
+            skip_lines=skip_lines,
+            comment=comment,
+            trim=trim,
+            names=_parse("--map", names or (), _parse_names),
+        ),
         key=key,
         options=options,
         rejects=rejects,

@@ -7,7 +7,7 @@ import itertools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from aioupsert._bulk import create_or_update_many
@@ -16,7 +16,7 @@ from aioupsert._execution.table_cache import read_table
 from aioupsert._plan.schema import Column, Table, table_name
 from aioupsert.cli.databases import Database, TransactionEnd, open_database
 from aioupsert.cli.errors import LoadError, RowError, message_of
-from aioupsert.cli.reading import ConvertedRow, Input, Row, raise_error
+from aioupsert.cli.reading import Input, Row, raise_error
 from aioupsert.cli.rejects import Rejects
 from aioupsert.cli.tables import (
     Guess,
@@ -26,7 +26,7 @@ from aioupsert.cli.tables import (
     text_type,
 )
 from aioupsert.cli.updates import Operand
-from aioupsert.cli.values import convert_rows
+from aioupsert.cli.values import column_names, convert_rows
 from aioupsert.errors import (
     AioupsertError,
     BulkError,
@@ -56,6 +56,7 @@ class LoadOptions:
     types: Mapping[str, str] = field(default_factory=dict[str, str])
     all_text: bool = False
     sample: int | None = None
+    ignore_unknown: bool = False
 
     @property
     def in_transaction(self) -> bool:
@@ -142,8 +143,15 @@ async def load(
         table = await _prepare_table(database, source, options, report.notes)
         columns = table.columns
         rows = convert_rows(
-            source.rows, columns, database.engine, report.on_bad_row(options)
+            source.rows,
+            columns,
+            database.engine,
+            report.on_bad_row(options),
+            ignore_unknown=options.ignore_unknown,
         )
+        names = column_names(columns, database.engine)
+        key = [names.get(name, names.get(name.lower(), name)) for name in options.key]
+        options = replace(options, key=tuple(key))
         if options.skip_bad_rows:
             await _store_good_rows(database, columns, rows, options, report, progress)
         else:
@@ -270,7 +278,7 @@ async def _row_error(
     row: Any = error.row
     cause = error.__cause__
     column = await database.find_faulty_column(columns, row, cause)
-    given: Row = row.given if isinstance(row, ConvertedRow) else row
+    given: Row = row.as_read
     # str(error) would repeat the index of the row, which means nothing to the user.
     reason = message_of(cause) if cause is not None else str(error)
     return given.origin.error(given.line, reason, column=column, row=given)
@@ -281,10 +289,20 @@ async def _prepare_table(
 ) -> Table:
     """Create the table or its columns if requested, then check the columns."""
     table = await _find_or_create_table(database, source, options, notes)
-    unknown = [name for name in source.columns if name not in table.columns]
-    if unknown and not options.skip_bad_rows:
+    names = column_names(table.columns, database.engine)
+    unknown = [
+        name
+        for name in source.columns
+        if name not in names and name.lower() not in names
+    ]
+    if unknown and options.ignore_unknown:
+        shown = ", ".join(unknown)
+        notes.append(f"{table.label} does not have, and so does not get: {shown}")
+    elif unknown and not options.skip_bad_rows:
         raise UnknownColumnError(table.label, unknown, table.visible)
-    key = dict.fromkeys(options.key, False)
+    key = {
+        names.get(name, names.get(name.lower(), name)): False for name in options.key
+    }
     if table.all_indexes_known and not table.is_unique(key):
         notes.append(
             f"{table.label} has no unique index on {', '.join(key)}: the load is slow, and"

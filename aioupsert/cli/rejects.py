@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 import importlib
 import json
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -304,7 +304,7 @@ def _records(output: OutputFile, origin: Origin, encoding: str) -> _Records:
         return _TextRecords(output, encoding, _json_text, ("", "\n", "\n"))
     start = ""
     if origin.header is not None:
-        start = _delimited(origin.header, origin) + "\n"
+        start = origin.dialect.write(origin.header) + "\n"
     return _TextRecords(output, encoding, _delimited_text, (start, "\n", "\n"))
 
 
@@ -339,18 +339,7 @@ def _json_text(error: RowError) -> str:
 def _delimited_text(error: RowError) -> str:
     if error.text is not None or error.origin is None:
         return error.text or ""
-    header: Sequence[str] = error.origin.header or ()
-    return _delimited(map(error.row.get, header), error.origin)
-
-
-def _delimited(cells: Iterable[str | None], origin: Origin) -> str:
-    written = [(origin.null or "") if cell is None else cell for cell in cells]
-    special = {origin.delimiter, '"', "\r", "\n"}
-    text = origin.delimiter.join(
-        '"' + cell.replace('"', '""') + '"' if not special.isdisjoint(cell) else cell
-        for cell in written
-    )
-    return text or '""'  # an empty line would not be a row
+    return error.origin.dialect.write(map(error.row.get, error.origin.columns))
 
 
 class _ParquetRecords:

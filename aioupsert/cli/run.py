@@ -165,6 +165,7 @@ def _read_and_load(request: LoadRequest, report: Report) -> LoadOptions:
     with open_input(request.files, read_options) as source:
         options = replace(request.options, key=split_key(request.key, source))
         bar = ProgressBar(source, hidden=not request.show_progress)
+        report.notes += source.notes
         received: list[int] = []
         with _explain_interrupt(options, bar, received):
             asyncio.run(_load(request.url, source, options, report, bar, received))

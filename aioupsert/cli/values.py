@@ -26,6 +26,8 @@ def convert_rows(
     columns: Mapping[str, Column],
     engine: Engine,
     on_bad_row: Callable[[RowError], object],
+    *,
+    ignore_unknown: bool = False,
 ) -> Iterator[Row]:
     """
     Convert the values of rows to what the columns accept.
@@ -39,6 +41,7 @@ def convert_rows(
         engine: The kind of database.
         on_bad_row: Called with the error of a row that has a value which no conversion
             keeps; if it returns, the row is left out.
+        ignore_unknown: Whether columns that the table does not have are left out.
     """
     converters: dict[tuple[str, type, bool], Converter | None] = {}
     whole = [
@@ -46,7 +49,7 @@ def convert_rows(
         for name, column in columns.items()
         if column.storage == "sqlite number" and column.family != "boolean"
     ]
-    for given in rows:
+    for given in _fitted(rows, columns, engine, ignore_unknown=ignore_unknown):
         if not isinstance(given, TypedRow):
             error = _too_large(given, whole) if whole else None
             if error is None:
@@ -75,12 +78,40 @@ def convert_rows(
                         else message_of(exc)
                     )
                     error = given.origin.error(
-                        given.line, reason, column=name, row=given
+                        given.line, reason, column=name, row=given.as_read
                     )
                     on_bad_row(error)
                     break
         else:
             yield row
+
+
+def column_names(columns: Iterable[str], engine: Engine) -> dict[str, str]:
+    """Return the names of columns by what stands for them, which SQLite ignores case in."""
+    names = {name.lower(): name for name in columns} if engine == "sqlite" else {}
+    return names | {name: name for name in columns}
+
+
+def _fitted(
+    rows: Iterable[Row],
+    columns: Mapping[str, Column],
+    engine: Engine,
+    *,
+    ignore_unknown: bool,
+) -> Iterator[Row]:
+    """Yield rows with the names of the table's columns."""
+    names = column_names(columns, engine)
+    for row in rows:
+        if row.keys() <= columns.keys():
+            yield row
+            continue
+        cells = {
+            names.get(name, names.get(name.lower(), name)): cell
+            for name, cell in row.items()
+        }
+        if ignore_unknown:
+            cells = {name: cell for name, cell in cells.items() if name in columns}
+        yield row.with_cells(cells.items())
 
 
 # The digits of the smallest integer beyond 64 bits.
@@ -97,7 +128,7 @@ def _too_large(row: Row, columns: Iterable[str]) -> RowError | None:
                 _sqlite_integer(int(cell))
             except (ValueError, OverflowError) as exc:
                 reason = message_of(exc)
-                return row.origin.error(row.line, reason, column=name, row=row)
+                return row.origin.error(row.line, reason, column=name, row=row.as_read)
     return None
 
 

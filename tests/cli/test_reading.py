@@ -128,7 +128,7 @@ def test_peeking_loses_no_row(file: Write) -> None:
 def test_the_cell_that_means_null(
     file: Write, null: str, expected: list[str | None]
 ) -> None:
-    rows = read_all(file("a,b\n,NULL\n"), options=ReadOptions(null=null))
+    rows = read_all(file("a,b\n,NULL\n"), options=ReadOptions(nulls=frozenset([null])))
     assert [*rows[0].values()] == expected
 
 
@@ -145,7 +145,9 @@ def test_what_csv_writes_is_read_back(rows: list[list[str]]) -> None:
     text = io.StringIO(newline="")
     csv.writer(text, quoting=csv.QUOTE_ALL).writerows([["a", "b"], *rows])
     text.seek(0)
-    columns, found = read_delimited("test", text, ReadOptions(null=None), ",")
+    columns, found, _ = read_delimited(
+        "test", text, ReadOptions(nulls=frozenset()), ","
+    )
     assert columns == ("a", "b")
     assert [[*row.values()] for row in found] == rows
 
@@ -183,7 +185,7 @@ def test_a_row_of_json_may_be_longer_than_a_block() -> None:
 
 
 def test_a_cell_may_be_long() -> None:
-    _, rows = read_delimited("test", ["a\n", "x" * 200_000], ReadOptions(), ",")
+    _, rows, _ = read_delimited("test", ["a\n", "x" * 200_000], ReadOptions(), ",")
     assert len(next(rows)["a"]) == 200_000
 
 
@@ -192,7 +194,7 @@ def test_a_cell_may_be_long() -> None:
 
 def test_rows_of_csv_are_read_as_they_are_asked_for() -> None:
     lines = iter(["a\n", "1\n", "2\n"])
-    _, rows = read_delimited("test", lines, ReadOptions(), ",")
+    _, rows, _ = read_delimited("test", lines, ReadOptions(), ",")
     assert next(rows) == {"a": "1"}
     assert [*lines] == ["2\n"]
 
@@ -411,7 +413,7 @@ def test_an_error_of_the_system_while_reading_has_its_line() -> None:
         yield "a\n"
         raise OSError(errno.EIO, "Input/output error")
 
-    _, rows = read_delimited("test", lines(), ReadOptions(), ",")
+    _, rows, _ = read_delimited("test", lines(), ReadOptions(), ",")
     with pytest.raises(LoadError, match=r"^test, line 2: Input/output error$"):
         next(rows)
 

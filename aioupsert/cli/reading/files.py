@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-import gzip
 import io
 import itertools
 import shutil
 import stat
 import sys
 import tempfile
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, BinaryIO, Final, cast
 
 from aioupsert.cli.errors import LoadError, RowError, message_of
+from aioupsert.cli.reading.contents import encoding_of, format_of, is_zip, unpack
 from aioupsert.cli.reading.delimited import read_delimited
 from aioupsert.cli.reading.json import read_json, read_json_lines
 from aioupsert.cli.reading.parquet import read_parquet
-from aioupsert.cli.reading.rows import ReadOptions, Row
+from aioupsert.cli.reading.rows import READ_ERRORS, ReadOptions, Row
+from aioupsert.errors import UnknownColumnError
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -32,7 +33,6 @@ FORMATS: Final[dict[str, tuple[str, ...]]] = {
     "parquet": (".parquet", ".pq"),
 }
 """The formats, each with the file name extensions that select it."""
-_GZIP: Final = b"\x1f\x8b"
 STDIN: Final = Path("-")
 """The name of standard input."""
 
@@ -47,6 +47,7 @@ class Input:
             row.
         size: The size of all files in bytes, or None if unknown.
         waiting: Whether a read of standard input is blocking right now.
+        notes: What the user is told about how the files are read.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class Input:
         """
         self.name: str = _name(files[0]) if len(files) == 1 else f"{len(files)} files"
         self.waiting: bool = False
+        self.notes: list[str] = []
         self._files = [*files]
         self._on_bad_row = options.on_bad_row
         self._options = replace(options, on_bad_row=self._report)
@@ -91,8 +93,17 @@ class Input:
         self._share: float | None = None
         header, rows = self._open(self._files[0])
         others = itertools.chain.from_iterable(map(self._open_next, self._files[1:]))
-        self._rows = itertools.chain(rows, others)
-        return header
+        self._rows: Iterator[Row] = itertools.chain(rows, others)
+        chosen = self._options.columns if self._options.header else None
+        names = self._options.names
+        if chosen is None and not names:
+            return header
+        for name in (*(chosen or ()), *names):
+            if header and name not in header:
+                error = UnknownColumnError(self.name, [name], header)
+                raise LoadError(str(error).removeprefix("table "))
+        self._rows = _chosen(self._rows, chosen, names)
+        return tuple(names.get(n, n) for n in header if chosen is None or n in chosen)
 
     def _report(self, error: RowError) -> None:
         """Report a bad row, but not again when it is read again."""
@@ -157,34 +168,45 @@ class Input:
     def _open(self, file: Path) -> tuple[tuple[str, ...], Iterator[Row]]:
         """Open a file, to be closed with the stack; return its columns and rows."""
         self._file, self._share = file, None
-        name, kind = _name(file), self._options.format or _format(file)
+        name, options = _name(file), self._options
+        kind = options.format or _format(file)
         binary = self._stack.enter_context(self._binary(file))
-        if kind == "parquet":
-            if self._sizes[file] is None:
-                # Parquet is read from its end.
-                copy = _temporary(self._stack)
-                try:
-                    shutil.copyfileobj(binary, copy)
-                except OSError as exc:
-                    raise _cannot_read(file, exc) from exc
-                return read_parquet(name, copy, self._record_share)
-            return read_parquet(name, binary, self._record_share)
         try:
-            if binary.peek(2)[:2] == _GZIP:
-                unpacked = gzip.GzipFile(fileobj=binary)
-                binary = io.BufferedReader(cast("io.RawIOBase", unpacked))
-        except OSError as exc:
+            if self._sizes[file] is None and is_zip(binary):
+                binary = self._copy(binary)
+            if kind != "parquet":
+                binary = unpack(name, binary, self._stack)
+            kind = kind or format_of(binary) or "csv"
+            if kind == "parquet" and not binary.seekable():
+                binary = self._copy(binary)
+            encoding = options.encoding
+            if encoding == "utf-8-sig" and kind != "parquet":
+                encoding = encoding_of(binary) or encoding
+                options = replace(options, encoding=encoding)
+        except (*READ_ERRORS, ValueError) as exc:
             raise _cannot_read(file, exc) from exc
+        if kind == "parquet":
+            return read_parquet(name, binary, self._record_share)
         if kind == "json":
-            return (), read_json(name, binary, self._options)
+            return (), read_json(name, binary, options)
         # newline="": the csv module handles line ends itself, including those in cells.
-        text = io.TextIOWrapper(binary, self._options.encoding, newline="")
+        text = io.TextIOWrapper(binary, encoding, newline="")
         # Detached, so that closing the text does not also close the file.
         self._stack.callback(text.detach)
         if kind == "jsonl":
-            return (), read_json_lines(name, text, self._options)
-        delimiter = "\t" if kind == "tsv" else ","
-        return read_delimited(name, text, self._options, delimiter)
+            return (), read_json_lines(name, text, options)
+        delimiter = "\t" if kind == "tsv" else None
+        found = read_delimited(name, text, options, delimiter)
+        if found.note is not None and found.note not in self.notes:
+            self.notes.append(found.note)
+        return found.header, found.rows
+
+    def _copy(self, binary: IO[bytes]) -> io.BufferedReader[Any]:
+        """Return a copy of what is read from its end, such as Parquet."""
+        copy = _temporary(self._stack)
+        shutil.copyfileobj(binary, copy)
+        copy.seek(0)
+        return cast("io.BufferedReader[Any]", copy)
 
     @contextmanager
     def _binary(self, file: Path) -> Generator[io.BufferedReader[Any]]:
@@ -216,6 +238,18 @@ class Input:
 
     def _record_share(self, share: float) -> None:
         self._share = share
+
+
+def _chosen(
+    rows: Iterator[Row], columns: Sequence[str] | None, names: Mapping[str, str]
+) -> Iterator[Row]:
+    """Yield rows with some columns, or with other names."""
+    for row in rows:
+        yield row.with_cells(
+            (names.get(name, name), cell)
+            for name, cell in row.items()
+            if columns is None or name in columns
+        )
 
 
 class _StandardInput(io.RawIOBase):
@@ -302,13 +336,19 @@ def _name(file: Path) -> str:
     return "standard input" if file == STDIN else str(file)
 
 
-def _format(file: Path) -> str:
-    """Return the format that a file's name selects."""
-    name = file.name.lower().removesuffix(".gz")
+# The names of packed files.
+_PACKED: Final = (".gz", ".bz2", ".xz", ".zip")
+
+
+def _format(file: Path) -> str | None:
+    """Return the format that a file's name selects, if it does."""
+    name = file.name.lower()
+    for end in _PACKED:
+        name = name.removesuffix(end)
     for kind, ends in FORMATS.items():
         if name.endswith(ends):
             return kind
-    return "csv"
+    return None
 
 
 def _size(file: Path) -> int | None:

@@ -2,13 +2,54 @@
 
 from __future__ import annotations
 
+import lzma
 import re
+import zipfile
 import zlib
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Final
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, Self
 
 from aioupsert.cli.errors import LoadError, RowError, message_of
+
+
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """
+    How the cells of CSV or TSV are written.
+
+    Attributes:
+        delimiter: The character that separates them.
+        quote: The character that encloses them, or None.
+        escape: The character before a character that means itself, or None.
+        nulls: The cells that mean NULL, unless they are quoted.
+    """
+
+    delimiter: str = ","
+    quote: str | None = '"'
+    escape: str | None = None
+    nulls: frozenset[str] = frozenset([""])
+
+    def write(self, cells: Iterable[str | None]) -> str:
+        """Return a line of cells, without its end."""
+        line = self.delimiter.join(map(self._write, cells))
+        # An empty line would not be a row.
+        return line or (self.quote or "") * 2
+
+    def _write(self, cell: str | None) -> str:
+        if cell is None:
+            return min(self.nulls, default="")
+        quote, escape = self.quote, self.escape
+        if quote is None:
+            return cell
+        special = {self.delimiter, quote, "\r", "\n", escape}
+        if special.isdisjoint(cell) and cell not in self.nulls and cell == cell.strip():
+            return cell
+        if escape is not None:
+            cell = cell.replace(escape, escape * 2)
+        if escape != quote:
+            cell = cell.replace(quote, quote * 2)
+        return f"{quote}{cell}{quote}"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -20,22 +61,22 @@ class Origin:
         file: The name of the file.
         format: A name of `FORMATS`.
         header: The names of the columns, in a format that has a header.
-        delimiter: The character that separates the cells of CSV or TSV.
-        null: The cell of CSV or TSV that means NULL, or None if no cell does.
+        columns: The names of the columns, of CSV or TSV.
+        dialect: How the cells of CSV or TSV are written.
         schema: The schema of pyarrow, for Parquet.
     """
 
     file: str
     format: str
     header: tuple[str, ...] | None = None
-    delimiter: str = ","
-    null: str | None = ""
+    columns: tuple[str, ...] = ()
+    dialect: Dialect = Dialect()
     schema: Any = None
 
     @property
     def layout(self) -> tuple[Any, ...]:
         """What files have in common whose rows one file can hold."""
-        return self.format, self.header, self.delimiter, str(self.schema)
+        return self.format, self.header, self.dialect, str(self.schema)
 
     def error(
         self,
@@ -60,12 +101,28 @@ class Row(dict[str, Any]):
         origin: Where the row comes from.
         line: The line on which the row starts, or the number of the row in a format
             without lines; counted from 1.
+        given: The row that this one was made from; not set if it is as it was read.
     """
 
-    __slots__ = ("line", "origin")
+    __slots__ = ("given", "line", "origin")
 
     origin: Origin
     line: int
+    given: Row
+
+    def with_cells(self, cells: Iterable[tuple[str, Any]]) -> Self:
+        """Return a row with other cells that is made from this one."""
+        row = type(self)(cells)
+        row.origin, row.line, row.given = self.origin, self.line, self
+        return row
+
+    @property
+    def as_read(self) -> Row:
+        """The row as it was read."""
+        row = self
+        while (given := getattr(row, "given", None)) is not None:
+            row = given
+        return row
 
     @property
     def file(self) -> str:
@@ -101,16 +158,9 @@ class ParquetRow(TypedRow):
 
 
 class ConvertedRow(Row):
-    """
-    A `TypedRow` whose values were converted for the columns of a table.
+    """A `TypedRow` whose values were converted for the columns of a table."""
 
-    Attributes:
-        given: The row before the conversion.
-    """
-
-    __slots__ = ("given",)
-
-    given: TypedRow
+    __slots__ = ()
 
 
 def raise_error(error: RowError) -> None:
@@ -128,22 +178,47 @@ class ReadOptions:
         delimiter: The character that separates the cells of CSV, or None for the
             default of the format.
         encoding: The encoding of text files.
-        null: The cell of CSV or TSV that means NULL, or None if no cell does.
+        nulls: The cells of CSV or TSV that mean NULL, unless they are quoted.
+        quote: The character that encloses cells, or None if none does.
+        escape: The character before a character that means itself, in addition to a
+            quote that is doubled; or None.
+        header: Whether the first line has the names of the columns.
+        columns: The names of the columns if there is no header, otherwise the columns
+            to read; None for all.
+        skip_lines: The number of lines before the header or the first row.
+        comment: What a line begins with that is not read, or None.
+        trim: Whether spaces around a cell that is not quoted are left out.
         on_bad_row: Called with the error of a bad row; if it returns, the row is left
             out.
+        names: The columns of the table that other columns of the files go into.
         read_twice: Whether the rows may be read twice, for `Input.survey`.
     """
 
     format: str | None = None
     delimiter: str | None = None
     encoding: str = "utf-8-sig"
-    null: str | None = ""
+    nulls: frozenset[str] = frozenset([""])
+    quote: str | None = '"'
+    escape: str | None = None
+    header: bool = True
+    columns: tuple[str, ...] | None = None
+    skip_lines: int = 0
+    comment: str | None = None
+    trim: bool = False
     on_bad_row: Callable[[RowError], None] = raise_error
+    names: Mapping[str, str] = field(default_factory=dict[str, str])
     read_twice: bool = False
 
 
-READ_ERRORS: Final = (UnicodeError, OSError, EOFError, zlib.error)
-"""The exceptions that reading may raise; a broken gzip file raises the last two."""
+READ_ERRORS: Final = (
+    UnicodeError,
+    OSError,
+    EOFError,
+    zlib.error,
+    lzma.LZMAError,
+    zipfile.BadZipFile,
+)
+"""The exceptions that reading may raise; a broken packed file raises the last four."""
 
 LINE_END: Final = re.compile("\r\n|\r|\n")
 """What ends a line."""
