@@ -23,6 +23,8 @@ from aioupsert.cli.errors import (
     REJECTED,
     InterruptedLoadError,
     LoadError,
+    printable,
+    without_password,
 )
 from aioupsert.cli.load import LoadOptions
 from aioupsert.cli.reading import ReadOptions
@@ -37,6 +39,9 @@ app: Final = typer.Typer(
     help="Create rows, or update the ones that already exist.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    # In the tables that rich makes of options, descriptions do not fit 80 columns.
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["--help", "-h"]},
 )
 
 
@@ -91,6 +96,10 @@ DbAndTable = Annotated[
 ]
 
 
+# What the names of SQLite's files often end with.
+_SQLITE_NAMES: Final = (".db", ".db3", ".sqlite", ".sqlite3")
+
+
 def _split_arguments(
     given: Sequence[str], db: str | None
 ) -> tuple[str, str, list[str]]:
@@ -99,8 +108,11 @@ def _split_arguments(
     if "://" in rest[0]:  # only a URL contains this
         db = rest.pop(0)
     if not db:
+        hint = ""
+        if rest[0].endswith(_SQLITE_NAMES):
+            hint = f" (did you mean sqlite:///{rest[0].removeprefix('sqlite:')}?)"
         msg = (
-            "no database given: put its URL before the table, or use --db or"
+            f"no database given{hint}: put its URL before the table, or use --db or"
             f" AIOUPSERT_DB. A URL is {_DB_HELP}"
         )
         raise typer.BadParameter(msg)
@@ -115,7 +127,8 @@ def _split_arguments(
     try:
         table_name(table)
     except ValueError as exc:
-        msg = f"{table!r} is not the name of a table: write name or schema.name"
+        shown = without_password(repr(table))
+        msg = f"{shown} is not the name of a table: write name or schema.name"
         raise typer.BadParameter(msg) from exc
     return db, table, rest
 
@@ -239,14 +252,20 @@ def _report_failures() -> Generator[None]:
 
 
 def _exit_with(message: str, code: int, cause: BaseException) -> NoReturn:
-    typer.echo(f"aioupsert: {message}", err=True)
+    typer.echo(f"aioupsert: {printable(without_password(message))}", err=True)
     raise typer.Exit(code) from cause
 
 
 # --- The commands ---------------------------------------------------------------------
 
 
-@app.command("load", no_args_is_help=True)
+@app.command(
+    "load",
+    no_args_is_help=True,
+    epilog="\b\nExamples:\n"
+    "  aioupsert load sqlite:///shop.db prices prices.csv -k sku --create-table\n"
+    "  aioupsert load postgresql:///shop prices new.csv -k sku --on-error skip --rejects bad.csv",
+)
 def load_command(
     arguments: Annotated[
         list[str],
@@ -565,7 +584,13 @@ def load_command(
         raise typer.Exit(REJECTED)
 
 
-@app.command("inspect", no_args_is_help=True)
+@app.command(
+    "inspect",
+    no_args_is_help=True,
+    epilog="\b\nExamples:\n"
+    "  aioupsert inspect sqlite:///shop.db prices\n"
+    "  aioupsert inspect postgresql:///shop prices -k sku",
+)
 def inspect_command(
     arguments: DbAndTable,
     db: Db = None,
@@ -589,7 +614,13 @@ def inspect_command(
         asyncio.run(inspection.inspect(url, table, key or ()))
 
 
-@app.command("preview", no_args_is_help=True)
+@app.command(
+    "preview",
+    no_args_is_help=True,
+    epilog="\b\nExamples:\n"
+    "  aioupsert preview sqlite:///shop.db prices -k sku=A -s price=9.50\n"
+    "  aioupsert preview postgresql:///shop visits -k path=/ -u hits=hits+1",
+)
 def preview_command(
     arguments: DbAndTable,
     key: Annotated[

@@ -11,6 +11,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppres
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Final, Literal, Protocol
+from urllib.parse import parse_qsl
 
 from aioupsert._engines.sqlite.values import text_converter
 from aioupsert._plan.schema import Column
@@ -71,13 +72,40 @@ def check_url(url: str) -> str:
         if not rest.startswith("/"):
             msg = f"write three slashes before a file: sqlite:///{rest}"
             raise ValueError(msg)
-    elif scheme not in {"postgresql", "postgres"} or not separator:
+        _sqlite_timeout(url)
+    elif scheme.partition("+")[0] in _SCHEMES and separator:
+        engine, plus, driver = scheme.partition("+")
+        if plus:
+            msg = f"write {engine}:// without +{driver}: the driver is not part of it"
+            raise ValueError(msg)
+    else:
         msg = (
             "must be sqlite:///relative.db, sqlite:////absolute.db or"
             " postgresql://user:password@host/database"
         )
         raise ValueError(msg)
     return url
+
+
+_SCHEMES: Final = ("postgresql", "postgres", "sqlite")
+
+
+def _sqlite_timeout(url: str) -> float:
+    """Return the seconds to wait for another writer, by the parameter of a URL."""
+    _, _, query = url.partition("?")
+    timeout = _BUSY_TIMEOUT
+    for name, value in parse_qsl(query, keep_blank_values=True):
+        try:
+            if name != "timeout":
+                raise ValueError  # noqa: TRY301  # one message for both
+            timeout = float(value)
+        except ValueError as exc:
+            msg = (
+                f"{name}={value} is not a parameter of SQLite here: write"
+                " ?timeout=SECONDS, or %3F for a question mark in the name of the file"
+            )
+            raise ValueError(msg) from exc
+    return timeout
 
 
 def is_postgresql(url: str) -> bool:
@@ -87,7 +115,8 @@ def is_postgresql(url: str) -> bool:
 
 def sqlite_path(url: str) -> Path:
     """Return the file that a URL of SQLite names."""
-    return Path(url.removeprefix("sqlite:///"))
+    path, _, _ = url.removeprefix("sqlite:///").partition("?")
+    return Path(path.replace("%3F", "?").replace("%3f", "?"))
 
 
 def open_database(
@@ -114,7 +143,9 @@ def open_database(
     """
     if is_postgresql(url):
         return _open_postgresql(url, end, connections)
-    return _open_sqlite(str(sqlite_path(url)), create=create, end=end)
+    return _open_sqlite(
+        str(sqlite_path(url)), _sqlite_timeout(url), create=create, end=end
+    )
 
 
 class _Sqlite:
@@ -156,14 +187,12 @@ _BUSY_TIMEOUT = 5.0
 
 @asynccontextmanager
 async def _open_sqlite(
-    path: str, *, create: bool, end: TransactionEnd | None
+    path: str, timeout: float, *, create: bool, end: TransactionEnd | None
 ) -> AsyncGenerator[Database]:
     driver = _import_driver("aiosqlite")
     try:
         path = _check_file(path, create=create, keep=end != "ROLLBACK")
-        connection = await driver.connect(
-            path, isolation_level=None, timeout=_BUSY_TIMEOUT
-        )
+        connection = await driver.connect(path, isolation_level=None, timeout=timeout)
         try:
             if end is not None:
                 await connection.execute_fetchall("BEGIN IMMEDIATE")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import signal
+import unicodedata
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
@@ -84,3 +86,30 @@ class RowError(LoadError):
 def message_of(error: BaseException) -> str:
     """Return the message of an error, or the name of its type if it has none."""
     return str(error) or type(error).__name__
+
+
+# The password in a URL, however it was mistyped, and in the parameters of one.
+_IN_URL: Final = re.compile(r"(\w:/{1,3}[^\s:/@]*:)\S+@")
+_PARAMETER: Final = re.compile(r"(?i)\b((?:ssl)?password=)[^\s&'\"]+")
+# Characters that change the direction of what is shown after them.
+_DIRECTIONS: Final = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+
+
+def printable(text: str) -> str:
+    """Return text that a terminal shows as it is: without control characters."""
+    return "".join(
+        _escaped(c) if c in _DIRECTIONS or unicodedata.category(c) == "Cc" else c
+        for c in text
+    )
+
+
+def _escaped(character: str) -> str:
+    if character == "\n":
+        return character
+    return character.encode("unicode_escape").decode()
+
+
+def without_password(text: str) -> str:
+    """Return text in which the password of a URL is replaced by stars."""
+    text = _IN_URL.sub(r"\1***@", text)
+    return _PARAMETER.sub(r"\1***", text)

@@ -16,7 +16,7 @@ from aioupsert._plan import RequestShape, make_plan, read_bulk_request
 from aioupsert._plan.request import PLAIN
 from aioupsert._plan.schema import Column, Table, UniqueIndex, table_name
 from aioupsert.cli.databases import Engine, open_database
-from aioupsert.cli.errors import LoadError, message_of
+from aioupsert.cli.errors import LoadError, message_of, printable
 from aioupsert.cli.load import split_names
 from aioupsert.errors import AioupsertError, UnknownColumnError
 
@@ -49,29 +49,33 @@ async def _inspect(
     console = Console(highlight=False)
     console.print(_columns(table, engine))
     for line in _indexes(table):
-        console.print(Text(line))
+        console.print(_text(line))
     if key:
         single = "one job on the connection's thread"
         if engine == "postgresql":
             single = single_row_method(table, key)
         console.print()
-        console.print(Text(f"key {', '.join(key)}: {_uniqueness(table, key)}"))
-        console.print(Text(f"one row: {single}"))
-        console.print(Text(f"many rows: {bulk_method(session, table, key)}"))
+        console.print(_text(f"key {', '.join(key)}: {_uniqueness(table, key)}"))
+        console.print(_text(f"one row: {single}"))
+        console.print(_text(f"many rows: {bulk_method(session, table, key)}"))
+
+
+def _text(shown: str) -> Text:
+    return Text(printable(shown))
 
 
 def _columns(table: Table, engine: Engine) -> Grid:
-    grid = Grid(box=rich.box.SIMPLE, title=Text(f"table {table.label}"))
+    grid = Grid(box=rich.box.SIMPLE, title=_text(f"table {table.label}"))
     for heading in ("column", "type", "default", ""):
         grid.add_column(heading, overflow="fold")
     for name in table.visible:
         column = table.columns[name]
         grid.add_row(
-            Text(name),
-            Text(_type(column, engine)),
+            _text(name),
+            _text(_type(column, engine)),
             # The default of an identity column is a sequence that users never name.
-            Text("" if column.always_identity else column.default or ""),
-            Text(", ".join(_properties(column))),
+            _text("" if column.always_identity else column.default or ""),
+            _text(", ".join(_properties(column))),
         )
     return grid
 

@@ -142,16 +142,25 @@ async def load(
     try:
         table = await _prepare_table(database, source, options, report.notes)
         columns = table.columns
+        names = column_names(columns, database.engine)
+        key = [names.get(name, names.get(name.lower(), name)) for name in options.key]
+        options = replace(options, key=tuple(key))
+        computed = _computed(columns, options.key)
+        read = [names.get(name, names.get(name.lower())) for name in source.columns]
+        shown = [name for name in read if name is not None and name in computed]
+        if shown:
+            report.notes.append(
+                f"{table.label} has columns that the database computes, and so does not"
+                f" get: {', '.join(shown)}"
+            )
         rows = convert_rows(
             source.rows,
             columns,
             database.engine,
             report.on_bad_row(options),
+            left_out=computed,
             ignore_unknown=options.ignore_unknown,
         )
-        names = column_names(columns, database.engine)
-        key = [names.get(name, names.get(name.lower(), name)) for name in options.key]
-        options = replace(options, key=tuple(key))
         if options.skip_bad_rows:
             await _store_good_rows(database, columns, rows, options, report, progress)
         else:
@@ -164,6 +173,15 @@ async def load(
     except database.errors as exc:
         msg = f"database error: {message_of(exc)}"
         raise LoadError(msg) from exc
+
+
+def _computed(columns: Mapping[str, Column], key: Sequence[str]) -> frozenset[str]:
+    """Return the columns that cannot be written; as part of the key they are read."""
+    return frozenset(
+        name
+        for name, column in columns.items()
+        if (column.generated or column.always_identity) and name not in key
+    )
 
 
 async def _store(

@@ -16,6 +16,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from aioupsert.cli.errors import printable
 from aioupsert.cli.reading import Input
 from aioupsert.results import BulkResult, Progress
 
@@ -57,7 +58,7 @@ class ProgressBar:
     def display(self) -> Generator[None]:
         """Show the bar while the block runs, refreshed by the running event loop."""
         with self._progress:
-            name = self._source.name.rpartition("/")[2]
+            name = printable(self._source.name.rpartition("/")[2])
             self._task = self._progress.add_task(
                 name, total=self._source.size, rows="0", rate="0"
             )

@@ -18,7 +18,12 @@ from rich.console import Console
 from rich.table import Table
 
 from aioupsert.cli.databases import Database, is_postgresql, sqlite_path
-from aioupsert.cli.errors import InterruptedLoadError, LoadError
+from aioupsert.cli.errors import (
+    InterruptedLoadError,
+    LoadError,
+    printable,
+    without_password,
+)
 from aioupsert.cli.load import LoadOptions, Report, load, open_for_load, split_key
 from aioupsert.cli.outputs import check_output
 from aioupsert.cli.progress import ProgressBar
@@ -97,7 +102,7 @@ class Summary:
     def print(self, *, as_json: bool) -> None:
         """Print the numbers to standard output and the notes to standard error."""
         for note in self.notes:
-            typer.echo(note, err=True)
+            typer.echo(printable(without_password(note)), err=True)
         result = self.result
         numbers: dict[str, Any] = {
             "created": result.created,

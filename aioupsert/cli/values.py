@@ -8,6 +8,7 @@ import math
 import re
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from decimal import Decimal
 from typing import Any, Final, TypeAlias, cast
 
@@ -27,6 +28,7 @@ def convert_rows(
     engine: Engine,
     on_bad_row: Callable[[RowError], object],
     *,
+    left_out: AbstractSet[str] = frozenset(),
     ignore_unknown: bool = False,
 ) -> Iterator[Row]:
     """
@@ -41,6 +43,7 @@ def convert_rows(
         engine: The kind of database.
         on_bad_row: Called with the error of a row that has a value which no conversion
             keeps; if it returns, the row is left out.
+        left_out: Columns of the table that are not written.
         ignore_unknown: Whether columns that the table does not have are left out.
     """
     converters: dict[tuple[str, type, bool], Converter | None] = {}
@@ -49,7 +52,9 @@ def convert_rows(
         for name, column in columns.items()
         if column.storage == "sqlite number" and column.family != "boolean"
     ]
-    for given in _fitted(rows, columns, engine, ignore_unknown=ignore_unknown):
+    for given in _fitted(
+        rows, columns, engine, left_out, ignore_unknown=ignore_unknown
+    ):
         if not isinstance(given, TypedRow):
             error = _too_large(given, whole) if whole else None
             if error is None:
@@ -96,21 +101,27 @@ def _fitted(
     rows: Iterable[Row],
     columns: Mapping[str, Column],
     engine: Engine,
+    left_out: AbstractSet[str],
     *,
     ignore_unknown: bool,
 ) -> Iterator[Row]:
     """Yield rows with the names of the table's columns."""
     names = column_names(columns, engine)
+    written = columns.keys() - left_out
     for row in rows:
-        if row.keys() <= columns.keys():
+        if row.keys() <= written:
             yield row
             continue
         cells = {
             names.get(name, names.get(name.lower(), name)): cell
             for name, cell in row.items()
         }
-        if ignore_unknown:
-            cells = {name: cell for name, cell in cells.items() if name in columns}
+        if ignore_unknown or left_out:
+            cells = {
+                name: cell
+                for name, cell in cells.items()
+                if name in written or not (ignore_unknown or name in left_out)
+            }
         yield row.with_cells(cells.items())
 
 

@@ -4,6 +4,7 @@ import socket
 import sqlite3
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -96,13 +97,18 @@ def test_a_file_that_cannot_be_opened(
         ("http://test.db", "must be sqlite:///relative.db, sqlite:////absolute.db or"),
         (
             "test.db",
-            "no database given: put its URL before the table, or use --db or AIOUPSERT_DB",
+            "(did you mean sqlite:///test.db?): put its URL before the table, or use --db",
         ),
-        ("sqlite:test.db", "no database given: put its URL before the table"),
+        ("sqlite:test.db", "no database given (did you mean sqlite:///test.db?)"),
         ("mysql://root:secret@host/db", "must be sqlite:///relative.db"),
         ("sqlite://test.db", "write three slashes before a file: sqlite:///test.db"),
         ("sqlite:///:memory:", "an in-memory database would not outlive the command"),
         ("sqlite://", "an in-memory database would not outlive the command"),
+        ("sqlite+aiosqlite:///x.db", "write sqlite:// without +aiosqlite"),
+        ("postgresql+asyncpg://u:secret@h/x", "write postgresql:// without +asyncpg"),
+        ("postgresql:/u:secret@h/x", "no database given"),
+        ("sqlite:///x.db?mode=ro", "mode=ro is not a parameter of SQLite here"),
+        ("sqlite:///x.db?timeout=x", "timeout=x is not a parameter of SQLite here"),
     ],
 )
 def test_a_url_of_no_database(file: Write, url: str, expected: str) -> None:
@@ -157,15 +163,36 @@ def test_an_unknown_column_is_said_with_the_closest(
     assert "table t has no column 'titles' (did you mean 'title'?)" in said
 
 
-def test_a_column_that_the_database_computes(
-    database: CliDatabase, file: Write
+@pytest.mark.parametrize("name", ["t.csv", "t.jsonl"])
+def test_a_column_that_the_database_computes_is_left_out(
+    database: CliDatabase, file: Write, name: str
 ) -> None:
     database.query(
         "CREATE TABLE t (id integer PRIMARY KEY,"
         " twice integer GENERATED ALWAYS AS (id * 2) STORED)"
     )
-    said = message(database.load(file("id,twice\n1,2\n"), *KEY))
-    assert "line 2: row['twice']: the database computes this column" in said
+    content = "id,twice\n1,5\n" if name == "t.csv" else '{"id": 1, "twice": 5}\n'
+    result = database.load(file(content, name), *KEY)
+    assert result.exit_code == 0
+    assert "the database computes, and so does not get: twice\n" in result.stderr
+    assert database.query("SELECT * FROM t") == [(1, 2)]
+
+
+def test_an_identity_that_is_always_generated_is_left_out_unless_it_is_the_key(
+    postgresql_database: CliDatabase, file: Write
+) -> None:
+    postgresql_database.query(
+        "CREATE TABLE t (id integer GENERATED ALWAYS AS IDENTITY, name text PRIMARY KEY,"
+        " UNIQUE (id))"
+    )
+    path = file("id,name\n7,a\n")
+    result = postgresql_database.load(path, "--key", "name")
+    assert result.exit_code == 0
+    assert "the database computes, and so does not get: id\n" in result.stderr
+    assert postgresql_database.query("SELECT * FROM t") == [(1, "a")]
+    postgresql_database.query("UPDATE t SET name = 'b'")
+    assert postgresql_database.load(file("id,name\n1,c\n"), *KEY).exit_code == 0
+    assert postgresql_database.query("SELECT * FROM t") == [(1, "c")]
 
 
 def test_a_sqlite_file_that_is_not_there_is_not_made(
@@ -199,6 +226,67 @@ def test_a_sqlite_database_that_someone_else_writes(
         other.execute("BEGIN IMMEDIATE")
         said = message(sqlite_database.load(file("id\n1\n"), *KEY))
     assert "database is locked" in said
+
+
+def test_a_url_says_how_long_to_wait_for_another_writer(
+    sqlite_database: CliDatabase, file: Write
+) -> None:
+    sqlite_database.query("CREATE TABLE t (id text PRIMARY KEY)")
+    path = sqlite_database.url.removeprefix("sqlite:///")
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        url = f"{sqlite_database.url}?timeout=0.05"
+        started = time.monotonic()
+        said = message(run("load", url, "t", file("id\n1\n"), *KEY))
+        assert time.monotonic() - started < 3
+    assert "database is locked" in said
+
+
+def test_a_question_mark_in_the_name_of_a_file(tmp_path: Path, file: Write) -> None:
+    url = f"sqlite:///{tmp_path}/a%3Fb.db"
+    assert run("load", url, "t", file("id\n1\n"), *KEY, "--create-table").exit_code == 0
+    assert (tmp_path / "a?b.db").exists()
+
+
+# --- What a message shows -------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "cell", ["\x1b[31mred", "a\rb", "a\x08b", "a\x9bb", "\u202eab"]
+)
+def test_control_characters_are_escaped(
+    database: CliDatabase, file: Write, cell: str
+) -> None:
+    database.query("CREATE TABLE t (id integer PRIMARY KEY, n integer CHECK (n > 0))")
+    path = file(f'id,"{cell}"\n1,2\n')
+    result = database.load(path, *KEY)
+    assert result.exit_code == 1
+    escaped = cell.encode("unicode_escape").decode()
+    assert escaped in result.stderr.replace("\\\\", "\\")
+    assert cell not in result.stderr
+    for options in (("--ignore-unknown",), ("--on-error", "skip")):
+        assert cell not in database.load(path, *KEY, *options).output
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "postgresql://u:secret@h/x",
+        "postgresql://u:s:secret/s@secret@h/x",
+        "postgresql:/u:secret@h/x",
+        "postgresql://h/x?user=u&password=secret",
+        "host=h password=secret",
+    ],
+)
+def test_a_password_is_never_shown(
+    file: Write, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    monkeypatch.setenv("AIOUPSERT_DB", "postgresql://127.0.0.1:1/x")
+    path = file("id\n1\n")
+    for words in ((text, "t", path), ("t", text), ("t", path, "--db", text), (text,)):
+        result = run("load", *words, *KEY)
+        assert result.exit_code in {1, 2}
+        assert "secret" not in result.output
 
 
 def test_a_schema_that_is_not_there(

@@ -278,3 +278,14 @@ def test_the_console_script_is_installed(
     assert counts(sqlite_database.load(file("id\n1\n"), *NEW)) == expected_counts(
         created=1
     )
+
+
+@pytest.mark.parametrize("command", ["load", "inspect", "preview"])
+@pytest.mark.parametrize("option", ["-h", "--help"])
+def test_the_help_fits_a_terminal(command: str, option: str) -> None:
+    result = run(command, option)
+    assert result.exit_code == 0
+    assert "…" not in result.stdout
+    text, _, examples = result.stdout.partition("Examples:\n")
+    assert all(len(line) <= 80 for line in text.splitlines())
+    assert examples.count(f"  aioupsert {command} ") == 2
