@@ -20,6 +20,10 @@ class LoadError(Exception):
     """A command failed; the message is for the user."""
 
 
+class TransientLoadError(LoadError):
+    """The whole load failed, and may succeed if it is made again."""
+
+
 class InterruptedLoadError(KeyboardInterrupt):
     """
     A signal ended the load; the message is for the user.

@@ -11,11 +11,16 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from aioupsert._bulk import create_or_update_many
-from aioupsert._drivers import session_on
+from aioupsert._drivers import is_retryable, session_on
 from aioupsert._execution.table_cache import read_table
 from aioupsert._plan.schema import Column, Table, table_name
 from aioupsert.cli.databases import Database, TransactionEnd, open_database
-from aioupsert.cli.errors import LoadError, RowError, message_of
+from aioupsert.cli.errors import (
+    LoadError,
+    RowError,
+    TransientLoadError,
+    message_of,
+)
 from aioupsert.cli.reading import Input, Row, raise_error
 from aioupsert.cli.rejects import Rejects
 from aioupsert.cli.tables import (
@@ -172,7 +177,8 @@ async def load(
         raise LoadError(message_of(exc)) from exc
     except database.errors as exc:
         msg = f"database error: {message_of(exc)}"
-        raise LoadError(msg) from exc
+        error = TransientLoadError if is_retryable(exc) else LoadError
+        raise error(msg) from exc
 
 
 def _computed(columns: Mapping[str, Column], key: Sequence[str]) -> frozenset[str]:

@@ -21,6 +21,7 @@ from aioupsert.cli.databases import Database, is_postgresql, sqlite_path
 from aioupsert.cli.errors import (
     InterruptedLoadError,
     LoadError,
+    TransientLoadError,
     printable,
     without_password,
 )
@@ -185,9 +186,29 @@ async def _load(
     bar: ProgressBar,
     received: list[int],
 ) -> None:
+    notes = [*report.notes]
     with _handle_signals(source, received), bar.display():
-        async with open_for_load(url, options) as database:
-            await _load_into(database, source, options, report, bar)
+        for attempt in range(1, _ATTEMPTS + 1):
+            try:
+                async with open_for_load(url, options) as database:
+                    await _load_into(database, source, options, report, bar)
+            except TransientLoadError:
+                # Files can be read again, and of a transaction nothing is stored.
+                if (
+                    attempt == _ATTEMPTS
+                    or source.size is None
+                    or report.rejects.count
+                    or not options.in_transaction
+                ):
+                    raise
+                source.restart()
+                report.notes[:] = notes
+            else:
+                return
+
+
+# How often a load is made that the database ends to resolve a deadlock.
+_ATTEMPTS: Final = 3
 
 
 async def _load_into(
@@ -203,7 +224,8 @@ async def _load_into(
     except LoadError as exc:
         done = report.result if report.result.rows else bar.done
         msg = f"{exc}\n{_describe_stored(options, done)}"
-        raise LoadError(msg) from exc
+        is_transient = isinstance(exc, TransientLoadError)
+        raise (TransientLoadError if is_transient else LoadError)(msg) from exc
     seconds = time.perf_counter() - started
     bar.record(Progress(report.result.rows, seconds, report.result))
 

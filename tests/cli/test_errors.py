@@ -368,6 +368,60 @@ def test_a_connection_lost_on_the_way(
     assert postgresql_database.query("SELECT * FROM t") == []
 
 
+@pytest.mark.parametrize(("times", "code"), [(1, 0), (2, 0), (3, 1)])
+def test_the_victim_of_a_deadlock_is_loaded_again(
+    postgresql_database: CliDatabase, file: Write, *, times: int, code: int
+) -> None:
+    for sql in (
+        "CREATE TABLE t (id integer PRIMARY KEY, name text)",
+        "CREATE SEQUENCE tries",
+        (
+            "CREATE FUNCTION lose() RETURNS trigger LANGUAGE plpgsql AS"
+            f" $$ BEGIN IF nextval('tries') <= {times} THEN RAISE 'deadlock detected'"
+            " USING ERRCODE = '40P01'; END IF; RETURN new; END $$"
+        ),
+        (
+            "CREATE TRIGGER lose BEFORE INSERT ON t FOR EACH ROW WHEN (new.id = 2)"
+            " EXECUTE FUNCTION lose()"
+        ),
+    ):
+        postgresql_database.query(sql)
+    path = file("id;name\n1;a\n2;b\n3;c\n")
+    result = postgresql_database.load(path, *KEY)
+    assert result.exit_code == code
+    assert result.stderr.count("the delimiter is") == (code == 0)
+    if code:
+        assert "database error: deadlock detected" in result.stderr
+        assert result.stderr.endswith("Nothing was stored.\n")
+    assert len(postgresql_database.query("SELECT * FROM t")) == (0 if code else 3)
+
+
+def test_what_comes_by_a_pipe_cannot_be_loaded_again(
+    postgresql_database: CliDatabase,
+) -> None:
+    postgresql_database.query("CREATE TABLE t (id integer PRIMARY KEY)")
+    postgresql_database.query(
+        "CREATE FUNCTION lose() RETURNS trigger LANGUAGE plpgsql AS"
+        " $$ BEGIN RAISE 'deadlock detected' USING ERRCODE = '40P01'; END $$"
+    )
+    postgresql_database.query(
+        "CREATE TRIGGER lose BEFORE INSERT ON t FOR EACH ROW EXECUTE FUNCTION lose()"
+    )
+    said = message(postgresql_database.load("-", *KEY, stdin="id\n1\n"))
+    assert "database error: deadlock detected" in said
+
+
+def test_an_error_of_the_commit_says_that_nothing_was_stored(
+    postgresql_database: CliDatabase, file: Write
+) -> None:
+    postgresql_database.query(
+        "CREATE TABLE t (id text PRIMARY KEY, p text UNIQUE DEFERRABLE INITIALLY DEFERRED)"
+    )
+    said = message(postgresql_database.load(file("id,p\n1,7\n2,7\n"), *KEY))
+    assert "database error: duplicate key value" in said
+    assert said.endswith("Nothing was stored.\n")
+
+
 @pytest.mark.parametrize(
     ("driver", "url"),
     [("aiosqlite", "sqlite:///x.db"), ("asyncpg", "postgresql://host/x")],

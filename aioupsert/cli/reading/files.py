@@ -133,6 +133,10 @@ class Input:
             self._surveying = False
             self._begin()
 
+    def restart(self) -> None:
+        """Read the files again from the start."""
+        self._begin()
+
     def keep_no_copy(self) -> None:
         """Stop to copy what comes by a pipe: there will be no survey."""
         for copy in self._copies.values():
