@@ -33,8 +33,8 @@ def interrupt() -> None:
 def interrupt_after(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Interrupt while the rows are read."""
 
-    def reading(*arguments: Any) -> Iterator[Any]:
-        for number, row in enumerate(convert_rows(*arguments)):
+    def reading(*arguments: Any, **options: Any) -> Iterator[Any]:
+        for number, row in enumerate(convert_rows(*arguments, **options)):
             if number == rows:
                 interrupt()
             yield row
