@@ -123,7 +123,7 @@ class SqlWriter(abc.ABC):
         encoders: The placeholders whose value is encoded.
     """
 
-    _SAME_EVERYWHERE: ClassVar = frozenset({"+", "-", "*", "=", "<>", "AND", "OR"})
+    _SAME_EVERYWHERE: ClassVar = frozenset({"+", "-", "*", "=", "<>"})
     _INEQUALITIES: ClassVar = frozenset({"<", "<=", ">", ">="})
 
     def __init__(self, qualifier: str) -> None:
@@ -171,24 +171,35 @@ class SqlWriter(abc.ABC):
         """Write an operator, or a function that this library defines."""
         name, args = expression.name, expression.args
         if name in self._SAME_EVERYWHERE:
-            return f"({self.expression(args[0])} {name} {self.expression(args[1])})"
+            left, right = map(self.expression, args)
+            return f"({left} {self.operator(expression)} {right})"
         if name in self._INEQUALITIES:
             left, right = self.ordered(args)
-            return f"({left} {name} {right})"
+            return f"({left} {self.operator(expression)} {right})"
         match name:
+            case "AND" | "OR":
+                return f"({self.expression(args[0])} {name} {self.expression(args[1])})"
             case "NOT":
                 return f"(NOT {self.expression(args[0])})"
             case "is_null":
                 return f"({self.expression(args[0])} IS NULL)"
             case "in" if len(args) > 1:
-                return f"({self.expression(args[0])} IN ({self.expressions(args[1:])}))"
+                return self.one_of(args[0], args[1:])
             case "in":
-                return "(1 = 0)"
+                return "FALSE"
             case "coalesce":
                 # SQLite's takes at least two arguments; another NULL changes nothing.
                 return f"coalesce({self.expressions(args)}, NULL)"
             case _:
                 return self.function(expression)
+
+    def operator(self, expression: Resolved) -> str:
+        """Write the name of an operator."""
+        return expression.name
+
+    def one_of(self, value: Resolved, values: Sequence[Resolved]) -> str:
+        """Write whether a value equals one of several."""
+        return f"({self.expression(value)} IN ({self.expressions(values)}))"
 
     @abc.abstractmethod
     def literal(self, expression: Resolved) -> str:

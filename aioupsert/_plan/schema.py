@@ -85,6 +85,7 @@ class Column:
             otherwise, and if it is the precision of a domain, which cannot change.
         collation: Its collation as SQL if different texts may be equal by it, or "".
         may_draw: Whether this role may take the next value of its sequence beforehand.
+        operators: The schema of its type's equality operator, quoted; "" if unknown.
     """
 
     name: str
@@ -106,6 +107,7 @@ class Column:
     modifier: int = -1
     collation: str = ""
     may_draw: bool = False
+    operators: str = ""
 
     @property
     def type_name(self) -> str:

@@ -50,7 +50,12 @@ def column(name: str, family: Family = "integer", **more: Any) -> Column:
     }
     type_, storage = of_family[family]
     cast = f"pg_catalog.{type_}"
-    attributes: dict[str, Any] = {"type": cast, "key_type": cast, "storage": storage}
+    attributes: dict[str, Any] = {
+        "type": cast,
+        "key_type": cast,
+        "storage": storage,
+        "operators": "pg_catalog",
+    }
     return Column(name=name, family=family, **(attributes | more))
 
 

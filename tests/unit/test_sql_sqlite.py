@@ -234,7 +234,7 @@ def value_of(expression: Any) -> str:
         (F("x") < "x", '(("t"."x" COLLATE BINARY) < (? COLLATE BINARY))'),
         (F("i") < 2, '("t"."i" < ?)'),
         (F("i").in_([1, 2]), '("t"."i" IN (?, ?))'),
-        (F("i").in_([]), "(1 = 0)"),
+        (F("i").in_([]), "FALSE"),
         (F("i").is_null(), '("t"."i" IS NULL)'),
         (~F("flag"), '(NOT "t"."flag")'),
         (coalesce(F("i"), 0), 'coalesce("t"."i", ?, NULL)'),

@@ -57,6 +57,7 @@ from aioupsert._engines.postgresql.compiler import (
     returned,
     type_guards,
 )
+from aioupsert._engines.postgresql.qualifying import EQUALS, LESS, operator
 from aioupsert._engines.sql import RowCode, encode_json, quote
 from aioupsert._plan.resolving import added_parameter
 
@@ -302,7 +303,8 @@ class _BatchWriter(PostgresqlWriter):
     def same_key(self, plan: Plan, written: str) -> str:
         """Write the condition that a row of the batch is a written row."""
         return " AND ".join(
-            f'{self.key_value(k)} = {written}."k{n}"' for n, k in enumerate(plan.key)
+            self.equal(self.key_value(k), f'{written}."k{n}"', k.column)
+            for n, k in enumerate(plan.key)
         )
 
     def counts(self, plan: Plan, created: str, updated: str, *written: str) -> str:
@@ -320,12 +322,13 @@ class _BatchWriter(PostgresqlWriter):
         names = ", ".join(keys)
         sources += [f"SELECT {names}, NULL FROM {name}" for name in written]
         rest = (
-            f'SELECT max("ord") FROM ({" UNION ALL ".join(sources)}) AS every'
-            f" GROUP BY {names} HAVING count(*) = 1"
+            f'SELECT pg_catalog.max("ord") FROM ({" UNION ALL ".join(sources)})'
+            f" AS every GROUP BY {names} HAVING pg_catalog.count(*) {EQUALS} 1"
         )
         return (
-            'SELECT "created", "updated", CASE WHEN "created" + "updated" <'
-            f" (SELECT count(*) FROM {self.rows}) THEN ARRAY({rest}) END"
+            f'SELECT "created", "updated", CASE WHEN ("created" {operator("+")}'
+            f' "updated") {LESS} (SELECT pg_catalog.count(*) FROM {self.rows})'
+            f" THEN ARRAY({rest}) END"
             f' FROM (SELECT {created} AS "created", {updated} AS "updated" OFFSET 0) n'
         )
 
@@ -349,7 +352,8 @@ class _Draft(NamedTuple):
         writer = self.writer
         first = len(writer.parameters) + 1
         arrays = ", ".join(
-            f"${n}::{c.type}[]" for n, c in enumerate(writer.columns, start=first)
+            f"pg_catalog.unnest(${n}::{c.type}[])"
+            for n, c in enumerate(writer.columns, start=first)
         )
         names = [f'"c{n}"' for n in range(1, len(writer.columns) + 1)]
         columns = ", ".join([*names, '"ord"'])
@@ -357,7 +361,7 @@ class _Draft(NamedTuple):
         where = f" WHERE {writer.guards}" if writer.guards else ""
         return BatchStatement(
             self._reading(
-                f"MATERIALIZED (SELECT * FROM unnest({arrays})"
+                f"MATERIALIZED (SELECT * FROM ROWS FROM ({arrays})"
                 f" WITH ORDINALITY AS x ({columns}){where})"
             ),
             self._reading(
@@ -431,7 +435,8 @@ def _find_unchanged(
     )
     if counting:
         query = (
-            f'SELECT "code", array_agg("ord") FROM ({query}) AS alone GROUP BY "code"'
+            f'SELECT "code", pg_catalog.array_agg("ord") FROM ({query}) AS alone'
+            ' GROUP BY "code"'
         )
     return _Draft(writer, [], query)
 
@@ -471,7 +476,7 @@ def _on_conflict(
         f" ON CONFLICT ({target}) DO {action} RETURNING {row})"
     )
     numbers = [
-        f'count(*) FILTER (WHERE "code" = {number})'
+        f'pg_catalog.count(*) FILTER (WHERE "code" {EQUALS} {number})'
         for number in (RowCode.CREATED, RowCode.UPDATED)
     ]
     if counting and writes_all:
@@ -511,9 +516,9 @@ def _update_first(
         first = name_cte(plan, "first")
         keys = ", ".join(writer.key_value(k) for k in plan.key)
         ctes.append(
-            f"{first} AS MATERIALIZED (SELECT * FROM (SELECT {rows}.*, row_number()"
+            f"{first} AS MATERIALIZED (SELECT * FROM (SELECT {rows}.*, pg_catalog.row_number()"
             f' OVER (PARTITION BY {keys} ORDER BY {rows}."ord") AS "turn" FROM {rows})'
-            ' AS x WHERE "turn" = 1)'
+            f' AS x WHERE "turn" {EQUALS} 1)'
         )
     written = [inserted]
     if plan.update:
@@ -559,7 +564,7 @@ def _update_first(
         f" RETURNING {_written(writer, plan, str(RowCode.CREATED))})"
     )
     if counting:
-        counts = [f"(SELECT count(*) FROM {name})" for name in written]
+        counts = [f"(SELECT pg_catalog.count(*) FROM {name})" for name in written]
         query = writer.counts(plan, *[*counts, "0"][:2], *written)
         return _Draft(writer, ctes, query)
     joined = f"{first} AS {rows} FULL JOIN {inserted} ON"
@@ -567,7 +572,7 @@ def _update_first(
     columns = ['"code"', *(f'"r{n}"' for n in range(len(plan.returning)))]
     outputs = [f"{inserted}.{c}" for c in columns]
     if plan.update:
-        joined += f' FULL JOIN {updated} ON {updated}."ord" = {rows}."ord"'
+        joined += f' FULL JOIN {updated} ON {updated}."ord" {EQUALS} {rows}."ord"'
         outputs = [
             f'CASE WHEN {updated}."code" IS NULL THEN {inserted}.{c}'
             f" ELSE {updated}.{c} END"

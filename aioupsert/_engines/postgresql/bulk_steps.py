@@ -341,10 +341,15 @@ _BY_INDEX: Final = {
 
 def _with_settings(settings: Mapping[str, str], body: Steps[T]) -> Steps[T]:
     """Run steps with settings of the planner, and restore those afterwards."""
-    now = [f"current_setting('{name}')" for name in settings]
-    new = [f"set_config('{name}', '{s}', true)" for name, s in settings.items()]
+    now = [f"pg_catalog.current_setting('{name}')" for name in settings]
+    new = [
+        f"pg_catalog.set_config('{name}', '{s}', true)" for name, s in settings.items()
+    ]
     rows = yield Command(f"SELECT {', '.join(now + new)}")
     result = yield from body
-    back = [f"set_config('{name}', ${n}, true)" for n, name in enumerate(settings, 1)]
+    back = [
+        f"pg_catalog.set_config('{name}', ${n}, true)"
+        for n, name in enumerate(settings, 1)
+    ]
     yield Command(f"SELECT {', '.join(back)}", rows[0][: len(settings)])
     return result

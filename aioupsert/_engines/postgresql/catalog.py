@@ -19,6 +19,7 @@ from aioupsert._engines.base import Command, Steps
 from aioupsert._engines.partial_indexes import null_columns
 from aioupsert._engines.postgresql import citus, yugabytedb
 from aioupsert._engines.postgresql.experimental import log_experimental
+from aioupsert._engines.postgresql.qualifying import qualified
 from aioupsert._engines.sql import quote_escaped, quote_path
 from aioupsert._plan.schema import (
     Column,
@@ -38,15 +39,16 @@ if TYPE_CHECKING:
 # 16 update, 64 instead of. Rules of type 2 and 3 rewrite UPDATE and INSERT.
 # indnullsnotdistinct exists from version 15 on, so it is read by name. From version 18 on
 # NOT NULL is a constraint too, of type n. A check of the whole row has the column number 0.
-_REFLECT: Final = """
+_REFLECT: Final = qualified(
+    """
 SELECT json_build_object(
   'oid', c.oid::text,
   'kind', c.relkind,
   'row_type', CASE
     WHEN c.reltype = 0 THEN ''
     WHEN to_regtype({name}) = c.reltype THEN {name}
-    ELSE quote_ident(n.nspname) || '.' || quote_ident(c.relname) END,
-  'returns_old', current_setting('server_version_num')::int >= 180000,
+    ELSE quote_ident(n.nspname::text) || '.' || quote_ident(c.relname::text) END,
+  'returns_old', current_setting('server_version_num')::int4 >= 180000,
   'xmax', {HAS_XMAX},
   'is_citus', {IS_CITUS},
   'may_insert', has_table_privilege(c.oid, 'INSERT')
@@ -54,7 +56,7 @@ SELECT json_build_object(
   'may_copy', has_database_privilege(current_database(), 'TEMPORARY'),
   'rules', EXISTS (
     SELECT FROM pg_catalog.pg_rewrite r
-    WHERE r.ev_class = c.oid AND r.ev_type IN ('2', '3') AND r.ev_enabled <> 'D'),
+    WHERE r.ev_class = c.oid AND r.ev_type = ANY ('{2,3}'::"char"[]) AND r.ev_enabled <> 'D'),
   'instead', EXISTS (
     SELECT FROM pg_catalog.pg_trigger g
     WHERE g.tgrelid = c.oid AND g.tgtype & 64 <> 0 AND g.tgenabled <> 'D'),
@@ -84,20 +86,33 @@ SELECT json_build_object(
       'type_id', t.oid::text,
       'catalog', tn.nspname,
       'type', t.typname,
-      'cast', quote_ident(tn.nspname) || '.' || quote_ident(t.typname),
+      'cast', quote_ident(tn.nspname::text) || '.' || quote_ident(t.typname::text),
       'exact', format_type(t.oid, b.typmod),
       'typmod', b.typmod,
       'declared_id', a.atttypid::text,
       'declared_typmod', a.atttypmod,
       'collation', CASE WHEN NOT l.collisdeterministic
-        THEN quote_ident(ln.nspname) || '.' || quote_ident(l.collname) END,
+        THEN quote_ident(ln.nspname::text) || '.' || quote_ident(l.collname::text) END,
       'generated', a.attgenerated <> '',
       'identity', a.attidentity,
       'may_draw', a.attidentity = '' OR has_sequence_privilege(
         pg_get_serial_sequence(
-          quote_ident(n.nspname) || '.' || quote_ident(c.relname), a.attname), 'USAGE'),
+          quote_ident(n.nspname::text) || '.' || quote_ident(c.relname::text), a.attname::text), 'USAGE'),
       'not_null', a.attnotnull,
       'category', t.typcategory,
+      'operators', CASE
+        WHEN tn.nspname = 'pg_catalog' OR t.typcategory = 'A'
+          OR t.typtype = ANY ('{c,e,r,m}'::"char"[]) THEN 'pg_catalog'
+        ELSE (
+          SELECT quote_ident(sn.nspname::text)
+          FROM pg_catalog.pg_opclass oc
+          JOIN pg_catalog.pg_amop ao ON ao.amopfamily = oc.opcfamily
+            AND ao.amoplefttype = t.oid AND ao.amoprighttype = t.oid
+            AND ao.amopstrategy = 3
+          JOIN pg_catalog.pg_operator so ON so.oid = ao.amopopr AND so.oprname = '='
+          JOIN pg_catalog.pg_namespace sn ON sn.oid = so.oprnamespace
+          JOIN pg_catalog.pg_am am ON am.oid = oc.opcmethod AND am.amname = 'btree'
+          WHERE oc.opcintype = t.oid AND oc.opcdefault) END,
       'array', t.typarray <> 0,
       'unchecked', a.atttypid = b.oid
         AND NOT EXISTS (
@@ -108,9 +123,9 @@ SELECT json_build_object(
           WHERE i.indrelid = c.oid AND a.attnum = ANY (i.indkey)),
       'default', CASE
         WHEN a.attgenerated <> '' THEN NULL
-        WHEN a.attidentity <> '' THEN format('nextval(%L::regclass)',
+        WHEN a.attidentity <> '' THEN format('pg_catalog.nextval(%L::pg_catalog.regclass)',
           pg_get_serial_sequence(
-            quote_ident(n.nspname) || '.' || quote_ident(c.relname), a.attname))
+            quote_ident(n.nspname::text) || '.' || quote_ident(c.relname::text), a.attname::text))
         ELSE coalesce(
           pg_get_expr(d.adbin, d.adrelid), pg_get_expr(at.typdefaultbin, 0)) END
       ) ORDER BY a.attnum)
@@ -139,7 +154,7 @@ SELECT json_build_object(
         SELECT json_agg(CASE
           WHEN k.coll = ka.attcollation OR kl.collisdeterministic
           THEN ka.attname END ORDER BY k.place)
-        FROM unnest(i.indkey::int2[], i.indcollation::oid[])
+        FROM ROWS FROM (unnest(i.indkey::int2[]), unnest(i.indcollation::oid[]))
           WITH ORDINALITY AS k (attnum, coll, place)
         LEFT JOIN pg_catalog.pg_attribute ka
           ON ka.attrelid = c.oid AND ka.attnum = k.attnum AND k.attnum > 0
@@ -151,12 +166,13 @@ SELECT json_build_object(
         FROM generate_series(1, i.indnkeyatts) AS n),
       'coarser', (
         SELECT bool_or(k.coll <> ka.attcollation AND NOT kl.collisdeterministic)
-        FROM unnest(i.indkey::int2[], i.indcollation::oid[]) AS k (attnum, coll)
+        FROM ROWS FROM (unnest(i.indkey::int2[]), unnest(i.indcollation::oid[]))
+          AS k (attnum, coll)
         JOIN pg_catalog.pg_attribute ka
           ON ka.attrelid = c.oid AND ka.attnum = k.attnum AND k.attnum > 0
         JOIN pg_catalog.pg_collation kl ON kl.oid = k.coll),
       'nulls_distinct',
-        NOT coalesce((to_jsonb(i) ->> 'indnullsnotdistinct')::boolean, false),
+        NOT coalesce((to_jsonb(i) ->> 'indnullsnotdistinct')::bool, false),
       'predicate', pg_get_expr(i.indpred, i.indrelid),
       'deferrable', NOT i.indimmediate,
       'exclusion', i.indisexclusion,
@@ -183,21 +199,22 @@ CROSS JOIN LATERAL (
   SELECT coalesce(bool_or(g.tgtype & 7 = 7), false) AS on_insert,
     coalesce(bool_or(g.tgtype & 19 = 19), false) AS on_update,
     (SELECT bool_or(m.relkind = 'f')
-      FROM pg_catalog.pg_class m JOIN family USING (oid)) AS is_remote
+      FROM pg_catalog.pg_class m JOIN family ON family.oid = m.oid) AS is_remote
   FROM pg_catalog.pg_trigger g JOIN family ON family.oid = g.tgrelid
   WHERE g.tgenabled <> 'D') b
 WHERE c.oid = to_regclass({name})
 """.replace("{HAS_XMAX}", yugabytedb.HAS_XMAX).replace("{IS_CITUS}", citus.IS_INSTALLED)
+)
 
-TABLES: Final = """
+TABLES: Final = qualified("""
 SELECT (CASE WHEN pg_table_is_visible(c.oid) THEN c.relname::text
-  ELSE n.nspname || '.' || c.relname END)::cstring
+  ELSE n.nspname::text || '.' || c.relname::text END)::cstring
 FROM pg_catalog.pg_class c
 JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-WHERE c.relkind IN ('r', 'p', 'v', 'f')
-  AND n.nspname NOT IN ('pg_catalog', 'information_schema')
+WHERE c.relkind = ANY ('{r,p,v,f}'::"char"[])
+  AND n.nspname <> ALL ('{pg_catalog,information_schema}'::name[])
 LIMIT 1000
-"""
+""")
 
 
 def reflect(name: TableName) -> Steps[Table]:
@@ -241,6 +258,7 @@ class FoundColumn(TypedDict):
     may_draw: bool | None
     not_null: bool
     category: str
+    operators: NotRequired[str | None]
     array: bool
     unchecked: bool
     default: str | None
@@ -409,6 +427,7 @@ def _column(found: FoundColumn) -> Column:
         declared_type_id=found.get("declared_id", ""),
         modifier=found.get("declared_typmod", -1) if rounded else -1,
         collation=found["collation"] or "",
+        operators=found.get("operators") or "",
     )
 
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from aioupsert._engines.base import Command
 from aioupsert._engines.postgresql.experimental import log_experimental
+from aioupsert._engines.postgresql.qualifying import qualified
 
 if TYPE_CHECKING:
     from aioupsert._engines.base import Steps
@@ -26,10 +27,10 @@ EXACT_BECAUSE: Final = "Citus manages it"
 """Why the classic steps are used."""
 
 # No row for a table that Citus does not manage; NULL for a reference table.
-_DISTRIBUTED_BY: Final = """
+_DISTRIBUTED_BY: Final = qualified("""
 SELECT column_to_column_name(p.logicalrelid, p.partkey)::cstring
 FROM pg_catalog.pg_dist_partition p WHERE p.logicalrelid = {oid}::regclass
-"""
+""")
 
 
 class Distribution(NamedTuple):

@@ -102,7 +102,9 @@ def _reflect(name: TableName) -> Steps[Table]:
     sql = _REFLECT.replace("{name}", quote_escaped(quote_path(name)))
     rows = yield Command(sql, kind="catalog")
     if not rows:
-        known = yield Command(TABLES.replace("::cstring", "::text"), kind="catalog")
+        known = yield Command(
+            TABLES.replace("pg_catalog.cstring", "pg_catalog.text"), kind="catalog"
+        )
         raise UnknownTableError(".".join(name), [row[0] for row in known])
     found: FoundTable = json.loads(rows[0][0])
     return read_table(name, found)

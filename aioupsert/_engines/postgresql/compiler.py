@@ -28,6 +28,12 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
+from aioupsert._engines.postgresql.qualifying import (
+    CONCATENATED,
+    EQUALS,
+    is_built_in,
+    operator,
+)
 from aioupsert._engines.postgresql.steps import PostgresqlCall
 from aioupsert._engines.sql import (
     CompiledStatement,
@@ -142,38 +148,68 @@ class PostgresqlWriter(SqlWriter):
             expression = replace(expression, args=bare)
         return super().expression(expression)
 
+    def operator(self, expression: Resolved) -> str:
+        # Operators of the caller's own types can only be found by the search_path.
+        known = all(map(is_built_in, expression.args))
+        return operator(expression.name) if known else expression.name
+
+    def one_of(self, value: Resolved, values: Sequence[Resolved]) -> str:
+        if not all(map(is_built_in, (value, *values))):
+            return super().one_of(value, values)
+        one = self.expression(value)
+        tests = (f"{one} {EQUALS} {self.expression(other)}" for other in values)
+        return f"({' OR '.join(tests)})"
+
     def function(self, expression: Resolved) -> str:
         name, args = expression.name, expression.args
         match name:
             case "/" | "%":
-                left, right = self.expression(args[0]), self.expression(args[1])
-                return f"({left} {name} NULLIF({right}, 0))"
+                left, right = self.expression(args[0]), self._not_zero(args[1])
+                return f"({left} {self.operator(expression)} {right})"
             case "greatest" | "least":
                 return f"{name}({', '.join(self.ordered(args))})"
             case "lower" | "upper":
-                return f'{name}({self.expression(args[0])} COLLATE "C")'
+                text = f'{self.expression(args[0])} COLLATE "C"'
+                return f"pg_catalog.{name}({text})"
             case "concat":
                 parts = (f"{self.expression(arg)}::pg_catalog.text" for arg in args)
-                return f"({' || '.join(parts)})"
+                return f"({f' {CONCATENATED} '.join(parts)})"
             case "merge":
                 one, other = (f"({self.expression(a)})::pg_catalog.jsonb" for a in args)
                 return (
                     "(SELECT CASE WHEN m.one IS NULL OR m.other IS NULL THEN NULL"
-                    " WHEN jsonb_typeof(m.one) = 'object'"
-                    " AND jsonb_typeof(m.other) = 'object' THEN m.one || m.other"
+                    f" WHEN pg_catalog.jsonb_typeof(m.one) {EQUALS} 'object'"
+                    f" AND pg_catalog.jsonb_typeof(m.other) {EQUALS} 'object'"
+                    f" THEN m.one {CONCATENATED} m.other"
                     " ELSE m.other END"
                     f" FROM (SELECT {one} AS one, {other} AS other) AS m)"
                 )
             case _:
-                return f"{name}({self.expressions(args)})"
+                return f"pg_catalog.{name}({self.expressions(args)})"
+
+    def _not_zero(self, divisor: Resolved) -> str:
+        """Write a divisor, or NULL in place of zero; it is evaluated once."""
+        text = self.expression(divisor)
+        if divisor.name == "null":
+            return text
+        if not is_built_in(divisor):
+            return f"NULLIF({text}, 0)"
+        return (
+            f"(SELECT CASE WHEN n.v {EQUALS} 0 THEN NULL ELSE n.v END"
+            f" FROM (SELECT {text} AS v OFFSET 0) AS n)"
+        )
 
     def key(self, plan: Plan) -> str:
         return " AND ".join(
             f"{self.column(k.column)} IS NULL"
             if k.is_null
-            else f"{self.column(k.column)} = {self.key_value(k)}"
+            else self.equal(self.column(k.column), self.key_value(k), k.column)
             for k in plan.key
         )
+
+    def equal(self, one: str, other: str, column: Column) -> str:
+        """Write that two values of a column are equal."""
+        return f"{one} {operator('=', column.operators)} {other}"
 
     def key_value(self, key: KeyColumn) -> str:
         sent_as = _sent_as(key.kind, key.column)
@@ -197,19 +233,17 @@ class PostgresqlWriter(SqlWriter):
             return "TRUE"
         stored: list[str] = []
         given: list[str] = []
-        tests: list[str] = []
         for item in plan.compare:
-            column, cast = item.column, item.column.key_type
-            old, new = f"{self.column(column)}::{cast}", self.expression(item.term)
-            if column.storage == "bpchar":
-                tests.append(f"{old} IS DISTINCT FROM {new}::{cast}")
-            else:
-                stored.append(old)
-                given.append(f"({new})::{cast}")
-        if stored:
-            one, other = ", ".join(stored), ", ".join(given)
-            tests.append(f"ROW({one})::record *<> ROW({other})::record")
-        return f"({' OR '.join(tests)})" if tests else "FALSE"
+            cast = f"::{item.column.key_type}"
+            if item.column.storage == "bpchar":
+                cast += f"::{TEXT}"  # which has no trailing spaces
+            stored.append(f"{self.column(item.column)}{cast}")
+            given.append(f"({self.expression(item.term)}){cast}")
+        if not stored:
+            return "FALSE"
+        one, other = ", ".join(stored), ", ".join(given)
+        record = "::pg_catalog.record"
+        return f"(ROW({one}){record} {operator('*<>')} ROW({other}){record})"
 
     def values(self, items: Sequence[Assignment]) -> tuple[str, str]:
         """Write the columns of an INSERT and their values; DEFAULT is left out."""
@@ -241,7 +275,7 @@ def _relation(plan: Plan) -> str:
 
 
 def _same_relation(plan: Plan) -> str:
-    return f"{_relation(plan)} = {plan.table.relation_id}::pg_catalog.oid"
+    return f"{_relation(plan)} {EQUALS} {plan.table.relation_id}::pg_catalog.oid"
 
 
 def type_guards(plan: Plan) -> list[str]:
@@ -271,12 +305,13 @@ def type_guards(plan: Plan) -> list[str]:
     ]
     guards = [
         f"pg_catalog.pg_typeof((NULL::{table.row_type}).{quote(c.name)})"
-        f"::pg_catalog.oid = {c.declared_type_id}::pg_catalog.oid"
+        f"::pg_catalog.oid {EQUALS} {c.declared_type_id}::pg_catalog.oid"
         for c in {c.name: c for c in (*keys, *compared, *typed)}.values()
     ]
     guards += [
-        "(SELECT a.atttypmod FROM pg_catalog.pg_attribute AS a WHERE a.attrelid ="
-        f" {_relation(plan)} AND a.attname = {quote_escaped(c.name)}) = {c.modifier}"
+        "(SELECT a.atttypmod FROM pg_catalog.pg_attribute AS a WHERE a.attrelid"
+        f" {EQUALS} {_relation(plan)} AND a.attname {EQUALS} {quote_escaped(c.name)})"
+        f" {EQUALS} {c.modifier}"
         for c in {c.name: c for c in (*keys, *compared)}.values()
         if c.modifier >= 0
     ]
@@ -477,7 +512,7 @@ def native_code(plan: Plan) -> str:
     if plan.table.supports_returning_old:
         created = f"old.{quote(plan.key[0].column.name)} IS NULL"
     else:
-        created = f"{ALIAS}.xmax = 0"
+        created = f"{ALIAS}.xmax {EQUALS} 0"
     return f"CASE WHEN {created} THEN {RowCode.CREATED} ELSE {RowCode.UPDATED} END"
 
 
@@ -525,7 +560,7 @@ def _probe(plan: Plan) -> CompiledStatement:
     level = (
         "'repeatable read'"
         if plan.table.has_remote_rows
-        else "current_setting('transaction_isolation')"
+        else "pg_catalog.current_setting('transaction_isolation')"
     )
     sql = f"SELECT {level}, {', '.join(tests)}"
     return writer.compiled(sql, _AGAIN)
@@ -569,7 +604,8 @@ def _same_row(writer: PostgresqlWriter, plan: Plan, index: UniqueIndex) -> str:
         if expression is not None:
             tests.append(f"({expression}) = {_proposed(writer, plan, expression)}")
         elif column and (value := given[column]) is not None and value.column:
-            tests.append(f"{writer.column(value.column)} = {writer.expression(value)}")
+            one, other = writer.column(value.column), writer.expression(value)
+            tests.append(writer.equal(one, other, value.column))
     tests.append(f"({index.predicate or 'TRUE'})")
     if index.predicate is not None:
         tests.append(_proposed(writer, plan, index.predicate))
@@ -611,16 +647,17 @@ def _advisory_lock(writer: PostgresqlWriter, plan: Plan) -> str:
         for k in plan.key
         if k.column.storage in _CANONICAL and not k.is_null
     ]
-    text = " || '/' || ".join(parts) or "''"
-    return f"pg_advisory_xact_lock(hashtextextended({text}, {plan.table.relation_id}))"
+    text = f" {CONCATENATED} '/' {CONCATENATED} ".join(parts) or "''"
+    number = f"pg_catalog.hashtextextended({text}, {plan.table.relation_id})"
+    return f"pg_catalog.pg_advisory_xact_lock({number})"
 
 
 def _lock(plan: Plan) -> CompiledStatement:
     """Write the advisory lock; above READ COMMITTED it only returns the level."""
     writer = PostgresqlWriter()
-    level = "current_setting('transaction_isolation')"
+    level = "pg_catalog.current_setting('transaction_isolation')"
     sql = (
-        f"SELECT {level}, CASE WHEN {level} = 'read committed'"
+        f"SELECT {level}, CASE WHEN {level} {EQUALS} 'read committed'"
         f" THEN {_advisory_lock(writer, plan)} END"
     )
     return writer.compiled(sql, "first, in a transaction of its own if there is none")

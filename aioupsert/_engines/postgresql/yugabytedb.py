@@ -12,5 +12,5 @@ from __future__ import annotations
 
 from typing import Final
 
-HAS_XMAX: Final = "current_setting('server_version') NOT LIKE '%-YB-%'"
+HAS_XMAX: Final = "current_setting('server_version') !~~ '%-YB-%'"
 """An expression of the catalog query; the version is such as 15.12-YB-2025.1.0.0-b0."""
