@@ -31,10 +31,13 @@ from aioupsert._engines.postgresql.sqlstates import STALE, TRANSIENT, fault_by_s
 from aioupsert.typing import Value
 
 if TYPE_CHECKING:
-    from aioupsert._engines.base import Engine, Fault, ResultRows, Steps
+    from aioupsert._engines.base import Command, Engine, Fault, ResultRows, Steps
 
 T = TypeVar("T")
 
+# asyncpg gives no name to a statement that is longer than its max_cacheable_statement_size,
+# which is this many bytes unless the caller has chosen another.
+_ONCE: Final = 15 * 1024 + 1
 # invalid_sql_statement_name, duplicate_prepared_statement
 _MISPLACED: Final = frozenset({"26000", "42P05"})
 _POOLER: Final = (
@@ -158,6 +161,19 @@ class AsyncpgSession(PostgresqlSession):
         self, sql: str, arguments: Iterable[Value], _caller_columns: int
     ) -> ResultRows:
         rows: ResultRows = await self._connection.fetch(sql, *arguments)
+        return rows
+
+    async def _fetch_once(
+        self, sql: str, arguments: Iterable[Value], caller_columns: int
+    ) -> ResultRows:
+        return await self._fetch(sql.ljust(_ONCE), arguments, caller_columns)
+
+    async def _answer(self, command: Command) -> ResultRows:
+        rows = await super()._answer(command)
+        if command.kind == "catalog":
+            # A statement without a name stays on the server, with its plan of 2 MB, until
+            # the next one or a statement of the simple protocol.
+            await self._connection.execute("SELECT")
         return rows
 
     async def _command(self, sql: str) -> ResultRows:

@@ -66,13 +66,21 @@ class PostgresqlSession(ConnectionSession, abc.ABC):
         if kind == "copy":
             await self._copy(sql, command.arguments)
             return ()
-        return await self._fetch(sql, command.arguments, command.caller_columns)
+        keep = kind not in {"catalog", "once"}
+        fetch = self._fetch if keep else self._fetch_once
+        return await fetch(sql, command.arguments, command.caller_columns)
 
     @abc.abstractmethod
     async def _fetch(
         self, sql: str, arguments: Iterable[Value], caller_columns: int, /
     ) -> ResultRows:
         """Send a statement and return its rows."""
+
+    @abc.abstractmethod
+    async def _fetch_once(
+        self, sql: str, arguments: Iterable[Value], caller_columns: int, /
+    ) -> ResultRows:
+        """Do the same, and leave no prepared statement on the server."""
 
     @abc.abstractmethod
     async def _command(self, sql: str) -> ResultRows:

@@ -241,6 +241,15 @@ class PsycopgSession(PostgresqlSession):
         self, sql: str, arguments: Iterable[Value], caller_columns: int
     ) -> ResultRows:
         cursor = await self._execute(sql, [*arguments])
+        return await self._rows(cursor, caller_columns)
+
+    async def _fetch_once(
+        self, sql: str, arguments: Iterable[Value], caller_columns: int
+    ) -> ResultRows:
+        cursor = await self._execute(sql, [*arguments], prepare=False)
+        return await self._rows(cursor, caller_columns)
+
+    async def _rows(self, cursor: Any, caller_columns: int) -> ResultRows:
         if _has_default_loaders(self._connection.adapters):
             rows: ResultRows = await cursor.fetchall()
             return rows

@@ -45,15 +45,23 @@ T = TypeVar("T")
 
 
 CommandKind: TypeAlias = Literal[
-    "query", "command", "rollback", "catalog", "copy", "repeat", "transaction"
+    "query",
+    "once",
+    "command",
+    "rollback",
+    "catalog",
+    "copy",
+    "repeat",
+    "transaction",
 ]
 """
 How a command is sent, and what answers it.
 
-``query``: the statement's rows. ``command`` (BEGIN, COMMIT, SAVEPOINT): one row with the
+``query``: the statement's rows. ``once``: the same, and the server keeps no prepared
+statement. ``command`` (BEGIN, COMMIT, SAVEPOINT): one row with the
 completion status, if the database reports one. ``rollback``: no rows; completed even
 while the call is being cancelled. ``catalog``: the statement's rows, with names as str
-whatever the caller's settings. ``copy``: no rows; copies the rows in *arguments* to the
+whatever the caller's settings, and nothing is kept. ``copy``: no rows; copies the rows in *arguments* to the
 table that *sql* names. ``repeat``: runs the statement once for each row in *arguments*;
 returns what the marking functions recorded. ``transaction``: sends nothing; returns one
 row if a transaction is open, none otherwise.

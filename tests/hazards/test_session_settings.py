@@ -110,7 +110,9 @@ async def test_a_call_leaves_no_savepoint_behind_in_the_transaction(
         await insert(conn)
     await asyncio.sleep(0)  # the loop calls the logger
     words = [query.query.split() for query in queries]
-    savepoints = [name for command, name, *_ in words if command == "SAVEPOINT"]
+    savepoints = [
+        name for command, *names in words if command == "SAVEPOINT" for name in names
+    ]
     assert savepoints
     for savepoint in savepoints:
         await conn.execute("SAVEPOINT mine")

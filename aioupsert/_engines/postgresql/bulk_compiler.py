@@ -108,6 +108,8 @@ def compile_batch(plan: Plan, *, distinct: bool) -> PostgresqlBatch:
         takes_arrays=all(column.supports_unnest for column in _typing_columns(plan)),
         joins_table=plan.unique and (may_skip or reason is not None),
         draws=bool(_drawn_columns(plan)),
+        runs_no_code=plan.table.runs_no_code
+        and all(part.kind not in {"call", "sql"} for part in expressions_of(plan)),
     )
 
 

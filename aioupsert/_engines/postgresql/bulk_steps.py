@@ -6,7 +6,7 @@ sends, in the open transaction:
 
 1. for up to `MAX_ARRAY_ROWS` rows: nothing, as arrays carry them. For more: a savepoint,
    CREATE TEMPORARY TABLE and COPY, which is faster then;
-2. settings of the planner, for this statement only;
+2. settings of the planner, for this statement only, unless they could affect others;
 3. if a condition may leave rows unchanged: the query that finds those rows; the others
    go on;
 4. the statement of `bulk_compiler`, which reports the rows that it wrote;
@@ -52,6 +52,9 @@ T = TypeVar("T")
 
 MAX_ARRAY_ROWS: Final = 5_000
 """The number of rows up to which arrays are as fast as COPY to a temporary table."""
+# The number of rows up to which the server itself mostly plans a scan of an index, and does
+# not compile the statement.
+_MAX_PLANNED_ROWS: Final = 1_000
 # The number of rows up to which one by one is as fast as a statement for all.
 _FEW_ROWS: Final = 2
 
@@ -117,6 +120,7 @@ class PostgresqlBatch:
         takes_arrays: Whether arrays can carry the rows.
         joins_table: Whether the statement finds rows by a join with the table.
         draws: Whether the statement takes values of a sequence, in the order of the rows.
+        runs_no_code: Whether no statement of somebody else's is run within this one.
     """
 
     per_row: PostgresqlCall
@@ -129,6 +133,7 @@ class PostgresqlBatch:
     takes_arrays: bool = True
     joins_table: bool = False
     draws: bool = False
+    runs_no_code: bool = False
 
     def write(self, group: RowGroup, outcome: BatchOutcome) -> Steps[None]:
         """Write a group of rows in the open transaction."""
@@ -215,12 +220,17 @@ class _GroupWrite:
         if not batch.takes_arrays:
             return pending
         left: list[int] = []
-        # Rows that may be equal must not overtake one that is left.
-        size = MAX_ARRAY_ROWS if self._group.distinct else len(pending)
+        by_index = batch.joins_table and batch.runs_no_code
+        size = MAX_ARRAY_ROWS
+        if batch.joins_table and not by_index:
+            size = min(size, _MAX_PLANNED_ROWS)
+        if not self._group.distinct:
+            # Rows that may be equal must not overtake one that is left.
+            size = len(pending)
         for start in range(0, len(pending), size):
             some = pending[start : start + size]
             body = self.by_arrays(some)
-            if batch.joins_table:
+            if by_index:
                 body = _with_settings(_BY_INDEX, body)
             left += yield from body
         return left
@@ -234,7 +244,10 @@ class _GroupWrite:
         batch = self._batch
         yield Command(batch.create_staging_table, kind="command")
         yield self._copy(some)
-        left = yield from _with_settings(_NO_JIT, self._write(some, copied=True))
+        body: Steps[list[int]] = self._write(some, copied=True)
+        if batch.runs_no_code:
+            body = _with_settings(_NO_JIT, body)
+        left = yield from body
         sql = f"DROP TABLE pg_temp.{quote(batch.staging_table)}"
         yield Command(sql, kind="command")
         return left
@@ -296,7 +309,8 @@ class _GroupWrite:
         self, statement: BatchStatement, some: Sequence[int], *, copied: bool
     ) -> Command:
         """Return the command that sends a statement for some rows."""
-        plan = self._batch.per_row.plan
+        batch = self._batch
+        plan = batch.per_row.plan
         returning = len(plan.returning)
         values = [*(None,) * plan.row_parameters, *self._group.constants]
         constants = statement.constants.arguments(values)
@@ -304,7 +318,13 @@ class _GroupWrite:
             return Command(statement.staged, constants, caller_columns=returning)
         arrays = map(ArrayArgument, self._columns(some))
         arguments = [*constants, *arrays]
-        return Command(statement.arrays, arguments, caller_columns=returning)
+        once = batch.joins_table and not batch.runs_no_code
+        return Command(
+            statement.arrays,
+            arguments,
+            kind="once" if once else "query",
+            caller_columns=returning,
+        )
 
     def _record(self, some: Sequence[int], rows: ResultRows) -> list[int]:
         """Record the outcome of each reported row; return those not reported."""
@@ -332,7 +352,9 @@ class _GroupWrite:
 _NO_JIT: Final = {"jit_above_cost": "-1"}
 # The server may have planned a statement when the table was small, or underestimate the
 # arrays: a sequential scan or hash join that is right then is ruinous for many rows. An
-# index scan is right in every case.
+# index scan is right in every case. Triggers (those of foreign keys, too), policies and
+# functions would be planned with the same settings, and PL/pgSQL keeps such plans for the
+# session. Where any may run, the statement is planned each time, for its arrays, instead.
 _BY_INDEX: Final = {
     **_NO_JIT,
     **dict.fromkeys(("enable_seqscan", "enable_hashjoin", "enable_mergejoin"), "off"),

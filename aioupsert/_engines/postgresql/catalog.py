@@ -34,7 +34,8 @@ from aioupsert.errors import UnknownTableError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-# A domain is resolved to its base type. The expression of a generated column is in
+# Dependencies on what the server was made with are not recorded, so that those on functions
+# are on functions that somebody has created. A domain is resolved to its base type. The expression of a generated column is in
 # pg_attrdef too, but is not a default. Bits of a trigger's type: 1 row, 2 before, 4 insert,
 # 16 update, 64 instead of. Rules of type 2 and 3 rewrite UPDATE and INSERT.
 # indnullsnotdistinct exists from version 15 on, so it is read by name. From version 18 on
@@ -77,6 +78,30 @@ SELECT json_build_object(
     AND NOT EXISTS (
       SELECT FROM pg_catalog.pg_index i
       WHERE i.indrelid = c.oid AND (i.indexprs IS NOT NULL OR i.indpred IS NOT NULL)),
+  'quiet', c.relkind = 'r' AND NOT c.relispartition AND NOT c.relrowsecurity
+    AND NOT EXISTS (SELECT FROM pg_catalog.pg_trigger g WHERE g.tgrelid = c.oid)
+    AND NOT EXISTS (SELECT FROM pg_catalog.pg_rewrite r WHERE r.ev_class = c.oid)
+    AND NOT EXISTS (
+      SELECT FROM pg_catalog.pg_inherits h WHERE h.inhparent = c.oid)
+    AND NOT EXISTS (
+      SELECT FROM pg_catalog.pg_attribute a
+      JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
+      WHERE a.attrelid = c.oid AND a.attnum > 0 AND t.typtype <> 'e'
+        AND (t.typtype = 'd' OR t.typnamespace <> 'pg_catalog'::regnamespace))
+    AND NOT EXISTS (
+      SELECT FROM pg_catalog.pg_depend e
+      JOIN (
+        SELECT 'pg_catalog.pg_attrdef'::regclass::oid, d.oid
+        FROM pg_catalog.pg_attrdef d WHERE d.adrelid = c.oid
+        UNION ALL
+        SELECT 'pg_catalog.pg_constraint'::regclass::oid, x.oid
+        FROM pg_catalog.pg_constraint x WHERE x.conrelid = c.oid
+        UNION ALL
+        SELECT 'pg_catalog.pg_class'::regclass::oid, i.indexrelid
+        FROM pg_catalog.pg_index i WHERE i.indrelid = c.oid) p (classid, objid)
+        ON p.classid = e.classid AND p.objid = e.objid
+      WHERE e.refclassid = ANY ('{pg_catalog.pg_proc,pg_catalog.pg_operator,
+        pg_catalog.pg_opclass}'::regclass[]::oid[])),
   'refuses', c.relrowsecurity OR b.on_update,
   'row_security', c.relrowsecurity,
   'remote', b.is_remote,
@@ -295,6 +320,7 @@ class FoundTable(TypedDict):
     statement: bool
     children: bool
     foldable: bool
+    quiet: NotRequired[bool]
     refuses: bool
     row_security: NotRequired[bool]
     remote: bool
@@ -333,6 +359,7 @@ def read_table(name: TableName, found: FoundTable) -> Table:
         and not any(column["generated"] for column in columns),
         updates_may_be_refused=found["refuses"],
         row_security=found.get("row_security", False),
+        runs_no_code=found.get("quiet", False),
         has_remote_rows=remote,
         distribution_column=found.get("distributed_by"),
         all_indexes_known=kind != "v" and not (remote and kind in _FOREIGN),
