@@ -352,8 +352,8 @@ def now() -> Expression:
     """
     Return the current time of the database.
 
-    On PostgreSQL this is ``now()``, the start of the transaction; on SQLite it is
-    ``CURRENT_TIMESTAMP``, text of the form ``YYYY-MM-DD HH:MM:SS`` in UTC.
+    On PostgreSQL this is ``now()``, the start of the transaction; on SQLite it is text
+    of the form ``YYYY-MM-DD HH:MM:SS.SSS`` in UTC, the start of the statement.
     """
     return _build("function", "now")
 

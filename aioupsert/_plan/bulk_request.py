@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from functools import lru_cache
@@ -100,7 +100,11 @@ class BulkRequest:
     translation: RowTranslation | None
 
     def request(
-        self, names: Names, nodes: Sequence[Node], generated: AbstractSet[str]
+        self,
+        names: Names,
+        nodes: Sequence[Node],
+        generated: AbstractSet[str],
+        primary_key: AbstractSet[str] = frozenset(),
     ) -> tuple[RequestShape, list[Value]]:
         """
         Return the request for rows of some columns.
@@ -109,14 +113,21 @@ class BulkRequest:
             names: The columns of the rows, those of the key first.
             nodes: What each of them holds.
             generated: The columns that only a row that is created takes.
+            primary_key: The primary key, which an update sets only if it is told to.
 
         Returns:
             Its shape, and the values that do not come from the rows.
         """
         width = len(self.key)
         present = {*names} - generated
-        update = self._update_of(names, present)
-        touch, created = self.touch, self.create_defaults
+        update = self._update_of(names, present, primary_key)
+        created = self.create_defaults
+        # A value that the row has for a touched column is the one to write.
+        touch = {
+            name: _excluded(name) if name in present else expression
+            for name, expression in self.touch.items()
+            if name not in update
+        }
         if self.on_update and (update or touch):
             done = {*present, *update, *touch}
             also = {n: e for n, e in self.on_update.items() if n not in done}
@@ -152,12 +163,19 @@ class BulkRequest:
         )
         return request, constants
 
-    def _update_of(self, names: Names, present: AbstractSet[str]) -> BoundExpressions:
+    def _update_of(
+        self,
+        names: Names,
+        present: AbstractSet[str],
+        primary_key: AbstractSet[str],
+    ) -> BoundExpressions:
         """Return what an update sets to values of the row, or the caller's expressions."""
         update = self.update
         if isinstance(update, Mapping):
             return {n: e for n, e in update.items() if e.excluded <= present}
-        taken = names[len(self.key) :] if update is None else update
+        taken: Iterable[str] = update or ()
+        if update is None:
+            taken = [n for n in names[len(self.key) :] if n not in primary_key]
         return {name: _excluded(name) for name in taken if name in present}
 
     def check(self, table: Table) -> None:

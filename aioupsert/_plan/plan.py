@@ -127,6 +127,8 @@ def make_plan(shape: RequestShape, table: Table) -> Plan:
     defaults = number(request.defaults, parameters)
     create_defaults = number(request.create_defaults, parameters)
     touch = number(request.touch, parameters)
+    # The value that the caller gives for a touched column is the one to write.
+    touch = {name: node for name, node in touch.items() if name not in defaults}
     where = None if request.where is None else number_node(request.where, parameters)
     if request.coalesced:
         row_parameters = next(parameters)
@@ -141,8 +143,9 @@ def make_plan(shape: RequestShape, table: Table) -> Plan:
     on_update = Branch(
         table, {**create_defaults, **keys, **touch, **given}, creates=False
     )
+    touched = {name: node for name, node in touch.items() if name not in given}
     on_create = Branch(
-        table, {**keys, **given, **touch, **create_defaults}, creates=True
+        table, {**keys, **given, **touched, **create_defaults}, creates=True
     )
     guarded = request.skip_unchanged or bool(touch)
     written = {**defaults, **touch} if defaults else {}
@@ -171,7 +174,10 @@ def make_plan(shape: RequestShape, table: Table) -> Plan:
         warning=None
         if indexed
         else missing_index(
-            [name for name, _ in request.key], request.without_unique_index, table
+            [name for name, _ in request.key],
+            request.without_unique_index,
+            table,
+            nulls=[k.column.name for k in key if k.is_null],
         ),
         checks=tuple(
             (k.parameter, check)
@@ -188,10 +194,6 @@ def _check_choices(request: Request) -> None:
     check_without_unique_index(request.without_unique_index)
     if request.strategy not in STRATEGIES:
         _refuse_choice("strategy", request.strategy, STRATEGIES)
-    both = sorted(dict(request.defaults).keys() & dict(request.touch))
-    if both:
-        msg = f"in both defaults and touch: {', '.join(map(repr, both))}"
-        raise UsageError(msg)
 
 
 def check_without_unique_index(choice: object) -> None:
@@ -271,7 +273,11 @@ def _returning(request: Request, table: Table) -> tuple[str, ...]:
 
 
 def missing_index(
-    key: Sequence[str], choice: WithoutUniqueIndex, table: Table
+    key: Sequence[str],
+    choice: WithoutUniqueIndex,
+    table: Table,
+    *,
+    nulls: Sequence[str] = (),
 ) -> str | None:
     """
     Return a warning about a key that no unique index makes unique, or None.
@@ -280,6 +286,7 @@ def missing_index(
         key: The columns of the key.
         choice: What the caller wants to be done about it.
         table: The table.
+        nulls: The columns of the key that are None.
 
     Raises:
         MissingUniqueIndexError: The caller wants an error.
@@ -289,6 +296,13 @@ def missing_index(
         " calls may create the row twice; add one, or pass without_unique_index="
         '"lock" or "allow"'
     )
+    if nulls and table.is_unique(dict.fromkeys(key, False)):
+        text = (
+            f"the key's {', '.join(nulls)} is None, and the unique index on"
+            f" ({', '.join(key)}) of {table.label} allows any number of NULLs, so"
+            " concurrent calls may create the row twice; give it a value, or pass"
+            ' without_unique_index="lock" or "allow"'
+        )
     if choice == "error":
         raise MissingUniqueIndexError(text)
     return text if choice == "warn" and table.all_indexes_known else None

@@ -92,7 +92,7 @@ class RowGrouper:
         """Read rows for this call."""
         self._request = request
         self._requests: dict[
-            tuple[Names, Sequence[Node], frozenset[str]],
+            tuple[Names, Sequence[Node], frozenset[str], frozenset[str]],
             tuple[RequestShape, Sequence[Value]],
         ] = {}
 
@@ -110,7 +110,8 @@ class RowGrouper:
         uniform: list[UniformRows] = []
         for some in records:
             uniform += _split(some, request, table, semantics, rejected)
-        requests = [self._request_for(some) for some in uniform]
+        primary_key = table.primary_key if uniform else frozenset[str]()
+        requests = [self._request_for(some, primary_key) for some in uniform]
         return order_groups(uniform, requests, request.key, table, semantics), rejected
 
     def _read(
@@ -124,9 +125,11 @@ class RowGrouper:
             return [*map(translation.translate_keys, records)], rejected
         return [*map(translation.translate_rows, records)], rejected
 
-    def _request_for(self, rows: UniformRows) -> tuple[RequestShape, Sequence[Value]]:
+    def _request_for(
+        self, rows: UniformRows, primary_key: frozenset[str]
+    ) -> tuple[RequestShape, Sequence[Value]]:
         """Return the request that rows make, which mostly is that of the last batch."""
-        columns = (rows.names, rows.nodes, rows.generated)
+        columns = (rows.names, rows.nodes, rows.generated, primary_key)
         found = self._requests.get(columns)
         if found is None:
             if len(self._requests) >= _MAX_REQUESTS:

@@ -198,6 +198,7 @@ class Table:
             still have their types; empty where it cannot.
         columns: By name, in their order.
         unique: The unique indexes.
+        primary_key: The columns of the primary key.
         exact_because: Why the single statement cannot serve this table, or None.
         one_by_one_because: Why one statement cannot write many rows, or None.
         needs_key_lock: Whether concurrent inserts of one key must wait for each other.
@@ -233,6 +234,7 @@ class Table:
     columns: Mapping[str, Column]
     unique: tuple[UniqueIndex, ...] = ()
     row_type: str = ""
+    primary_key: frozenset[str] = frozenset()
     exact_because: str | None = None
     one_by_one_because: str | None = None
     needs_key_lock: bool = False

@@ -492,15 +492,17 @@ async def test_create_defaults_win_over_touch(pages: Database) -> None:
     assert result.row == {"seen": "created"}
 
 
-async def test_a_column_in_both_defaults_and_touch_is_refused(pages: Database) -> None:
-    with pytest.raises(UsageError, match="in both defaults and touch: 'note', 'seen'"):
-        await create_or_update(
+async def test_a_value_given_for_a_touched_column_wins(pages: Database) -> None:
+    for note in ("given", "new"):
+        result = await create_or_update(
             pages.handle,
             "pages",
             key=HOME,
-            defaults={"seen": "a", "note": "b", "hits": 1},
-            touch={"note": "c", "seen": "d", "made": "e"},
+            defaults={"seen": note},
+            touch={"seen": "touched"},
+            returning="seen",
         )
+        assert result.row == {"seen": note}
 
 
 # --- returning ---

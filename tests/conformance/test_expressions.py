@@ -840,7 +840,8 @@ async def test_bytes(engine: Database, case: Case) -> None:
 async def test_now_is_the_time_of_the_database(engine: Database) -> None:
     await engine.run("CREATE TABLE d (id INTEGER PRIMARY KEY, c TIMESTAMP)")
     clock = engine.sql(
-        postgresql="SELECT now()::timestamp", sqlite="SELECT CURRENT_TIMESTAMP"
+        postgresql="SELECT now()::timestamp",
+        sqlite="SELECT strftime('%Y-%m-%d %H:%M:%f', 'now')",
     )
     ((before,),) = await engine.query(clock)
     await create_or_update(engine.handle, "d", key={"id": 1}, defaults={"c": now()})

@@ -149,13 +149,13 @@ def test_an_unknown_word_is_refused_with_the_known_ones(
         plan(HITS, **{argument: word})
 
 
-def test_a_column_is_in_defaults_or_in_touch() -> None:
-    with pytest.raises(UsageError, match="in both defaults and touch: 'hits', 'name'"):
-        plan(
-            HITS,
-            defaults={"name": "x", "hits": 1, "data": {}},
-            touch={"hits": 2, "name": "y"},
-        )
+def test_a_value_given_for_a_touched_column_is_the_one_to_write() -> None:
+    made = plan(HITS, defaults={"name": "x"}, touch={"hits": 2, "name": "y"})
+    assert [
+        (item.column.name, item.term.parameter)
+        for item in made.update
+        if item.term is not None
+    ] == [("name", 1), ("hits", 2)]
 
 
 @pytest.mark.parametrize(

@@ -520,6 +520,7 @@ A_COLUMN: dict[str, Any] = {
     "typmod": -1,
     "collation": None,
     "may_draw": True,
+    "primary": False,
     "generated": False,
     "identity": "",
     "not_null": False,

@@ -252,7 +252,7 @@ def value_of(expression: Any) -> str:
         ),
         (lower(F("x")), 'lower("t"."x")'),
         (F("x").concat(F("i"), "x"), '("t"."x" || "t"."i" || ?)'),
-        (now(), "CURRENT_TIMESTAMP"),
+        (now(), "strftime('%Y-%m-%d %H:%M:%f', 'now')"),
         (func("f", "a", F("x")), 'f(?, "t"."x")'),
         (SQL("{} GLOB {}", F("x"), "a"), '("t"."x" GLOB ?)'),
         (Excluded("id"), "?"),

@@ -123,6 +123,9 @@ SELECT json_build_object(
       'may_draw', a.attidentity = '' OR has_sequence_privilege(
         pg_get_serial_sequence(
           quote_ident(n.nspname::text) || '.' || quote_ident(c.relname::text), a.attname::text), 'USAGE'),
+      'primary', EXISTS (
+        SELECT FROM pg_catalog.pg_index i
+        WHERE i.indrelid = c.oid AND i.indisprimary AND a.attnum = ANY (i.indkey)),
       'not_null', a.attnotnull,
       'category', t.typcategory,
       'operators', CASE
@@ -281,6 +284,7 @@ class FoundColumn(TypedDict):
     generated: bool
     identity: str
     may_draw: bool | None
+    primary: bool
     not_null: bool
     category: str
     operators: NotRequired[str | None]
@@ -342,6 +346,7 @@ def read_table(name: TableName, found: FoundTable) -> Table:
         row_type="" if "cluster" in found else found.get("row_type", ""),
         columns={column["name"]: _column(column) for column in columns},
         unique=tuple(map(_unique, indexes)),
+        primary_key=frozenset(c["name"] for c in columns if c["primary"]),
         exact_because=next(_reasons_for_exact(found), None),
         needs_key_lock=any(i["exclusion"] or i["deferrable"] for i in indexes),
         supports_on_conflict_update=(kind == "r" and found["xmax"])

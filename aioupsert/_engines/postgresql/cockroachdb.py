@@ -44,6 +44,9 @@ SELECT json_build_object(
       'exact', format_type(t.oid, a.atttypmod),
       'typmod', a.atttypmod,
       'collation', NULL, 'may_draw', false,
+      'primary', EXISTS (
+        SELECT FROM pg_catalog.pg_index i
+        WHERE i.indrelid = c.oid AND i.indisprimary AND a.attnum = ANY (i.indkey)),
       'generated', a.attgenerated <> '',
       'identity', a.attidentity,
       'not_null', a.attnotnull,

@@ -137,6 +137,7 @@ def _table(name: TableName, database: str, columns: ResultRows) -> Steps[Table]:
         relation_id=sql,
         columns=reflected,
         unique=unique,
+        primary_key=frozenset(primary),
         supports_on_conflict_update=kind == "table" and not virtual,
         supports_returning=kind == "table" and not virtual,
         written_by_triggers=kind == "view",

@@ -90,7 +90,7 @@ class SqliteWriter(SqlWriter):
             case "merge":
                 return self._merge(args[0], args[1])
             case "now":
-                return "CURRENT_TIMESTAMP"
+                return "strftime('%Y-%m-%d %H:%M:%f', 'now')"
             case _:
                 return f"{name}({self.expressions(args)})"
 
