@@ -19,7 +19,7 @@ from aioupsert.errors import UsageError
 from aioupsert.typing import Value
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
 
 NodeKind: TypeAlias = Literal[
@@ -48,6 +48,8 @@ LiteralKind: TypeAlias = Literal[
     "uuid",
     "json",
     "list",
+    "ints",
+    "strs",
     "other",
     "bare",
 ]
@@ -56,8 +58,12 @@ What a literal is.
 
 The first three take the type of a column: a plain value, a dict or list, and text that
 the database converts. The others have the type of their Python value; a bare one is
-text whose type the database chooses.
+text whose type the database chooses. Integers and texts, as members of a set, are one
+value.
 """
+
+MEMBERS: Final[frozenset[str]] = frozenset({"ints", "strs"})
+"""The kinds of literals that are the members of a set."""
 
 Operator: TypeAlias = Literal[
     "+", "-", "*", "/", "%", "=", "<>", "<", "<=", ">", ">=", "AND", "OR", "NOT"
@@ -142,6 +148,17 @@ def literal_kind(value: Value) -> LiteralKind:
     if kind == "datetime" and value.tzinfo is not None:
         return "datetimetz"
     return kind
+
+
+def _kind_of_members(members: Sequence[Value]) -> LiteralKind | None:
+    """Return what members of a set are that are sent as one value, or None."""
+    classes = set(map(type, members))
+    if classes == {int} and min(members) >= -_INT64 and max(members) < _INT64:
+        return "ints"
+    # PostgreSQL has no text with NUL, and JSON of SQLite ends there.
+    if classes == {str} and not any("\0" in member for member in members):
+        return "strs"
+    return None
 
 
 def _kind_of_subclass(value: Value) -> LiteralKind:
@@ -278,7 +295,15 @@ class Expression:
         """Return the condition that the value is in *values*; None means IS NULL."""
         members = tuple(values)
         present = [member for member in members if member is not None]
-        among = _build("function", "in", self, *present)
+        kind = _kind_of_members(present)
+        if kind is None:
+            # The last one repeated, so that not every length is another statement.
+            size = 1 << (len(present) - 1).bit_length() if present else 0
+            padding = present[-1:] * (size - len(present))
+            among = _build("function", "in", self, *present, *padding)
+        else:
+            node: Node = ("function", "in", (self.node, ("literal", kind, ())))
+            among = Expression(node, (*self.values, present))
         return among if len(present) == len(members) else among | self.is_null()
 
     def concat(self, *others: Operand) -> Expression:
@@ -467,6 +492,8 @@ def _describe(node: Node, values: Iterator[Value]) -> str:
             return f"Excluded({name!r})"
         case "default":
             return "DEFAULT"
+        case "literal" if name in MEMBERS:
+            return ", ".join(map(repr, next(values)))
         case "literal":
             return repr(next(values))
         case _:

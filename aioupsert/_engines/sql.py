@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
-from aioupsert.expressions import sql_parts
+from aioupsert.expressions import MEMBERS, sql_parts
 
 if TYPE_CHECKING:
     from aioupsert._engines.base import ParameterValues
@@ -183,6 +183,8 @@ class SqlWriter(abc.ABC):
                 return f"(NOT {self.expression(args[0])})"
             case "is_null":
                 return f"({self.expression(args[0])} IS NULL)"
+            case "in" if args[-1].parameter >= 0 and args[-1].name in MEMBERS:
+                return self.among(args[0], args[1])
             case "in" if len(args) > 1:
                 return self.one_of(args[0], args[1:])
             case "in":
@@ -216,6 +218,10 @@ class SqlWriter(abc.ABC):
     @abc.abstractmethod
     def ordered(self, args: Sequence[Resolved]) -> list[str]:
         """Write operands of which the greater one matters: text by code point."""
+
+    @abc.abstractmethod
+    def among(self, value: Resolved, members: Resolved) -> str:
+        """Write whether a value is one of the members of a set, which is one parameter."""
 
     @abc.abstractmethod
     def function(self, expression: Resolved) -> str:

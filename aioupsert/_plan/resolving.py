@@ -127,11 +127,13 @@ _LITERAL_FAMILIES: Final[dict[str, Family]] = {
     "bytes": "bytes",
     "json": "json",
     "list": "list",
+    "ints": "integer",
+    "strs": "text",
 }
 # Literals that take the type of the column beside them if it is of such a family: an enum
 # label is a str, an array a list, a composite value a dict, and NULL is of any type.
 _HINTED_LITERALS: Final[dict[str, frozenset[Family]]] = {
-    "str": frozenset({"", "text", "date", "other"}),
+    **dict.fromkeys(("str", "strs"), frozenset({"", "text", "date", "other"})),
     "list": frozenset({"", "json", "other"}),
     "json": frozenset({"", "json", "other"}),
 }

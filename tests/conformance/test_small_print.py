@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Final
 
 import pytest
 
 from aioupsert import (
     Action,
+    F,
     MissingUniqueIndexError,
     create_or_update,
     create_or_update_many,
     iter_create_or_update,
+    preview,
 )
 from tests.support.databases import Database
 
@@ -72,3 +75,51 @@ async def test_none_in_a_key_of_a_unique_column_is_told_as_that(db: Database) ->
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         await create_or_update(db.handle, "t", key={"k": 1}, defaults={"n": 1})
+
+
+MEMBERS: Final[dict[str, tuple[Any, Callable[[int], list[Any]]]]] = {
+    "integer": (2, lambda n: [*range(3 - n, 3)]),
+    "bigint": (2**40, lambda n: [2**40 + at for at in range(1 - n, 1)]),
+    "text": ("b", lambda n: [*(f"x{at}" for at in range(1, n)), "b"]),
+    "char(3)": ("b", lambda n: [*(f"x{at}" for at in range(1, n)), "b"]),
+    "varchar(9)": ('q"\\', lambda n: [*(f"x{at}" for at in range(1, n)), 'q"\\']),
+    "double precision": (1.5, lambda n: [at + 0.5 for at in range(2 - n, 2)]),
+}
+
+
+@pytest.mark.parametrize("type_", MEMBERS)
+async def test_members_of_a_set_of_any_size_are_one_statement(
+    db: Database, type_: str
+) -> None:
+    stored, members_of = MEMBERS[type_]
+    await db.run(f"CREATE TABLE t (k integer PRIMARY KEY, c {type_}, n integer)")
+    for k in range(3):
+        await create_or_update(db.handle, "t", key={"k": k}, defaults={"c": stored})
+    texts: set[tuple[str, ...]] = set()
+    for size in (1, 2, 3, 5, 17, 300):
+        members = members_of(size)
+        assert len(members) == size
+        for among, action in (
+            (members, Action.UPDATED),
+            ([*members, None], Action.UPDATED),
+            (members[:-1], Action.SKIPPED),
+        ):
+            result = await create_or_update(
+                *(db.handle, "t"),
+                key={"k": 1},
+                defaults={"n": size},
+                where=F("c").in_(among),
+            )
+            assert result.action == action
+            rows = [{"k": k, "n": size} for k in range(3)]
+            counts = await create_or_update_many(
+                db.handle, "t", rows, key="k", where=F("c").in_(among)
+            )
+            assert counts.updated == (3 if action is Action.UPDATED else 0)
+        where = F("c").in_(members[:-1])
+        statements = await preview(
+            db.handle, "t", key={"k": 1}, defaults={"n": 1}, where=where
+        )
+        texts.add(tuple(statement.sql for statement in statements))
+    # The empty set, and the others; of floats one statement for each power of two.
+    assert len(texts) == (2 if type_ != "double precision" else 6)

@@ -60,6 +60,7 @@ from aioupsert._engines.postgresql.compiler import (
 from aioupsert._engines.postgresql.qualifying import EQUALS, LESS, operator
 from aioupsert._engines.sql import RowCode, encode_json, quote
 from aioupsert._plan.resolving import added_parameter
+from aioupsert.expressions import MEMBERS
 
 if TYPE_CHECKING:
     from aioupsert._plan import Assignment, KeyColumn, Plan, Resolved
@@ -158,6 +159,8 @@ def _comes_from_row(part: Resolved, plan: Plan) -> bool:
 
 def _has_type(part: Resolved, plan: Plan) -> bool:
     """Return whether the values that it takes from a row can be typed as an array."""
+    if part.name in MEMBERS and _comes_from_row(part, plan):
+        return False  # an array of arrays has one dimension more
     if part.kind == "literal" and _comes_from_row(part, plan):
         return part.name not in {"list", "other", "null", "bare"}
     # An argument of an arbitrary function, or of raw SQL, has no type of its own.

@@ -137,6 +137,13 @@ class PostgresqlWriter(SqlWriter):
             return [f'({self.expression(arg)} COLLATE "C")' for arg in args]
         return [self.expression(arg) for arg in args]
 
+    def among(self, value: Resolved, members: Resolved) -> str:
+        column = members.column
+        type_ = _LITERAL_TYPES[members.name] if column is None else column.type
+        array = self.placeholder(members.parameter, f"{type_}[]")
+        equals = EQUALS if is_built_in(value) and is_built_in(members) else "="
+        return f"({self.expression(value)} {equals} ANY ({array}))"
+
     def expression(self, expression: Resolved) -> str:
         # A string argument of an arbitrary function or of raw SQL has no cast, so that
         # its type is resolved as that of a quoted literal is.
@@ -363,6 +370,8 @@ _LITERAL_TYPES: Final = {
     "timedelta": "pg_catalog.interval",
     "uuid": "pg_catalog.uuid",
     "json": "pg_catalog.jsonb",
+    "ints": "pg_catalog.int8",
+    "strs": "pg_catalog.text",
     "list": "",
     "other": "",
     "bare": "",

@@ -76,6 +76,12 @@ class SqliteWriter(SqlWriter):
             return [f"({self.expression(arg)} COLLATE BINARY)" for arg in args]
         return [self.expression(arg) for arg in args]
 
+    def among(self, value: Resolved, members: Resolved) -> str:
+        text = self.expression(value)
+        self.encoders.append((len(self.parameters), encode_json))
+        self.parameters.append(members.parameter)
+        return f"({text} IN (SELECT value FROM json_each(?)))"
+
     def function(self, expression: Resolved) -> str:
         name, args = expression.name, expression.args
         match name:
