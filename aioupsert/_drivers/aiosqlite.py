@@ -3,11 +3,12 @@ aiosqlite: a call is one job on the connection's thread.
 
 So no statement of another task runs between its statements, one call costs one hop to
 the thread and back, and a cancelled call leaves no transaction open, because the job runs
-to its end.
+to its end once it has begun. A job whose caller is gone by then does not begin.
 """
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
@@ -83,11 +84,17 @@ class AiosqliteSession(ConnectionSession):
         # First, as a closed connection raises a clear error here.
         raw: sqlite3.Connection = connection._conn  # noqa: SLF001  # it has no public name
         result: T
+        waiting = [steps]
         if not self.state.holds:
-            result = await connection._execute(_run, self, raw, steps)  # noqa: SLF001  # the only way to run a function on its thread
+            try:
+                result = await connection._execute(_run, self, raw, waiting)  # noqa: SLF001  # the only way to run a function on its thread
+            except asyncio.CancelledError:
+                waiting.clear()  # nobody waits for it: it need not begin
+                raise
         else:
+            # It may be one of several steps, and the one that rolls back: never left out.
             async with self.state.lock:
-                result = await connection._execute(_run, self, raw, steps)  # noqa: SLF001  # the only way to run a function on its thread
+                result = await connection._execute(_run, self, raw, waiting)  # noqa: SLF001  # the only way to run a function on its thread
         return result
 
     async def fetch(
@@ -137,9 +144,13 @@ class AiosqliteSession(ConnectionSession):
 
 
 def _run(
-    session: AiosqliteSession, connection: sqlite3.Connection, steps: Steps[T]
+    session: AiosqliteSession, connection: sqlite3.Connection, waiting: list[Steps[T]]
 ) -> T:
-    """Run steps; executed on the connection's thread."""
+    """Run the steps that wait for it, if any; executed on the connection's thread."""
+    try:
+        steps = waiting.pop()
+    except IndexError:
+        raise asyncio.CancelledError from None
     inside = connection.in_transaction
     cursor = connection.cursor()
     cursor.row_factory = None

@@ -7,13 +7,15 @@ has no way to run a job.
 
 import asyncio
 import random
-from collections.abc import Awaitable
+import threading
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import asynccontextmanager
 from typing import Any
 
 import aiosqlite
 import pytest
 
-from aioupsert import F, Result, create_or_update, get_or_create
+from aioupsert import F, Result, create_or_update, create_or_update_many, get_or_create
 from tests.support.cancellation import CancelledAt
 from tests.support.databases import SQLiteDatabase
 
@@ -176,3 +178,41 @@ async def test_get_or_create_cancelled_in_a_callers_transaction_is_rolled_back(
             await other.rollback()
         assert await lite.query("SELECT * FROM t") == []
     assert point > 1
+
+
+@asynccontextmanager
+async def busy(conn: aiosqlite.Connection) -> AsyncIterator[None]:
+    """Keep the connection's thread at work until the block ends."""
+    ending = threading.Event()
+    await conn.create_function("wait_for_end", 0, ending.wait)
+    work = asyncio.create_task(conn.execute_fetchall("SELECT wait_for_end()"))
+    await asyncio.sleep(0.01)
+    try:
+        yield
+    finally:
+        ending.set()
+        await work
+
+
+@pytest.mark.parametrize("way", ["one", "many"])
+async def test_what_nobody_waits_for_any_more_is_not_begun(
+    conn: aiosqlite.Connection, lite: SQLiteDatabase, way: str
+) -> None:
+    async def call(number: int) -> object:
+        if way == "one":
+            return await count(conn, str(number))
+        return await create_or_update_many(conn, "t", [{"k": str(number)}], key="k")
+
+    await call(0)
+    async with busy(conn):
+        gone = [asyncio.create_task(call(number)) for number in range(1, 101)]
+        await asyncio.sleep(0)
+        kept = asyncio.create_task(call(101))
+        await asyncio.sleep(0)
+        for task in gone:
+            task.cancel()
+        await asyncio.sleep(0)
+    await kept
+    assert all(task.cancelled() for task in gone)
+    assert await lite.query("SELECT k FROM t ORDER BY k") == [("0",), ("101",)]
+    assert not conn.in_transaction
