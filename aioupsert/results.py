@@ -138,7 +138,7 @@ class Progress:
 @dataclass(frozen=True, slots=True)
 class CoalescerStats:
     """
-    What a coalescer has done since it was constructed.
+    What a coalescer has done since it was constructed, and what it is doing.
 
     Attributes:
         calls: The number of calls made, including those in progress.
@@ -151,6 +151,10 @@ class CoalescerStats:
         retries: The number of attempts that were repeated after a transient error.
         failures: The number of calls that raised an error; cancellations do not count.
         seconds: The total duration of all batches; concurrent batches add up.
+        pending: The number of calls that are pending now, up to *max_pending*.
+        waiting_for_connection: How many of them are in batches that wait for a
+            connection of the pool.
+        oldest_seconds: For how long the oldest of them has been pending; 0 if none is.
     """
 
     calls: int = 0
@@ -161,3 +165,6 @@ class CoalescerStats:
     retries: int = 0
     failures: int = 0
     seconds: float = 0.0
+    pending: int = 0
+    waiting_for_connection: int = 0
+    oldest_seconds: float = 0.0

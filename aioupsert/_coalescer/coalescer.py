@@ -146,16 +146,20 @@ class Coalescer:
 
     @property
     def stats(self) -> CoalescerStats:
-        """The statistics of this coalescer so far."""
+        """The statistics of this coalescer so far, and the calls pending now."""
+        dispatcher = self._dispatcher
         return CoalescerStats(
             calls=self._calls,
-            batches=self._dispatcher.batches,
+            batches=dispatcher.batches,
             rows=self._sender.rows,
-            largest_batch=self._dispatcher.largest_batch,
+            largest_batch=dispatcher.largest_batch,
             waits=self._admission.waits,
             retries=self._sender.retries,
             failures=self._failures,
-            seconds=self._dispatcher.seconds,
+            seconds=dispatcher.seconds,
+            pending=self._admission.pending,
+            waiting_for_connection=dispatcher.waiting_for_connection(),
+            oldest_seconds=dispatcher.oldest_seconds(),
         )
 
     async def __aenter__(self) -> Self:

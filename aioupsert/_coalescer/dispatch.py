@@ -13,6 +13,7 @@ import time
 from collections.abc import Sequence
 from contextvars import Context, copy_context
 from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakKeyDictionary
 
@@ -272,6 +273,21 @@ class Dispatcher:
         """Withdraw the call of a caller that was cancelled, if it has not been sent."""
         # As many as there are others, so that dropping them costs each a constant time.
         self._queue.withdraw(max(self._admission.pending, self._schedule.max_batch))
+
+    def waiting_for_connection(self) -> int:
+        """Return how many calls are in batches that wait for a connection."""
+        return sum(
+            sum(not call[FUTURE].done() for call in lease.batch)
+            for lease in self._leases.values()
+            if lease.session is None
+        )
+
+    def oldest_seconds(self) -> float:
+        """Return for how long the oldest call without an answer has been pending."""
+        batches = (lease.batch for lease in self._leases.values())
+        calls = chain(self._queue.calls(), *batches)
+        made = min((c[MADE] for c in calls if not c[FUTURE].done()), default=None)
+        return 0.0 if made is None else time.monotonic() - made
 
     async def close(self, seconds: float | None) -> None:
         """

@@ -212,11 +212,14 @@ class Queue:
             queue.clear()
             queue.extend(wanted)
 
+    def calls(self) -> list[PendingCall]:
+        """Return all calls in the queue."""
+        aside = filter(None, self._under_way.values())
+        return [*chain(self.ready, *aside)]
+
     def clear(self) -> list[PendingCall]:
         """Remove and return all calls; rows under way stay so."""
-        calls = [*self.ready]
-        self.ready.clear()
-        for aside in filter(None, self._under_way.values()):
-            calls += aside
-            aside.clear()
+        calls = self.calls()
+        for queue in (self.ready, *filter(None, self._under_way.values())):
+            queue.clear()
         return calls

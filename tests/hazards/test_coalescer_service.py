@@ -457,3 +457,50 @@ async def test_calls_behind_others_fail_as_soon_as_those(
             assert time.monotonic() - started < SOON + 3 * 0.05 + 1
         results = await outcomes(begin(coalescer, *range(100)))
         assert all(r.created for r in results)
+
+
+# --- What is seen while it lasts ----------------------------------------------------------
+
+
+@pytest.mark.parametrize("db", ["pool", "psycopg_pool"], indirect=True)
+async def test_the_statistics_show_who_waits_for_a_connection(
+    db: PostgresDatabase,
+) -> None:
+    await db.run(TABLE)
+    async with Coalescer(db.handle, "t", key="k", timeout=20) as coalescer:
+        # Then it knows which calls are for different rows.
+        await coalescer.create_or_update(key={"k": 0})
+        async with all_taken(db.handle):
+            tasks = begin(coalescer, 1, 2, 3)
+            await asyncio.sleep(0.05)
+            tasks.extend(begin(coalescer, 4))
+            await asyncio.sleep(0)
+            stats = coalescer.stats
+            assert (stats.pending, stats.waiting_for_connection) == (4, 3)
+            assert 0.04 < stats.oldest_seconds < 5
+            # A caller that is gone waits for nothing.
+            for task in tasks[:3]:
+                task.cancel()
+            await asyncio.wait(tasks[:3])
+            stats = coalescer.stats
+            assert (stats.pending, stats.waiting_for_connection) == (1, 0)
+            assert 0 < stats.oldest_seconds < 0.04
+        await outcomes(tasks)
+    assert coalescer.stats.pending == coalescer.stats.oldest_seconds == 0
+
+
+@pytest.mark.parametrize("db", ["pool", "psycopg_pool"], indirect=True)
+async def test_the_statistics_show_how_long_a_locked_row_keeps_its_caller(
+    db: PostgresDatabase,
+) -> None:
+    await db.run(TABLE)
+    async with Coalescer(db.handle, "t", key="k") as coalescer:
+        async with locked(db, 1):
+            tasks = begin(coalescer, 1)
+            await blocked(db)
+            tasks += begin(coalescer, 1)
+            await asyncio.sleep(0.05)
+            stats = coalescer.stats
+            assert (stats.pending, stats.waiting_for_connection) == (2, 0)
+            assert 0.05 <= stats.oldest_seconds < 5
+        await outcomes(tasks)
