@@ -4,14 +4,36 @@ from __future__ import annotations
 
 import logging
 import time
+import weakref
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from contextvars import ContextVar
-from typing import Final, Self
+from typing import Final, Protocol, Self
 
 from aioupsert.events import OBSERVERS, Event, Operation
-from aioupsert.results import Action, BulkResult, Result
+from aioupsert.results import Action, BulkResult, CoalescerStats, Result
+
+
+class HasStats(Protocol):
+    """A coalescer, as observers see it."""
+
+    @property
+    def stats(self) -> CoalescerStats:
+        """What it has done and is doing."""
+        ...
+
+
+COALESCERS: Final[dict[int, tuple[str, weakref.ref[HasStats]]]] = {}
+"""The coalescers that have been entered, each with the name of its table."""
+
+
+def register(coalescer: HasStats, table: tuple[str, ...]) -> None:
+    """Let observers see a coalescer, for as long as it exists."""
+    key = id(coalescer)
+    reference = weakref.ref(coalescer, lambda _: COALESCERS.pop(key, None))
+    COALESCERS[key] = ".".join(table), reference
+
 
 _logger: Final = logging.getLogger("aioupsert")
 

@@ -6,6 +6,7 @@ Nothing is recorded until an observer or a hook is registered.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
@@ -69,6 +70,18 @@ class Event:
     error: BaseException | None = None
 
 
+class SharedHook(ABC):
+    """A hook that is registered once, however often `on_event` is called with it."""
+
+    @abstractmethod
+    def __call__(self, event: Event, /) -> object:
+        """Receive the event of an operation that has ended."""
+
+    @abstractmethod
+    def start(self) -> Callable[[], None]:
+        """Register this hook if it is not; return a function that ends this use."""
+
+
 Observer: TypeAlias = Callable[[Event], AbstractContextManager[object]]
 """
 A function that is called when an operation begins.
@@ -121,6 +134,8 @@ def on_event(hook: Callable[[Event], object]) -> Callable[[], None]:
     Returns:
         A function that unregisters the hook.
     """
+    if isinstance(hook, SharedHook):
+        return hook.start()
 
     @contextmanager
     def observer(event: Event) -> Generator[None]:

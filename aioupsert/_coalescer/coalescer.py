@@ -13,7 +13,7 @@ from aioupsert._coalescer.requests import RequestReader
 from aioupsert._coalescer.sending import Sender
 from aioupsert._drivers import is_pool
 from aioupsert._execution.targets import Target
-from aioupsert._observation import Observation
+from aioupsert._observation import Observation, register
 from aioupsert._plan import read_key_names
 from aioupsert._plan.plan import check_without_unique_index
 from aioupsert._plan.request import Arguments
@@ -169,6 +169,7 @@ class Coalescer:
             raise UsageError(msg)
         self._loop = asyncio.get_running_loop()
         self._dispatcher.open()
+        register(self, self._target.name)
         return self
 
     async def __aexit__(

@@ -276,15 +276,16 @@ class Dispatcher:
 
     def waiting_for_connection(self) -> int:
         """Return how many calls are in batches that wait for a connection."""
+        # Metrics are read in a thread, hence the copy; so below.
         return sum(
             sum(not call[FUTURE].done() for call in lease.batch)
-            for lease in self._leases.values()
+            for lease in [*self._leases.values()]
             if lease.session is None
         )
 
     def oldest_seconds(self) -> float:
         """Return for how long the oldest call without an answer has been pending."""
-        batches = (lease.batch for lease in self._leases.values())
+        batches = [lease.batch for lease in [*self._leases.values()]]
         calls = chain(self._queue.calls(), *batches)
         made = min((c[MADE] for c in calls if not c[FUTURE].done()), default=None)
         return 0.0 if made is None else time.monotonic() - made

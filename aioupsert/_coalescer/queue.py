@@ -214,8 +214,9 @@ class Queue:
 
     def calls(self) -> list[PendingCall]:
         """Return all calls in the queue."""
-        aside = filter(None, self._under_way.values())
-        return [*chain(self.ready, *aside)]
+        # Copies, as a thread may ask.
+        aside = [*filter(None, [*self._under_way.values()])]
+        return [*chain.from_iterable([*queue] for queue in (self.ready, *aside))]
 
     def clear(self) -> list[PendingCall]:
         """Remove and return all calls; rows under way stay so."""

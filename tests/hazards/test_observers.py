@@ -1,7 +1,12 @@
 """Calls as spans of OpenTelemetry and metrics of Prometheus, on real databases."""
 
 import asyncio
+import gc
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,6 +26,7 @@ from aioupsert import (
     observe,
     on_event,
 )
+from aioupsert._observation import COALESCERS
 from aioupsert.observers.opentelemetry import spans
 from aioupsert.observers.prometheus import metrics
 from tests.support.databases import CONNECTIONS, Database, PostgresDatabase
@@ -180,11 +186,15 @@ async def test_metrics_count_calls_rows_and_time(conn: Any) -> None:
             await asyncio.wait(calls[4:])
         await asyncio.gather(*calls[:4])
     finally:
+        samples = {
+            (sample.name, *sample.labels.values()): sample.value
+            for family in registry.collect()
+            for sample in family.samples
+        }
         stop()
 
     def value(name: str, operation: str, **labels: str) -> float:
-        labels = {"operation": operation, "table": "t", **labels}
-        return registry.get_sample_value(f"aioupsert_{name}", labels) or 0.0
+        return samples.get((f"aioupsert_{name}", operation, "t", *labels.values()), 0.0)
 
     single, batch = "create_or_update", "Coalescer.batch"
     coalesced = "Coalescer.create_or_update"
@@ -200,7 +210,8 @@ async def test_metrics_count_calls_rows_and_time(conn: Any) -> None:
     assert value("call_seconds_count", single) == 4
     assert 0 < value("call_seconds_sum", single) < 60
     assert value("batch_rows_sum", batch) == 4
-    assert value("pending_calls", batch) == 4
+    assert ("aioupsert_pending_calls", batch, "t") in samples
+    assert value("pending_calls", batch) == 0
     assert value("retries_total", single) == 0
 
 
@@ -224,9 +235,121 @@ async def test_attempts_are_counted(pg: PostgresDatabase) -> None:
     stops = on_event(metrics(registry)), on_event(events.append)
     try:
         await create_or_update(pg.handle, "t", key=KEY)
+        labels = {"operation": "create_or_update", "table": "t"}
+        assert registry.get_sample_value("aioupsert_retries_total", labels) == 2
     finally:
         for stop in stops:
             stop()
     assert [event.retries for event in events] == [2]
-    labels = {"operation": "create_or_update", "table": "t"}
-    assert registry.get_sample_value("aioupsert_retries_total", labels) == 2
+
+
+async def test_metrics_show_what_is_pending_while_it_is(conn: Any) -> None:
+    registry = CollectorRegistry()
+    labels = {"operation": "Coalescer.batch", "table": "t"}
+
+    def value(name: str) -> float:
+        found = registry.get_sample_value(f"aioupsert_{name}", labels)
+        assert found is not None
+        return found
+
+    stop = on_event(metrics(registry))
+    try:
+        async with Coalescer(conn, "t", key="k", max_delay=60) as coalescer:
+            calls = [
+                asyncio.create_task(coalescer.create_or_update(key={"k": n}))
+                for n in range(3)
+            ]
+            await asyncio.sleep(0.02)
+            assert value("pending_calls") == 3
+            assert value("waiting_for_connection") == 0
+            assert 0.01 < value("oldest_call_seconds") < 20
+            calls[0].cancel()
+            await asyncio.wait(calls[:1])
+            assert value("pending_calls") == 2
+        await asyncio.wait(calls)
+        assert value("pending_calls") == value("oldest_call_seconds") == 0
+    finally:
+        stop()
+
+
+async def test_metrics_are_counted_once_however_often_they_are_asked_for(
+    conn: Any,
+) -> None:
+    registry = CollectorRegistry()
+    labels = {"operation": "create_or_update", "table": "t", "outcome": "done"}
+
+    def counted() -> float | None:
+        return registry.get_sample_value("aioupsert_calls_total", labels)
+
+    hook = metrics(registry)
+    stops = [on_event(hook), on_event(metrics(registry))]
+    await create_or_update(conn, "t", key=KEY)
+    assert counted() == 1
+    stops[0]()
+    stops[0]()  # twice is once
+    await create_or_update(conn, "t", key=KEY)
+    assert counted() == 2
+    stops[1]()
+    # Now they are unregistered, and others can be registered.
+    await create_or_update(conn, "t", key=KEY)
+    assert counted() is None
+    stop = on_event(metrics(registry))
+    await create_or_update(conn, "t", key=KEY)
+    assert counted() == 1
+    stop()
+    stop = on_event(hook)  # which goes on
+    await create_or_update(conn, "t", key=KEY)
+    assert counted() == 3
+    stop()
+
+
+MULTIPROCESS = """
+import asyncio, sys
+import aiosqlite
+from prometheus_client import CollectorRegistry
+from prometheus_client.multiprocess import MultiProcessCollector
+from aioupsert import Coalescer, on_event
+from aioupsert.observers.prometheus import metrics
+
+async def main():
+    on_event(metrics())
+    registry = CollectorRegistry()
+    MultiProcessCollector(registry)
+    labels = {"operation": "Coalescer.batch", "table": "t"}
+    async with aiosqlite.connect(":memory:", isolation_level=None) as conn:
+        await conn.execute("CREATE TABLE t (k INTEGER PRIMARY KEY)")
+        async with Coalescer(conn, "t", key="k", max_delay=60) as coalescer:
+            calls = [
+                asyncio.create_task(coalescer.create_or_update(key={"k": n}))
+                for n in range(3)
+            ]
+            await asyncio.sleep(0)
+            print(registry.get_sample_value("aioupsert_pending_calls", labels))
+        await asyncio.wait(calls)
+    print(registry.get_sample_value("aioupsert_pending_calls", labels))
+
+asyncio.run(main())
+"""
+
+
+async def test_pending_calls_are_a_sum_over_processes(tmp_path: Path) -> None:
+    done = await asyncio.to_thread(
+        subprocess.run,
+        [sys.executable, "-c", MULTIPROCESS],
+        env={**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.stdout.split() == ["3.0", "0.0"], done.stderr
+
+
+async def test_a_coalescer_that_is_gone_is_seen_no_more(conn: Any) -> None:
+    before = len(COALESCERS)
+    coalescer = Coalescer(conn, "t", key="k")
+    async with coalescer:
+        assert len(COALESCERS) == before + 1
+    del coalescer
+    gc.collect()
+    assert len(COALESCERS) <= before
