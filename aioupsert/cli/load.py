@@ -257,10 +257,12 @@ def _sum(first: BulkResult, second: BulkResult) -> BulkResult:
 
 
 _BATCH_ROWS: Final = 50_000
-# Characters; below the size at which the library itself would split a batch, whose
-# rejected rows would be unknown until the last part is stored.
-_BATCH_SIZE: Final = 8_000_000
+# Bytes; below the size at which the library itself would split a batch, whose rejected
+# rows would be unknown until the last part is stored.
+_BATCH_SIZE: Final = 24_000_000
+# Every so many rows one is measured; a cell takes some bytes beside its text.
 _SAMPLED: Final = 16
+_CELL: Final = 16
 
 
 class _Batches:
@@ -285,7 +287,10 @@ class _Batches:
             for number, row in enumerate(itertools.islice(self._rows, self._size), 1):
                 yield row
                 if number % _SAMPLED == 0:
-                    size += sum(len(v) for v in row.values() if isinstance(v, str))
+                    size += sum(
+                        _CELL + (len(cell) if isinstance(cell, (str, bytes)) else 0)
+                        for cell in row.values()
+                    )
                     if size > _BATCH_SIZE // _SAMPLED:
                         return
                 if number == self._size:

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from aioupsert.cli import rejects as rejecting
 from aioupsert.cli.errors import RowError
 from aioupsert.cli.reading import ReadOptions, open_input
 from aioupsert.cli.rejects import open_rejects
@@ -102,20 +103,23 @@ def test_rows_of_json_are_written_as_they_were_given(
 
 
 def test_rows_of_parquet_are_written_as_parquet(
-    database: CliDatabase, tmp_path: Path
+    database: CliDatabase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(rejecting, "_ROW_GROUP", 3)
     pa: Any = importlib.import_module("pyarrow")
     pq: Any = importlib.import_module("pyarrow.parquet")
     checked(database)
-    table = pa.table({"id": [*range(3_000)], "n": pa.array([0, 1] * 1_500, pa.int8())})
+    table = pa.table(
+        {"id": [*range(60)], "n": pa.array([0, 1, 1, 1, 1, 1] * 10, pa.int8())}
+    )
     path, rejects = tmp_path / "t.parquet", tmp_path / "bad.parquet"
     pq.write_table(table, path)
     result = database.load(path, *SKIP, "--rejects", str(rejects))
     assert result.exit_code == 3
     found = pq.read_table(rejects)
     assert found.schema == table.schema
-    assert found["id"].to_pylist() == [*range(0, 3_000, 2)]
-    assert [line["line"] for line in reasons(rejects)] == [*range(1, 3_001, 2)]
+    assert found["id"].to_pylist() == [*range(0, 60, 6)]
+    assert [line["line"] for line in reasons(rejects)] == [*range(1, 61, 6)]
 
 
 def test_what_was_rejected_can_be_loaded_once_the_reason_is_gone(
@@ -356,7 +360,7 @@ def test_a_file_of_rejects_that_cannot_be_written(
 
 
 def mixed(rows: int) -> bytes:
-    return b"id,n\n" + b"".join(b"%d,%d\n" % (n, n % 10) for n in range(rows))
+    return b"id,n\n" + b"".join(b"%d,%d\n" % (n, n % 50) for n in range(rows))
 
 
 def test_what_was_rejected_before_an_error_is_kept(
@@ -370,7 +374,7 @@ def test_what_was_rejected_before_an_error_is_kept(
     assert result.exit_code == 1
     ((stored,),) = database.query("SELECT count(*) FROM t")
     bad = len(reasons(rejects))
-    assert bad == len(range(0, stored + bad, 10))
+    assert bad == len(range(0, stored + bad, 50))
     assert stored > 1_000
     assert f"The batches before that are stored: {stored} rows created" in result.stderr
     assert f"{bad} rejected rows are in {rejects}" in result.stderr
@@ -408,7 +412,7 @@ def test_what_was_rejected_before_a_signal_is_kept(
         for _ in range(200):
             if [*tmp_path.glob(".bad.csv.*.tmp")] and sqlite_database.query(
                 "SELECT count(*) FROM t"
-            ) >= [(800,)]:
+            ) >= [(784,)]:
                 break
             time.sleep(0.05)
         time.sleep(0.1)
@@ -418,8 +422,8 @@ def test_what_was_rejected_before_a_signal_is_kept(
         process.wait()
     assert process.returncode == 128 + number
     ((stored,),) = sqlite_database.query("SELECT count(*) FROM t")
-    assert stored >= 800
-    assert len(reasons(rejects)) * 9 == stored
+    assert stored >= 784
+    assert len(reasons(rejects)) * 49 == stored
     how = "interrupted" if number == signal.SIGINT else "terminated"
     assert said.startswith(f"aioupsert: {how}\nThe batches before that are stored: ")
     assert "rejected rows are in" in said
@@ -480,7 +484,7 @@ def test_a_load_ends_when_too_many_rows_are_bad(
         assert database.query("SELECT count(*) FROM t") == [(2,)]
 
 
-@pytest.mark.parametrize("limit", ["20", "1%"])
+@pytest.mark.parametrize("limit", ["10", "1%"])
 def test_batches_before_too_many_bad_rows_stay_without_atomic(
     database: CliDatabase, file: Write, tmp_path: Path, limit: str
 ) -> None:
@@ -490,8 +494,8 @@ def test_batches_before_too_many_bad_rows_stay_without_atomic(
     result = database.load(file(mixed(1_000)), *KEY, "--max-errors", limit, *options)
     assert result.exit_code == 1
     ((stored,),) = database.query("SELECT count(*) FROM t")
-    assert stored == {"20": 270, "1%": 90}[limit]
-    assert len(reasons(rejects)) >= {"20": 21, "1%": 10}[limit]
+    assert stored == {"10": 588, "1%": 98}[limit]
+    assert len(reasons(rejects)) >= {"10": 11, "1%": 2}[limit]
 
 
 def test_bad_lines_count_too(sqlite_database: CliDatabase, file: Write) -> None:
