@@ -292,6 +292,9 @@ def _cast(placeholder: str, column: Column) -> str:
     return f"CAST({placeholder}::pg_catalog.text AS {column.key_type})"
 
 
+# What SQLSTATEs of errors begin with after which the connection is gone.
+_CONNECTION_LOST: Final = ("08", "57P")
+
 # Seconds that closing may wait for the server.
 _CLOSE_TIMEOUT: Final = 5.0
 
@@ -329,14 +332,15 @@ async def _open_postgresql(
         if end is not None:
             try:
                 await _end_transaction(handle.execute(end))
-            except driver.PostgresError as exc:
-                msg = f"database error: {message_of(exc)}\nNothing was stored."
-                raise LoadError(msg) from exc
-            except (OSError, driver.InterfaceError) as exc:
-                msg = (
-                    f"the connection was lost at the end: {message_of(exc)}\nIt is"
-                    " unknown whether the rows are stored: all are, or none."
-                )
+            except errors as exc:
+                state = getattr(exc, "sqlstate", None) or _CONNECTION_LOST[0]
+                outcome = "Nothing was stored."
+                if state.startswith(_CONNECTION_LOST):
+                    outcome = (
+                        "The connection was lost at the end, so it is unknown whether"
+                        " the rows are stored: all are, or none."
+                    )
+                msg = f"database error: {message_of(exc)}\n{outcome}"
                 raise LoadError(msg) from exc
     except errors as exc:
         msg = f"database error: {message_of(exc)}"

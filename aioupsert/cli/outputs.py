@@ -55,14 +55,7 @@ def _is_same(output: Path, file: Path) -> bool:
             )
         return output.samefile(file)
     except (OSError, ValueError):  # one of them does not exist
-        return file != _STDIN and _resolved(output) == _resolved(file)
-
-
-def _resolved(path: Path) -> Path | None:
-    try:
-        return path.resolve()
-    except (OSError, RuntimeError, ValueError):
-        return None
+        return os.path.realpath(output) == os.path.realpath(file) and file != _STDIN
 
 
 class OutputFile:

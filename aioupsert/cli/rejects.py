@@ -131,9 +131,8 @@ class Rejects:
         if self._first is None or not self._first.is_regular:
             self.shown += rows[: _MAX_SHOWN - len(self.shown)]
         if self._first is not None:
-            for row in rows:
-                if row.origin is not None:
-                    self._file_of(row.origin).write(row)
+            for origin, row in [(row.origin, row) for row in rows if row.origin]:
+                self._file_of(origin).write(row)
             for file in self._files.values():
                 file.flush()
 
@@ -223,13 +222,21 @@ def open_rejects(
     rejects.finish(failed=False)
 
 
+@contextmanager
+def _writing(path: Path) -> Generator[None]:
+    try:
+        yield
+    except (OSError, ValueError) as exc:
+        raise cannot_write(path, exc) from exc
+
+
 class _RejectsFile:
     """A file of rejected rows in the format of the input, and one of the reasons."""
 
     def __init__(self, path: Path, encoding: str) -> None:
         self.path = path
         self._encoding = encoding
-        self._records: _Records | None = None
+        self._records: list[_Records] = []
         self._output = OutputFile(path)
         self.is_regular = self._output.is_regular
         self._reasons: OutputFile | None = None
@@ -242,7 +249,7 @@ class _RejectsFile:
 
     def begin(self, origin: Origin) -> None:
         """Begin to write rows of a format."""
-        self._records = _records(self._output, origin, self._encoding)
+        self._records = [_records(self._output, origin, self._encoding)]
 
     def write(self, error: RowError) -> None:
         """Write a row, and the reason."""
@@ -252,31 +259,26 @@ class _RejectsFile:
             "column": error.column,
             "reason": error.reason,
         }
-        try:
-            if self._records is not None:
-                self._records.write(error)
+        with _writing(self.path):
+            for records in self._records:
+                records.write(error)
             if self._reasons is not None:
                 line = json.dumps(reason, ensure_ascii=False)
                 self._reasons.binary.write(line.encode("utf-8", "replace") + b"\n")
-        except (OSError, ValueError) as exc:
-            raise cannot_write(self.path, exc) from exc
 
     def flush(self) -> None:
         """Hand what was written to the system."""
-        try:
+        with _writing(self.path):
             self._output.binary.flush()
             if self._reasons is not None:
                 self._reasons.binary.flush()
-        except OSError as exc:
-            raise cannot_write(self.path, exc) from exc
 
     def finish(self, *, keep: bool) -> None:
         """Close both files, and give them their names or remove them."""
         try:
-            if self._records is not None and keep:
-                self._records.close()
-        except OSError as exc:
-            raise cannot_write(self.path, exc) from exc
+            with _writing(self.path):
+                for records in self._records if keep else ():
+                    records.close()
         finally:
             if self._reasons is not None:
                 self._reasons.finish(keep=keep)
@@ -353,9 +355,8 @@ class _ParquetRecords:
         self._rows: list[Any] = []
 
     def write(self, error: RowError, /) -> None:
-        row = error.row
-        if isinstance(row, ParquetRow):
-            self._rows.append(row.batch.slice(row.index, 1))
+        row: ParquetRow = error.row
+        self._rows.append(row.batch.slice(row.index, 1))
         if len(self._rows) >= _ROW_GROUP:
             self._write_group()
 
@@ -365,8 +366,7 @@ class _ParquetRecords:
         self._rows.clear()
 
     def close(self) -> None:
-        if self._rows:
-            self._write_group()
+        self._write_group()
         self._writer.close()
 
 

@@ -422,6 +422,26 @@ def test_an_error_of_the_commit_says_that_nothing_was_stored(
     assert said.endswith("Nothing was stored.\n")
 
 
+def test_a_connection_lost_at_the_commit_leaves_the_outcome_unknown(
+    postgresql_database: CliDatabase, file: Write
+) -> None:
+    for sql in (
+        "CREATE TABLE t (id text PRIMARY KEY)",
+        (
+            "CREATE FUNCTION leave() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM"
+            " pg_terminate_backend(pg_backend_pid()); RETURN new; END $$"
+        ),
+        (
+            "CREATE CONSTRAINT TRIGGER leave AFTER INSERT ON t DEFERRABLE INITIALLY"
+            " DEFERRED FOR EACH ROW EXECUTE FUNCTION leave()"
+        ),
+    ):
+        postgresql_database.query(sql)
+    said = message(postgresql_database.load(file("id\n1\n"), *KEY))
+    assert "it is unknown whether the rows are stored: all are, or none." in said
+    assert "Nothing was stored" not in said
+
+
 @pytest.mark.parametrize(
     ("driver", "url"),
     [("aiosqlite", "sqlite:///x.db"), ("asyncpg", "postgresql://host/x")],

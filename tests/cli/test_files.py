@@ -178,6 +178,7 @@ def test_a_comma_is_not_worth_a_note(
         ('a,b\n"NULL",NULL\n', {"nulls": frozenset(["NULL"])}, ["NULL", None]),
         ('a,b\n"""",\n', {}, ['"', None]),
         ('a,b\n"\n",\n', {}, ["\n", None]),
+        ('a,b\n"",x\\,y\n', {"escape": "\\"}, [None, "x,y"]),
         ("a,b\nNA,-\n", {"nulls": frozenset(["NA", "-"])}, [None, None]),
         ("a,b\n , \n", {"trim": True}, [None, None]),
     ],
@@ -332,6 +333,37 @@ def test_a_file_without_a_header(database: CliDatabase, file: Write) -> None:
     result = database.load(file("1,a\n2\n"), *options, "--max-errors", "1")
     assert "line 2, column 'name': expected 2 cells as in --columns" in result.stderr
     assert database.query("SELECT * FROM t") == [(1, "a")]
+
+
+@pytest.mark.parametrize(
+    ("how", "content", "rejected"),
+    [
+        (("--no-quote",), '1,"\n"2",\n', '"2",\n'),
+        (("--quote", "/", "--escape", "!"), '1,"\n/2!/!!/,\n', "/2//!!/,\n"),
+    ],
+)
+def test_rejects_of_a_file_without_a_header_have_none(
+    sqlite_database: CliDatabase,
+    file: Write,
+    *,
+    how: tuple[str, ...],
+    content: str,
+    rejected: str,
+) -> None:
+    sqlite_database.query("CREATE TABLE t (id TEXT PRIMARY KEY, n TEXT NOT NULL)")
+    options = ("--no-header", "--columns", "id,n", "--key", "id", *how)
+    path, rejects = file(content), file("", "bad.csv")
+    skip = ("--on-error", "skip", "--rejects", str(rejects))
+    assert sqlite_database.load(path, *options, *skip).exit_code == 3
+    assert rejects.read_text() == rejected
+    assert sqlite_database.query("SELECT * FROM t") == [("1", '"')]
+
+
+def test_what_is_not_read_twice_is_not_copied(sqlite_database: CliDatabase) -> None:
+    made(sqlite_database)
+    text = "id,name\n" + "".join(f"{n},{n}\n" for n in range(20_000))
+    assert sqlite_database.load("-", *NEW, stdin=text).exit_code == 0
+    assert sqlite_database.query("SELECT count(*) FROM t") == [(20_000,)]
 
 
 @pytest.mark.parametrize("name", ["t.csv", "t.jsonl"])

@@ -13,8 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from aioupsert.cli import load as loading
 from aioupsert.cli import rejects as rejecting
 from aioupsert.cli.errors import RowError
+from aioupsert.cli.outputs import check_output
 from aioupsert.cli.reading import ReadOptions, open_input
 from aioupsert.cli.rejects import open_rejects
 from tests.cli.databases import CliDatabase, Write, environment, run
@@ -496,6 +498,29 @@ def test_batches_before_too_many_bad_rows_stay_without_atomic(
     ((stored,),) = database.query("SELECT count(*) FROM t")
     assert stored == {"10": 588, "1%": 98}[limit]
     assert len(reasons(rejects)) >= {"10": 11, "1%": 2}[limit]
+
+
+def test_batches_of_large_rows_are_small(
+    sqlite_database: CliDatabase, file: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checked(sqlite_database)
+    monkeypatch.setattr(loading, "_BATCH_SIZE", 10_000)
+    result = sqlite_database.load(file(mixed(1_000)), *SKIP, "--no-atomic")
+    assert result.exit_code == 3
+    assert sqlite_database.query("SELECT count(*) FROM t") == [(980,)]
+
+
+def test_standard_input_is_compared_with_the_file_of_rejects(
+    file: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = file(FOUR)
+    with path.open() as stdin:
+        monkeypatch.setattr("sys.stdin", stdin)
+        with pytest.raises(
+            ValueError, match="would overwrite the input standard input"
+        ):
+            check_output("--rejects", path, [Path("-")], None)
+        check_output("--rejects", path.with_name("bad.csv"), [Path("-")], None)
 
 
 def test_bad_lines_count_too(sqlite_database: CliDatabase, file: Write) -> None:

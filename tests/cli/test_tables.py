@@ -265,12 +265,12 @@ def test_a_table_is_made_with_these_types(
 def test_a_table_has_the_columns_of_every_row_looked_at(
     database: CliDatabase, file: Write
 ) -> None:
-    path = file('{"id": 1}\n{"id": 2, "data": {"x": [1]}}\n', "t.jsonl")
+    path = file('{"id": 1}\n{"id": 2, "data": {"x": [1]}, "no": null}\n', "t.jsonl")
     result = database.load(path, "--key", "id", "--create-table")
     assert counts(result) == expected_counts(created=2)
     assert database.query("SELECT * FROM t ORDER BY id") == [
-        (1, None),
-        (2, '{"x": [1]}'),
+        (1, None, None),
+        (2, '{"x": [1]}', None),
     ]
 
 

@@ -426,6 +426,7 @@ ODD: Final = [
     (pa.map_(pa.int32(), pa.int32()), [(1, 1), (1, 2)], "[[1, 1], [1, 2]]", None),
     (pa.list_(pa.timestamp("ns")), [1], '["1970-01-01 00:00:00.000000001"]', None),
     (pa.struct({"a": pa.date32()}), {"a": 1}, '{"a": "1970-01-02"}', None),
+    (pa.struct({"a": pa.duration("ns")}), {"a": 1}, '{"a": "PT0.000000001S"}', None),
     (pa.decimal128(20, 2), decimal.Decimal("123456789012345678.12"), "123456789012345678.12", None),
     (pa.uint64(), 2**63, str(2**63), None),
 ]  # fmt: skip
@@ -488,6 +489,20 @@ def test_json_in_a_text_of_parquet_is_json(
         "t.parquet, line 1, column 'v': invalid input syntax for type json"
         in result.stderr
     )
+
+
+def test_lists_of_parquet_are_arrays(
+    postgresql_database: CliDatabase, tmp_path: Path
+) -> None:
+    postgresql_database.query(
+        "CREATE TABLE t (id integer PRIMARY KEY, d date[], b bytea[])"
+    )
+    columns = {"id": [1], "d": [[dt.date(2026, 2, 3), None]], "b": [[b"\xde\xad"]]}
+    path = parquet(tmp_path / "t.parquet", columns)
+    assert postgresql_database.load(path, "--key", "id").exit_code == 0
+    assert postgresql_database.query("SELECT d, b FROM t") == [
+        ([dt.date(2026, 2, 3), None], [b"\xde\xad"])
+    ]
 
 
 @pytest.mark.parametrize("kind", ["text", "jsonb", "integer"])
