@@ -188,6 +188,11 @@ def _answer(
     kind = command.kind
     if kind == "transaction":
         return TRANSACTION_IS_OPEN if connection.in_transaction else ()
+    if kind == "identity":
+        for query, expected in command.arguments:
+            if cursor.execute(query).fetchall() != expected:
+                return ((query,),)
+        return ()
     log(command.sql)
     if kind == "rollback" and not connection.in_transaction:
         return ()  # a conflict clause or a trigger has ended the transaction

@@ -28,7 +28,7 @@ from typing import (
 )
 
 from aioupsert._plan.rows import ValueSemantics
-from aioupsert.errors import NotAppliedError
+from aioupsert.errors import AioupsertError, NotAppliedError
 from aioupsert.typing import Value
 
 if TYPE_CHECKING:
@@ -50,6 +50,7 @@ CommandKind: TypeAlias = Literal[
     "command",
     "rollback",
     "catalog",
+    "identity",
     "copy",
     "repeat",
     "transaction",
@@ -61,7 +62,9 @@ How a command is sent, and what answers it.
 statement. ``command`` (BEGIN, COMMIT, SAVEPOINT): one row with the
 completion status, if the database reports one. ``rollback``: no rows; completed even
 while the call is being cancelled. ``catalog``: the statement's rows, with names as str
-whatever the caller's settings, and nothing is kept. ``copy``: no rows; copies the rows in *arguments* to the
+whatever the caller's settings, and nothing is kept. ``identity``: a row if one of the
+queries in *arguments* no longer returns the rows beside it, none otherwise; not logged,
+as every call asks it. ``copy``: no rows; copies the rows in *arguments* to the
 table that *sql* names. ``repeat``: runs the statement once for each row in *arguments*;
 returns what the marking functions recorded. ``transaction``: sends nothing; returns one
 row if a transaction is open, none otherwise.
@@ -102,6 +105,10 @@ IN_TRANSACTION: Final = Command("", kind="transaction")
 
 class ArrayArgument(list[Value]):
     """An array with one element for each row; the statement states its type."""
+
+
+class StaleTableError(AioupsertError):
+    """The table has changed since it was reflected; what was written is undone."""
 
 
 class CannotCopyError(Exception):

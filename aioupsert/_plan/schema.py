@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 from aioupsert.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
 TableName: TypeAlias = tuple[str, ...]
 """``("table",)`` or ``("schema", "table")``, unquoted."""
@@ -194,6 +194,10 @@ class Table:
     Attributes:
         name: As the caller wrote it, split and unquoted.
         relation_id: Distinguishes this relation from another of the same name.
+        path: The name by which statements find it, if that is not *name*.
+        identity: Queries by which the steps check that its name still means this table,
+            each with the rows that it then returns. The last one tells whether it has
+            changed itself.
         row_type: The type of its rows, quoted, by which a statement checks that columns
             still have their types; empty where it cannot.
         columns: By name, in their order.
@@ -233,6 +237,8 @@ class Table:
     relation_id: str
     columns: Mapping[str, Column]
     unique: tuple[UniqueIndex, ...] = ()
+    path: TableName = ()
+    identity: tuple[tuple[str, Sequence[Sequence[object]]], ...] = ()
     row_type: str = ""
     primary_key: frozenset[str] = frozenset()
     exact_because: str | None = None

@@ -10,12 +10,13 @@ import pytest
 
 from aioupsert import (
     Coalescer,
+    F,
     create_or_update,
     create_or_update_many,
     get_or_create,
     iter_create_or_update,
 )
-from tests.support.databases import Database, PostgresDatabase
+from tests.support.databases import Database, PostgresDatabase, SQLiteDatabase
 
 Rows = list[dict[str, Any]]
 
@@ -239,3 +240,64 @@ async def test_calls_that_share_a_connection_all_know(pg: PostgresDatabase) -> N
         await pg.run(f"ALTER TABLE t ALTER v TYPE {kind} USING NULL")
         await asyncio.gather(*calls)
         assert await pg.query("SELECT DISTINCT v FROM t") == [(value,)]
+
+
+# --- SQLite ---------------------------------------------------------------------------
+
+TABLE: Final = "CREATE TABLE {} (k integer PRIMARY KEY, v integer DEFAULT {})"
+OTHERS: Final = {
+    "temporary": (TABLE.format("t", 1), TABLE.format("temp.t", 5), "temp.t"),
+    "attached": (
+        "ATTACH ':memory:' AS other;" + TABLE.format("other.t", 1),
+        TABLE.format("main.t", 5),
+        "main.t",
+    ),
+    "made again": (
+        TABLE.format("t", 1),
+        "DROP TABLE t;" + TABLE.format("t", 5),
+        "t",
+    ),
+    "another file": (
+        "ATTACH ':memory:' AS other;" + TABLE.format("other.t", 1),
+        "DETACH other; ATTACH ':memory:' AS other; CREATE TABLE other.s (k);"
+        "DROP TABLE other.s;" + TABLE.format("other.t", 5),
+        "other.t",
+    ),
+}
+
+
+async def counted(conn: Any, rows: Rows) -> None:
+    for row in rows:
+        await create_or_update(
+            conn, "t", key={"k": row["k"]}, defaults={"v": F("v") + 1}
+        )
+
+
+async def counted_in_bulk(conn: Any, rows: Rows) -> None:
+    await create_or_update_many(conn, "t", rows, key="k", update={"v": F("v") + 1})
+
+
+@pytest.mark.parametrize("inside", [False, True], ids=["own", "caller's"])
+@pytest.mark.parametrize("write", [counted, counted_in_bulk])
+@pytest.mark.parametrize("name", OTHERS)
+async def test_no_default_comes_from_a_hidden_table(
+    lite: SQLiteDatabase,
+    name: str,
+    write: Callable[[Any, Rows], Awaitable[None]],
+    *,
+    inside: bool,
+) -> None:
+    tables, change, written = OTHERS[name]
+    conn: Any = lite.handle
+    await conn.executescript(tables)
+    await write(conn, [{"k": 1}, {"k": 2}, {"k": 3}])
+    await conn.executescript(change)
+    if inside:
+        await conn.execute("BEGIN")
+    await write(conn, [{"k": 1}, {"k": 2}, {"k": 3}])
+    if inside:
+        await conn.commit()
+    async with conn.execute(f"SELECT k, v FROM {written} ORDER BY k") as cursor:
+        rows = [tuple(row) for row in await cursor.fetchall()]
+    value = 6 if write is counted else 5
+    assert rows == [(1, value), (2, value), (3, value)]

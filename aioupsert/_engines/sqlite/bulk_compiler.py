@@ -21,9 +21,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from aioupsert._engines.sql import RowCode, quote, quote_path
+from aioupsert._engines.sql import RowCode, quote
 from aioupsert._engines.sqlite.bulk_steps import MARK, NOTE, ROW_NUMBER, SqliteBatch
-from aioupsert._engines.sqlite.compiler import SqliteWriter, compile_call
+from aioupsert._engines.sqlite.compiler import SqliteWriter, compile_call, name_table
 from aioupsert._plan import Resolved
 from aioupsert._plan.schema import Column
 
@@ -135,6 +135,6 @@ def _upsert(plan: Plan, writer: _RowWriter) -> str:
         )
     target = ", ".join(quote(k.column.name) for k in plan.key)
     return (
-        f"INSERT INTO {quote_path(plan.table.name)} {inserted}"
+        f"INSERT INTO {name_table(plan.table)} {inserted}"
         f" ON CONFLICT ({target}) DO UPDATE SET {assigned} WHERE {condition}"
     )

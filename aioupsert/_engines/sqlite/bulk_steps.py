@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from aioupsert._engines.base import Command, Steps
 from aioupsert._engines.sql import RowCode
+from aioupsert._engines.sqlite.steps import checked
 
 if TYPE_CHECKING:
     from aioupsert._engines.outcomes import BatchOutcome
@@ -64,6 +65,9 @@ class SqliteBatch:
 
     def write(self, group: RowGroup, outcome: BatchOutcome) -> Steps[None]:
         """Write a group of rows in the open transaction."""
+        return checked(self.per_row.plan, self._write(group, outcome))
+
+    def _write(self, group: RowGroup, outcome: BatchOutcome) -> Steps[None]:
         number = len(group.positions)
         # A single row takes the classic steps: where bisecting a failed batch ends, the
         # error is then the one that the row causes by itself.

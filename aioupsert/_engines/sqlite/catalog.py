@@ -13,7 +13,7 @@ References:
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from aioupsert._engines.base import Command, Steps
 from aioupsert._engines.partial_indexes import null_columns
@@ -57,15 +57,53 @@ def reflect(name: TableName) -> Steps[Table]:
     # databases.
     order = ["temp", *(row[0] for row in databases if row[0] != "temp")]
     searched = [n for n in order if len(name) == 1 or n.lower() == name[0].lower()]
-    for database in searched:
+    for number, database in enumerate(searched):
+        # First of all, so that what changes meanwhile is noticed later.
+        identity = yield from _identity(name, database, searched[:number])
         columns = yield _query(_COLUMNS, (name[-1], database))
         if columns:
-            return (yield from _table(name, database, columns))
+            return (yield from _table(name, database, identity, columns))
     known: list[str] = []
     for database in searched or order:
         rows = yield _query(f"SELECT name || '' FROM {quote(database)}.sqlite_master")
         known += [row[0] for row in rows]
     raise UnknownTableError(".".join(name), known)
+
+
+_Identity: TypeAlias = tuple[tuple[str, "ResultRows"], ...]
+
+
+def _identity(
+    name: TableName, database: str, before: Sequence[str]
+) -> Steps[_Identity]:
+    """
+    Return what tells whether a name still means a table, and the table is as it was.
+
+    SQLite counts the changes of each schema. A name without a database may also come to
+    mean a table of another one, most often a temporary table that hides it, and the name
+    of an attached database another file.
+    """
+    queries: list[str] = []
+    if before:
+        queries.append(
+            " UNION ALL ".join(
+                f"SELECT 1 FROM {quote(other)}.sqlite_master WHERE type IN ('table',"
+                f" 'view') AND name = {quote_text(name[-1])} COLLATE NOCASE"
+                for other in before
+            )
+        )
+    if database.lower() not in {"main", "temp"}:
+        attached = f"FROM pragma_database_list WHERE name = {quote_text(database)}"
+        files = yield _query(f"SELECT file || '' {attached}")
+        queries += [
+            f"SELECT 1 {attached} AND file = {quote_text(row[0])}" for row in files
+        ]
+    queries.append(f"PRAGMA {quote(database)}.schema_version")
+    identity: list[tuple[str, ResultRows]] = []
+    for query in queries:
+        rows = yield _query(query)
+        identity.append((query, rows))
+    return tuple(identity)
 
 
 # A trigger without BEFORE or AFTER is BEFORE. A false match costs a query, no more.
@@ -80,7 +118,9 @@ def _query(sql: str, arguments: Sequence[str] = ()) -> Command:
     return Command(sql, arguments, "catalog")
 
 
-def _table(name: TableName, database: str, columns: ResultRows) -> Steps[Table]:
+def _table(
+    name: TableName, database: str, identity: _Identity, columns: ResultRows
+) -> Steps[Table]:
     master = f"{quote(database)}.sqlite_master"
     found = yield _query(
         f"SELECT type || '', sql || '' FROM {master} WHERE name = ? COLLATE NOCASE"
@@ -135,6 +175,8 @@ def _table(name: TableName, database: str, columns: ResultRows) -> Steps[Table]:
     return Table(
         name=name,
         relation_id=sql,
+        path=() if database.lower() == "main" else (database, name[-1]),
+        identity=identity,
         columns=reflected,
         unique=unique,
         primary_key=frozenset(primary),

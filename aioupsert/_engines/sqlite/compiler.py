@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from aioupsert._plan import Assignment, KeyColumn, Plan
-    from aioupsert._plan.schema import Column
+    from aioupsert._plan.schema import Column, Table
 
 
 def compile_call(plan: Plan) -> SqliteCall:
@@ -187,6 +187,15 @@ class SqliteWriter(SqlWriter):
         return f"CASE WHEN {' AND '.join(tests)} THEN {RowCode.CREATED} ELSE {RowCode.UPDATED} END"
 
 
+def name_table(table: Table) -> str:
+    """
+    Return the table's name, with its database if that is a temporary or attached one.
+
+    Without it, a prepared statement would keep to its table when another one hides that.
+    """
+    return quote_path(table.path or table.name)
+
+
 def _writer(plan: Plan) -> SqliteWriter:
     # RETURNING knows the table by its own name only, so no alias is used anywhere.
     return SqliteWriter(quote(plan.table.name[-1]))
@@ -200,7 +209,7 @@ def _row(code: str, plan: Plan) -> str:
 def _update(plan: Plan) -> CompiledStatement:
     writer = _writer(plan)
     sql = (
-        f"UPDATE {quote_path(plan.table.name)} SET {writer.assignments(plan.update)}"
+        f"UPDATE {name_table(plan.table)} SET {writer.assignments(plan.update)}"
         f" WHERE {writer.key(plan)}"
     )
     if plan.where is not None:
@@ -219,7 +228,7 @@ def _find(plan: Plan, when: str) -> CompiledStatement:
         f" ELSE {RowCode.UPDATED} END"
     )
     sql = (
-        f"SELECT {_row(code, plan)} FROM {quote_path(plan.table.name)}"
+        f"SELECT {_row(code, plan)} FROM {name_table(plan.table)}"
         f" WHERE {writer.key(plan)}"
     )
     return writer.compiled(sql, when)
@@ -227,7 +236,7 @@ def _find(plan: Plan, when: str) -> CompiledStatement:
 
 def _insert(plan: Plan) -> CompiledStatement:
     writer = _writer(plan)
-    sql = f"INSERT INTO {quote_path(plan.table.name)} {writer.inserted(plan)}"
+    sql = f"INSERT INTO {name_table(plan.table)} {writer.inserted(plan)}"
     return writer.returning(plan, sql, RowCode.CREATED, "when the row does not exist")
 
 
@@ -235,7 +244,7 @@ def _upsert(plan: Plan) -> CompiledStatement:
     writer = _writer(plan)
     target = ", ".join(quote(k.column.name) for k in plan.key)
     sql = (
-        f"INSERT INTO {quote_path(plan.table.name)} {writer.inserted(plan)}"
+        f"INSERT INTO {name_table(plan.table)} {writer.inserted(plan)}"
         f" ON CONFLICT ({target}) DO "
     )
     sql += f"UPDATE SET {writer.assignments(plan.update)}" if plan.update else "NOTHING"

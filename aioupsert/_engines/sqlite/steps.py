@@ -26,24 +26,28 @@ References:
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from aioupsert._engines.base import (
     IN_TRANSACTION,
     Command,
     ParameterValues,
     ResultRows,
+    StaleTableError,
     Steps,
     TransactionScope,
     in_scope,
 )
 from aioupsert._engines.outcomes import bind, read_existing, read_result, refused
 from aioupsert._engines.sql import CompiledStatement, RowCode
+from aioupsert.results import Action, Result
 
 if TYPE_CHECKING:
     from aioupsert._plan import Plan
-    from aioupsert.results import Result
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +86,8 @@ class SqliteCall:
             existing = yield from self.read_existing(values)
             if existing is not None:
                 return existing
-        return (yield from in_scope(scope(in_transaction=inside), self.write(values)))
+        body = checked(self.plan, self.write(values))
+        return (yield from in_scope(scope(in_transaction=inside), body))
 
     def write(self, values: ParameterValues) -> Steps[Result]:
         """
@@ -130,6 +135,46 @@ class SqliteCall:
         if not before and not after:
             raise refused(plan.table.name)
         return read_result(plan, [(code, *row[1:]) for row in after or before])
+
+
+def checked(plan: Plan, body: Steps[T]) -> Steps[T]:
+    """
+    Run steps that write to a table, and check that it is the one that was reflected.
+
+    Not before they write, as a transaction that has read first may fail to write when
+    others have written meanwhile.
+
+    Raises:
+        StaleTableError: It is another one.
+    """
+    table = plan.table
+    try:
+        result = yield from body
+    except Exception as exc:
+        # Of SQLITE_ERROR, as of a table that is gone, the driver knows it may be stale.
+        if getattr(exc, "sqlite_errorcode", None) == _SQLITE_ERROR:
+            raise
+        stale = False
+        with contextlib.suppress(Exception):
+            stale = bool((yield Command("", table.identity, "identity")))
+        if stale:
+            raise StaleTableError(_STALE.format(table.label)) from exc
+        raise
+    identity = table.identity
+    if (
+        isinstance(result, Result)
+        and result.action is not Action.CREATED
+        and None not in [item.term for item in plan.update]
+    ):
+        # It took no default from the description, so it matters only which table it is.
+        identity = identity[:-1]
+    if identity and (yield Command("", identity, "identity")):
+        raise StaleTableError(_STALE.format(table.label))
+    return result
+
+
+_SQLITE_ERROR: Final = 1
+_STALE: Final = "{} has changed since it was reflected"
 
 
 _OWN: Final = TransactionScope(
