@@ -238,11 +238,20 @@ class ConnectionState:
 
     Attributes:
         tables: The tables that calls on it have used.
+        homonyms: Tables whose name has meant another one before, in turn, by another
+            search_path, with types that the first does not know: by name and relation.
+        failed: The tables by whose description a transaction was aborted.
         warned: The warnings that have been issued.
         holds: How many calls hold the lock for several steps, one within the other.
     """
 
     tables: dict[TableName, CachedTable] = field(
+        default_factory=dict["TableName", "CachedTable"]
+    )
+    homonyms: dict[TableName, dict[str, CachedTable]] = field(
+        default_factory=dict["TableName", "dict[str, CachedTable]"]
+    )
+    failed: dict[TableName, CachedTable] = field(
         default_factory=dict["TableName", "CachedTable"]
     )
     warned: set[str] = field(default_factory=set[str])

@@ -265,6 +265,10 @@ class Engine(ValueSemantics, Protocol):
         """
         ...
 
+    def identify(self, name: TableName) -> Steps[str]:
+        """Return the `Table.relation_id` that a name has now; empty if it has none."""
+        ...
+
     def compile_call(self, plan: Plan) -> CompiledCall:
         """Compile the plan of one row."""
         ...

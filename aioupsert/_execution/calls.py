@@ -27,6 +27,7 @@ from aioupsert._execution.retrying import Deadline, back_off
 from aioupsert._execution.table_cache import (
     MAX_REFRESHES,
     cached_call,
+    choose_homonym,
     compile_call,
     has_changed,
 )
@@ -143,6 +144,8 @@ async def write(
     started = time.monotonic()
     retries: _Retries | None = None
     while True:
+        if session.state.homonyms:
+            await choose_homonym(session, name)
         used = session.state.tables.get(name)
         try:
             outcome = await _attempt(session, name, shape, values, retries)

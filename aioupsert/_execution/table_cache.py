@@ -90,8 +90,32 @@ async def refresh(session: Session, name: TableName) -> bool:
     if cached is not None and cached.table == table:
         cached.read_at = time.monotonic()
         return False
-    session.state.tables[name] = CachedTable(table, time.monotonic())
+    state = session.state
+    state.tables[name] = read = CachedTable(table, time.monotonic())
+    failed = state.failed.pop(name, None)
+    if failed is not None and failed.table.relation_id != table.relation_id:
+        state.homonyms.setdefault(name, {})[failed.table.relation_id] = failed
+    if name in state.homonyms:
+        state.homonyms[name][table.relation_id] = read
     return True
+
+
+async def choose_homonym(session: Session, name: TableName) -> None:
+    """
+    Find out which table a name means in the open transaction.
+
+    An error would abort it. One query more, on a connection on which that has happened:
+    tenants have a schema each, with tables and types of the same names.
+    """
+    homonyms = session.state.homonyms.get(name)
+    if homonyms is None or not session.in_transaction():
+        return
+    relation_id = await session.run(session.engine.identify(name))
+    cached = homonyms.get(relation_id)
+    if cached is None:
+        session.state.tables.pop(name, None)
+    else:
+        session.state.tables[name] = cached
 
 
 MAX_REFRESHES: Final = 8
@@ -140,7 +164,9 @@ async def has_changed(
         unknown = True
     if unknown:
         # The next call reads it.
-        session.state.tables.pop(name, None)
+        failed = session.state.tables.pop(name, None)
+        if failed is not None:
+            session.state.failed[name] = failed
     if changed or unknown:
         await session.forget()
     return changed

@@ -6,6 +6,8 @@ from collections.abc import Awaitable, Callable
 from decimal import Decimal
 from typing import Any, Final, NamedTuple
 
+import asyncpg
+import psycopg
 import pytest
 
 from aioupsert import (
@@ -301,3 +303,33 @@ async def test_no_default_comes_from_a_hidden_table(
         rows = [tuple(row) for row in await cursor.fetchall()]
     value = 6 if write is counted else 5
     assert rows == [(1, value), (2, value), (3, value)]
+
+
+@pytest.mark.parametrize("db", ["asyncpg", "psycopg"], indirect=True)
+async def test_tenants_with_types_of_one_name_fail_once_at_most(db: Database) -> None:
+    ((schema,),) = await db.query("SELECT current_schema()")
+    tenants = [f"{schema}_{number}" for number in range(3)]
+    for tenant in tenants:
+        await db.run(
+            f"CREATE SCHEMA {tenant}; CREATE TYPE {tenant}.mood AS ENUM ('sad', 'glad');"
+            f"CREATE TABLE {tenant}.t (k integer PRIMARY KEY, v {tenant}.mood)"
+        )
+    failed = 0
+    try:
+        for key in range(4):
+            for tenant in tenants:
+                try:
+                    async with db.transaction() as conn:
+                        await conn.execute(f"SET LOCAL search_path = {tenant}")
+                        await by_single_calls(conn, [{"k": key, "v": "glad"}])
+                except (asyncpg.PostgresError, psycopg.Error):
+                    failed += 1
+        counts = [
+            (await db.query(f"SELECT count(*)::int FROM {tenant}.t"))[0][0]
+            for tenant in tenants
+        ]
+    finally:
+        for tenant in tenants:
+            await db.run(f"DROP SCHEMA {tenant} CASCADE")
+    assert failed <= 1
+    assert sum(counts) == 12 - failed

@@ -124,6 +124,9 @@ class ToyEngine:
         columns = {column: toy_column(column) for column in (key, *others)}
         return Table(name, "", columns, (UniqueIndex("key", (key,)),))
 
+    def identify(self, name: TableName) -> Steps[str]:
+        return (yield from self.reflect(name)).relation_id
+
     def compile_call(self, plan: Plan) -> CompiledCall:
         return ToyCall(plan)
 
@@ -207,7 +210,7 @@ class ToySession:
     def in_transaction(self) -> bool:
         return False
 
-    def can_repeat(self) -> bool:
+    def can_repeat(self, _error: Exception | None = None) -> bool:
         return True
 
     def may_be_stale(self, _error: Exception) -> bool:

@@ -268,6 +268,14 @@ def reflect(name: TableName) -> Steps[Table]:
     return read_table(name, found)
 
 
+def identify(name: TableName) -> Steps[str]:
+    """Return the oid of the relation that a name means now; empty if it is none."""
+    relation = f"pg_catalog.to_regclass({quote_escaped(quote_path(name))})"
+    sql = f"SELECT {relation}::pg_catalog.oid::pg_catalog.text"
+    rows = yield Command(sql)
+    return str(rows[0][0] or "")
+
+
 class FoundColumn(TypedDict):
     """A column as the query finds it."""
 

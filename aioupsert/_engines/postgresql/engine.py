@@ -28,6 +28,10 @@ class PostgresqlEngine:
         """Read a table from the catalog."""
         return catalog.reflect(name)
 
+    def identify(self, name: TableName) -> Steps[str]:
+        """Return the oid of the relation that a name means now."""
+        return catalog.identify(name)
+
     def compile_call(self, plan: Plan) -> PostgresqlCall:
         """Compile the plan of one row."""
         return compile_call(plan)

@@ -106,6 +106,11 @@ def _identity(
     return tuple(identity)
 
 
+def identify(name: TableName) -> Steps[str]:
+    """Return the SQL of the table that a name means now."""
+    return (yield from reflect(name)).relation_id
+
+
 # A trigger without BEFORE or AFTER is BEFORE. A false match costs a query, no more.
 _BEFORE_UPDATE: Final = re.compile(r"\bUPDATE\b.*?\bON\b", re.IGNORECASE | re.DOTALL)
 _INSERT: Final = re.compile(r"\bINSERT\b.*?\bON\b", re.IGNORECASE | re.DOTALL)

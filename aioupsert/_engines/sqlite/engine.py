@@ -28,6 +28,10 @@ class SqliteEngine:
         """Read a table from the schema."""
         return catalog.reflect(name)
 
+    def identify(self, name: TableName) -> Steps[str]:
+        """Return the SQL of the table that a name means now."""
+        return catalog.identify(name)
+
     def compile_call(self, plan: Plan) -> SqliteCall:
         """Compile the plan of one row."""
         return compile_call(plan)
