@@ -31,7 +31,7 @@ from aioupsert._engines.postgresql.sqlstates import STALE, TRANSIENT, fault_by_s
 from aioupsert.typing import Value
 
 if TYPE_CHECKING:
-    from aioupsert._engines.base import Command, Engine, Fault, ResultRows, Steps
+    from aioupsert._engines.base import Engine, Fault, ResultRows, Steps
 
 T = TypeVar("T")
 
@@ -167,14 +167,6 @@ class AsyncpgSession(PostgresqlSession):
         self, sql: str, arguments: Iterable[Value], caller_columns: int
     ) -> ResultRows:
         return await self._fetch(sql.ljust(_ONCE), arguments, caller_columns)
-
-    async def _answer(self, command: Command) -> ResultRows:
-        rows = await super()._answer(command)
-        if command.kind == "catalog":
-            # A statement without a name stays on the server, with its plan of 2 MB, until
-            # the next one or a statement of the simple protocol.
-            await self._connection.execute("SELECT")
-        return rows
 
     async def _command(self, sql: str) -> ResultRows:
         return [(await self._connection.execute(sql),)]

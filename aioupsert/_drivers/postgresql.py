@@ -66,8 +66,7 @@ class PostgresqlSession(ConnectionSession, abc.ABC):
         if kind == "copy":
             await self._copy(sql, command.arguments)
             return ()
-        keep = kind not in {"catalog", "once"}
-        fetch = self._fetch if keep else self._fetch_once
+        fetch = self._fetch_once if kind == "once" else self._fetch
         return await fetch(sql, command.arguments, command.caller_columns)
 
     @abc.abstractmethod

@@ -291,7 +291,7 @@ class PsycopgSession(PostgresqlSession):
         """Send the BEGIN or SAVEPOINT that no statement has followed."""
         waiting, self._waiting = self._waiting, []
         for opening in waiting:
-            # Not prepared, as the name of a savepoint is new each time.
+            # Not prepared, as there is nothing to plan.
             await self._connection.execute(opening, prepare=False)
 
     async def _copy(self, table: str, rows: Iterable[Value]) -> None:

@@ -62,7 +62,7 @@ How a command is sent, and what answers it.
 statement. ``command`` (BEGIN, COMMIT, SAVEPOINT): one row with the
 completion status, if the database reports one. ``rollback``: no rows; completed even
 while the call is being cancelled. ``catalog``: the statement's rows, with names as str
-whatever the caller's settings, and nothing is kept. ``identity``: a row if one of the
+whatever the caller's settings. ``identity``: a row if one of the
 queries in *arguments* no longer returns the rows beside it, none otherwise; not logged,
 as every call asks it. ``copy``: no rows; copies the rows in *arguments* to the
 table that *sql* names. ``repeat``: runs the statement once for each row in *arguments*;
@@ -136,6 +136,10 @@ class TransactionScope(NamedTuple):
     begin: Command
     commit: Command
     rollback: tuple[Command, ...]
+
+
+ScopeLevel: TypeAlias = Literal["call", "batch", "step"]
+"""What a transaction or savepoint is for; each may be within one of those before it."""
 
 
 def in_scope(scope: TransactionScope, body: Steps[T]) -> Steps[T]:
@@ -283,6 +287,6 @@ class Engine(ValueSemantics, Protocol):
         """
         ...
 
-    def scope(self, *, in_transaction: bool) -> TransactionScope:
+    def scope(self, level: ScopeLevel, *, in_transaction: bool) -> TransactionScope:
         """Return a transaction, or a savepoint if one is open."""
         ...

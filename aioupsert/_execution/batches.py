@@ -382,7 +382,7 @@ def _steps(
             left = yield from body
             _count_calls(outcome, group, left)
             return
-    scope = engine.scope(in_transaction=inside)
+    scope = engine.scope("batch", in_transaction=inside)
     yield from in_scope(scope, _write_groups(groups, outcome))
 
 

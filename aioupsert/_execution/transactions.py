@@ -47,7 +47,7 @@ class _Opened:
 
     def begin(self) -> Steps[None]:
         inside = bool((yield IN_TRANSACTION))
-        self._scope = self._session.engine.scope(in_transaction=inside)
+        self._scope = self._session.engine.scope("call", in_transaction=inside)
         yield self._scope.begin
 
     def commit(self) -> Steps[None]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
-from aioupsert import SQL, F, create_or_update_many
+from aioupsert import SQL, F, create_or_update, create_or_update_many
 from tests.support.tables import describe
 
 if TYPE_CHECKING:
@@ -111,6 +111,49 @@ async def test_code_of_the_caller_is_planned_as_it_always_is(
     assert sent == [True, False]
 
 
+# --- Statistics -----------------------------------------------------------------------
+
+
+@drivers
+@pytest.mark.usefixtures("small_copies")
+async def test_a_call_in_a_transaction_sends_the_same_texts_each_time(
+    db: PostgresDatabase, caplog: pytest.LogCaptureFixture
+) -> None:
+    await db.run(TABLE)
+    seen: list[set[str]] = []
+    for turn in range(3):
+        caplog.clear()
+        with caplog.at_level("DEBUG", "aioupsert"):
+            async with db.transaction() as conn:
+                for _ in range(2):
+                    await create_or_update(
+                        *(conn, "t"),
+                        key={"k": f"k{turn}"},
+                        defaults={"v": turn},
+                        strategy="exact",
+                    )
+                rows = [{"k": f"k{turn}-{n}", "v": n} for n in range(9)]
+                await create_or_update_many(conn, "t", rows, key="k")
+        seen.append(set(caplog.messages))
+    assert any(text.startswith("SAVEPOINT") for text in seen[0])
+    assert seen[1] == seen[2]
+
+
+async def test_our_savepoint_hides_none_of_the_callers_for_long(
+    pg: PostgresDatabase,
+) -> None:
+    await pg.run(TABLE)
+    conn = pg.handle
+    async with pg.transaction(conn):
+        await conn.execute("SAVEPOINT aioupsert_step")
+        for v in range(2):
+            await create_or_update(
+                *(conn, "t"), key={"k": f"k{v}"}, defaults={"v": v}, strategy="exact"
+            )
+        await conn.execute("ROLLBACK TO SAVEPOINT aioupsert_step")
+    assert await pg.query("SELECT * FROM t") == []
+
+
 # --- Memory ---------------------------------------------------------------------------
 
 
@@ -123,7 +166,8 @@ async def test_a_description_costs_the_server_little_memory(
         await db.run(f"CREATE TABLE t{n} (k text PRIMARY KEY, v integer)")
     await db.run("CREATE TABLE t (k text PRIMARY KEY, v integer)")
     async with db.connect() as conn:
-        await describe(conn)
+        for _ in range(8):  # until it is prepared, and has a plan for any table
+            await describe(conn)
         before = await prepared_bytes(db, conn)
         for n in range(number):
             await describe(conn, f"t{n}")

@@ -35,6 +35,7 @@ from aioupsert._engines.base import (
     Engine,
     Fault,
     ResultRows,
+    ScopeLevel,
     Steps,
     TransactionScope,
 )
@@ -134,8 +135,8 @@ class ToyEngine:
         del distinct
         return ToyBatch(ToyCall(plan))
 
-    def scope(self, *, in_transaction: bool) -> TransactionScope:
-        del in_transaction
+    def scope(self, level: ScopeLevel, *, in_transaction: bool) -> TransactionScope:
+        del level, in_transaction
         return TransactionScope(
             Command("BEGIN", kind="command"),
             Command("COMMIT", kind="command"),

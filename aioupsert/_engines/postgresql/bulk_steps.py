@@ -212,7 +212,7 @@ class _GroupWrite:
                 # Behind a savepoint, as the driver may notice late that it cannot copy.
                 return (
                     yield from in_scope(
-                        scope(in_transaction=True), self._by_copy(pending)
+                        scope("step", in_transaction=True), self._by_copy(pending)
                     )
                 )
             except CannotCopyError:

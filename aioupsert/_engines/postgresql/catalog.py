@@ -1,8 +1,9 @@
 """
 Reflection of a PostgreSQL table.
 
-One query reads all that is needed of a table. It has no parameter, and returns JSON as a
-cstring, so that neither codecs nor adapters that the caller has set on the connection
+One query reads all that is needed of a table. Its text is the same for every table, since
+the server keeps more than 1 MB for each statement that is prepared. The name is sent, and
+the JSON returned, as a cstring, so that no codecs that the caller has set on the connection
 are applied. Compatible servers have modules of their own: `citus` and `yugabytedb` add to
 this query, `cockroachdb` has another one.
 
@@ -20,7 +21,7 @@ from aioupsert._engines.partial_indexes import null_columns
 from aioupsert._engines.postgresql import citus, yugabytedb
 from aioupsert._engines.postgresql.experimental import log_experimental
 from aioupsert._engines.postgresql.qualifying import qualified
-from aioupsert._engines.sql import quote_escaped, quote_path
+from aioupsert._engines.sql import quote_path
 from aioupsert._plan.schema import (
     Column,
     Family,
@@ -47,7 +48,7 @@ SELECT json_build_object(
   'kind', c.relkind,
   'row_type', CASE
     WHEN c.reltype = 0 THEN ''
-    WHEN to_regtype({name}) = c.reltype THEN {name}
+    WHEN to_regtype($1::cstring::text) = c.reltype THEN $1::cstring::text
     ELSE quote_ident(n.nspname::text) || '.' || quote_ident(c.relname::text) END,
   'returns_old', current_setting('server_version_num')::int4 >= 180000,
   'xmax', {HAS_XMAX},
@@ -230,7 +231,7 @@ CROSS JOIN LATERAL (
       FROM pg_catalog.pg_class m JOIN family ON family.oid = m.oid) AS is_remote
   FROM pg_catalog.pg_trigger g JOIN family ON family.oid = g.tgrelid
   WHERE g.tgenabled <> 'D') b
-WHERE c.oid = to_regclass({name})
+WHERE c.oid = to_regclass($1::cstring::text)
 """.replace("{HAS_XMAX}", yugabytedb.HAS_XMAX).replace("{IS_CITUS}", citus.IS_INSTALLED)
 )
 
@@ -252,8 +253,7 @@ def reflect(name: TableName) -> Steps[Table]:
     Raises:
         UnknownTableError: There is no such table; a second query found the closest.
     """
-    sql = _REFLECT.replace("{name}", quote_escaped(quote_path(name)))
-    rows = yield Command(sql, kind="catalog")
+    rows = yield Command(_REFLECT, [quote_path(name)], kind="catalog")
     if not rows:
         known = yield Command(TABLES, kind="catalog")
         raise UnknownTableError(".".join(name), [row[0] for row in known])

@@ -11,7 +11,7 @@ from aioupsert._engines.postgresql.compiler import compile_call
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from aioupsert._engines.base import Steps, TransactionScope
+    from aioupsert._engines.base import ScopeLevel, Steps, TransactionScope
     from aioupsert._engines.postgresql.bulk_steps import PostgresqlBatch
     from aioupsert._engines.postgresql.steps import PostgresqlCall
     from aioupsert._plan import Plan
@@ -40,9 +40,9 @@ class PostgresqlEngine:
         """Compile the plan of many rows."""
         return compile_batch(plan, distinct=distinct)
 
-    def scope(self, *, in_transaction: bool) -> TransactionScope:
+    def scope(self, level: ScopeLevel, *, in_transaction: bool) -> TransactionScope:
         """Return a transaction, or a savepoint if one is open."""
-        return steps.scope(in_transaction=in_transaction)
+        return steps.scope(level, in_transaction=in_transaction)
 
     def comparable_types(self, column: Column) -> frozenset[type]:
         """Return the Python types whose equality is that of the column."""

@@ -31,7 +31,6 @@ References:
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -40,6 +39,7 @@ from aioupsert._engines.base import (
     Command,
     ParameterValues,
     ResultRows,
+    ScopeLevel,
     Steps,
     TransactionScope,
     in_scope,
@@ -274,7 +274,7 @@ def _behind_savepoint(statement: Command) -> Steps[ResultRows | Exception]:
     """Send a statement so that a conflict does not abort the transaction."""
     try:
         body = single_command(statement)
-        return (yield from in_scope(scope(in_transaction=True), body))
+        return (yield from in_scope(scope("step", in_transaction=True), body))
     except Exception as exc:
         if _is_conflict(exc):
             return exc
@@ -320,15 +320,15 @@ _OWN: Final = TransactionScope(
 _SNAPSHOT: Final = _OWN._replace(
     begin=Command("BEGIN ISOLATION LEVEL REPEATABLE READ", kind="command")
 )
-# A name is used once, so that it never hides a savepoint of the caller's.
-_savepoints: Final = itertools.count(1)
 
 
-def scope(*, in_transaction: bool) -> TransactionScope:
+def scope(level: ScopeLevel, *, in_transaction: bool) -> TransactionScope:
     """Return a transaction, or a savepoint if one is open."""
     if not in_transaction:
         return _OWN
-    name = f"aioupsert_{next(_savepoints)}"
+    # Few names, as each is an entry in pg_stat_statements; and one for each level, so that
+    # a rollback without its savepoint, which was cancelled, never ends an outer one.
+    name = f"aioupsert_{level}"
     # One message, so that a cancellation cannot separate the two.
     rollback = f"ROLLBACK TO SAVEPOINT {name}; RELEASE SAVEPOINT {name}"
     return TransactionScope(

@@ -11,7 +11,7 @@ from aioupsert._engines.sqlite.compiler import compile_call
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from aioupsert._engines.base import Steps, TransactionScope
+    from aioupsert._engines.base import ScopeLevel, Steps, TransactionScope
     from aioupsert._engines.sqlite.bulk_steps import SqliteBatch
     from aioupsert._engines.sqlite.steps import SqliteCall
     from aioupsert._plan import Plan
@@ -41,8 +41,9 @@ class SqliteEngine:
         del distinct
         return compile_batch(plan)
 
-    def scope(self, *, in_transaction: bool) -> TransactionScope:
+    def scope(self, level: ScopeLevel, *, in_transaction: bool) -> TransactionScope:
         """Return a transaction, or a savepoint if one is open."""
+        del level
         return steps.scope(in_transaction=in_transaction)
 
     def comparable_types(self, column: Column) -> frozenset[type]:
