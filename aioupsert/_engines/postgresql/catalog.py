@@ -270,9 +270,9 @@ def reflect(name: TableName) -> Steps[Table]:
 
 def identify(name: TableName) -> Steps[str]:
     """Return the oid of the relation that a name means now; empty if it is none."""
-    relation = f"pg_catalog.to_regclass({quote_escaped(quote_path(name))})"
+    relation = "pg_catalog.to_regclass($1::pg_catalog.text)"
     sql = f"SELECT {relation}::pg_catalog.oid::pg_catalog.text"
-    rows = yield Command(sql)
+    rows = yield Command(sql, [quote_path(name)])
     return str(rows[0][0] or "")
 
 
