@@ -15,9 +15,10 @@ import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
+from typing import TYPE_CHECKING, ClassVar, TypeAlias
 
 from aioupsert.expressions import MEMBERS, sql_parts
+from aioupsert.typing import Value
 
 if TYPE_CHECKING:
     from aioupsert._engines.base import ParameterValues
@@ -38,7 +39,7 @@ class RowCode(enum.IntEnum):
     SKIPPED = 4
 
 
-Encoder: TypeAlias = Callable[[Any], str | None]
+Encoder: TypeAlias = Callable[[Value], str | None]
 """Encodes a value that the driver would not write as this library means it."""
 Encoders: TypeAlias = tuple[tuple[int, Encoder], ...]
 """The positions of placeholders whose value is encoded, each with its encoder."""
@@ -58,12 +59,12 @@ class CompiledStatement:
     """
 
     sql: str
-    pick: Callable[[ParameterValues], tuple[Any, ...]]
+    pick: Callable[[ParameterValues], tuple[Value, ...]]
     encoders: Encoders = ()
     when: str = ""
     counted_as: RowCode | None = None
 
-    def arguments(self, values: ParameterValues) -> Sequence[Any]:
+    def arguments(self, values: ParameterValues) -> Sequence[Value]:
         """Return the values in the order of the placeholders, encoded."""
         picked = self.pick(values)
         if not self.encoders:
@@ -74,7 +75,9 @@ class CompiledStatement:
         return encoded
 
 
-def _picker(parameters: Sequence[int]) -> Callable[[ParameterValues], tuple[Any, ...]]:
+def _picker(
+    parameters: Sequence[int],
+) -> Callable[[ParameterValues], tuple[Value, ...]]:
     if len(parameters) > 1:  # itemgetter returns a tuple only then
         return itemgetter(*parameters)
     return lambda values: tuple([values[parameter] for parameter in parameters])
@@ -104,7 +107,7 @@ def quote_escaped(text: str) -> str:
     return f"E'{escaped}'"
 
 
-def encode_json(value: Any) -> str | None:
+def encode_json(value: Value) -> str | None:
     """Write JSON as SQLite does: compact, and with letters unescaped; None is NULL."""
     if value is None:
         return None

@@ -16,7 +16,7 @@ raised as it is.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from aioupsert._drivers import is_retryable
 from aioupsert._drivers.base import Session, TransientError
@@ -40,6 +40,7 @@ from aioupsert._execution.transactions import transaction
 from aioupsert._plan import RejectedRow, RowGroup, ValueSemantics, check_keys
 from aioupsert._plan.schema import Table, TableName
 from aioupsert.errors import AioupsertError, NotAppliedError, UsageError
+from aioupsert.typing import Value
 
 AFTER_A_BATCH: Final = 6
 """A pause after a batch is as long as after so many attempts of one row."""
@@ -49,7 +50,7 @@ class RowReader(Protocol):
     """Reads the rows of a batch."""
 
     def group(
-        self, rows: Sequence[Any], table: Table, semantics: ValueSemantics, /
+        self, rows: Sequence[Value], table: Table, semantics: ValueSemantics, /
     ) -> tuple[list[RowGroup], list[RejectedRow]]:
         """
         Sort rows into groups that are written together.
@@ -65,7 +66,7 @@ class Batch(NamedTuple):
     """Rows, and their positions in the input."""
 
     positions: Sequence[int]
-    rows: Sequence[Any]
+    rows: Sequence[Value]
 
 
 class RejectedRowError(Exception):

@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING
 
 from aioupsert._plan import BulkRequest, RequestShape, read_bulk_request, read_request
 from aioupsert._plan.schema import TableName, split_name, table_name
+from aioupsert.typing import Value
 
 if TYPE_CHECKING:
-    from typing import Any
-
     from aioupsert._plan.bulk_request import BulkArguments
     from aioupsert._plan.request import Arguments
     from aioupsert._sqlalchemy.models import Model
@@ -47,7 +46,7 @@ class Target:
             self.model = _model_of(conn, table)
         self.name = table_name(table) if self.model is None else self.model.name
 
-    def read(self, arguments: Arguments) -> tuple[RequestShape, list[Any]]:
+    def read(self, arguments: Arguments) -> tuple[RequestShape, list[Value]]:
         """Return the shape of a call and its values."""
         if self.model is None:
             return read_request(**arguments)
@@ -56,7 +55,7 @@ class Target:
 
     def read_without_defaults(
         self, arguments: Arguments
-    ) -> tuple[RequestShape, list[Any]]:
+    ) -> tuple[RequestShape, list[Value]]:
         """Return the same for a call that only reads: no default is made for it."""
         if self.model is None:
             return read_request(**arguments)

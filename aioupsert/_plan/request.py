@@ -12,7 +12,7 @@ import datetime as dt
 import decimal
 import uuid
 from collections.abc import Iterable, Mapping
-from typing import Any, Final, NamedTuple, TypeAlias, TypedDict, cast
+from typing import Final, NamedTuple, TypeAlias, TypedDict, cast
 
 from aioupsert._plan.schema import Names
 from aioupsert.errors import UsageError
@@ -230,7 +230,7 @@ def read_where(where: object, values: list[Value]) -> Node:
     return where.node
 
 
-def pairs(argument: str, items: object) -> Iterable[tuple[str, Any]]:
+def pairs(argument: str, items: object) -> Iterable[tuple[str, Value]]:
     """
     Return the items of a mapping.
 
@@ -238,6 +238,6 @@ def pairs(argument: str, items: object) -> Iterable[tuple[str, Any]]:
         UsageError: It is not a mapping.
     """
     if isinstance(items, Mapping):
-        return cast("Mapping[str, Any]", items).items()
+        return cast("Mapping[str, Value]", items).items()
     msg = f"{argument} must be a mapping of column names to values, not {items!r}"
     raise UsageError(msg)

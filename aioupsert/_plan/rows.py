@@ -418,7 +418,7 @@ def _in_turns(
         some.columns[0] if width == 1 else [*zip(*some.columns[:width], strict=True)]
         for some in uniform
     ]
-    distinct = set(keys[0]) if len(keys) == 1 else set[Any]().union(*keys)
+    distinct = set(keys[0]) if len(keys) == 1 else set[Value]().union(*keys)
     if len(distinct) == sum(map(len, keys)):
         return [
             RowGroup(*request, some.positions, some.columns, distinct=True)
@@ -429,7 +429,7 @@ def _in_turns(
         for number, some in enumerate(uniform)
         for at, position in enumerate(some.positions)
     )
-    seen: dict[Any, int] = {}
+    seen: dict[Value, int] = {}
     turns: dict[tuple[int, int], list[tuple[int, int]]] = {}
     for position, number, at in rows:
         key = keys[number][at]

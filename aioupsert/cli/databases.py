@@ -16,6 +16,7 @@ from urllib.parse import parse_qsl
 from aioupsert._engines.sqlite.values import text_converter
 from aioupsert._plan.schema import Column
 from aioupsert.cli.errors import LoadError, message_of
+from aioupsert.typing import Value
 
 Engine = Literal["postgresql", "sqlite"]
 TransactionEnd = Literal["COMMIT", "ROLLBACK"]
@@ -45,12 +46,12 @@ class Database(Protocol):
 
     async def convert(
         self, columns: Sequence[Column], cells: Sequence[str | None], /
-    ) -> list[Any]:
+    ) -> list[Value]:
         """Return the values that columns would hold for the given text."""
         ...
 
     async def find_faulty_column(
-        self, columns: Mapping[str, Column], row: Mapping[str, Any], error: object, /
+        self, columns: Mapping[str, Column], row: Mapping[str, Value], error: object, /
     ) -> str | None:
         """Return the column that caused an error, or None if unknown."""
         ...
@@ -160,7 +161,7 @@ class _Sqlite:
 
     async def convert(
         self, columns: Sequence[Column], cells: Sequence[str | None], /
-    ) -> list[Any]:
+    ) -> list[Value]:
         return [
             cell if not cell else text_converter(column)(cell)
             for column, cell in zip(columns, cells, strict=True)
@@ -237,12 +238,12 @@ class _Postgresql:
 
     async def convert(
         self, columns: Sequence[Column], cells: Sequence[str | None], /
-    ) -> list[Any]:
+    ) -> list[Value]:
         casts = (_cast(f"${n}", column) for n, column in enumerate(columns, start=1))
         return list(await self.handle.fetchrow(f"SELECT {', '.join(casts)}", *cells))
 
     async def find_faulty_column(
-        self, columns: Mapping[str, Column], row: Mapping[str, Any], error: object, /
+        self, columns: Mapping[str, Column], row: Mapping[str, Value], error: object, /
     ) -> str | None:
         state = getattr(error, "sqlstate", None) or ""
         # An error of the input function of a type may be of any class.

@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 import signal
 import unicodedata
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
+
+from aioupsert.typing import Value
 
 if TYPE_CHECKING:
     from aioupsert.cli.reading.rows import Origin
@@ -71,7 +73,7 @@ class RowError(LoadError):
         reason: str,
         *,
         column: int | str | None = None,
-        row: Any = None,
+        row: Value = None,
         origin: Origin | None = None,
         text: str | None = None,
     ) -> None:

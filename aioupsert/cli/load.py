@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from typing import Final
 
 from aioupsert._bulk import create_or_update_many
 from aioupsert._drivers import is_retryable, session_on
@@ -40,6 +40,7 @@ from aioupsert.errors import (
 )
 from aioupsert.expressions import Expression
 from aioupsert.results import BulkResult, Progress
+from aioupsert.typing import Value
 
 
 @dataclass(frozen=True, slots=True)
@@ -304,7 +305,7 @@ async def _row_error(
     database: Database, columns: Mapping[str, Column], error: BulkError
 ) -> RowError:
     """Return the error of a row, with its position in the input."""
-    row: Any = error.row
+    row: Value = error.row
     cause = error.__cause__
     column = await database.find_faulty_column(columns, row, cause)
     given: Row = row.as_read

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import typer
 
@@ -14,6 +13,7 @@ from aioupsert.cli.errors import LoadError, message_of
 from aioupsert.cli.load import find_table
 from aioupsert.cli.updates import Operand
 from aioupsert.errors import AioupsertError, UnknownColumnError
+from aioupsert.typing import Value
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ async def _preview(database: Database, call: PreviewCall) -> None:
 
 async def _convert(
     database: Database, name: str, given: Mapping[str, str | None]
-) -> dict[str, Any]:
+) -> dict[str, Value]:
     """Convert text to the values that the columns hold."""
     if not given:
         return {}

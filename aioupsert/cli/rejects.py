@@ -15,6 +15,7 @@ from aioupsert.cli.errors import LoadError, RowError
 from aioupsert.cli.outputs import OutputFile, cannot_write
 from aioupsert.cli.reading import Origin, ParquetRow
 from aioupsert.cli.values import to_json
+from aioupsert.typing import Value
 
 # How many rejected rows are printed if no file has them.
 _MAX_SHOWN: Final = 10
@@ -352,7 +353,7 @@ class _ParquetRecords:
         parquet: Any = importlib.import_module("pyarrow.parquet")
         self._schema = origin.schema
         self._writer: Any = parquet.ParquetWriter(output.binary, origin.schema)
-        self._rows: list[Any] = []
+        self._rows: list[Value] = []
 
     def write(self, error: RowError, /) -> None:
         row: ParquetRow = error.row

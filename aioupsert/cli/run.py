@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
-from typing import Any, Final
+from typing import Final
 
 import typer
 from rich.console import Console
@@ -31,6 +31,7 @@ from aioupsert.cli.progress import ProgressBar
 from aioupsert.cli.reading import STDIN, Input, ReadOptions, open_input
 from aioupsert.cli.rejects import MaxErrors, Rejects, open_rejects, reasons_path
 from aioupsert.results import BulkResult, Progress
+from aioupsert.typing import Value
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +106,7 @@ class Summary:
         for note in self.notes:
             typer.echo(printable(without_password(note)), err=True)
         result = self.result
-        numbers: dict[str, Any] = {
+        numbers: dict[str, Value] = {
             "created": result.created,
             "updated": result.updated,
             "unchanged": result.unchanged,

@@ -8,12 +8,13 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Any, Final
+from typing import Final
 
 from aioupsert._engines.sql import quote, quote_path
 from aioupsert._plan.schema import TableName
 from aioupsert.cli.databases import Engine
 from aioupsert.cli.reading import Row, TimeText
+from aioupsert.typing import Value
 
 # The column type for each kind of data. SQLite has no type for dates or JSON. Its REAL
 # would round large integers; NUMERIC keeps them beside fractions.
@@ -113,7 +114,7 @@ def text_type(engine: Engine) -> str:
 _MAX_SHOWN: Final = 40
 
 
-def _shown(value: Any) -> str:
+def _shown(value: Value) -> str:
     shown = repr(value if isinstance(value, str) else str(value))
     return shown if len(shown) <= _MAX_SHOWN else f"{shown[:_MAX_SHOWN]}..."
 
@@ -127,7 +128,7 @@ def _common_type(kinds: set[str]) -> str:
     return "text"
 
 
-def _kind(value: Any, engine: Engine, *, is_key: bool) -> str:
+def _kind(value: Value, engine: Engine, *, is_key: bool) -> str:
     if isinstance(value, TimeText):
         return "interval" if value.startswith("PT") else "text"
     if isinstance(value, str):

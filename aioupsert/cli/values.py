@@ -16,8 +16,9 @@ from aioupsert._plan.schema import Column
 from aioupsert.cli.databases import Engine
 from aioupsert.cli.errors import RowError, message_of
 from aioupsert.cli.reading import ConvertedRow, ParquetRow, Row, TimeText, TypedRow
+from aioupsert.typing import Value
 
-Converter: TypeAlias = Callable[[Any], Any]
+Converter: TypeAlias = Callable[[Value], Value]
 
 _ERRORS: Final = (ValueError, TypeError, ArithmeticError, RecursionError)
 
@@ -229,7 +230,7 @@ def _sqlite_decimal(value: Decimal) -> float | int:
 # --- Text -----------------------------------------------------------------------------
 
 
-def to_json(value: Any) -> str:
+def to_json(value: Value) -> str:
     """Return a value as JSON text, with numbers as they were written."""
     try:
         return json.dumps(value, ensure_ascii=False, default=_json_default)
@@ -241,7 +242,7 @@ class _HasDecimalError(Exception):
     """The json module cannot write a Decimal as a number."""
 
 
-def _json_default(value: Any) -> str:
+def _json_default(value: Value) -> str:
     if isinstance(value, Decimal):
         raise _HasDecimalError
     if isinstance(value, bytes):
@@ -251,18 +252,18 @@ def _json_default(value: Any) -> str:
     return text
 
 
-def _exact_json(value: Any) -> str:
+def _exact_json(value: Value) -> str:
     if isinstance(value, Decimal):
         return str(value)
     if isinstance(value, dict):
-        members = cast("dict[str, Any]", value).items()
+        members = cast("dict[str, Value]", value).items()
         return f"{{{', '.join(f'{to_json(k)}: {_exact_json(v)}' for k, v in members)}}}"
     if _is_list(value):
         return f"[{', '.join(map(_exact_json, value))}]"
     return to_json(value)
 
 
-def _strict_json(value: Any) -> str:
+def _strict_json(value: Value) -> str:
     """Return a value as JSON text, which has no NaN and no Infinity."""
     try:
         return json.dumps(
@@ -276,9 +277,9 @@ def _strict_json(value: Any) -> str:
         raise ValueError(message_of(exc)) from exc
 
 
-def _check_finite(value: Any) -> None:
+def _check_finite(value: Value) -> None:
     if isinstance(value, dict):
-        for member in cast("dict[str, Any]", value).values():
+        for member in cast("dict[str, Value]", value).values():
             _check_finite(member)
     elif _is_list(value):
         for element in value:
@@ -288,7 +289,7 @@ def _check_finite(value: Any) -> None:
         raise ValueError(msg)
 
 
-def _number_text(value: Any) -> str:
+def _number_text(value: Value) -> str:
     """Return a number as it was written."""
     return str(value) if isinstance(value, Decimal) else json.dumps(value)
 
@@ -330,7 +331,7 @@ _INTEGER_ARRAYS: Final = {"_int2", "_int4", "_int8"}
 _JSON_ARRAYS: Final = {"_json", "_jsonb"}
 
 
-def _is_list(value: Any) -> bool:
+def _is_list(value: Value) -> bool:
     return isinstance(value, list)
 
 
@@ -341,7 +342,7 @@ def _array_converter(column: Column) -> Converter:
     is_json = kind in _JSON_ARRAYS
     is_integer = kind in _INTEGER_ARRAYS
 
-    def element(value: Any) -> str:
+    def element(value: Value) -> str:
         if value is None:
             return "NULL"
         if is_json:
@@ -362,7 +363,7 @@ def _array_converter(column: Column) -> Converter:
         escaped = text.replace("\\", "\\\\").replace('"', '\\"')
         return f'"{escaped}"'
 
-    def array(values: list[Any]) -> str:
+    def array(values: list[Value]) -> str:
         return f"{{{delimiter.join(map(element, values))}}}"
 
     return array

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from opentelemetry import trace
 from opentelemetry.context import Context
 
 from aioupsert.events import Event, Observer
+from aioupsert.typing import Value
 
 if TYPE_CHECKING:
     from opentelemetry.util.types import AttributeValue
@@ -84,7 +85,7 @@ def spans(tracer_provider: trace.TracerProvider | None = None) -> Observer:
 def _attributes(event: Event) -> dict[str, AttributeValue]:
     """Return the attributes of an event that is complete."""
     result = event.result
-    attributes: dict[str, Any] = {
+    attributes: dict[str, Value] = {
         "db.system.name": event.system,
         "db.operation.batch.size": event.rows if event.rows > 1 else 0,
         "aioupsert.created": result.created,

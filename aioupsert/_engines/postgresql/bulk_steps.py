@@ -30,7 +30,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
 from aioupsert._engines.base import (
     ArrayArgument,
@@ -44,6 +44,7 @@ from aioupsert._engines.base import (
 from aioupsert._engines.outcomes import BatchOutcome, read_result
 from aioupsert._engines.postgresql.steps import PostgresqlCall, scope
 from aioupsert._engines.sql import CompiledStatement, Encoder, RowCode, quote
+from aioupsert.typing import Value
 
 if TYPE_CHECKING:
     from aioupsert._plan import RowGroup
@@ -256,7 +257,7 @@ class _GroupWrite:
         rows = zip(itertools.count(1), *self._columns(some), strict=False)
         return Command(self._batch.staging_table, rows, kind="copy")
 
-    def _columns(self, some: Sequence[int]) -> list[Sequence[Any]]:
+    def _columns(self, some: Sequence[int]) -> list[Sequence[Value]]:
         """Return the values of the rows, column by column, encoded."""
         values = self._group.some(some)
         return [

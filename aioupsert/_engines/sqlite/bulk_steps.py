@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 from aioupsert._engines.base import Command, Steps
 from aioupsert._engines.sql import RowCode
 from aioupsert._engines.sqlite.steps import checked
+from aioupsert.typing import Value
 
 if TYPE_CHECKING:
     from aioupsert._engines.outcomes import BatchOutcome
@@ -94,9 +95,9 @@ class SqliteBatch:
             codes[row] = code
         outcome.add_codes(dict(zip(group.positions, codes, strict=True)))
 
-    def _arguments(self, group: RowGroup) -> Iterable[tuple[Any, ...]]:
+    def _arguments(self, group: RowGroup) -> Iterable[tuple[Value, ...]]:
         """Return the values of each row, in the order of the placeholders."""
-        values: list[Iterable[Any]] = [
+        values: list[Iterable[Value]] = [
             *group.columns,
             *map(itertools.repeat, group.constants),
         ]

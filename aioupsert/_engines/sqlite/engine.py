@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from aioupsert._engines.sqlite import catalog, steps, values
 from aioupsert._engines.sqlite.bulk_compiler import compile_batch
@@ -58,6 +58,6 @@ class SqliteEngine:
         del column, keys
         return False
 
-    def text_converter(self, column: Column) -> Callable[[str], Any]:
+    def text_converter(self, column: Column) -> Callable[[str], Value]:
         """Return the function that converts text as the column's affinity would."""
         return values.text_converter(column)

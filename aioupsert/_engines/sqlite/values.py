@@ -7,9 +7,10 @@ References:
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from aioupsert._plan.key_checks import looks_like_number
+from aioupsert.typing import Value
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,7 +26,7 @@ _NUMERIC: Final[frozenset[Storage]] = frozenset({"sqlite number", "sqlite real"}
 _INT64: Final = 2**63
 
 
-def text_converter(column: Column) -> Callable[[str], Any]:
+def text_converter(column: Column) -> Callable[[str], Value]:
     """Return the function that converts text as the column's affinity would."""
     if column.family == "boolean":
         return _boolean

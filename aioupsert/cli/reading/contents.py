@@ -55,14 +55,12 @@ _FIRST: Final = 16
 _LINE: Final = 4096
 
 
-def is_zip(binary: io.BufferedReader[Any]) -> bool:
+def is_zip(binary: io.BufferedReader) -> bool:
     """Return whether a file is a zip archive, which must be read from its end."""
     return binary.peek(_FIRST).startswith(_ZIP)
 
 
-def unpack(
-    file: str, binary: io.BufferedReader[Any], stack: ExitStack
-) -> io.BufferedReader[Any]:
+def unpack(file: str, binary: io.BufferedReader, stack: ExitStack) -> io.BufferedReader:
     """
     Return what is in a compressed file, or the file itself.
 
@@ -72,7 +70,7 @@ def unpack(
     first = binary.peek(_FIRST)
     for magic, reader in _PACKED.items():
         if first.startswith(magic):
-            unpacked = io.BufferedReader(cast("io.RawIOBase", reader(binary)))
+            unpacked: io.BufferedReader = io.BufferedReader(reader(binary))
             _check(file, unpacked.peek(_FIRST))
             return unpacked
     if first.startswith(_ZIP):
@@ -88,9 +86,7 @@ def _check(file: str, first: bytes) -> None:
             raise LoadError(msg)
 
 
-def _only_member(
-    file: str, binary: IO[bytes], stack: ExitStack
-) -> io.BufferedReader[Any]:
+def _only_member(file: str, binary: IO[bytes], stack: ExitStack) -> io.BufferedReader:
     try:
         archive = stack.enter_context(zipfile.ZipFile(binary))
         names = [name for name in archive.namelist() if not name.endswith("/")]
@@ -109,7 +105,7 @@ def _only_member(
     return io.BufferedReader(cast("io.RawIOBase", member))
 
 
-def format_of(binary: io.BufferedReader[Any]) -> str | None:
+def format_of(binary: io.BufferedReader) -> str | None:
     """Return the format that the first bytes tell, if they do."""
     first = binary.peek(_FIRST)
     if first.startswith(_PARQUET):
@@ -124,7 +120,7 @@ def format_of(binary: io.BufferedReader[Any]) -> str | None:
     return None
 
 
-def encoding_of(binary: io.BufferedReader[Any]) -> str | None:
+def encoding_of(binary: io.BufferedReader) -> str | None:
     """Return the encoding that a byte order mark tells, if it is not UTF-8."""
     first = binary.peek(_FIRST)
     return next((name for bom, name in _BOMS.items() if first.startswith(bom)), None)

@@ -12,7 +12,7 @@ from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, BinaryIO, Final, cast
+from typing import IO, TYPE_CHECKING, BinaryIO, Final, cast
 
 from aioupsert.cli.errors import LoadError, RowError, message_of
 from aioupsert.cli.reading.contents import encoding_of, format_of, is_zip, unpack
@@ -205,22 +205,22 @@ class Input:
             self.notes.append(found.note)
         return found.header, found.rows
 
-    def _copy(self, binary: IO[bytes]) -> io.BufferedReader[Any]:
+    def _copy(self, binary: IO[bytes]) -> io.BufferedReader:
         """Return a copy of what is read from its end, such as Parquet."""
         copy = _temporary(self._stack)
         shutil.copyfileobj(binary, copy)
         copy.seek(0)
-        return cast("io.BufferedReader[Any]", copy)
+        return cast("io.BufferedReader", copy)
 
     @contextmanager
-    def _binary(self, file: Path) -> Generator[io.BufferedReader[Any]]:
+    def _binary(self, file: Path) -> Generator[io.BufferedReader]:
         stream: io.RawIOBase | None = None
         if self._options.read_twice and self._sizes[file] is None:
             stream = self._copied(file)
         elif file == STDIN:
             stream = _StandardInput(self)
         if stream is not None:
-            binary = io.BufferedReader(stream)
+            binary: io.BufferedReader = io.BufferedReader(stream)
             try:
                 yield binary
             finally:
@@ -317,7 +317,7 @@ def _temporary(stack: ExitStack) -> IO[bytes]:
     return stack.enter_context(tempfile.TemporaryFile())
 
 
-def _opened(file: Path) -> io.BufferedReader[Any]:
+def _opened(file: Path) -> io.BufferedReader:
     try:
         return file.open("rb")
     except (OSError, ValueError) as exc:

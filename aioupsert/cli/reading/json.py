@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator
 from decimal import Decimal
-from typing import Any, BinaryIO, Final, NoReturn, cast
+from typing import BinaryIO, Final, NoReturn, cast
 
 from aioupsert.cli.errors import RowError
 from aioupsert.cli.reading.rows import (
@@ -17,6 +17,7 @@ from aioupsert.cli.reading.rows import (
     TypedRow,
     read_error,
 )
+from aioupsert.typing import Value
 
 # What the decoder raises: its own error, another ValueError for numbers with thousands
 # of digits, and RecursionError for deeply nested arrays or objects.
@@ -52,13 +53,13 @@ def read_json_lines(
     try:
         for number, line in enumerate(lines, start=1):
             try:
-                found: Any = _load(line)
+                found: Value = _load(line)
             except _JSON_ERRORS as exc:
                 if not line.isspace():
                     options.on_bad_row(_not_json(origin, number, exc, line))
                 continue
             if isinstance(found, dict):
-                row = TypedRow(cast("dict[str, Any]", found))
+                row = TypedRow(cast("dict[str, Value]", found))
                 row.origin = origin
                 row.line = number
                 yield row
@@ -80,7 +81,7 @@ def _not_json(origin: Origin, line: int, error: Exception, row: str) -> RowError
     return origin.error(line, reason, column=column, row=text, text=text)
 
 
-def _not_an_object(origin: Origin, line: int, found: Any) -> RowError:
+def _not_an_object(origin: Origin, line: int, found: Value) -> RowError:
     kind = next(kind for cls, kind in _KINDS.items() if isinstance(found, cls))
     return origin.error(line, f"a row must be an object, not {kind}", row=found)
 
@@ -126,7 +127,7 @@ def _object(text: _JsonText, options: ReadOptions) -> Iterator[TypedRow]:
     line = text.line
     found = text.read_value()
     if isinstance(found, dict):
-        row = TypedRow(cast("dict[str, Any]", found))
+        row = TypedRow(cast("dict[str, Value]", found))
         row.origin = text.origin
         row.line = line
         yield row
@@ -184,7 +185,7 @@ class _JsonText:
         """Move past one character."""
         self._move(self._position + 1)
 
-    def read_value(self) -> Any:
+    def read_value(self) -> Value:
         """Parse the value that starts at the current position."""
         while True:
             try:

@@ -7,10 +7,13 @@ import datetime as dt
 import importlib
 import re
 from collections.abc import Callable, Iterator
-from typing import IO, Any, Final
+from typing import IO, Any, Final, TypeAlias
 
 from aioupsert.cli.errors import LoadError, message_of
 from aioupsert.cli.reading.rows import Origin, ParquetRow, TimeText
+from aioupsert.typing import Value
+
+_Scalar: TypeAlias = Any  # pyarrow has no annotations
 
 
 def read_parquet(
@@ -80,7 +83,7 @@ _BATCH: Final = 10_000
 # --- Values ---------------------------------------------------------------------------
 
 
-def _values(array: Any) -> list[Any]:
+def _values(array: Any) -> list[Value]:
     """Return the values of a column, as Python's types or as text."""
     kind = str(array.type)
     if kind.startswith("timestamp[ns"):
@@ -91,7 +94,7 @@ def _values(array: Any) -> list[Any]:
     if not _SPECIAL.search(kind):
         # Years beyond Python's.
         with contextlib.suppress(ValueError, OverflowError):
-            values: list[Any] = array.to_pylist()
+            values: list[Value] = array.to_pylist()
             return values
     return [_value(scalar) for scalar in array]
 
@@ -100,7 +103,7 @@ def _values(array: Any) -> list[Any]:
 _SPECIAL: Final = re.compile(r"\[ns|map<")
 
 
-def _value(scalar: Any) -> Any:
+def _value(scalar: _Scalar) -> Any:
     if not scalar.is_valid:
         return None
     kind = str(scalar.type)
@@ -117,7 +120,7 @@ def _value(scalar: Any) -> Any:
     return _TIMES[name](scalar) if name in _TIMES else scalar.as_py()
 
 
-def _map(scalar: Any) -> Any:
+def _map(scalar: _Scalar) -> Any:
     """Return a map as an object of JSON, or as pairs if a key comes twice."""
     pairs = [(_value(pair["key"]), _value(pair["value"])) for pair in scalar.values]
     found = {key if isinstance(key, str) else str(key): value for key, value in pairs}
@@ -128,25 +131,25 @@ _PER_SECOND: Final = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
 _DAY: Final = 86_400
 
 
-def _timestamp(scalar: Any) -> TimeText:
+def _timestamp(scalar: _Scalar) -> TimeText:
     days, time = _split(scalar, scalar.value)
     year, rest, era = _date(days)
     zone = "" if scalar.type.tz is None else "+00:00"
     return TimeText(f"{year}-{rest} {time}{zone}{era}")
 
 
-def _date_of_year(scalar: Any) -> TimeText:
+def _date_of_year(scalar: _Scalar) -> TimeText:
     value = scalar.value
     days = value if str(scalar.type) == "date32[day]" else value // (_DAY * 1_000)
     year, rest, era = _date(days)
     return TimeText(f"{year}-{rest}{era}")
 
 
-def _time(scalar: Any) -> TimeText:
+def _time(scalar: _Scalar) -> TimeText:
     return TimeText(_split(scalar, scalar.value)[1])
 
 
-def _duration(scalar: Any) -> TimeText:
+def _duration(scalar: _Scalar) -> TimeText:
     per_second = _PER_SECOND[scalar.type.unit]
     seconds, rest = divmod(abs(scalar.value), per_second)
     fraction = f"{rest + per_second}"[1:].rstrip("0")
@@ -154,7 +157,7 @@ def _duration(scalar: Any) -> TimeText:
     return TimeText(f"PT{sign}{seconds}{'.' if fraction else ''}{fraction}S")
 
 
-def _split(scalar: Any, value: int) -> tuple[int, str]:
+def _split(scalar: _Scalar, value: int) -> tuple[int, str]:
     """Return days, and the time of the day as text."""
     per_second = _PER_SECOND[scalar.type.unit]
     seconds, rest = divmod(value, per_second)
@@ -183,7 +186,7 @@ def _date(days: int) -> tuple[str, str, str]:
     return f"{year if year > 0 else 1 - year:04}", f"{date:%m-%d}", era
 
 
-_TIMES: Final[dict[str, Callable[[Any], TimeText]]] = {
+_TIMES: Final[dict[str, Callable[[_Scalar], TimeText]]] = {
     "timestamp": _timestamp,
     "date32": _date_of_year,
     "date64": _date_of_year,

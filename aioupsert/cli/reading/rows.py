@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Self
 
 from aioupsert.cli.errors import LoadError, RowError, message_of
+from aioupsert.typing import Value
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +75,7 @@ class Origin:
     schema: Any = None
 
     @property
-    def layout(self) -> tuple[Any, ...]:
+    def layout(self) -> tuple[Value, ...]:
         """What files have in common whose rows one file can hold."""
         return self.format, self.header, self.dialect, str(self.schema)
 
@@ -84,7 +85,7 @@ class Origin:
         reason: str,
         *,
         column: int | str | None = None,
-        row: Any = None,
+        row: Value = None,
         text: str | None = None,
     ) -> RowError:
         """Return the error of a row that comes from here."""
@@ -93,7 +94,7 @@ class Origin:
         )
 
 
-class Row(dict[str, Any]):
+class Row(dict[str, Value]):
     """
     A row with its position in the input.
 
@@ -110,7 +111,7 @@ class Row(dict[str, Any]):
     line: int
     given: Row
 
-    def with_cells(self, cells: Iterable[tuple[str, Any]]) -> Self:
+    def with_cells(self, cells: Iterable[tuple[str, Value]]) -> Self:
         """Return a row with other cells that is made from this one."""
         row = type(self)(cells)
         row.origin, row.line, row.given = self.origin, self.line, self
