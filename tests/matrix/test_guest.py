@@ -166,7 +166,7 @@ async def test_a_description_costs_the_server_little_memory(
         await db.run(f"CREATE TABLE t{n} (k text PRIMARY KEY, v integer)")
     await db.run("CREATE TABLE t (k text PRIMARY KEY, v integer)")
     async with db.connect() as conn:
-        for _ in range(8):  # until it is prepared, and has a plan for any table
+        for _ in range(12):  # until it is prepared, and has a plan for any table
             await describe(conn)
         before = await prepared_bytes(db, conn)
         for n in range(number):
