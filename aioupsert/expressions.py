@@ -84,6 +84,14 @@ Operand: TypeAlias = "Expression | Value"
 _INT32: Final = 2**31
 _INT64: Final = 2**63
 
+# Hashing a tree takes stack for each level of it.
+_MAX_DEPTH: Final = 1_000
+TOO_DEEP: Final = (
+    "an expression is nested too deeply: write one of some hundred operands as SQL(),"
+    " and alternatives as .in_()"
+)
+"""Says why an expression cannot be used that takes more stack than there is."""
+
 COMPARISONS: Final = ("=", "<>", "<", "<=", ">", ">=", "in")
 """The operators that compare values of the same type."""
 
@@ -118,9 +126,11 @@ _KINDS: Final[dict[type, LiteralKind]] = {
 
 def walk(node: Node) -> Iterator[Node]:
     """Yield a node and all nodes below it, from left to right."""
-    yield node
-    for operand in node[2]:
-        yield from walk(operand)
+    waiting = [node]
+    while waiting:
+        node = waiting.pop()
+        yield node
+        waiting += reversed(node[2])
 
 
 def column_beside(node: Node) -> str | None:
@@ -148,6 +158,14 @@ def literal_kind(value: Value) -> LiteralKind:
     if kind == "datetime" and value.tzinfo is not None:
         return "datetimetz"
     return kind
+
+
+def literals_of_members(members: Sequence[Value]) -> tuple[list[Node], list[Value]]:
+    """Return the literals that are the members of a set, none of them None."""
+    kind = _kind_of_members(members)
+    if kind is not None:
+        return [("literal", kind, ())], [[*members]]
+    return [("literal", literal_kind(member), ()) for member in members], [*members]
 
 
 def _kind_of_members(members: Sequence[Value]) -> LiteralKind | None:
@@ -178,10 +196,15 @@ class Expression:
     combine conditions with ``&``, ``|`` and ``~``.
     """
 
-    __slots__ = ("node", "values")
+    __slots__ = ("depth", "node", "values")
 
-    def __init__(self, node: Node, values: tuple[Value, ...] = ()) -> None:
+    def __init__(
+        self, node: Node, values: tuple[Value, ...] = (), depth: int = 0
+    ) -> None:
         """Create an expression; callers use the functions of this module instead."""
+        if depth > _MAX_DEPTH:
+            raise UsageError(TOO_DEEP)
+        self.depth: int = depth
         self.node: Node = node
         self.values: tuple[Value, ...] = values
 
@@ -278,14 +301,17 @@ class Expression:
     def _operate(self, operator: Operator, other: Operand) -> Expression:
         # The same as _build, but faster, because most calls build F("n") + 1.
         node: Node
+        depth = self.depth
         if isinstance(other, Expression):
             node = other.node
             values = (*self.values, *other.values)
+            depth = max(depth, other.depth)
         else:
             is_int4 = other.__class__ is int and -_INT32 <= other < _INT32
             node = ("literal", "int4" if is_int4 else literal_kind(other), ())
             values = (*self.values, other)
-        return Expression(("operator", operator, (self.node, node)), values)
+        node = ("operator", operator, (self.node, node))
+        return Expression(node, values, depth + 1)
 
     def is_null(self) -> Expression:
         """Return the condition that the value is NULL."""
@@ -303,7 +329,7 @@ class Expression:
             among = _build("function", "in", self, *present, *padding)
         else:
             node: Node = ("function", "in", (self.node, ("literal", kind, ())))
-            among = Expression(node, (*self.values, present))
+            among = Expression(node, (*self.values, present), self.depth + 1)
         return among if len(present) == len(members) else among | self.is_null()
 
     def concat(self, *others: Operand) -> Expression:
@@ -335,6 +361,7 @@ class F(Expression):
             _refuse_name(column, "F")
         self.node: Node = ("column", column, ())
         self.values: tuple[Value, ...] = ()
+        self.depth: int = 0
 
 
 class Excluded(Expression):
@@ -348,6 +375,7 @@ class Excluded(Expression):
             _refuse_name(column, "Excluded")
         self.node: Node = ("excluded", column, ())
         self.values: tuple[Value, ...] = ()
+        self.depth: int = 0
 
 
 DEFAULT: Final = Expression(("default", "", ()))
@@ -473,14 +501,16 @@ def _refuse_name(column: object, function: str) -> NoReturn:
 def _build(kind: NodeKind, name: str, *operands: Operand) -> Expression:
     nodes: list[Node] = []
     values: list[Value] = []
+    depth = 0
     for operand in operands:
         if isinstance(operand, Expression):
+            depth = max(depth, operand.depth)
             nodes.append(operand.node)
             values += operand.values
         else:
             nodes.append(("literal", literal_kind(operand), ()))
             values.append(operand)
-    return Expression((kind, name, tuple(nodes)), tuple(values))
+    return Expression((kind, name, tuple(nodes)), tuple(values), depth + 1)
 
 
 def _describe(node: Node, values: Iterator[Value]) -> str:

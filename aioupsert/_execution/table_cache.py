@@ -22,6 +22,7 @@ from aioupsert.errors import (
     UnknownTableError,
     UsageError,
 )
+from aioupsert.expressions import TOO_DEEP
 
 if TYPE_CHECKING:
     from aioupsert._engines.base import CompiledBatch, CompiledCall
@@ -31,6 +32,8 @@ K = TypeVar("K")
 V = TypeVar("V")
 
 _ttl = 60.0
+# More than most programs use; one for each tenant, for example, must not fill the memory.
+_MAX_TABLES = 256
 
 
 def set_schema_cache_ttl(seconds: float) -> None:
@@ -91,7 +94,13 @@ async def refresh(session: Session, name: TableName) -> bool:
         cached.read_at = time.monotonic()
         return False
     state = session.state
-    state.tables[name] = read = CachedTable(table, time.monotonic())
+    tables = state.tables
+    if len(tables) >= _MAX_TABLES and name not in tables:
+        # A table in use is read again each time that its description is too old.
+        oldest = min(tables, key=lambda other: tables[other].read_at)
+        del tables[oldest]
+        state.homonyms.pop(oldest, None)
+    tables[name] = read = CachedTable(table, time.monotonic())
     failed = state.failed.pop(name, None)
     if failed is not None and failed.table.relation_id != table.relation_id:
         state.homonyms.setdefault(name, {})[failed.table.relation_id] = failed
@@ -177,7 +186,10 @@ async def compile_call(
 ) -> CompiledCall:
     """Check a request against its table, write its statements, and cache them."""
     cached = await reflected_table(session, name)
-    call = session.engine.compile_call(make_plan(shape, cached.table))
+    try:
+        call = session.engine.compile_call(make_plan(shape, cached.table))
+    except RecursionError as exc:
+        raise UsageError(TOO_DEEP) from exc
     warn(session, call.plan.warning)
     _keep(cached.calls, shape, call)
     return call
@@ -189,8 +201,11 @@ def compile_batch(
     """Do the same for many rows."""
     batch = cached.batches.get((shape, distinct))
     if batch is None:
-        plan = make_plan(shape, cached.table)
-        batch = session.engine.compile_batch(plan, distinct=distinct)
+        try:
+            plan = make_plan(shape, cached.table)
+            batch = session.engine.compile_batch(plan, distinct=distinct)
+        except RecursionError as exc:
+            raise UsageError(TOO_DEEP) from exc
         _keep(cached.batches, (shape, distinct), batch)
     return batch
 

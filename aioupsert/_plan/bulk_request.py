@@ -123,11 +123,7 @@ class BulkRequest:
         update = self._update_of(names, present, primary_key)
         created = self.create_defaults
         # A value that the row has for a touched column is the one to write.
-        touch = {
-            name: _excluded(name) if name in present else expression
-            for name, expression in self.touch.items()
-            if name not in update
-        }
+        touch = {n: e for n, e in self.touch.items() if n not in update}
         if self.on_update and (update or touch):
             done = {*present, *update, *touch}
             also = {n: e for n, e in self.on_update.items() if n not in done}

@@ -28,11 +28,14 @@ from aioupsert.errors import UsageError
 from aioupsert.expressions import (
     ARITHMETIC,
     DEFAULT,
+    MEMBERS,
     SAME_TYPE,
+    TOO_DEEP,
     Expression,
     Node,
     column_beside,
     literal_kind,
+    literals_of_members,
 )
 
 if TYPE_CHECKING:
@@ -347,7 +350,10 @@ class Model:
     def _expression(self, expression: Expression) -> Expression:
         """Name the columns of an expression, and translate what stands beside them."""
         values: list[object] = []
-        node = self._node(expression.node, iter(expression.values), values, None)
+        try:
+            node = self._node(expression.node, iter(expression.values), values, None)
+        except RecursionError as exc:
+            raise UsageError(TOO_DEEP) from exc
         return Expression(node, tuple(values))
 
     def _node(
@@ -370,6 +376,14 @@ class Model:
         is_sum = name in ARITHMETIC and _has_decimal(operands)
         key = column_beside(node) if is_sum or name in SAME_TYPE else None
         beside = None if key is None else self._by_name.get(self._name(key))
+        if operands and operands[-1][0] == "literal" and operands[-1][1] in MEMBERS:
+            first = self._node(operands[0], given, values, beside)
+            members = cast("Sequence[object]", next(given))
+            nodes, added = literals_of_members(
+                [self._value(beside, member) for member in members]
+            )
+            values += added
+            return kind, name, (first, *nodes)
         done = (self._node(operand, given, values, beside) for operand in operands)
         return kind, name, tuple(done)
 

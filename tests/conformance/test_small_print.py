@@ -12,11 +12,13 @@ from aioupsert import (
     Action,
     F,
     MissingUniqueIndexError,
+    UsageError,
     create_or_update,
     create_or_update_many,
     iter_create_or_update,
     preview,
 )
+from aioupsert._drivers.base import STATES
 from tests.support.databases import Database
 
 SIZES = pytest.mark.parametrize("size", [1, 2, 3, 20])
@@ -36,9 +38,9 @@ async def test_the_value_of_a_row_wins_over_touch(db: Database, size: int) -> No
     assert await load(None, n=1, seen="own") == [(1, "own")]
     assert await load(None, n=1, seen="own") == [(1, "own")]
     assert await load(None, n=2, seen="new") == [(2, "new")]
-    # Not named in update, it is written as what is touched is: with another change.
+    # A column of the row that update does not name is none of an update.
     assert await load(["n"], n=2, seen="later") == [(2, "new")]
-    assert await load(["n"], n=3, seen="later") == [(3, "later")]
+    assert await load(["n"], n=3, seen="later") == [(3, "touched")]
     assert await load(None, n=4) == [(4, "touched")]
 
 
@@ -123,3 +125,40 @@ async def test_members_of_a_set_of_any_size_are_one_statement(
         texts.add(tuple(statement.sql for statement in statements))
     # The empty set, and the others; of floats one statement for each power of two.
     assert len(texts) == (2 if type_ != "double precision" else 6)
+
+
+@pytest.mark.parametrize("levels", [40, 900, 5_000])
+async def test_an_expression_that_is_nested_too_deeply_is_refused(
+    db: Database, levels: int
+) -> None:
+    await db.run("CREATE TABLE t (k integer PRIMARY KEY, n integer DEFAULT 0)")
+
+    async def call() -> None:
+        total: Any = F("n")
+        for _ in range(levels):
+            total = total + 1
+        for row in ({"k": 1}, {"k": 1}):
+            await create_or_update(db.handle, "t", key=row, defaults={"n": total})
+        rows = [{"k": k, "n": 1} for k in range(3)]
+        await create_or_update_many(db.handle, "t", rows, key="k", update={"n": total})
+
+    if levels == 40:
+        await call()
+        assert await db.query("SELECT n FROM t WHERE k = 1") == [(120,)]
+    else:
+        with pytest.raises(UsageError, match="nested too deeply"):
+            await call()
+
+
+async def test_few_tables_are_kept_for_a_connection(
+    db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aioupsert._execution.table_cache._MAX_TABLES", 3)
+    for _ in range(2):
+        for number in range(5):
+            await db.run(
+                f"CREATE TABLE IF NOT EXISTS t{number} (k integer PRIMARY KEY)"
+            )
+            await create_or_update(db.handle, f"t{number}", key={"k": 1})
+    kept = [len(state.tables) for state in STATES.values()]
+    assert max(kept) == 3
