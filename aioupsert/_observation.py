@@ -31,8 +31,8 @@ COALESCERS: Final[dict[int, tuple[str, weakref.ref[HasStats]]]] = {}
 def register(coalescer: HasStats, table: tuple[str, ...]) -> None:
     """Let observers see a coalescer, for as long as it exists."""
     key = id(coalescer)
-    reference = weakref.ref(coalescer, lambda _: COALESCERS.pop(key, None))
-    COALESCERS[key] = ".".join(table), reference
+    COALESCERS[key] = ".".join(table), weakref.ref(coalescer)
+    weakref.finalize(coalescer, COALESCERS.pop, key, None)
 
 
 _logger: Final = logging.getLogger("aioupsert")

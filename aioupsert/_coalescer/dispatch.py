@@ -185,11 +185,6 @@ class Lease:
         """Return why a call of the batch that has no answer will get none."""
         return _NOT_SENT if self.session is None else _UNKNOWN
 
-    def terminate(self) -> None:
-        """Close the connection, if there is one."""
-        if self.session is not None:
-            self.session.terminate()
-
 
 class Dispatcher:
     """
@@ -328,8 +323,8 @@ class Dispatcher:
 
     async def _end_leases(self, ending: set[asyncio.Task[None]]) -> None:
         _, late = await asyncio.wait(ending, timeout=_SECONDS_TO_CANCEL)
-        for task in late:
-            self._leases[task].terminate()
+        for session in filter(None, [self._leases[task].session for task in late]):
+            session.terminate()
         if late:
             await asyncio.wait(late, timeout=_SECONDS_TO_CLOSE)
 
