@@ -9,8 +9,6 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from functools import partial
 from typing import Any, Final
 
 import asyncpg
@@ -31,6 +29,19 @@ from aioupsert import (
     create_or_update_many,
 )
 from tests.support.cancellation import CancelledAt
+from tests.support.coalescing import (
+    ADD,
+    NOT_SENT,
+    PATIENCE,
+    TABLE,
+    UNKNOWN,
+    begin,
+    blocked,
+    locked,
+    numbers,
+    outcomes,
+    unblocked,
+)
 from tests.support.databases import (
     Database,
     PostgresDatabase,
@@ -45,21 +56,12 @@ from tests.support.databases import (
 from tests.support.sessions import idle
 from tests.support.violations import CHECK, ENDED, LOST
 
-TABLE: Final = "CREATE TABLE t (k integer PRIMARY KEY, n integer DEFAULT 0)"
 # What the driver raises depends on how far the thread has come.
 CLOSED: Final = (ValueError, sqlite3.ProgrammingError)
 GONE: Final = (*ENDED, psycopg.OperationalError)
-ADD: Final = {"n": F("n") + 1}
-NOT_SENT: Final = "it was closed before this call was sent"
-UNKNOWN: Final = (
-    "it was closed while this call was under way: it has been stored or not"
-)
 # So many calls are made where each may be cancelled or be wrong; more take longer, and
 # show rarer things.
 CALLS: Final = 3_000
-# What hangs fails.
-PATIENCE: Final = 20
-
 of_pool = pytest.mark.parametrize("db", ["pool", "psycopg_pool"], indirect=True)
 of_postgresql = pytest.mark.parametrize(
     "db", ["asyncpg", "pool", "psycopg", "psycopg_pool"], indirect=True
@@ -83,66 +85,6 @@ async def quiet() -> AsyncIterator[None]:
 async def plain(db: Database) -> Database:
     await db.run(TABLE)
     return db
-
-
-def begin(coalescer: Coalescer, *keys: Any, **call: Any) -> list[asyncio.Task[Result]]:
-    """Make calls, one for each key, in tasks of their own."""
-    return [
-        asyncio.create_task(
-            coalescer.create_or_update(key={"k": key}, **({"defaults": ADD} | call))
-        )
-        for key in keys
-    ]
-
-
-async def outcomes(tasks: list[asyncio.Task[Result]]) -> list[Any]:
-    async with asyncio.timeout(PATIENCE):
-        return await asyncio.gather(*tasks, return_exceptions=True)
-
-
-async def numbers(db: Database) -> dict[int, int]:
-    return dict(await db.query("SELECT k, n FROM t"))
-
-
-@asynccontextmanager
-async def locked(pg: PostgresDatabase, *keys: int) -> AsyncIterator[Any]:
-    """Have another session hold rows, until it is told to commit or the block ends."""
-    async with pg.connect() as other:
-        await other.execute("BEGIN")
-        for key in keys:
-            await other.execute(
-                f"INSERT INTO t (k) VALUES ({key})"
-                " ON CONFLICT (k) DO UPDATE SET n = t.n"
-            )
-        # Twice does no harm.
-        commit = partial(other.execute, "COMMIT")
-        try:
-            yield commit
-        finally:
-            await commit()
-
-
-async def blocked(pg: PostgresDatabase, number: int = 1) -> list[int]:
-    """Return once so many sessions of the test wait for a lock: their processes."""
-    return await _waiting(pg, lambda found: found >= number)
-
-
-async def unblocked(pg: PostgresDatabase) -> None:
-    """Return once no session of the test waits for a lock."""
-    await _waiting(pg, lambda found: not found)
-
-
-async def _waiting(pg: PostgresDatabase, enough: Callable[[int], bool]) -> list[int]:
-    async with asyncio.timeout(PATIENCE):
-        while True:
-            rows = await pg.query(
-                "SELECT a.pid FROM pg_stat_activity a WHERE EXISTS (SELECT FROM pg_locks"
-                " l WHERE l.pid = a.pid AND NOT l.granted)"
-                f" AND application_name = '{pg.schema}'"
-            )
-            if enough(len(rows)):
-                return [pid for (pid,) in rows]
-            await asyncio.sleep(0.002)
 
 
 async def is_whole(db: Database) -> None:

@@ -26,7 +26,7 @@ from aioupsert import (
     get_or_create,
     iter_create_or_update,
 )
-from tests.hazards.test_coalescer import (
+from tests.support.coalescing import (
     NOT_SENT,
     TABLE,
     UNKNOWN,
