@@ -264,6 +264,8 @@ async def test_no_hostile_function_or_operator_runs(
         async with connect(db._dsn, db.schema) as conn:
             # Before, as asyncpg asks about a type by a query of its own.
             await enum(conn)
+            if db.kind == "asyncpg":
+                await conn.fetch("SELECT $1::bigint[], $2::text[]", [1], ["a"])
             await conn.execute(f"SET search_path = {path}")
             for text in ("1 = 1", "'a'::varchar || 'b'::varchar", "quote_ident('a')"):
                 with pytest.raises(Exception, match="hostile"):

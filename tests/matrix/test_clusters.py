@@ -60,7 +60,7 @@ async def test_both_drivers_are_asked(pg: PostgresDatabase) -> None:
         def get_settings(self) -> Any:
             return SimpleNamespace(crdb_version=COCKROACH)
 
-    connection = Cockroach()
+    connection: Any = Cockroach()
     assert AsyncpgSession(connection).engine.system == "cockroachdb"
     assert PsycopgSession(connection).engine.system == "cockroachdb"
     connection.closed = True
