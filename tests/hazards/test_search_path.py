@@ -13,6 +13,7 @@ import contextlib
 import re
 from typing import TYPE_CHECKING, Any, Final
 
+import asyncpg
 import pytest
 
 from aioupsert import (
@@ -264,7 +265,7 @@ async def test_no_hostile_function_or_operator_runs(
         async with connect(db._dsn, db.schema) as conn:
             # Before, as asyncpg asks about a type by a query of its own.
             await enum(conn)
-            if db.kind == "asyncpg":
+            if isinstance(conn, asyncpg.Connection):
                 await conn.fetch("SELECT $1::bigint[], $2::text[]", [1], ["a"])
             await conn.execute(f"SET search_path = {path}")
             for text in ("1 = 1", "'a'::varchar || 'b'::varchar", "quote_ident('a')"):

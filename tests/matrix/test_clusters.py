@@ -130,7 +130,7 @@ CITUS = """
 SET LOCAL allow_system_table_mods = on;
 CREATE TABLE pg_catalog.pg_dist_partition (
     logicalrelid regclass, partmethod "char", partkey text);
-CREATE FUNCTION column_to_column_name(regclass, text) RETURNS text LANGUAGE sql STRICT
+CREATE FUNCTION pg_catalog.column_to_column_name(regclass, text) RETURNS text LANGUAGE sql STRICT
     AS $$ SELECT attname::text FROM pg_attribute
         WHERE attrelid = $1 AND attnum = $2::int $$;
 CREATE TABLE here (k integer PRIMARY KEY, n integer);
@@ -174,7 +174,8 @@ async def test_yugabytedb_is_not_asked_for_xmax(
 ) -> None:
     await pg.run("CREATE TABLE t (k integer PRIMARY KEY)")
     steps = postgresql_catalog.reflect(("t",))
-    ((answer,),) = await pg.handle.fetch(next(steps).sql)
+    catalog = next(steps)
+    ((answer,),) = await pg.handle.fetch(catalog.sql, *catalog.arguments)
     found = json.loads(answer)
     # By its version, such as 15.12-YB-2025.1.0.0-b0.
     assert found["xmax"]

@@ -475,10 +475,11 @@ def _unique(found: FoundIndex) -> UniqueIndex:
     columns = found["columns"] or []
     if found["exclusion"] and not found["equality"]:
         columns = [None] * len(columns)
+    expressions = tuple(found.get("expressions") or ())
     return UniqueIndex(
         name=found["name"],
         columns=tuple(columns),
-        expressions=tuple(found.get("expressions") or ()),
+        expressions=expressions if any(expressions) else (),
         nulls_distinct=found["nulls_distinct"],
         predicate=found["predicate"],
         null_predicate=null_columns(found["predicate"]),
