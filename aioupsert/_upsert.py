@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from aioupsert._execution import calls
 from aioupsert._plan.request import Arguments
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from aioupsert.expressions import Expression
     from aioupsert.results import Result, Statement
     from aioupsert.typing import (
@@ -37,6 +39,7 @@ async def create_or_update(
     without_unique_index: WithoutUniqueIndex = "warn",
     strategy: Strategy = "auto",
     timeout: float | None = TIMEOUT,
+    execution_options: Mapping[str, Any] | None = None,
 ) -> Result:
     """
     Update the row that has this key, or create it.
@@ -80,6 +83,9 @@ async def create_or_update(
             for no limit; with a pool also how long to wait for a connection, with 0 for
             a second. It does not interrupt a statement; use ``asyncio.timeout`` to do
             so.
+        execution_options: Execution options of SQLAlchemy, for a table or class of it:
+            ``schema_translate_map``, and ``synchronize_session``, ``"auto"`` or False,
+            which says whether objects that the session has loaded are refreshed.
 
     Returns:
         The action, the number of rows written, and the rows if *returning* is given.
@@ -114,7 +120,9 @@ async def create_or_update(
         without_unique_index=without_unique_index,
         strategy=strategy,
     )
-    return await calls.create_or_update(conn, table, arguments, timeout)
+    return await calls.create_or_update(
+        conn, table, arguments, timeout, execution_options
+    )
 
 
 async def get_or_create(
@@ -127,6 +135,7 @@ async def get_or_create(
     without_unique_index: WithoutUniqueIndex = "warn",
     strategy: Strategy = "auto",
     timeout: float | None = TIMEOUT,
+    execution_options: Mapping[str, Any] | None = None,
 ) -> Result:
     """
     Return the row that has this key as it is, or create it.
@@ -153,6 +162,7 @@ async def get_or_create(
         strategy: How to execute the call, as for `create_or_update`.
         timeout: The number of seconds after which no further attempt is made, or None
             for no limit, as for `create_or_update`.
+        execution_options: As for `create_or_update`.
 
     Returns:
         The row, with the action CREATED or UNCHANGED.
@@ -174,7 +184,7 @@ async def get_or_create(
         without_unique_index=without_unique_index,
         strategy=strategy,
     )
-    return await calls.get_or_create(conn, table, arguments, timeout)
+    return await calls.get_or_create(conn, table, arguments, timeout, execution_options)
 
 
 async def preview(

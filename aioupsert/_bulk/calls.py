@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from aioupsert._bulk import running
 from aioupsert._bulk.running import Options
+from aioupsert._execution.targets import Target
 from aioupsert._plan.bulk_request import BulkArguments
 from aioupsert._upsert import TIMEOUT
 
@@ -44,6 +45,7 @@ async def create_or_update_many(
     on_error: Literal["raise", "skip"] = "raise",
     connections: int = 1,
     timeout: float | None = TIMEOUT,
+    execution_options: Mapping[str, Any] | None = None,
 ) -> BulkResult:
     """
     Create or update many rows in few statements, as if each were applied in order.
@@ -93,6 +95,7 @@ async def create_or_update_many(
         timeout: The number of seconds after which no batch is repeated after a
             transient error, and for which to wait for a connection of a pool, or None
             for no limit.
+        execution_options: As for `create_or_update`.
 
     Returns:
         The number of rows that were created, updated, left unchanged, and skipped, and
@@ -119,7 +122,8 @@ async def create_or_update_many(
         without_unique_index=without_unique_index,
     )
     options = Options(batch_size, progress, atomic, on_error, connections, timeout)
-    return await running.create_or_update_many(conn, table, rows, arguments, options)
+    target = Target(conn, table, execution_options)
+    return await running.create_or_update_many(conn, target, rows, arguments, options)
 
 
 async def iter_create_or_update(
@@ -138,6 +142,7 @@ async def iter_create_or_update(
     without_unique_index: WithoutUniqueIndex = "warn",
     batch_size: int | None = None,
     timeout: float | None = TIMEOUT,
+    execution_options: Mapping[str, Any] | None = None,
 ) -> AsyncGenerator[Result]:
     """
     Create or update many rows, and yield the result of each in the order of the rows.
@@ -167,6 +172,7 @@ async def iter_create_or_update(
         timeout: The number of seconds after which no batch is repeated after a
             transient error, and for which to wait for a connection of a pool, or None
             for no limit.
+        execution_options: As for `create_or_update`.
 
     Yields:
         The `Result` of each row, as `create_or_update` would return it.
@@ -188,8 +194,9 @@ async def iter_create_or_update(
         convert_text=convert_text,
         without_unique_index=without_unique_index,
     )
+    target = Target(conn, table, execution_options)
     results = running.iter_create_or_update(
-        conn, table, rows, arguments, batch_size=batch_size, timeout=timeout
+        target, rows, arguments, batch_size=batch_size, timeout=timeout
     )
     async with aclosing(results):
         async for result in results:

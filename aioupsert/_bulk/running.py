@@ -59,13 +59,12 @@ class Options(NamedTuple):
 
 async def create_or_update_many(
     conn: Connection,
-    table: object,
+    target: Target,
     rows: Rows,
     arguments: BulkArguments,
     options: Options,
 ) -> BulkResult:
     """Write all rows; return what became of them."""
-    target = Target(conn, table)
     request = target.read_bulk(arguments)
     size = checked_size(options.batch_size)
     options.check(conn)
@@ -82,9 +81,9 @@ async def create_or_update_many(
             if options.connections > 1:
                 await ParallelWriter(
                     write, source, options.connections, options.timeout
-                ).run(conn)
+                ).run(target.handle)
             else:
-                async with session_on(conn, options.timeout) as session:
+                async with session_on(target.handle, options.timeout) as session:
                     if observation is not None:
                         record_system(session.engine.system)
                     await write.write_all(session, source, atomic=options.atomic)
@@ -92,6 +91,8 @@ async def create_or_update_many(
             if observation is not None:
                 observation.record(replace(exc.committed, rejected=(exc,)))
             raise
+        if target.model is not None:
+            await target.synchronize()
         write.report()
         result = write.result()
         if observation is not None:
@@ -100,8 +101,7 @@ async def create_or_update_many(
 
 
 async def iter_create_or_update(
-    conn: Connection,
-    table: object,
+    target: Target,
     rows: Rows,
     arguments: BulkArguments,
     *,
@@ -109,20 +109,21 @@ async def iter_create_or_update(
     timeout: float | None,
 ) -> AsyncGenerator[Result]:
     """Write rows batch by batch; yield the result of each row."""
-    target = Target(conn, table)
     request = target.read_bulk(arguments)
     write = BulkWrite(target.name, request, timeout, each=True)
     size = checked_size(_ITERATED_ROWS if batch_size is None else batch_size)
     source = Source(rows, size)
-    async with session_on(conn, timeout) as session:
+    async with session_on(target.handle, timeout) as session:
         await write.check(session)
     async for batch in source.batches():
         with observed("iter_create_or_update", target.name) as observation:
-            async with session_on(conn, timeout) as session:
+            async with session_on(target.handle, timeout) as session:
                 if observation is not None:
                     record_system(session.engine.system)
                 results = await write.results(session, batch)
             if observation is not None:
                 observation.record_each(*results)
+        if target.model is not None:
+            await target.synchronize()
         for result in results:
             yield result if target.model is None else target.model.result(result)

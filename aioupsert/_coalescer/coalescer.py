@@ -107,7 +107,7 @@ class Coalescer:
                 pool.
         """
         self._target = target = Target(conn_or_pool, table)
-        names = read_key_names(key)
+        names = read_key_names(key if target.model is None else target.model.keys(key))
         for argument, value in (
             ("max_batch", max_batch),
             ("max_pending", max_pending),
@@ -124,13 +124,13 @@ class Coalescer:
         self._without_unique_index: WithoutUniqueIndex = without_unique_index
         self._loop: asyncio.AbstractEventLoop | None = None
         self._calls = self._failures = 0
-        columns = names if target.model is None else target.model.names(names)
+        columns = names if target.model is None else target.model.key_names(names)
         self._reader = RequestReader(target, names)
         self._admission = Admission(max_pending)
         self._sender = Sender(target.name, columns, timeout)
-        queue = Queue(len(names))
+        queue = Queue(len(columns))
         self._dispatcher = Dispatcher(
-            conn_or_pool,
+            target.handle,
             target.name,
             queue,
             Schedule(

@@ -47,7 +47,9 @@ class RequestReader:
             return shared, values
         # The shape has the key's columns in the order of the coalescer's, or is new.
         order = [*map(self._check_key(key).index, self._key)]
-        shape = (tuple([shape[0][at] for at in order]), *shape[1:])
+        columns = shape[0]
+        order += range(len(order), len(columns))  # what a model adds to every key
+        shape = (tuple([columns[at] for at in order]), *shape[1:])
         if len(self._shapes) >= _MAX_SHAPES:
             self._shapes.clear()
         shape = self._shapes.setdefault(shape, shape)
@@ -55,7 +57,10 @@ class RequestReader:
 
     def _check_key(self, key: object) -> list[str]:
         """Return the columns of a call's key, which must be the coalescer's."""
-        given = [name for name, _ in pairs("key", key)]
+        model = self._target.model
+        given = [
+            name if model is None else model.keys(name) for name, _ in pairs("key", key)
+        ]
         if len(given) != len(self._key) or not {*self._key}.issuperset(given):
             msg = (
                 f"key must have {', '.join(map(repr, self._key))}, as the coalescer's,"

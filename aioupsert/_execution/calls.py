@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from aioupsert._drivers import session_on
 from aioupsert._drivers.base import CachedTable, ReadOnlyError, Session, TransientError
@@ -31,7 +31,7 @@ from aioupsert._execution.table_cache import (
     compile_call,
     has_changed,
 )
-from aioupsert._execution.targets import Target, named
+from aioupsert._execution.targets import Target, named, of_sqlalchemy
 from aioupsert._observation import Observation, record_system
 from aioupsert._plan.request import read_request
 from aioupsert.events import OBSERVERS
@@ -39,6 +39,8 @@ from aioupsert.results import Result, Statement
 from aioupsert.typing import Value
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from aioupsert._engines.base import CompiledCall
     from aioupsert._plan import RequestShape
     from aioupsert._plan.request import Arguments
@@ -51,40 +53,56 @@ _MANY_ATTEMPTS: Final = 10
 
 
 async def create_or_update(
-    conn: object, table: object, arguments: Arguments, timeout: float | None
+    conn: object,
+    table: object,
+    arguments: Arguments,
+    timeout: float | None,
+    options: Mapping[str, Any] | None,
 ) -> Result:
     """Create or update one row, on a connection or on one of a pool."""
-    # The names of tables are few, and this is the way of every call.
-    target = named(table) if isinstance(table, str) else Target(conn, table)
+    # The names of tables are few, and this is the way of most calls.
+    if isinstance(table, str) and options is None and not of_sqlalchemy[type(conn)]:
+        target, handle = named(table), conn
+    else:
+        target = Target(conn, table, options)
+        handle = target.handle
+    tracked: Arguments | None = None
     if target.model is None:
         shape, values = read_request(**arguments)
     else:
-        shape, values = target.read(arguments)
+        tracked = target.tracked(arguments)
+        shape, values = target.read(tracked or arguments)
     if not OBSERVERS:
-        async with session_on(conn, timeout) as session:
+        async with session_on(handle, timeout) as session:
             result = await write(session, target.name, shape, values, timeout)
     else:
         with Observation("create_or_update", target.name) as observation:
-            async with session_on(conn, timeout) as session:
+            async with session_on(handle, timeout) as session:
                 record_system(session.engine.system)
                 result = await write(session, target.name, shape, values, timeout)
             observation.record_each(result)
     if target.model is None:
         return result
-    return await target.translate(result, arguments["returning"])
+    return await target.translate(
+        result, arguments["returning"], tracked=tracked is not None
+    )
 
 
 async def get_or_create(
-    conn: object, table: object, arguments: Arguments, timeout: float | None
+    conn: object,
+    table: object,
+    arguments: Arguments,
+    timeout: float | None,
+    options: Mapping[str, Any] | None,
 ) -> Result:
     """Return the row, or create it with the defaults, which are its create_defaults."""
-    target = Target(conn, table)
+    target = Target(conn, table, options)
     if not OBSERVERS:
-        async with session_on(conn, timeout) as session:
+        async with session_on(target.handle, timeout) as session:
             result = await _get_or_create(session, target, arguments, timeout)
     else:
         with Observation("get_or_create", target.name) as observation:
-            async with session_on(conn, timeout) as session:
+            async with session_on(target.handle, timeout) as session:
                 record_system(session.engine.system)
                 result = await _get_or_create(session, target, arguments, timeout)
             observation.record_each(result)
@@ -114,7 +132,7 @@ async def preview(
     target = Target(conn, table)
     shape, values = target.read(arguments)
     retries = _Retries(target.name, timeout, time.monotonic())
-    async with session_on(conn, timeout) as session:
+    async with session_on(target.handle, timeout) as session:
         while True:
             try:
                 call = await _compiled(session, target.name, shape, values)

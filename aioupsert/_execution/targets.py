@@ -1,21 +1,29 @@
-"""The table of a call: a name, or a table or class of SQLAlchemy."""
+"""The table of a call, a name or a table or class of SQLAlchemy, and its connection."""
 
 from __future__ import annotations
 
 import importlib
 import sys
+from collections.abc import Mapping
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final
 
 from aioupsert._plan import BulkRequest, RequestShape, read_bulk_request, read_request
 from aioupsert._plan.schema import TableName, split_name, table_name
+from aioupsert.errors import UsageError
 from aioupsert.typing import Value
 
 if TYPE_CHECKING:
+    from types import ModuleType
+
+    from aioupsert._drivers.base import Handle
     from aioupsert._plan.bulk_request import BulkArguments
     from aioupsert._plan.request import Arguments
     from aioupsert._sqlalchemy.models import Model
     from aioupsert.results import Result
+
+# Names and classes that a program makes while it runs must not fill the memory.
+_MAX_CACHED: Final = 256
 
 
 class Target:
@@ -25,26 +33,38 @@ class Target:
     Attributes:
         name: Its name.
         model: What SQLAlchemy knows of it, or None.
+        handle: The connection of the call; one of SQLAlchemy's bound to the table, so
+            that a session is asked for the connection that this table is written over.
     """
 
-    __slots__ = ("_conn", "model", "name")
+    __slots__ = ("_conn", "_options", "_synchronize", "handle", "model", "name")
 
-    def __init__(self, conn: object, table: object) -> None:
+    def __init__(
+        self, conn: object, table: object, options: Mapping[str, Any] | None = None
+    ) -> None:
         """
         Read what the caller gave.
+
+        Args:
+            conn: The connection.
+            table: The table.
+            options: Execution options of SQLAlchemy for the call.
 
         Raises:
             UsageError: It is not a table.
         """
         self._conn = conn
+        self._options: dict[str, Any] = {**options} if options else {}
+        self._synchronize = not options or _synchronize(self._options)
         self.model: Model | None = None
         if isinstance(table, str):
             self.name: TableName = split_name(table)
-            return
-        is_name = isinstance(table, tuple)
-        if not is_name:
-            self.model = _model_of(conn, table)
-        self.name = table_name(table) if self.model is None else self.model.name
+        else:
+            is_name = isinstance(table, tuple)
+            if not is_name:
+                self.model = _model_of(conn, table, self._options)
+            self.name = table_name(table) if self.model is None else self.model.name
+        self.handle: Handle = _bound(conn, self.name if self.model is None else table)
 
     def read(self, arguments: Arguments) -> tuple[RequestShape, list[Value]]:
         """Return the shape of a call and its values."""
@@ -68,16 +88,48 @@ class Target:
             return read_bulk_request(**self.model.bulk_call(**arguments))
         return read_bulk_request(**arguments)
 
-    async def translate(self, result: Result, returning: object) -> Result:
-        """Return a result in the terms of the model, if there is one."""
+    def tracked(self, arguments: Arguments) -> Arguments | None:
+        """Return arguments that tell which loaded objects a call is about, if any."""
+        if self.model is None or not self._synchronizes():
+            return None
+        returning = self.model.with_identity(arguments["returning"])
+        return {**arguments, "returning": returning}
+
+    async def translate(
+        self, result: Result, returning: object, *, tracked: bool = False
+    ) -> Result:
+        """
+        Return a result in the terms of the model, if there is one.
+
+        Args:
+            result: The result.
+            returning: What the caller asked for.
+            tracked: Whether loaded objects are to be refreshed.
+        """
         if self.model is None:
             return result
         if self.model.wants_objects(self._conn, returning):
-            return await self.model.objects(self._conn, result)
+            return await self.model.objects(self._conn, result, self._options)
+        if tracked:
+            return await self.model.synchronize(
+                self._conn, result, returning, self._options
+            )
         return self.model.result(result)
 
+    async def synchronize(self) -> None:
+        """Refresh the objects that the session has loaded, after a bulk call."""
+        if self.model is not None and self._synchronizes():
+            await self.model.synchronize_all(self._conn, self._options)
 
-@lru_cache(maxsize=256)
+    def _synchronizes(self) -> bool:
+        return (
+            self.model is not None
+            and self._synchronize
+            and self.model.has_loaded(self._conn)
+        )
+
+
+@lru_cache(maxsize=_MAX_CACHED)
 def named(table: str) -> Target:
     """
     Return the target of a table's name.
@@ -88,7 +140,54 @@ def named(table: str) -> Target:
     return Target(None, table)
 
 
-def _model_of(conn: object, table: object) -> Model | None:
+class _OfSQLAlchemy(dict[type[object], bool]):
+    def __missing__(self, cls: type[object]) -> bool:
+        if len(self) >= _MAX_CACHED:
+            self.clear()
+        self[cls] = "sqlalchemy.ext.asyncio" in sys.modules and issubclass(
+            cls, _connections().HANDLES
+        )
+        return self[cls]
+
+
+of_sqlalchemy: Final = _OfSQLAlchemy()
+"""Whether a class is one of SQLAlchemy's connections, sessions or engines."""
+
+
+def _connections() -> ModuleType:
+    return importlib.import_module("aioupsert._sqlalchemy.connections")
+
+
+def _bound(conn: Handle, table: object) -> Handle:
+    """Return a connection argument, bound to the table if it is one of SQLAlchemy's."""
+    if not of_sqlalchemy[type(conn)]:
+        return conn
+    handle: Handle = _connections().bound(conn, table)
+    return handle
+
+
+def _synchronize(options: dict[str, Any]) -> bool:
+    """
+    Take from execution options whether loaded objects are to be refreshed.
+
+    Raises:
+        UsageError: They are not options that a call takes.
+    """
+    synchronize = options.pop("synchronize_session", "auto")
+    if synchronize not in {"auto", False}:
+        msg = f"synchronize_session is 'auto' or False, not {synchronize!r}"
+        raise UsageError(msg)
+    others = sorted({*options} - {"schema_translate_map"})
+    if others:
+        msg = (
+            "execution_options takes schema_translate_map and synchronize_session, not"
+            f" {', '.join(map(repr, others))}"
+        )
+        raise UsageError(msg)
+    return bool(synchronize == "auto")
+
+
+def _model_of(conn: object, table: object, options: Mapping[str, Any]) -> Model | None:
     """
     Return what SQLAlchemy knows of a table; None for a table's name.
 
@@ -98,5 +197,5 @@ def _model_of(conn: object, table: object) -> Model | None:
     if "sqlalchemy" not in sys.modules:
         return None
     models = importlib.import_module("aioupsert._sqlalchemy.models")
-    model: Model | None = models.model_of(conn, table)
+    model: Model | None = models.model_of(conn, table, options)
     return model

@@ -138,13 +138,12 @@ def _sort_by_columns(
 
 
 _ROW: Final = (
-    "a row is a mapping, dataclass, attrs or pydantic instance, or named tuple"
+    "a row is a mapping, dataclass, attrs, pydantic or mapped instance, or named tuple"
 )
 
 
 def _columns(layout: _Layout, names: Names, rows: Sequence[Row]) -> list[list[Value]]:
-    getter = itemgetter if layout.fields is None else attrgetter
-    return [[*map(getter(name), rows)] for name in names]
+    return [[*map(layout.getter(name), rows)] for name in names]
 
 
 # --- Columns --------------------------------------------------------------------------
@@ -176,16 +175,54 @@ class _Layout(NamedTuple):
     How the rows of a class have their columns.
 
     Attributes:
-        fields: The columns of every instance, which are attributes; None if each row is
-            a mapping with columns of its own.
-        columns_of: Returns the columns of such a mapping.
-        raises_key_error: Whether the mapping is a dict that has no other answer to a
-            column that it lacks.
+        fields: The columns of every instance; None if each row has columns of its own.
+        columns_of: Returns the columns of such a row.
+        raises_key_error: Whether the row is a dict that has no other answer to a column
+            that it lacks.
+        getter: Returns what reads a column of a row.
     """
 
     fields: Names | None
     columns_of: Callable[[Row], Names]
     raises_key_error: bool = False
+    getter: Callable[[str], Callable[[Row], Value]] = itemgetter
+
+
+class _SetAttributes:
+    """
+    The attributes of a mapped instance that are set, as the ORM writes them.
+
+    A primary key that is None is left to the database, and the version to the mapper.
+    """
+
+    def __init__(self, mapper: Any) -> None:
+        columns = mapper.local_table.columns
+        attributes = {
+            attribute.key: attribute.columns[0]
+            for attribute in mapper.column_attrs
+            if columns.contains_column(attribute.columns[0])
+        }
+        self._names = tuple(
+            name
+            for name, column in attributes.items()
+            if column is not mapper.version_id_col
+        )
+        self._ids = {name for name, c in attributes.items() if c in mapper.primary_key}
+
+    def __call__(self, row: Any) -> Names:
+        """Return the names of those of a row."""
+        values = row.__dict__
+        # SQLModel sets every field, and knows which ones the caller has set.
+        chosen = getattr(row, "__pydantic_fields_set__", None)
+        if chosen is None or row._sa_instance_state.key is not None:  # noqa: SLF001  # the one way without importing SQLAlchemy
+            chosen = values
+        return tuple(
+            name
+            for name in self._names
+            if name in values
+            and name in chosen
+            and not (name in self._ids and values[name] is None)
+        )
 
 
 def _layout_of(cls: type[object]) -> _Layout | None:
@@ -196,8 +233,15 @@ def _layout_of(cls: type[object]) -> _Layout | None:
         hasattr(cls, "keys") and hasattr(cls, "__getitem__")
     ):
         return _Layout(None, _columns_of_mapping)
+    if hasattr(cls, "_sa_class_manager") and hasattr(cls, "__mapper__"):
+        attributes = _SetAttributes(cast("Any", cls).__mapper__)
+        return _Layout(None, attributes, getter=attrgetter)
     fields = _fields_of(cls)
-    return None if fields is None else _Layout(fields, _columns_of_mapping)
+    return (
+        None
+        if fields is None
+        else _Layout(fields, _columns_of_mapping, getter=attrgetter)
+    )
 
 
 class _Layouts(dict[type[object], _Layout | None]):

@@ -197,7 +197,7 @@ def read_names(returning: object) -> Names:
         UsageError: It is a class.
     """
     # Some classes are iterable.
-    if not isinstance(returning, type):
+    if not isinstance(returning, type) and isinstance(returning, Iterable):
         return tuple(cast("Iterable[str]", returning))
     msg = (
         f"returning takes the names of columns, not {returning!r}; a mapped class"

@@ -1,19 +1,20 @@
 """
 SQLAlchemy's connections, sessions and engines, over every supported driver.
 
-Statements go to the driver's own connection. SQLAlchemy and its adapter of the driver
-begin a transaction with their first statement, so both are told first that one is open;
-statements sent before would not be part of it.
+Statements go to the driver's own connection; `SQLAlchemySession` does SQLAlchemy's part
+of sending them. SQLAlchemy and its adapter of the driver begin a transaction with their
+first statement, so both are told first that one is open; statements sent before would
+not be part of it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import importlib
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from sqlite3 import SQLITE_BUSY, SQLITE_LOCKED
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import (
@@ -23,13 +24,20 @@ from sqlalchemy.ext.asyncio import (
     async_scoped_session,
 )
 
-from aioupsert._drivers.base import ConnectionKind, Session, finish
+from aioupsert._drivers.base import ConnectionKind, Handle, Session, finish
 from aioupsert._engines.postgresql.sqlstates import TRANSIENT
+from aioupsert._sqlalchemy.binds import bind_arguments_of
+from aioupsert._sqlalchemy.statements import SQLAlchemySession
 from aioupsert.errors import UnsupportedConnectionError
 
 
 async def _begin_asyncpg(adapted: Any) -> None:
-    if not adapted.driver_connection.is_in_transaction():
+    if adapted.driver_connection.is_in_transaction():
+        return
+    # A statement of SQLAlchemy's in another task may be beginning it just now.
+    async with adapted._execute_mutex:  # noqa: SLF001  # as its cursor takes it
+        if adapted.driver_connection.is_in_transaction():
+            return
         # Its cursor does this before the first statement; a statement without effect
         # would cost a round trip. It runs to its end even when cancelled: otherwise
         # the adapter would not know of a transaction that is open.
@@ -76,6 +84,10 @@ _BARE: Final[dict[str, Callable[[Any], Any]]] = {
 }
 
 
+HANDLES: Final = (AsyncConnection, AsyncSession, async_scoped_session, AsyncEngine)
+"""The classes that callers hold."""
+
+
 def _driver_of(connection: AsyncConnection) -> str:
     driver = connection.dialect.driver
     if driver not in _BEGIN:
@@ -87,54 +99,135 @@ def _driver_of(connection: AsyncConnection) -> str:
     return driver
 
 
-async def _adapted(connection: AsyncConnection) -> Any:
-    """Return SQLAlchemy's adapter of the driver's connection."""
-    return (await connection.get_raw_connection()).dbapi_connection
+@asynccontextmanager
+async def _lend(
+    connection: AsyncConnection, bare: Callable[[Any], Any] | None = None
+) -> AsyncGenerator[SQLAlchemySession]:
+    """
+    Lend a session on a connection; invalidate the connection if it is lost meanwhile.
+
+    Args:
+        connection: The connection.
+        bare: Takes the driver's connection out of transactions; None for the
+            transaction that the caller ends.
+    """
+    driver = _driver_of(connection)
+    adapted = (await connection.get_raw_connection()).dbapi_connection
+    raw: Any = getattr(adapted, "driver_connection", None)
+    sync: Any = connection.sync_connection
+    session = SQLAlchemySession(sync, adapted, _session(driver, raw))
+    try:
+        if bare is not None:
+            async with bare(raw):
+                yield session
+        else:
+            async with session.state.lock:
+                await _BEGIN[driver](adapted)
+            yield session
+    except BaseException as exc:
+        if session.lost is None and _is_closed(raw):
+            session.lost = exc  # a cancellation has ended it
+        if isinstance(exc, Exception):
+            session.raise_as_host(exc)
+        raise
+    finally:
+        if session.lost is not None:
+            lost = connection.run_sync(_invalidate, session)
+            await finish(asyncio.ensure_future(lost))
+
+
+def _is_closed(raw: Any) -> bool:
+    """Return whether a connection of a driver for PostgreSQL is closed."""
+    closed: Any = getattr(raw, "is_closed", None) or getattr(raw, "closed", False)
+    return bool(closed() if callable(closed) else closed)
+
+
+def _invalidate(connection: Any, session: SQLAlchemySession) -> None:
+    """Have the pool replace a connection, and the others if they are lost as well."""
+    if connection.closed or connection.invalidated:
+        return
+    if session.lost_all:
+        pooled = connection._dbapi_connection  # noqa: SLF001  # as `Connection` does itself
+        connection.engine.pool._invalidate(pooled, session.lost)  # noqa: SLF001  # likewise
+    connection.invalidate(session.lost)
 
 
 @asynccontextmanager
-async def _on_connection(connection: AsyncConnection) -> AsyncGenerator[Any]:
-    """Lend the driver's connection, in the transaction that the caller ends."""
-    begin = _BEGIN[_driver_of(connection)]
+async def _on_connection(connection: AsyncConnection) -> AsyncGenerator[Session]:
+    """Lend a session in the transaction that the caller ends."""
+    _driver_of(connection)
     if not connection.in_transaction():
         await connection.begin()
-    adapted = await _adapted(connection)
-    await begin(adapted)
-    yield adapted.driver_connection
+    async with _lend(connection) as session:
+        yield session
 
 
 @asynccontextmanager
-async def _on_session(session: AsyncSession) -> AsyncGenerator[Any]:
+async def _on_session(
+    session: AsyncSession, bind_arguments: Mapping[str, Any]
+) -> AsyncGenerator[Session]:
     """Lend the same, after flushing what is pending in the session."""
     if session.sync_session.autoflush and (
         session.new or session.dirty or session.deleted
     ):
         await session.flush()
-    async with _on_connection(await session.connection()) as connection:
-        yield connection
+    connection = await session.connection(bind_arguments={**bind_arguments})
+    async with _on_connection(connection) as lent:
+        yield lent
 
 
 @asynccontextmanager
-async def _on_scoped(scoped: async_scoped_session[Any]) -> AsyncGenerator[Any]:
-    async with _on_session(scoped()) as connection:
-        yield connection
+async def _on_engine(engine: AsyncEngine) -> AsyncGenerator[Session]:
+    """Lend a session on a connection on which no transaction is open."""
+    async with (
+        engine.connect() as connection,
+        _lend(connection, _BARE[_driver_of(connection)]) as session,
+    ):
+        yield session
 
 
-@asynccontextmanager
-async def _on_engine(engine: AsyncEngine) -> AsyncGenerator[Any]:
-    """Lend a driver's connection on which no transaction is open."""
-    async with engine.connect() as connection:
-        bare = _BARE[_driver_of(connection)]
-        adapted = await _adapted(connection)
-        async with bare(adapted.driver_connection):
-            yield adapted.driver_connection
-
-
-def _session(connection: Any) -> Session:
-    driver = type(connection).__module__.partition(".")[0]
+def _session(driver: str, connection: Any) -> Session:
     adapter = importlib.import_module(f"aioupsert._drivers.{driver}")
     session: Session = adapter.KINDS[0].session(connection)
     return session
+
+
+class BoundHandle(NamedTuple):
+    """
+    What a caller passed as the connection, and what a session is to be asked with.
+
+    Attributes:
+        handle: A connection, session or engine of SQLAlchemy.
+        bind_arguments: What tells a session which of its connections is meant.
+    """
+
+    handle: Handle
+    bind_arguments: Mapping[str, Any]
+
+    def lend(self) -> AbstractAsyncContextManager[Session]:
+        """Return a context with a session on the connection."""
+        handle = self.handle
+        if isinstance(handle, AsyncConnection):
+            return _on_connection(handle)
+        if isinstance(handle, AsyncEngine):
+            return _on_engine(handle)
+        if not isinstance(handle, AsyncSession):
+            handle = handle()  # of the scope that is current
+        return _on_session(handle, self.bind_arguments)
+
+
+class BoundPool(BoundHandle):
+    """The same for an engine, from which several connections can be acquired."""
+
+    __slots__ = ()
+
+
+def bound(handle: Handle, table: object) -> Handle:
+    """Return a connection argument, if it is one of SQLAlchemy's bound to a table."""
+    if not isinstance(handle, HANDLES):
+        return handle
+    cls = BoundPool if isinstance(handle, AsyncEngine) else BoundHandle
+    return cls(handle, bind_arguments_of(table))
 
 
 def is_retryable(error: BaseException) -> bool:
@@ -146,9 +239,21 @@ def is_retryable(error: BaseException) -> bool:
     return state in TRANSIENT or code in {SQLITE_BUSY, SQLITE_LOCKED}
 
 
+def _lend_unbound(handle: Handle) -> AbstractAsyncContextManager[Session]:
+    return BoundHandle(handle, {}).lend()
+
+
+def _as_it_is(session: Session) -> Session:
+    return session
+
+
 KINDS: Final = (
-    ConnectionKind(AsyncConnection, _session, _on_connection),
-    ConnectionKind(AsyncSession, _session, _on_session),
-    ConnectionKind(async_scoped_session, _session, _on_scoped),
-    ConnectionKind(AsyncEngine, _session, _on_engine, is_pool=True),
+    ConnectionKind(BoundPool, _as_it_is, BoundPool.lend, is_pool=True),
+    ConnectionKind(BoundHandle, _as_it_is, BoundHandle.lend),
+    *(
+        ConnectionKind(
+            cls, _as_it_is, _lend_unbound, is_pool=issubclass(cls, AsyncEngine)
+        )
+        for cls in HANDLES
+    ),
 )

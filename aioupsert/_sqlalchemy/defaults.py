@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+import sqlalchemy as sa
+
 from aioupsert.errors import UsageError
 from aioupsert.expressions import SQL
 
@@ -49,7 +51,39 @@ class _Context:
         return self.current_parameters
 
 
-def maker_of(label: str, default: Any, dialect: Dialect) -> Maker | None:
+class UnknownVersion:
+    """
+    The stored version of a row, which only the database knows.
+
+    A generator of versions that does not look at it can be used, such as one of random
+    texts.
+    """
+
+    def __init__(self, label: str) -> None:
+        """Stand for the version of this attribute."""
+        self._label = label
+
+    def _refuse(self, *_: object) -> Any:
+        msg = (
+            f"the version_id_generator of {self._label} computes from the stored version,"
+            " which only the database knows; write the next version yourself, as with"
+            ' defaults={"version": F("version") + 1}'
+        )
+        raise UsageError(msg)
+
+    __bool__ = __int__ = __index__ = __float__ = __iter__ = __len__ = _refuse
+    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __mod__ = _refuse
+    __lt__ = __le__ = __gt__ = __ge__ = __eq__ = __ne__ = _refuse
+    __hash__ = __str__ = __repr__ = __format__ = __bytes__ = _refuse
+
+    def __getattr__(self, name: str) -> Any:
+        """Refuse whatever else is asked of it."""
+        return self._refuse(name)
+
+
+def maker_of(
+    label: str, default: Any, dialect: Dialect, schemas: Mapping[Any, Any]
+) -> Maker | None:
     """Return what makes a default, or None if the database has to."""
     if default is None:
         return None
@@ -62,7 +96,8 @@ def maker_of(label: str, default: Any, dialect: Dialect) -> Maker | None:
     if default.is_sequence:
         if not dialect.supports_sequences:
             return None
-        default = default.next_value()
+        schema = schemas.get(default.schema, default.schema)
+        default = sa.Sequence(default.name, schema=schema).next_value()
     else:
         default = default.arg
     text = str(default.compile(dialect=dialect, compile_kwargs={"literal_binds": True}))

@@ -17,13 +17,21 @@ from weakref import WeakKeyDictionary
 
 import sqlalchemy as sa
 from sqlalchemy.engine import make_url
-from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session
 from sqlalchemy.orm import Mapper
 
 from aioupsert._drivers import is_pool
 from aioupsert._plan import pairs
 from aioupsert._plan.records import RowTranslation
-from aioupsert._sqlalchemy.defaults import Maker, maker_of
+from aioupsert._sqlalchemy.binds import (
+    bind_arguments_of,
+    bind_of,
+    mapper_of,
+    options_of,
+    session_of,
+)
+from aioupsert._sqlalchemy.conditions import condition_of
+from aioupsert._sqlalchemy.defaults import Maker, UnknownVersion, maker_of
+from aioupsert._sqlalchemy.loaded import loaded_states, refresh
 from aioupsert.errors import UsageError
 from aioupsert.expressions import (
     ARITHMETIC,
@@ -32,11 +40,14 @@ from aioupsert.expressions import (
     SAME_TYPE,
     TOO_DEEP,
     Expression,
+    F,
     Node,
+    coalesce,
     column_beside,
     literal_kind,
     literals_of_members,
 )
+from aioupsert.results import Action
 
 if TYPE_CHECKING:
     from sqlalchemy.engine.interfaces import Dialect
@@ -80,11 +91,21 @@ class Model:
         name: The table's name.
     """
 
-    def __init__(self, table: Any, mapper: Any, dialect: Dialect) -> None:
-        """Read what SQLAlchemy knows."""
-        self.name: TableName = (
-            (table.name,) if table.schema is None else (table.schema, table.name)
-        )
+    def __init__(
+        self, table: Any, mapper: Any, dialect: Dialect, schemas: Mapping[Any, Any]
+    ) -> None:
+        """
+        Read what SQLAlchemy knows.
+
+        Args:
+            table: The table.
+            mapper: The mapper of a class that is mapped to it, or None.
+            dialect: The dialect of the connection.
+            schemas: What `schema_translate_map` puts in the place of which schema.
+        """
+        schema = schemas.get(table.schema, table.schema)
+        self.name: TableName = (table.name,) if schema is None else (schema, table.name)
+        self._mapper = mapper
         self._class: Any = None if mapper is None else mapper.class_
         self._dialect = dialect
         keys: dict[Any, str] = {column: column.key for column in table.columns}
@@ -94,8 +115,13 @@ class Model:
                 for attribute in mapper.column_attrs
                 if attribute.columns[0] in keys
             }
+        self._label = (table.name,) if mapper is None else (mapper.class_.__name__,)
+        self._keys = keys
+        self._attributes = {
+            keys[column]: column for column in table.columns if column in keys
+        }
         columns = [
-            _read_column(column, keys[column], dialect)
+            _read_column(column, keys[column], dialect, schemas)
             for column in table.columns
             if column in keys
         ]
@@ -106,29 +132,86 @@ class Model:
             for column in columns
             if column.default is not None
         }
-        which = getattr(mapper, "polymorphic_identity", None)
-        key = keys.get(getattr(mapper, "polymorphic_on", None))
-        if which is not None and key is not None:
-            # As the ORM says on create which class a row is of.
-            column = self._by_key[key]
-            self._defaults[column.name] = column, lambda _: which
+        self._found_by: dict[str, object] = {}
+        self._classes: Expression | None = None
+        if mapper is not None:
+            self._read_classes(mapper, keys)
+            self._read_version(mapper, keys)
+            for synonym in mapper.synonyms:
+                if synonym.name in self._by_key:
+                    self._by_key[synonym.key] = self._by_key[synonym.name]
         self._identity = [
             keys[c] for c in (() if mapper is None else mapper.primary_key)
         ]
 
+    def _read_classes(self, mapper: Any, keys: Mapping[Any, str]) -> None:
+        """
+        Read which class a row is of, as the ORM writes and asks for it.
+
+        A row of another class in the same table is not found, as if the column were a
+        part of the key; for a class with further ones below it, it is left as it is.
+        """
+        which = mapper.polymorphic_identity
+        key = keys.get(mapper.polymorphic_on)
+        if which is None or key is None:
+            return
+        column = self._by_key[key]
+        self._defaults[column.name] = column, lambda _: which
+        if not mapper.single or mapper.inherits is None:
+            return
+        classes = [m.polymorphic_identity for m in mapper.self_and_descendants]
+        if len(classes) == 1:
+            self._found_by = {column.name: self._value(column, which)}
+            return
+        for identity in classes:
+            is_of = F(key) == identity
+            self._classes = is_of if self._classes is None else self._classes | is_of
+
+    def _read_version(self, mapper: Any, keys: Mapping[Any, str]) -> None:
+        """Read what the ORM writes to the column that counts the versions of a row."""
+        generate = mapper.version_id_generator
+        key = keys.get(mapper.version_id_col)
+        if key is None or not generate:
+            return
+        column = self._by_key[key]
+        advance: Maker
+        if generate.__module__ == Mapper.__module__:
+            following = coalesce(F(key), 0) + 1  # as SQLAlchemy counts by itself
+            advance = lambda _: following  # noqa: E731  # one of two
+        else:
+            stored = UnknownVersion(f"{mapper.class_.__name__}.{key}")
+            advance = lambda _: generate(stored)  # noqa: E731  # likewise
+        column = dataclasses.replace(column, onupdate=advance)
+        self._by_key[key] = self._by_name[column.name] = column
+        self._defaults[column.name] = column, lambda _: generate(None)
+
+    def key_names(self, keys: Any) -> tuple[str, ...]:
+        """Return the names of the columns that identify a row, for those of a key."""
+        names = tuple(self.names(keys))
+        return (*names, *(name for name in self._found_by if name not in names))
+
     def names(self, keys: Any) -> Any:
         """Return the names of columns for those of attributes."""
-        if isinstance(keys, str):
+        if _is_name(keys):
             return self._name(keys)
         return [self._name(key) for key in keys]
 
+    def keys(self, names: Any) -> Any:
+        """Return names as the rows of a caller have them, for attributes and columns."""
+        if _is_name(names):
+            return self._key(names)
+        if isinstance(names, Mapping):
+            msg = f"key takes the names of columns, not {names!r}"
+            raise UsageError(msg)
+        return tuple(self._key(name) for name in names)
+
     def call(self, arguments: Arguments) -> Arguments:
         """Translate the arguments of a call."""
-        found = self._given("key", arguments["key"])
+        found = self._found("key", arguments["key"])
         written = self._called("defaults", arguments["defaults"])
         created = self._called("create_defaults", arguments["create_defaults"])
         touched = self._called("touch", arguments["touch"])
-        updated = {**found, **touched, **written}
+        updated = {**self._found_by, **found, **touched, **written}
         made = self._made({**updated, **created})
         more: dict[str, object] = {}
         if written or touched:
@@ -140,7 +223,7 @@ class Model:
             written |= more
         return {
             **arguments,
-            "key": self._written(found),
+            "key": {**self._written(found), **self._found_by},
             "defaults": written,
             # A row that is created does not take what an update sets.
             "create_defaults": {**dict.fromkeys(more, DEFAULT), **made, **created},
@@ -154,7 +237,10 @@ class Model:
         created = self.names(arguments["create_defaults"] or ())
         return {
             **arguments,
-            "key": self._written(self._given("key", arguments["key"])),
+            "key": {
+                **self._written(self._found("key", arguments["key"])),
+                **self._found_by,
+            },
             "create_defaults": dict.fromkeys(created),
             "returning": self._asked(arguments["returning"]),
         }
@@ -182,13 +268,14 @@ class Model:
                 f"returning={returning.__name__} is for a single row; name columns here"
             )
             raise UsageError(msg)
-        keys = (key,) if isinstance(key, str) else tuple(key)
+        keys = self.keys(key)
+        keys = (keys,) if isinstance(keys, str) else keys
         if isinstance(update, Mapping):
             update = self._items("update", cast("Values", update))
         elif update is not None:
-            update = self.names((update,) if isinstance(update, str) else update)
+            update = self.names((update,) if _is_name(update) else update)
         return {
-            "key": self.names(keys),
+            "key": self.key_names(keys),
             "update": update,
             "create_defaults": self._items("create_defaults", create_defaults),
             "where": self._condition(where),
@@ -198,36 +285,68 @@ class Model:
             "convert_text": convert_text,
             "translation": RowTranslation(
                 keys,
-                partial(self._records, convert_text=convert_text),
-                partial(self._rows, convert_text=convert_text),
+                partial(self._records, width=len(keys), convert_text=convert_text),
+                partial(self._rows, width=len(keys), convert_text=convert_text),
             ),
             **others,
         }
 
-    def _records(self, records: Records, *, convert_text: bool) -> Records:
-        """Return rows with the names and values of the database."""
+    def _records(self, records: Records, *, width: int, convert_text: bool) -> Records:
+        """
+        Return rows with the names and values of the database.
+
+        Args:
+            records: The rows.
+            width: How many columns the key has.
+            convert_text: Whether text is left for the database to convert.
+        """
         names = tuple(self._name(name) for name in records.names)
         columns = [
             self._cells(self._by_name.get(name), cells, convert_text=convert_text)
             for name, cells in zip(names, records.columns, strict=True)
         ]
+        for name, value in self._found_by.items():
+            if name in names:
+                at = names.index(name)
+                self._check_class(columns[at], value)
+                names, columns = (
+                    (*names[:at], *names[at + 1 :]),
+                    [*columns[:at], *columns[at + 1 :]],
+                )
+            # The columns of the key come first.
+            names = (*names[:width], name, *names[width:])
+            columns.insert(width, [value] * len(records.positions))
         return records._replace(names=names, columns=columns)
 
-    def _rows(self, records: Records, *, convert_text: bool) -> Records:
+    def _check_class(self, cells: list[object], value: object) -> None:
+        other = next((cell for cell in cells if cell != value), value)
+        if other != value:
+            msg = (
+                f"a row says that its class is {other!r}, but those of"
+                f" {self._class.__name__} are {value!r}"
+            )
+            raise UsageError(msg)
+
+    def _rows(self, records: Records, *, width: int, convert_text: bool) -> Records:
         """Return the same, with the defaults of the columns that rows lack."""
         columns = [
             [cell() if callable(cell) else cell for cell in cells]
             for cells in records.columns
         ]
         written = self._records(
-            records._replace(columns=columns), convert_text=convert_text
+            records._replace(columns=columns), width=width, convert_text=convert_text
         )
         names = written.names
         lacking = [name for name in self._defaults if name not in names]
         if not lacking:
             return written
+        given = tuple(self._name(name) for name in records.names)
         made = [
-            [*self._made(dict(zip(names, row, strict=True))).values()]
+            [
+                *self._made(
+                    {**self._found_by, **dict(zip(given, row, strict=True))}
+                ).values()
+            ]
             for row in zip(*columns, strict=True)
         ]
         return written._replace(
@@ -266,18 +385,97 @@ class Model:
         )
         return dataclasses.replace(result, rows=rows)
 
-    async def objects(self, handle: Any, result: Result) -> Result:
-        """Load the mapped objects of a result's rows afresh, into the session."""
-        session = _session_of(handle)
-        loaded: list[object] = [
-            await session.get(
-                self._class,
-                tuple(row[key] for key in self._identity),
-                populate_existing=True,
-            )
-            for row in self.result(result).rows
-        ]
+    async def objects(
+        self, handle: Any, result: Result, options: Mapping[str, Any]
+    ) -> Result:
+        """Return the session's objects of a result's rows, fresh."""
+        session = session_of(handle)
+        rows = self.result(result).rows
+        await self._refresh(session, rows, options, expired=True)
+
+        def load(sync: Any) -> list[object]:
+            with sync.no_autoflush:
+                return [
+                    sync.get(
+                        self._class,
+                        self._identity_of(row),
+                        bind_arguments={**bind_arguments_of(self._class)},
+                        execution_options=options,
+                    )
+                    for row in rows
+                ]
+
+        loaded: list[object] = await session.run_sync(load)
         return dataclasses.replace(result, rows=(), objects=tuple(loaded))
+
+    def has_loaded(self, handle: Any) -> bool:
+        """Return whether a session has objects of the class, or flushes some."""
+        session = session_of(handle)
+        if session is None or self._mapper is None:
+            return False
+        return any(isinstance(new, self._class) for new in session.new) or bool(
+            loaded_states(session, self._mapper)
+        )
+
+    def with_identity(self, returning: Any) -> Any:
+        """Return what is asked for, and the primary key, if it is not a class or all."""
+        if isinstance(returning, type) or (
+            isinstance(returning, str) and returning == "*"
+        ):
+            return returning
+        if returning is None:
+            return [*self._identity]
+        asked = [returning] if _is_name(returning) else [*returning]
+        names = {self._name(name) for name in asked}
+        return [*asked, *(k for k in self._identity if self._name(k) not in names)]
+
+    async def synchronize(
+        self, handle: Any, result: Result, returning: Any, options: Mapping[str, Any]
+    ) -> Result:
+        """Refresh the objects of written rows; return only what was asked for."""
+        read = self.result(result)
+        if result.action is Action.UPDATED:
+            await self._refresh(session_of(handle), read.rows, options)
+        if returning is None:
+            return dataclasses.replace(read, rows=())
+        if isinstance(returning, str) and returning == "*":
+            return read
+        asked = self.names([returning] if _is_name(returning) else returning)
+        keys = [
+            self._by_name[name].key if name in self._by_name else name for name in asked
+        ]
+        rows = tuple({key: row[key] for key in keys} for row in read.rows)
+        return dataclasses.replace(read, rows=rows)
+
+    async def synchronize_all(self, handle: Any, options: Mapping[str, Any]) -> None:
+        """Refresh all objects of the class that a session has loaded."""
+        await self._refresh(session_of(handle), None, options)
+
+    async def _refresh(
+        self,
+        session: Any,
+        rows: Sequence[Mapping[str, Any]] | None,
+        options: Mapping[str, Any],
+        *,
+        expired: bool = False,
+    ) -> None:
+        states = loaded_states(session, self._mapper)
+        if rows is not None:
+            written = {self._identity_of(row) for row in rows}
+            states = [state for state in states if tuple(state.key[1]) in written]
+        if states:
+            arguments = {**bind_arguments_of(self._class)}
+            await refresh(
+                await session.connection(bind_arguments=arguments),
+                states,
+                self._attributes,
+                self._identity,
+                options=options,
+                expired=expired,
+            )
+
+    def _identity_of(self, row: Mapping[str, Any]) -> tuple[Any, ...]:
+        return tuple(row[key] for key in self._identity)
 
     def wants_objects(self, handle: Any, returning: Any) -> bool:
         """
@@ -291,7 +489,7 @@ class Model:
         if returning is not self._class:
             msg = f"returning={returning.__name__} is not the class given as the table"
             raise UsageError(msg)
-        if _session_of(handle) is None:
+        if session_of(handle) is None:
             msg = (
                 f"returning={returning.__name__} needs an AsyncSession to load it into"
             )
@@ -300,19 +498,43 @@ class Model:
 
     def _name(self, key: Any) -> Any:
         """Return the name of a column; an unknown one is left for the plan to refuse."""
-        # A mapped attribute says its own key.
-        key = key if isinstance(key, str) else getattr(key, "key", key)
+        key = self._key(key)
         column = self._by_key.get(key)
         return key if column is None else column.name
 
+    def _key(self, name: Any) -> Any:
+        """
+        Return the name of an attribute, given that or the attribute or column itself.
+
+        Raises:
+            UsageError: It is a column of another table.
+        """
+        if isinstance(name, str) or not _is_sql(name.__class__):
+            return name
+        element: Any = getattr(name, "__clause_element__", lambda: name)()
+        key = self._keys.get(element)
+        if key is None:
+            msg = f"{name} is not a column of {'.'.join(self._label)}"
+            raise UsageError(msg)
+        return key
+
     def _asked(self, returning: Any) -> Any:
-        if returning is None or returning == "*":
+        if returning is None or (isinstance(returning, str) and returning == "*"):
             return returning
         return self.names(self._identity if isinstance(returning, type) else returning)
 
     def _given(self, argument: str, items: Values) -> dict[str, object]:
         """Return values by the names of their columns."""
         return {self._name(key): value for key, value in pairs(argument, items)}
+
+    def _found(self, argument: str, items: Values) -> dict[str, object]:
+        """Return what identifies a row; the class of it need not be said."""
+        given = self._given(argument, items)
+        for name, value in self._found_by.items():
+            if name in given:
+                written = self._value(self._by_name[name], given.pop(name))
+                self._check_class([written], value)
+        return given
 
     def _called(self, argument: str, items: Values | None) -> dict[str, object]:
         """Return the same, with callables called."""
@@ -345,6 +567,12 @@ class Model:
         return value if column is None or column.write is None else column.write(value)
 
     def _condition(self, where: Any) -> Any:
+        if not isinstance(where, Expression) and _is_sql(where.__class__):
+            where = condition_of(where, self._key)
+        if self._classes is not None and (
+            where is None or isinstance(where, Expression)
+        ):
+            where = self._classes if where is None else self._classes & where
         return self._expression(where) if isinstance(where, Expression) else where
 
     def _expression(self, expression: Expression) -> Expression:
@@ -412,6 +640,11 @@ class Model:
         return {**given, **{key: given[name] for name, key in keys.items()}}
 
 
+def _is_name(given: Any) -> bool:
+    """Return whether one name is given: a string, an attribute or a column."""
+    return isinstance(given, str) or _is_sql(given.__class__)
+
+
 def _is_sql(cls: type[Any]) -> bool:
     """Return whether values of a class are expressions of SQLAlchemy."""
     return issubclass(cls, sa.ClauseElement) or hasattr(cls, "__clause_element__")
@@ -421,7 +654,9 @@ def _has_decimal(operands: Sequence[Node]) -> bool:
     return ("literal", "decimal", ()) in operands
 
 
-def _read_column(column: sa.Column[Any], key: str, dialect: Dialect) -> _Column:
+def _read_column(
+    column: sa.Column[Any], key: str, dialect: Dialect, schemas: Mapping[Any, Any]
+) -> _Column:
     kind = column.type.dialect_impl(dialect)
     if getattr(column.type, "_has_bind_expression", False):
         msg = (
@@ -435,8 +670,8 @@ def _read_column(column: sa.Column[Any], key: str, dialect: Dialect) -> _Column:
         isinstance(_plain(column.type), sa.String),
         kind.bind_processor(dialect),
         kind.result_processor(dialect, _oid_of(kind)),
-        maker_of(f"default of {column}", column.default, dialect),
-        maker_of(f"onupdate of {column}", column.onupdate, dialect),
+        maker_of(f"default of {column}", column.default, dialect, schemas),
+        maker_of(f"onupdate of {column}", column.onupdate, dialect, schemas),
     )
 
 
@@ -456,40 +691,36 @@ def _plain(kind: Any) -> Any:
     return decorated
 
 
-_SCOPED: Final[Any] = async_scoped_session
 _models: Final[WeakKeyDictionary[Any, dict[tuple[object, ...], Model]]] = (
     WeakKeyDictionary()
 )
 
 
-def model_of(handle: Any, table: Any) -> Model | None:
+def model_of(handle: Any, table: Any, options: Mapping[str, Any]) -> Model | None:
     """
     Return what SQLAlchemy knows of a table, or None if it is not a table of SQLAlchemy's.
 
     Raises:
         UsageError: It is one that cannot be written as one table.
     """
-    described: Any = _described(table) if isinstance(table, type) else None
-    is_mapped = isinstance(described, cast("type", Mapper))
-    mapper: Any = described if is_mapped else None
+    mapper = mapper_of(table)
     if mapper is None and not isinstance(table, sa.Table):
         return None
-    dialect: Any = _dialect_of(handle, mapper)
+    written = _table_of(table, mapper)
+    bind = bind_of(handle, table)
+    dialect: Any = _dialect_of(handle, bind)
+    options = {**options_of(handle, bind), **options}
+    schemas = options.get("schema_translate_map")
+    translated: dict[Any, Any] = {**schemas} if schemas else {}
     known = _models.setdefault(table, {})
     # What else makes the types of two engines of one kind differ.
     own = dialect.__dict__
     json = own.get("_json_serializer"), own.get("_json_deserializer")
-    kind = (dialect.__class__, *json)
+    kind = (dialect.__class__, *json, *translated.items())
     model = known.get(kind)
     if model is None:
-        model = known[kind] = Model(_table_of(table, mapper), mapper, dialect)
+        model = known[kind] = Model(written, mapper, dialect, translated)
     return model
-
-
-# What it gives for a class depends on the class.
-_described: Final[Callable[[object], object]] = partial(
-    cast("Any", sa.inspect), raiseerr=False
-)
 
 
 def _table_of(table: Any, mapper: Any) -> Any:
@@ -506,17 +737,8 @@ def _table_of(table: Any, mapper: Any) -> Any:
     return mapper.local_table
 
 
-def _session_of(handle: Any) -> Any:
-    """Return the session that a connection argument is or stands for, or None."""
-    given: Any = handle() if isinstance(handle, _SCOPED) else handle
-    return given if isinstance(given, AsyncSession) else None
-
-
-def _dialect_of(handle: Any, mapper: Any) -> Dialect:
-    session = _session_of(handle)
-    if session is not None:
-        handle = session.get_bind(mapper)
-    dialect: Any = getattr(handle, "dialect", None)
+def _dialect_of(handle: Any, bind: Any) -> Dialect:
+    dialect: Any = getattr(bind, "dialect", None)
     if dialect is None:
         is_pool(handle)  # refuses what is no connection
         modules = (cls.__module__.partition(".")[0] for cls in type(handle).__mro__)

@@ -5,7 +5,6 @@ import sqlite3
 from typing import Any
 
 import asyncpg
-import psycopg
 import pytest
 
 from aioupsert import (
@@ -24,7 +23,7 @@ from aioupsert import (
     preview,
 )
 from tests.support.databases import Database, every_handle, execute
-from tests.support.violations import check_kind
+from tests.support.violations import ABORTED, DATABASE, MISFIT, check_kind
 
 KEY = {"path": "/"}
 
@@ -312,7 +311,7 @@ async def strict(db: Database) -> Database:
 
 
 async def violate(conn: Any, values: dict[str, Any], key: int) -> Exception:
-    with pytest.raises((asyncpg.PostgresError, psycopg.Error, sqlite3.Error)) as caught:
+    with pytest.raises(DATABASE) as caught:
         await create_or_update(conn, "strict", key={"id": key}, defaults=values)
     return caught.value
 
@@ -358,9 +357,7 @@ async def test_get_or_create_lets_violations_through_on_create_only(
     if key == 2:
         assert not (await call).created
     else:
-        with pytest.raises(
-            (asyncpg.PostgresError, psycopg.Error, sqlite3.Error)
-        ) as caught:
+        with pytest.raises(DATABASE) as caught:
             await call
         check_kind(caught.value, postgresql, sqlite)
 
@@ -378,10 +375,7 @@ async def test_a_violation_leaves_the_callers_transaction_as_the_engine_does(
             await create_or_update(conn, "strict", key={"id": 7})
             check_kind(await violate(conn, values, 3), postgresql, sqlite)
             await create_or_update(conn, "strict", key={"id": 8})
-    except (
-        asyncpg.InFailedSQLTransactionError,
-        psycopg.errors.InFailedSqlTransaction,
-    ):
+    except ABORTED:
         assert aborts
     rows = await strict.query("SELECT id FROM strict WHERE id > 2 ORDER BY id")
     assert rows == ([] if aborts else [(7,), (8,)])
@@ -402,7 +396,7 @@ async def test_another_row_under_the_new_key_is_a_violation_soon(
 async def test_a_value_of_another_type_is_the_drivers_own_error(
     strict: Database,
 ) -> None:
-    with pytest.raises((asyncpg.DataError, psycopg.ProgrammingError, sqlite3.Error)):
+    with pytest.raises(MISFIT):
         await create_or_update(
             strict.handle, "strict", key={"id": 1}, defaults={"age": object()}
         )

@@ -1,0 +1,66 @@
+"""The objects that a session has loaded, as a call leaves their rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
+
+import sqlalchemy as sa
+from sqlalchemy.orm.attributes import set_committed_value
+
+# Fewer than any database takes as parameters.
+_ROWS_AT_ONCE: Final = 500
+
+
+def loaded_states(session: Any, mapper: Any) -> list[Any]:
+    """Return the states of the objects of a class that a session has loaded."""
+    states: Iterable[Any] = session.sync_session.identity_map.all_states()
+    return [state for state in states if state.mapper.isa(mapper)]
+
+
+async def refresh(
+    connection: Any,
+    states: Sequence[Any],
+    columns: Mapping[str, Any],
+    identity: Sequence[str],
+    *,
+    options: Mapping[str, Any],
+    expired: bool,
+) -> None:
+    """
+    Give loaded objects the values that are stored.
+
+    What the caller has set but not flushed is kept.
+
+    Args:
+        connection: The session's connection.
+        states: The states of the objects.
+        columns: The columns of the class, by attribute.
+        identity: The attributes of its primary key.
+        options: Execution options.
+        expired: Whether attributes are loaded that are not, or have expired.
+    """
+    key = [columns[name] for name in identity]
+    for start in range(0, len(states), _ROWS_AT_ONCE):
+        some = {tuple(s.key[1]): s for s in states[start : start + _ROWS_AT_ONCE]}
+        found = key[0].in_([k[0] for k in some]) if len(key) == 1 else None
+        if found is None:
+            found = sa.or_(
+                *(sa.and_(*(c == v for c, v in zip(key, k, strict=True))) for k in some)
+            )
+        statement = sa.select(*key, *columns.values()).where(found)
+        rows = await connection.execute(statement, execution_options=options)
+        for row in rows:
+            state = some.get(tuple(row[: len(key)]))
+            if state is not None:
+                stored = dict(zip(columns, row[len(key) :], strict=True))
+                _set(state, stored, expired=expired)
+
+
+def _set(state: Any, stored: Mapping[str, Any], *, expired: bool) -> None:
+    instance = state.obj()
+    if instance is None:
+        return  # nobody holds it any more
+    for name, value in stored.items():
+        if (expired or name in state.dict) and name not in state.committed_state:
+            set_committed_value(instance, name, value)

@@ -1,0 +1,168 @@
+"""Objects that the session holds, after a call has written their rows."""
+
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
+
+from aioupsert import (
+    F,
+    UsageError,
+    create_or_update,
+    create_or_update_many,
+    get_or_create,
+    iter_create_or_update,
+)
+from tests.models.tables import Note, Seat
+
+SILENT: dict[str, Any] = {"synchronize_session": False}
+
+
+async def one(session: AsyncSession, **options: Any) -> None:
+    await create_or_update(
+        session, Note, key={"id": 1}, defaults={"hits": F("hits") + 5}, **options
+    )
+
+
+async def one_returning(session: AsyncSession, **options: Any) -> None:
+    result = await create_or_update(
+        session,
+        Note,
+        key={"id": 1},
+        defaults={"hits": F("hits") + 5},
+        returning=["hits"],
+        **options,
+    )
+    assert result.row is not None
+    assert [*result.row] == ["hits"]
+
+
+async def many(session: AsyncSession, **options: Any) -> None:
+    rows: Any = [{"id": 1, "hits": F("hits") + 5}, {"id": 2}]
+    await create_or_update_many(session, Note, rows, key="id", **options)
+
+
+async def iterated(session: AsyncSession, **options: Any) -> None:
+    rows: Any = [{"id": 1, "hits": F("hits") + 5}, {"id": 2}]
+    async for _ in iter_create_or_update(session, Note, rows, key="id", **options):
+        pass
+
+
+@pytest.mark.parametrize("call", [one, one_returning, many, iterated])
+async def test_a_loaded_object_shows_what_is_stored(
+    engine: AsyncEngine, call: Any
+) -> None:
+    async with AsyncSession(engine) as session:
+        session.add(note := Note(id=1, hits=1))
+        await session.flush()
+        await session.refresh(note)
+        await call(session)
+        assert note.hits == 6
+        assert note.plain == "yes"
+        assert not sa.inspect(note).modified
+        note.hits += 1
+        await session.commit()
+        await session.refresh(note)
+        assert note.hits == 7
+
+
+@pytest.mark.parametrize("call", [one, many])
+async def test_as_after_an_update_of_the_orm(engine: AsyncEngine, call: Any) -> None:
+    shown: list[tuple[Any, ...]] = []
+    for upsert in (True, False):
+        async with AsyncSession(engine, autoflush=False) as session:
+            await session.execute(sa.delete(Note))
+            session.add(note := Note(id=1, title="t", hits=1))
+            await session.flush()
+            await session.refresh(note)
+            note.title = "mine"
+            if upsert:
+                await call(session)
+            else:
+                await session.execute(sa.update(Note).values(hits=Note.hits + 5))
+            shown.append((note.title, note.hits))
+            await session.commit()
+        async with engine.connect() as connection:
+            found = await connection.execute(sa.select(Note.title).where(Note.id == 1))
+            assert found.scalar_one() == "mine"
+    assert shown == [("mine", 6), ("mine", 6)]
+
+
+async def test_edits_are_flushed_first(engine: AsyncEngine) -> None:
+    async with AsyncSession(engine) as session:
+        session.add(note := Note(id=1, hits=1))
+        await one(session)  # flushes the new object
+        assert note.hits == 6
+        note.hits = 100
+        await one(session)
+        assert note.hits == 105
+        await session.commit()
+
+
+async def test_edits_are_kept_without_autoflush(engine: AsyncEngine) -> None:
+    async with AsyncSession(engine, autoflush=False) as session:
+        session.add(note := Note(id=1, hits=1))
+        await session.flush()
+        await session.refresh(note)
+        note.hits = 100
+        await one(session)
+        result = await create_or_update(
+            session, Note, key={"id": 1}, defaults={"title": "t"}, returning=Note
+        )
+        assert (result.object is note, note.hits, note.title) == (True, 100, "t")
+        await session.commit()
+        await session.refresh(note)
+        assert note.hits == 100
+
+
+@pytest.mark.parametrize("call", [one, many, iterated])
+async def test_it_can_be_switched_off(engine: AsyncEngine, call: Any) -> None:
+    async with AsyncSession(engine) as session:
+        session.add(note := Note(id=1, hits=1))
+        await session.flush()
+        await session.refresh(note)
+        await call(session, execution_options=SILENT)
+        assert note.hits == 1
+        await session.rollback()
+
+
+async def test_a_key_of_two_columns(engine: AsyncEngine) -> None:
+    async with AsyncSession(engine) as session:
+        seats = [Seat(number=n, hall=hall) for n in (1, 2) for hall in "ab"]
+        session.add_all(seats)
+        await session.flush()
+        rows = [{"number": 1, "hall": "b", "taken": True}]
+        await create_or_update_many(session, Seat, rows, key=["hall", "number"])
+        assert [seat.taken for seat in seats] == [False, True, False, False]
+        await create_or_update(
+            session, Seat, key={"number": 2, "hall": "a"}, defaults={"taken": True}
+        )
+        assert [seat.taken for seat in seats] == [False, True, True, False]
+
+
+async def test_nothing_more_is_sent_for_other_objects(engine: AsyncEngine) -> None:
+    sent: list[str] = []
+
+    def note_sql(*arguments: Any) -> None:
+        sent.append(arguments[2])
+
+    async with AsyncSession(engine) as session:
+        await one(session)
+        session.add_all([Seat(number=1, hall="a"), other := Note(id=9, hits=1)])
+        await session.flush()
+        await one(session)
+        sa.event.listen(engine.sync_engine, "before_cursor_execute", note_sql)
+        await one(session)
+        await get_or_create(session, Note, key={"id": 1})
+        assert not [sql for sql in sent if sql.startswith("SELECT notes")]
+        assert other.hits == 1
+
+
+async def test_other_options_are_refused(engine: AsyncEngine) -> None:
+    wrong: list[dict[str, Any]] = [{"synchronize_session": "fetch"}, {"stream": True}]
+    for options in wrong:
+        with pytest.raises(UsageError, match="synchronize_session"):
+            await create_or_update(
+                engine, Note, key={"id": 1}, execution_options=options
+            )

@@ -1,0 +1,170 @@
+"""Attributes and columns where a name is taken, and conditions of SQLAlchemy."""
+
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from aioupsert import (
+    Action,
+    Coalescer,
+    UsageError,
+    create_or_update,
+    create_or_update_many,
+    get_or_create,
+    iter_create_or_update,
+)
+from tests.models import tables
+from tests.models.tables import SWAPPED
+
+# Any: the types of the arguments do not speak of attributes.
+Note: Any = tables.Note
+Seat: Any = tables.Seat
+Typed: Any = tables.Typed
+NOTES: Any = Note.__table__
+SEATS: Any = Seat.__table__
+
+
+@pytest.mark.parametrize("by", [Seat, SEATS.c], ids=["attributes", "columns"])
+async def test_names(engine: AsyncEngine, by: Any) -> None:
+    number = Seat.number if by is Seat else SEATS.c.n
+    result = await create_or_update(
+        engine,
+        Seat,
+        key={number: 7, by.hall: "a"},
+        defaults={by.taken: True},
+        returning=[number, by.taken],
+    )
+    assert result.row == {"number": 7, "taken": True}
+    found = await get_or_create(
+        engine, Seat, key={number: 7, "hall": "a"}, returning=by.taken
+    )
+    assert found.row == {"taken": True}
+    rows = [{"number": 7, "hall": "a", "taken": False}]
+    counts = await create_or_update_many(
+        engine, Seat, rows, key=[by.hall, number], update=[by.taken]
+    )
+    assert counts.updated == 1
+    results = [
+        r
+        async for r in iter_create_or_update(
+            engine,
+            Seat,
+            rows,
+            key=(number, by.hall),
+            update={by.taken: True},
+            returning=[by.taken],
+        )
+    ]
+    assert results[0].row == {"taken": True}
+    async with Coalescer(engine, Seat, key=[number, by.hall]) as coalescer:
+        for key in ({number: 7, by.hall: "a"}, {"hall": "a", "number": 7}):
+            made = await coalescer.create_or_update(key=key, returning=[by.hall])
+            assert (made.row, made.created) == ({"hall": "a"}, False)
+
+
+async def test_one_name(engine: AsyncEngine) -> None:
+    counts = await create_or_update_many(
+        engine, Note, [{"id": 1, "title": "t", "hits": 5}], key=Note.id
+    )
+    assert counts.created == 1
+    rows = [{"id": 1, "title": "u", "hits": 7}]
+    await create_or_update_many(engine, Note, rows, key=Note.id, update=Note.title)
+    found = await get_or_create(engine, Note, key={Note.id: 1}, returning=Note.hits)
+    assert found.row == {"hits": 5}
+
+
+async def test_columns_whose_names_are_those_of_others(engine: AsyncEngine) -> None:
+    column: Any = SWAPPED.c.b  # "a" in the database
+    result = await create_or_update(
+        engine, SWAPPED, key={column: 1}, returning=[column]
+    )
+    assert result.row == {"b": 1}
+
+
+async def test_what_is_no_name_of_the_table_is_refused(engine: AsyncEngine) -> None:
+    with pytest.raises(UsageError, match="is not a column of Note"):
+        await create_or_update(engine, Note, key={Seat.number: 1})
+    with pytest.raises(UsageError, match="key takes the names of columns"):
+        wrong: Any = {"id": 1}
+        await create_or_update_many(engine, Note, [{"id": 1}], key=wrong)
+    with pytest.raises(UsageError, match="a mapped class can be returned only"):
+        await create_or_update(engine, "notes", key={"id": 1}, returning=Note.id)
+
+
+NOTE = {"id": 1, "title": "t", "hits": 5}
+
+
+@pytest.mark.parametrize(
+    ("where", "is_true"),
+    [
+        (Note.hits < 6, True),
+        (Note.hits + 1 > 6, False),
+        (Note.hits - 5 == 0, True),
+        (Note.title == "t", True),
+        (Note.title != "t", False),
+        (Note.title.is_(None), False),
+        (Note.title.is_not(None), True),
+        (Note.title.in_(["s", "t"]), True),
+        (Note.title.not_in(["s", "t"]), False),
+        ((Note.hits >= 5) & (Note.title == "t"), True),
+        (sa.and_(Note.hits > 5, Note.title == "t"), False),
+        (sa.or_(Note.hits > 5, Note.title == "t"), True),
+        (sa.not_(sa.or_(Note.hits > 5, Note.title == "t")), False),
+        (NOTES.c.hits <= Note.hits, True),
+    ],
+    ids=str,
+)
+async def test_conditions(engine: AsyncEngine, where: Any, *, is_true: bool) -> None:
+    async with engine.begin() as connection:
+        await connection.execute(sa.insert(Note).values(NOTE))
+        rows = await connection.execute(sa.select(Note.id).where(where))
+        assert bool(rows.all()) is is_true
+    result = await create_or_update(
+        engine, Note, key={"id": 1}, defaults={"title": "u"}, where=where
+    )
+    assert result.action is (Action.UPDATED if is_true else Action.SKIPPED)
+    async with engine.begin() as connection:
+        await connection.execute(sa.update(Note).values(NOTE))
+    row = {"id": 1, "title": "u"}
+    counts = await create_or_update_many(engine, Note, [row], key="id", where=where)
+    assert counts.updated == is_true
+
+
+async def test_values_in_conditions_are_written_as_their_columns_are(
+    engine: AsyncEngine,
+) -> None:
+    for code in ("x", "y"):
+        await create_or_update(
+            engine, Typed, key={"code": code}, defaults={"tag": code}
+        )
+        result = await create_or_update(
+            engine,
+            Typed,
+            key={"code": code},
+            defaults={"hits": 3},
+            where=Typed.tag == "x",
+        )
+        assert (result.action is Action.UPDATED) is (code == "x")
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        Note.title < "t",
+        Note.title + "a" == "ta",
+        Note.title.like("t%"),
+        Note.hits / 2 == 2,
+        sa.func.lower(Note.title) == "t",
+        Note.id.in_(sa.select(Note.id)),
+        sa.text("hits < 3"),
+        Seat.number == 1,
+    ],
+    ids=str,
+)
+async def test_other_conditions_are_refused(engine: AsyncEngine, where: Any) -> None:
+    with pytest.raises(UsageError, match=r"where cannot take|not a column of"):
+        await create_or_update(
+            engine, Note, key={"id": 1}, defaults={"title": "u"}, where=where
+        )
