@@ -506,5 +506,7 @@ async def test_a_key_whose_index_has_another_column_finds_its_rows(
 ) -> None:
     rows = [{"a": n, "k": n} for n in range(number)]
     for expected in (BulkResult(created=number), BulkResult(updated=number)):
-        result = await load(db, rows, key="a", without_unique_index="lock")
+        result = await load(
+            db, rows, key="a", update=["k"], without_unique_index="lock"
+        )
         assert result == expected

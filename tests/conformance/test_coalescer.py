@@ -658,7 +658,7 @@ async def test_what_the_library_refuses_fails_alone(plain: Database) -> None:
         {"key": {"k": "a"}, "defaults": ADD},
         {"key": {"k": "b"}, "defaults": {"nn": 1}},
         {"key": {"k": "c"}, "defaults": {"n": F("v") + 1}},
-        {"key": {"k": "d"}, "defaults": {"n": 1}, "touch": {"n": 2}},
+        {"key": {"k": "d"}, "defaults": {"n": 1}, "where": "n > 1"},
         {"key": {"k": "e"}, "returning": "missing"},
         {"key": {"k": "f"}, "defaults": ADD},
     ]
