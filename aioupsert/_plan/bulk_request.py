@@ -121,9 +121,11 @@ class BulkRequest:
         width = len(self.key)
         present = {*names} - generated
         update = self._update_of(names, present, primary_key)
-        created = self.create_defaults
-        # A value that the row has for a touched column is the one to write.
+        # A value that the row has for a touched column is the one to write, but for a
+        # default that was made for the row.
         touch = {n: e for n, e in self.touch.items() if n not in update}
+        made = {n: e for n, e in touch.items() if n in generated}
+        created = {**made, **self.create_defaults} if made else self.create_defaults
         if self.on_update and (update or touch):
             done = {*present, *update, *touch}
             also = {n: e for n, e in self.on_update.items() if n not in done}
