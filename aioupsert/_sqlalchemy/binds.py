@@ -11,7 +11,10 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session
 from sqlalchemy.orm import Mapper
 
-BindArguments = Mapping[str, Any]
+from aioupsert._drivers.base import Handle
+from aioupsert.typing import Value
+
+BindArguments = Mapping[str, Value]
 
 _SCOPED: Final[Any] = async_scoped_session
 _known: Final[WeakKeyDictionary[Any, BindArguments]] = WeakKeyDictionary()
@@ -49,13 +52,13 @@ def _by_name(name: tuple[str, ...]) -> BindArguments:
     return {"clause": sa.update(sa.table(table, schema=".".join(schema) or None))}
 
 
-def session_of(handle: Any) -> Any:
+def session_of(handle: Handle) -> Any:
     """Return the session that a connection argument is or stands for, or None."""
     given: Any = handle() if isinstance(handle, _SCOPED) else handle
     return given if isinstance(given, AsyncSession) else None
 
 
-def bind_of(handle: Any, table: Any) -> Any:
+def bind_of(handle: Handle, table: Any) -> Any:
     """
     Return what the connection of a call is from, before there is one.
 
@@ -67,7 +70,7 @@ def bind_of(handle: Any, table: Any) -> Any:
         return getattr(handle, "sync_connection", None) or getattr(
             handle, "sync_engine", handle
         )
-    sync: Any = session.sync_session
+    sync: Handle = session.sync_session
     bind = sync.get_bind(**bind_arguments_of(table))
     transaction = sync.get_nested_transaction() or sync.get_transaction()
     while transaction is not None:
@@ -79,10 +82,10 @@ def bind_of(handle: Any, table: Any) -> Any:
     return bind
 
 
-def options_of(handle: Any, bind: Any) -> Mapping[str, Any]:
+def options_of(handle: Handle, bind: Any) -> Mapping[str, Value]:
     """Return the execution options that hold for a call: the engine's, ..."""
     get: Any = getattr(bind, "get_execution_options", None)
-    options: Mapping[str, Any] = {} if get is None else get()
+    options: Mapping[str, Value] = {} if get is None else get()
     session = session_of(handle)
     # Sessions have options of their own since SQLAlchemy 2.1.
     own = getattr(getattr(session, "sync_session", None), "execution_options", None)

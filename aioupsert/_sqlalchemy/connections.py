@@ -29,9 +29,10 @@ from aioupsert._engines.postgresql.sqlstates import TRANSIENT
 from aioupsert._sqlalchemy.binds import bind_arguments_of
 from aioupsert._sqlalchemy.statements import SQLAlchemySession
 from aioupsert.errors import UnsupportedConnectionError
+from aioupsert.typing import Value
 
 
-async def _begin_asyncpg(adapted: Any) -> None:
+async def _begin_asyncpg(adapted: Handle) -> None:
     if adapted.driver_connection.is_in_transaction():
         return
     # A statement of SQLAlchemy's in another task may be beginning it just now.
@@ -47,7 +48,7 @@ async def _begin_asyncpg(adapted: Any) -> None:
         task.result()
 
 
-async def _begin_aiosqlite(adapted: Any) -> None:
+async def _begin_aiosqlite(adapted: Handle) -> None:
     connection = adapted.driver_connection
     # None is SQLAlchemy's AUTOCOMMIT. Otherwise sqlite3 begins a transaction itself, but
     # only before statements that it knows to write.
@@ -61,12 +62,12 @@ async def _begin_psycopg(_: Any) -> None:
 
 
 @asynccontextmanager
-async def _unchanged(connection: Any) -> AsyncGenerator[Any]:
+async def _unchanged(connection: Handle) -> AsyncGenerator[Any]:
     yield connection
 
 
 @asynccontextmanager
-async def _in_autocommit(connection: Any) -> AsyncGenerator[Any]:
+async def _in_autocommit(connection: Handle) -> AsyncGenerator[Any]:
     psycopg = importlib.import_module("aioupsert._drivers.psycopg")
     async with psycopg.in_autocommit(connection):
         yield connection
@@ -77,7 +78,7 @@ _BEGIN: Final[dict[str, Callable[[Any], Awaitable[None]]]] = {
     "aiosqlite": _begin_aiosqlite,
     "psycopg": _begin_psycopg,
 }
-_BARE: Final[dict[str, Callable[[Any], Any]]] = {
+_BARE: Final[dict[str, Callable[[Value], Value]]] = {
     "asyncpg": _unchanged,
     "aiosqlite": _unchanged,
     "psycopg": _in_autocommit,
@@ -101,7 +102,7 @@ def _driver_of(connection: AsyncConnection) -> str:
 
 @asynccontextmanager
 async def _lend(
-    connection: AsyncConnection, bare: Callable[[Any], Any] | None = None
+    connection: AsyncConnection, bare: Callable[[Value], Value] | None = None
 ) -> AsyncGenerator[SQLAlchemySession]:
     """
     Lend a session on a connection; invalidate the connection if it is lost meanwhile.
@@ -113,8 +114,8 @@ async def _lend(
     """
     driver = _driver_of(connection)
     adapted = (await connection.get_raw_connection()).dbapi_connection
-    raw: Any = getattr(adapted, "driver_connection", None)
-    sync: Any = connection.sync_connection
+    raw: Handle = getattr(adapted, "driver_connection", None)
+    sync: Handle = connection.sync_connection
     session = SQLAlchemySession(sync, adapted, _session(driver, raw))
     try:
         if bare is not None:
@@ -136,13 +137,13 @@ async def _lend(
             await finish(asyncio.ensure_future(lost))
 
 
-def _is_closed(raw: Any) -> bool:
+def _is_closed(raw: Handle) -> bool:
     """Return whether a connection of a driver for PostgreSQL is closed."""
     closed: Any = getattr(raw, "is_closed", None) or getattr(raw, "closed", False)
     return bool(closed() if callable(closed) else closed)
 
 
-def _invalidate(connection: Any, session: SQLAlchemySession) -> None:
+def _invalidate(connection: Handle, session: SQLAlchemySession) -> None:
     """Have the pool replace a connection, and the others if they are lost as well."""
     if connection.closed or connection.invalidated:
         return
@@ -164,7 +165,7 @@ async def _on_connection(connection: AsyncConnection) -> AsyncGenerator[Session]
 
 @asynccontextmanager
 async def _on_session(
-    session: AsyncSession, bind_arguments: Mapping[str, Any]
+    session: AsyncSession, bind_arguments: Mapping[str, Value]
 ) -> AsyncGenerator[Session]:
     """Lend the same, after flushing what is pending in the session."""
     if session.sync_session.autoflush and (
@@ -186,7 +187,7 @@ async def _on_engine(engine: AsyncEngine) -> AsyncGenerator[Session]:
         yield session
 
 
-def _session(driver: str, connection: Any) -> Session:
+def _session(driver: str, connection: Handle) -> Session:
     adapter = importlib.import_module(f"aioupsert._drivers.{driver}")
     session: Session = adapter.KINDS[0].session(connection)
     return session
@@ -202,7 +203,7 @@ class BoundHandle(NamedTuple):
     """
 
     handle: Handle
-    bind_arguments: Mapping[str, Any]
+    bind_arguments: Mapping[str, Value]
 
     def lend(self) -> AbstractAsyncContextManager[Session]:
         """Return a context with a session on the connection."""

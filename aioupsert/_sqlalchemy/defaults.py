@@ -14,23 +14,24 @@ import sqlalchemy as sa
 
 from aioupsert.errors import UsageError
 from aioupsert.expressions import SQL
+from aioupsert.typing import Value
 
 if TYPE_CHECKING:
     from sqlalchemy.engine.interfaces import Dialect
 
-Maker: TypeAlias = Callable[["Mapping[str, Any] | None"], Any]
+Maker: TypeAlias = Callable[["Mapping[str, Value] | None"], Any]
 """Returns a default, given the values of the row, or None where they are not known."""
 
 
 class _Context:
     """What SQLAlchemy passes to the function of a default."""
 
-    def __init__(self, label: str, parameters: Mapping[str, Any] | None) -> None:
+    def __init__(self, label: str, parameters: Mapping[str, Value] | None) -> None:
         self._label = label
         self._parameters = parameters
 
     @property
-    def current_parameters(self) -> Mapping[str, Any]:
+    def current_parameters(self) -> Mapping[str, Value]:
         """
         The values of the row.
 
@@ -91,7 +92,7 @@ def maker_of(
         make: Any = default.arg
         return lambda given: make(_Context(label, given))
     if default.is_scalar:
-        value: Any = default.arg
+        value: Value = default.arg
         return lambda _: value
     if default.is_sequence:
         if not dialect.supports_sequences:

@@ -8,23 +8,26 @@ from typing import Any, Final
 import sqlalchemy as sa
 from sqlalchemy.orm.attributes import set_committed_value
 
+from aioupsert._drivers.base import Handle
+from aioupsert.typing import Value
+
 # Fewer than any database takes as parameters.
 _ROWS_AT_ONCE: Final = 500
 
 
-def loaded_states(session: Any, mapper: Any) -> list[Any]:
+def loaded_states(session: Handle, mapper: Any) -> list[Value]:
     """Return the states of the objects of a class that a session has loaded."""
-    states: Iterable[Any] = session.sync_session.identity_map.all_states()
+    states: Iterable[Value] = session.sync_session.identity_map.all_states()
     return [state for state in states if state.mapper.isa(mapper)]
 
 
 async def refresh(
-    connection: Any,
-    states: Sequence[Any],
-    columns: Mapping[str, Any],
+    connection: Handle,
+    states: Sequence[Value],
+    columns: Mapping[str, Value],
     identity: Sequence[str],
     *,
-    options: Mapping[str, Any],
+    options: Mapping[str, Value],
     expired: bool,
 ) -> None:
     """
@@ -57,7 +60,7 @@ async def refresh(
                 _set(state, stored, expired=expired)
 
 
-def _set(state: Any, stored: Mapping[str, Any], *, expired: bool) -> None:
+def _set(state: Any, stored: Mapping[str, Value], *, expired: bool) -> None:
     instance = state.obj()
     if instance is None:
         return  # nobody holds it any more

@@ -20,6 +20,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.orm import Mapper
 
 from aioupsert._drivers import is_pool
+from aioupsert._drivers.base import Handle
 from aioupsert._plan import pairs
 from aioupsert._plan.records import RowTranslation
 from aioupsert._sqlalchemy.binds import (
@@ -48,6 +49,7 @@ from aioupsert.expressions import (
     literals_of_members,
 )
 from aioupsert.results import Action
+from aioupsert.typing import Value
 
 if TYPE_CHECKING:
     from sqlalchemy.engine.interfaces import Dialect
@@ -256,7 +258,7 @@ class Model:
         convert_text: bool,
         returning: Any = None,
         **others: Any,
-    ) -> dict[str, Any]:
+    ) -> dict[str, Value]:
         """
         Translate the arguments of a call for many rows.
 
@@ -386,14 +388,14 @@ class Model:
         return dataclasses.replace(result, rows=rows)
 
     async def objects(
-        self, handle: Any, result: Result, options: Mapping[str, Any]
+        self, handle: Handle, result: Result, options: Mapping[str, Value]
     ) -> Result:
         """Return the session's objects of a result's rows, fresh."""
         session = session_of(handle)
         rows = self.result(result).rows
         await self._refresh(session, rows, options, expired=True)
 
-        def load(sync: Any) -> list[object]:
+        def load(sync: Handle) -> list[object]:
             with sync.no_autoflush:
                 return [
                     sync.get(
@@ -408,7 +410,7 @@ class Model:
         loaded: list[object] = await session.run_sync(load)
         return dataclasses.replace(result, rows=(), objects=tuple(loaded))
 
-    def has_loaded(self, handle: Any) -> bool:
+    def has_loaded(self, handle: Handle) -> bool:
         """Return whether a session has objects of the class, or flushes some."""
         session = session_of(handle)
         if session is None or self._mapper is None:
@@ -430,7 +432,11 @@ class Model:
         return [*asked, *(k for k in self._identity if self._name(k) not in names)]
 
     async def synchronize(
-        self, handle: Any, result: Result, returning: Any, options: Mapping[str, Any]
+        self,
+        handle: Handle,
+        result: Result,
+        returning: Any,
+        options: Mapping[str, Value],
     ) -> Result:
         """Refresh the objects of written rows; return only what was asked for."""
         read = self.result(result)
@@ -447,15 +453,17 @@ class Model:
         rows = tuple({key: row[key] for key in keys} for row in read.rows)
         return dataclasses.replace(read, rows=rows)
 
-    async def synchronize_all(self, handle: Any, options: Mapping[str, Any]) -> None:
+    async def synchronize_all(
+        self, handle: Handle, options: Mapping[str, Value]
+    ) -> None:
         """Refresh all objects of the class that a session has loaded."""
         await self._refresh(session_of(handle), None, options)
 
     async def _refresh(
         self,
-        session: Any,
-        rows: Sequence[Mapping[str, Any]] | None,
-        options: Mapping[str, Any],
+        session: Handle,
+        rows: Sequence[Mapping[str, Value]] | None,
+        options: Mapping[str, Value],
         *,
         expired: bool = False,
     ) -> None:
@@ -474,10 +482,10 @@ class Model:
                 expired=expired,
             )
 
-    def _identity_of(self, row: Mapping[str, Any]) -> tuple[Any, ...]:
+    def _identity_of(self, row: Mapping[str, Value]) -> tuple[Value, ...]:
         return tuple(row[key] for key in self._identity)
 
-    def wants_objects(self, handle: Any, returning: Any) -> bool:
+    def wants_objects(self, handle: Handle, returning: Any) -> bool:
         """
         Tell whether mapped objects are asked for.
 
@@ -696,7 +704,7 @@ _models: Final[WeakKeyDictionary[Any, dict[tuple[object, ...], Model]]] = (
 )
 
 
-def model_of(handle: Any, table: Any, options: Mapping[str, Any]) -> Model | None:
+def model_of(handle: Handle, table: Any, options: Mapping[str, Value]) -> Model | None:
     """
     Return what SQLAlchemy knows of a table, or None if it is not a table of SQLAlchemy's.
 
@@ -737,7 +745,7 @@ def _table_of(table: Any, mapper: Any) -> Any:
     return mapper.local_table
 
 
-def _dialect_of(handle: Any, bind: Any) -> Dialect:
+def _dialect_of(handle: Handle, bind: Any) -> Dialect:
     dialect: Any = getattr(bind, "dialect", None)
     if dialect is None:
         is_pool(handle)  # refuses what is no connection

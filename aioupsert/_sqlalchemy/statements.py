@@ -22,7 +22,7 @@ from sqlalchemy.engine.base import ExceptionContextImpl
 from sqlalchemy.exc import DBAPIError, StatementError
 from sqlalchemy.sql import util as sql_util
 
-from aioupsert._drivers.base import ReadOnlyError, TransientError
+from aioupsert._drivers.base import Handle, ReadOnlyError, TransientError
 from aioupsert.errors import AioupsertError
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ class SQLAlchemySession:
 
     __slots__ = ("_adapted", "_connection", "_driver", "_failures", "lost", "lost_all")
 
-    def __init__(self, connection: Any, adapted: Any, driver: Session) -> None:
+    def __init__(self, connection: Handle, adapted: Handle, driver: Session) -> None:
         """
         Use a connection.
 
@@ -240,7 +240,7 @@ class SQLAlchemySession:
 
     def _as_dbapi(self, error: Exception) -> Exception:
         """Return the error as SQLAlchemy's adapter of the driver raises it."""
-        handle: Any = getattr(self._adapted, "_handle_exception", None)
+        handle: Handle = getattr(self._adapted, "_handle_exception", None)
         if handle is not None:
             try:
                 handle(error)
