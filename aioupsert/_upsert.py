@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from aioupsert._execution import calls
 from aioupsert._plan.request import Arguments
@@ -39,7 +39,7 @@ async def create_or_update(
     without_unique_index: WithoutUniqueIndex = "warn",
     strategy: Strategy = "auto",
     timeout: float | None = TIMEOUT,
-    execution_options: Mapping[str, Any] | None = None,
+    execution_options: Mapping[str, object] | None = None,
 ) -> Result:
     """
     Update the row that has this key, or create it.
@@ -135,7 +135,7 @@ async def get_or_create(
     without_unique_index: WithoutUniqueIndex = "warn",
     strategy: Strategy = "auto",
     timeout: float | None = TIMEOUT,
-    execution_options: Mapping[str, Any] | None = None,
+    execution_options: Mapping[str, object] | None = None,
 ) -> Result:
     """
     Return the row that has this key as it is, or create it.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from aioupsert._bulk import running
 from aioupsert._bulk.running import Options
@@ -45,7 +45,7 @@ async def create_or_update_many(
     on_error: Literal["raise", "skip"] = "raise",
     connections: int = 1,
     timeout: float | None = TIMEOUT,
-    execution_options: Mapping[str, Any] | None = None,
+    execution_options: Mapping[str, object] | None = None,
 ) -> BulkResult:
     """
     Create or update many rows in few statements, as if each were applied in order.
@@ -142,7 +142,7 @@ async def iter_create_or_update(
     without_unique_index: WithoutUniqueIndex = "warn",
     batch_size: int | None = None,
     timeout: float | None = TIMEOUT,
-    execution_options: Mapping[str, Any] | None = None,
+    execution_options: Mapping[str, object] | None = None,
 ) -> AsyncGenerator[Result]:
     """
     Create or update many rows, and yield the result of each in the order of the rows.

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from aioupsert._drivers import session_on
 from aioupsert._drivers.base import CachedTable, ReadOnlyError, Session, TransientError
@@ -57,7 +57,7 @@ async def create_or_update(
     table: object,
     arguments: Arguments,
     timeout: float | None,
-    options: Mapping[str, Any] | None,
+    options: Mapping[str, object] | None,
 ) -> Result:
     """Create or update one row, on a connection or on one of a pool."""
     # The names of tables are few, and this is the way of most calls.
@@ -93,7 +93,7 @@ async def get_or_create(
     table: object,
     arguments: Arguments,
     timeout: float | None,
-    options: Mapping[str, Any] | None,
+    options: Mapping[str, object] | None,
 ) -> Result:
     """Return the row, or create it with the defaults, which are its create_defaults."""
     target = Target(conn, table, options)

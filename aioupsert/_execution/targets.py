@@ -6,7 +6,7 @@ import importlib
 import sys
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from aioupsert._plan import BulkRequest, RequestShape, read_bulk_request, read_request
 from aioupsert._plan.schema import TableName, split_name, table_name
@@ -40,7 +40,7 @@ class Target:
     __slots__ = ("_conn", "_options", "_synchronize", "handle", "model", "name")
 
     def __init__(
-        self, conn: object, table: object, options: Mapping[str, Any] | None = None
+        self, conn: object, table: object, options: Mapping[str, object] | None = None
     ) -> None:
         """
         Read what the caller gave.
@@ -54,7 +54,7 @@ class Target:
             UsageError: It is not a table.
         """
         self._conn = conn
-        self._options: dict[str, Any] = {**options} if options else {}
+        self._options: dict[str, object] = {**options} if options else {}
         self._synchronize = not options or _synchronize(self._options)
         self.model: Model | None = None
         if isinstance(table, str):
@@ -166,7 +166,7 @@ def _bound(conn: Handle, table: object) -> Handle:
     return handle
 
 
-def _synchronize(options: dict[str, Any]) -> bool:
+def _synchronize(options: dict[str, object]) -> bool:
     """
     Take from execution options whether loaded objects are to be refreshed.
 
@@ -187,7 +187,9 @@ def _synchronize(options: dict[str, Any]) -> bool:
     return bool(synchronize == "auto")
 
 
-def _model_of(conn: object, table: object, options: Mapping[str, Any]) -> Model | None:
+def _model_of(
+    conn: object, table: object, options: Mapping[str, object]
+) -> Model | None:
     """
     Return what SQLAlchemy knows of a table; None for a table's name.
 

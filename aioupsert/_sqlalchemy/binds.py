@@ -85,7 +85,7 @@ def bind_of(handle: Handle, table: Any) -> Any:
 def options_of(handle: Handle, bind: Any) -> Mapping[str, Value]:
     """Return the execution options that hold for a call: the engine's, ..."""
     get: Any = getattr(bind, "get_execution_options", None)
-    options: Mapping[str, Value] = {} if get is None else get()
+    options: Mapping[str, object] = {} if get is None else get()
     session = session_of(handle)
     # Sessions have options of their own since SQLAlchemy 2.1.
     own = getattr(getattr(session, "sync_session", None), "execution_options", None)

@@ -27,7 +27,7 @@ async def refresh(
     columns: Mapping[str, Value],
     identity: Sequence[str],
     *,
-    options: Mapping[str, Value],
+    options: Mapping[str, object],
     expired: bool,
 ) -> None:
     """

@@ -388,7 +388,7 @@ class Model:
         return dataclasses.replace(result, rows=rows)
 
     async def objects(
-        self, handle: Handle, result: Result, options: Mapping[str, Value]
+        self, handle: Handle, result: Result, options: Mapping[str, object]
     ) -> Result:
         """Return the session's objects of a result's rows, fresh."""
         session = session_of(handle)
@@ -436,7 +436,7 @@ class Model:
         handle: Handle,
         result: Result,
         returning: Any,
-        options: Mapping[str, Value],
+        options: Mapping[str, object],
     ) -> Result:
         """Refresh the objects of written rows; return only what was asked for."""
         read = self.result(result)
@@ -454,7 +454,7 @@ class Model:
         return dataclasses.replace(read, rows=rows)
 
     async def synchronize_all(
-        self, handle: Handle, options: Mapping[str, Value]
+        self, handle: Handle, options: Mapping[str, object]
     ) -> None:
         """Refresh all objects of the class that a session has loaded."""
         await self._refresh(session_of(handle), None, options)
@@ -463,7 +463,7 @@ class Model:
         self,
         session: Handle,
         rows: Sequence[Mapping[str, Value]] | None,
-        options: Mapping[str, Value],
+        options: Mapping[str, object],
         *,
         expired: bool = False,
     ) -> None:
@@ -704,7 +704,7 @@ _models: Final[WeakKeyDictionary[Any, dict[tuple[object, ...], Model]]] = (
 )
 
 
-def model_of(handle: Handle, table: Any, options: Mapping[str, Value]) -> Model | None:
+def model_of(handle: Handle, table: Any, options: Mapping[str, object]) -> Model | None:
     """
     Return what SQLAlchemy knows of a table, or None if it is not a table of SQLAlchemy's.
 
@@ -718,8 +718,8 @@ def model_of(handle: Handle, table: Any, options: Mapping[str, Value]) -> Model 
     bind = bind_of(handle, table)
     dialect: Any = _dialect_of(handle, bind)
     options = {**options_of(handle, bind), **options}
-    schemas = options.get("schema_translate_map")
-    translated: dict[Any, Any] = {**schemas} if schemas else {}
+    schemas: Any = options.get("schema_translate_map")
+    translated: dict[str | None, str | None] = {**schemas} if schemas else {}
     known = _models.setdefault(table, {})
     # What else makes the types of two engines of one kind differ.
     own = dialect.__dict__
