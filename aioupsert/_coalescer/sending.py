@@ -66,8 +66,10 @@ class Sender:
         if cached is None:
             try:
                 cached = await read_table(session, self._name)
-            except Exception:  # noqa: BLE001  # sending the batch reports it
-                return ()
+            except Exception:
+                if session.in_transaction():
+                    raise  # it has ended the transaction, and would hide behind that
+                return ()  # sending the batch reports it
         found = map(cached.table.columns.get, self._key)
         columns = [column for column in found if column is not None]
         return columns if len(columns) == len(self._key) else ()

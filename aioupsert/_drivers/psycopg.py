@@ -33,6 +33,7 @@ import psycopg
 from psycopg.adapt import AdaptersMap, Dumper, PyFormat, Transformer
 from psycopg.pq import Format, PipelineStatus, TransactionStatus
 from psycopg.rows import tuple_row
+from psycopg.types.string import StrDumper
 
 from aioupsert._drivers.base import (
     STATES,
@@ -44,7 +45,12 @@ from aioupsert._drivers.base import (
     state_of,
 )
 from aioupsert._drivers.postgresql import ROLLBACK_TIMEOUT, PostgresqlSession
-from aioupsert._engines.base import ArrayArgument, CannotCopyError, ParameterValues
+from aioupsert._engines.base import (
+    ArrayArgument,
+    CannotCopyError,
+    NameArgument,
+    ParameterValues,
+)
 from aioupsert._engines.postgresql import engine_of
 from aioupsert._engines.postgresql.sqlstates import STALE, TRANSIENT, fault_by_sqlstate
 from aioupsert._engines.sql import quote
@@ -185,8 +191,11 @@ class PsycopgSession(PostgresqlSession):
         cursor: _Cursor = psycopg.AsyncRawCursor(
             self._connection, row_factory=tuple_row
         )
-        if any(type(argument) is ArrayArgument for argument in arguments):
+        classes = {*map(type, arguments)}
+        if ArrayArgument in classes:
             cursor.adapters.register_dumper(ArrayArgument, _ArrayDumper)
+        if NameArgument in classes:
+            cursor.adapters.register_dumper(NameArgument, StrDumper)
         if self._waiting or self._in_pipeline or self._begins():
             work: Coroutine[object, object, object] = self._execute_together(
                 cursor, query, arguments, prepare=prepare

@@ -107,6 +107,12 @@ class ArrayArgument(list[Value]):
     """An array with one element for each row; the statement states its type."""
 
 
+class NameArgument(str):
+    """A name in the catalog, which no adapter of the caller's may change."""
+
+    __slots__ = ()
+
+
 class StaleTableError(AioupsertError):
     """The table has changed since it was reflected; what was written is undone."""
 

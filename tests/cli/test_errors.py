@@ -182,7 +182,7 @@ def test_an_identity_that_is_always_generated_is_left_out_unless_it_is_the_key(
     postgresql_database: CliDatabase, file: Write
 ) -> None:
     postgresql_database.query(
-        "CREATE TABLE t (id integer GENERATED ALWAYS AS IDENTITY, name text PRIMARY KEY,"
+        "CREATE TABLE t (id integer GENERATED ALWAYS AS IDENTITY, name text UNIQUE NOT NULL,"
         " UNIQUE (id))"
     )
     path = file("id,name\n7,a\n")

@@ -253,8 +253,9 @@ def test_numbers_keep_their_value_on_the_way(numbers: list[str]) -> None:
     (row,) = read_json_lines("test", lines, ReadOptions())
     read: Any = partial(json.loads, parse_float=decimal.Decimal)
     assert read(to_json(row["a"])) == read(text)
-    assert [str(number) for number in read(to_json(row["a"]))] == [
-        str(number) for number in read(text)
+    # With all their digits; an integer of Python has no negative zero.
+    assert [str(number or abs(number)) for number in read(to_json(row["a"]))] == [
+        str(number or abs(number)) for number in read(text)
     ]
 
 

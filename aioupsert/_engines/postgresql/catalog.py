@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Final, NotRequired, TypedDict
 
-from aioupsert._engines.base import Command, Steps
+from aioupsert._engines.base import Command, NameArgument, Steps
 from aioupsert._engines.partial_indexes import null_columns
 from aioupsert._engines.postgresql import citus, yugabytedb
 from aioupsert._engines.postgresql.experimental import log_experimental
@@ -253,7 +253,7 @@ def reflect(name: TableName) -> Steps[Table]:
     Raises:
         UnknownTableError: There is no such table; a second query found the closest.
     """
-    rows = yield Command(_REFLECT, [quote_path(name)], kind="catalog")
+    rows = yield Command(_REFLECT, [NameArgument(quote_path(name))], kind="catalog")
     if not rows:
         known = yield Command(TABLES, kind="catalog")
         raise UnknownTableError(".".join(name), [row[0] for row in known])
@@ -272,7 +272,7 @@ def identify(name: TableName) -> Steps[str]:
     """Return the oid of the relation that a name means now; empty if it is none."""
     relation = "pg_catalog.to_regclass($1::pg_catalog.text)"
     sql = f"SELECT {relation}::pg_catalog.oid::pg_catalog.text"
-    rows = yield Command(sql, [quote_path(name)])
+    rows = yield Command(sql, [NameArgument(quote_path(name))])
     return str(rows[0][0] or "")
 
 
