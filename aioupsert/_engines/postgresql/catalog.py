@@ -36,9 +36,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 # Dependencies on what the server was made with are not recorded, so that those on functions
-# are on functions that somebody has created. A domain is resolved to its base type. The expression of a generated column is in
-# pg_attrdef too, but is not a default. Bits of a trigger's type: 1 row, 2 before, 4 insert,
-# 16 update, 64 instead of. Rules of type 2 and 3 rewrite UPDATE and INSERT.
+# are on functions that somebody has created; before version 14 it is the table itself that
+# depends on those of a generated column. A domain is resolved to its base type. The
+# expression of a generated column is in pg_attrdef too, but is not a default. Bits of a
+# trigger's type: 1 row, 2 before, 4 insert, 16 update, 64 instead of. Rules of type 2 and 3
+# rewrite UPDATE and INSERT.
 # indnullsnotdistinct exists from version 15 on, so it is read by name. From version 18 on
 # NOT NULL is a constraint too, of type n. A check of the whole row has the column number 0.
 _REFLECT: Final = qualified(
@@ -94,6 +96,8 @@ SELECT json_build_object(
       JOIN (
         SELECT 'pg_catalog.pg_attrdef'::regclass::oid, d.oid
         FROM pg_catalog.pg_attrdef d WHERE d.adrelid = c.oid
+        UNION ALL
+        SELECT 'pg_catalog.pg_class'::regclass::oid, c.oid
         UNION ALL
         SELECT 'pg_catalog.pg_constraint'::regclass::oid, x.oid
         FROM pg_catalog.pg_constraint x WHERE x.conrelid = c.oid
