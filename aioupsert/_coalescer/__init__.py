@@ -43,10 +43,10 @@ The end
 -------
 
 A cancelled caller leaves its slot at once. If its call has not been sent, the call is
-withdrawn: its future is cancelled, and whoever meets it next skips it. If it has been
-sent, it is left to finish, and nobody reads its result.
+withdrawn: its future is cancelled, and the sender skips it. If it has been
+sent, it is left to finish, and its result is dropped.
 
-`Coalescer.aclose` admits nobody new, sends what is queued, and returns when no lease is
+`Coalescer.aclose` admits no new call, sends what is queued, and returns when no lease is
 left. After its timeout, or if it is itself cancelled, it fails every pending call, and
 cancels the leases: the error of a call under way says that its outcome is unknown. A
 lease that does not end soon has its connection closed, since the server may be out of

@@ -65,6 +65,13 @@ if OVER_SQLALCHEMY:
     CHECK = FOREIGN_KEY = INTEGRITY = (exc.IntegrityError,)
 
 
+def driver_error(error: BaseException) -> BaseException:
+    """Return the error of the driver, which SQLAlchemy's has as its cause."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
 def check_kind(error: Any, postgresql: Any, sqlite: int) -> None:
     """See that it is the driver's own error of the kind that asyncpg names."""
     if OVER_SQLALCHEMY:
