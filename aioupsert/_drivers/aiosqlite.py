@@ -89,7 +89,7 @@ class AiosqliteSession(ConnectionSession):
             try:
                 result = await connection._execute(_run, self, raw, waiting)  # noqa: SLF001  # the only way to run a function on its thread
             except asyncio.CancelledError:
-                waiting.clear()  # nobody waits for it: it need not begin
+                waiting.clear()  # its caller has gone: it need not begin
                 raise
         else:
             # It may be one of several steps, and the one that rolls back: never left out.

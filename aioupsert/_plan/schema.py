@@ -219,7 +219,7 @@ class Table:
         row_security: Whether it has policies, which hide rows from some roles.
         mergeable: Whether several updates of a row can become one: nothing but the
             columns themselves sees each of them.
-        runs_no_code: Whether writing a row runs nothing that somebody else has written:
+        runs_no_code: Whether writing a row runs no code of the table's owner:
             no trigger, policy, rule or function.
         temporary_tables_allowed: Whether this role may create a temporary table, which
             rows are copied to.

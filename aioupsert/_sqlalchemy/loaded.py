@@ -63,7 +63,7 @@ async def refresh(
 def _set(state: Any, stored: Mapping[str, Value], *, expired: bool) -> None:
     instance = state.obj()
     if instance is None:
-        return  # nobody holds it any more
+        return  # it has been garbage collected
     for name, value in stored.items():
         if (expired or name in state.dict) and name not in state.committed_state:
             set_committed_value(instance, name, value)

@@ -748,7 +748,7 @@ def _table_of(table: Any, mapper: Any) -> Any:
 def _dialect_of(handle: Handle, bind: Any) -> Dialect:
     dialect: Any = getattr(bind, "dialect", None)
     if dialect is None:
-        is_pool(handle)  # refuses what is no connection
+        is_pool(handle)  # raises an error if it is not a connection
         modules = (cls.__module__.partition(".")[0] for cls in type(handle).__mro__)
         dialect = _plain_dialect(next(name for name in modules if name in _PLAIN))
     return cast("Dialect", dialect)

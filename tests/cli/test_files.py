@@ -22,7 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aioupsert.cli.reading import ReadOptions, open_input
-from tests.cli.databases import CliDatabase, Write, run
+from tests.cli.databases import CliDatabase, Write
 from tests.support.servers import Server
 
 NEW = ("--key", "id", "--create-table")
@@ -77,9 +77,11 @@ def test_packed_files(
 
 
 @pytest.mark.parametrize("kind", PACKED)
-def test_packed_files_that_break_off(file: Write, kind: str) -> None:
+def test_packed_files_that_break_off(
+    sqlite_database: CliDatabase, file: Write, kind: str
+) -> None:
     content = PACKED[kind](b"id,n\n" + os.urandom(50_000).hex().encode())
-    result = run("load", "sqlite:///x.db", "t", file(content[:9_000]), *NEW)
+    result = sqlite_database.load(file(content[:9_000]), *NEW)
     assert result.exit_code == 1
     assert result.stderr.startswith("aioupsert: ")
 

@@ -18,7 +18,6 @@ from sqlalchemy import event
 from aioupsert import (
     Coalescer,
     CoalescerClosedError,
-    F,
     PoolTimeoutError,
     Result,
     create_or_update,
@@ -27,6 +26,7 @@ from aioupsert import (
     iter_create_or_update,
 )
 from tests.support.coalescing import (
+    ADD,
     NOT_SENT,
     TABLE,
     UNKNOWN,
@@ -51,8 +51,6 @@ from tests.support.databases import (
 from tests.support.engines import engine_on
 from tests.support.proxy import proxied
 from tests.support.servers import Server
-
-ADD: Final = {"n": F("n") + 1}
 
 # --- Contexts -----------------------------------------------------------------------------
 

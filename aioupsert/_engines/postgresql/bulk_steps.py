@@ -121,7 +121,7 @@ class PostgresqlBatch:
         takes_arrays: Whether arrays can carry the rows.
         joins_table: Whether the statement finds rows by a join with the table.
         draws: Whether the statement takes values of a sequence, in the order of the rows.
-        runs_no_code: Whether no statement of somebody else's is run within this one.
+        runs_no_code: Whether no other statement runs within this one, as in a trigger.
     """
 
     per_row: PostgresqlCall
