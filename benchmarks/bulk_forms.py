@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import statistics
 from argparse import ArgumentParser, Namespace
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Final
 from unittest import mock
@@ -150,14 +150,16 @@ async def on_conflict_or_update_first(dsn: str, measuring: Measuring) -> Table:
         *("update first to ON CONFLICT", "quartiles"),
     )
 
-    def reason(*_: object, **__: object) -> str:
-        return "it is measured"
+    def reasons(*_: object, **__: object) -> Iterator[str]:
+        yield "it is measured"
 
     # A connection of its own, as a connection keeps its compiled statements.
     other = await asyncpg.connect(dsn)
     ways = {
         "on conflict": by_aioupsert(measuring.conn),
-        "first": forced(sql, "_why_not_native", reason, by_aioupsert(other)),
+        "first": forced(
+            sql, "_reasons_against_on_conflict", reasons, by_aioupsert(other)
+        ),
     }
     for number in measuring.numbers(100, 1_000, 10_000, 100_000):
         await measuring.compare(table, number, ways)
