@@ -12,6 +12,10 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from aioupsert._engines.postgresql import bulk_steps
+from tests.support.combinations import (  # noqa: F401  # hooks
+    pytest_addoption,
+    pytest_collection_modifyitems,
+)
 from tests.support.databases import (
     KINDS,
     Database,

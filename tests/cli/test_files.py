@@ -18,7 +18,7 @@ from typing import Any, Final
 
 import asyncpg
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from aioupsert.cli.reading import ReadOptions, open_input
@@ -205,7 +205,6 @@ CELLS = st.text(st.sampled_from('ab,"\n NUL\\;'), max_size=4)
 TEXT = st.lists(st.tuples(CELLS, st.booleans()), min_size=2, max_size=2)
 
 
-@settings(max_examples=60)
 @given(rows=st.lists(TEXT, min_size=1, max_size=4), null=st.sampled_from(["", "NUL"]))
 def test_cells_are_those_of_copy(
     pg_server: Server,

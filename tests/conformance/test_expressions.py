@@ -1268,7 +1268,7 @@ async def _outcome(database: Database, id_: int, out: str, value: Any) -> Any:
 
 
 @hypothesis.settings(
-    max_examples=300,
+    max_examples=3 * hypothesis.settings().max_examples,
     deadline=None,
     derandomize=True,
     # The stored rows are never changed where an expression looks.

@@ -313,7 +313,6 @@ async def test_hostile_names_are_only_names(db: Database) -> None:
 
 
 @hypothesis.settings(
-    max_examples=100,
     deadline=None,
     suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture],
 )

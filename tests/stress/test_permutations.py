@@ -1,12 +1,17 @@
 """What the documentation says of two transactions is what happens."""
 
+from typing import Final
+
 import pytest
 
 from tests.stress.permutations import DOCUMENT, SCENARIOS, Scenario, observed, section
 from tests.support.servers import Server
 
+# The others are left to the long form, which writes the page.
+SOME: Final = SCENARIOS[::2]
 
-@pytest.mark.parametrize("scenario", SCENARIOS, ids=[s.name for s in SCENARIOS])
+
+@pytest.mark.parametrize("scenario", SOME, ids=[s.name for s in SOME])
 async def test_every_order_has_the_documented_outcome(
     pg_server: Server, scenario: Scenario
 ) -> None:

@@ -5,7 +5,7 @@ import pytest
 from tests.stress.races import RACES, Fresh, Size, create_each_once, race
 from tests.support.servers import Server
 
-SHORT = Size(connections=16, keys=4, operations=1_600)
+SHORT = Size(connections=16, keys=4, operations=600)
 
 
 @pytest.mark.parametrize("name", RACES)

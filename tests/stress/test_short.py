@@ -18,7 +18,7 @@ async def test_processes_count_in_one_file(journal: Any) -> None:
 
 @pytest.mark.parametrize("kind", CONNECTIONS)
 async def test_cancelled_calls(pg_server: Server, kind: Any) -> None:
-    size = cancellations.Size(connections=8, keys=4, operations=800)
+    size = cancellations.Size(connections=8, keys=4, operations=400)
     line, is_good = await cancellations.cancel(pg_server.dsn, kind, size, seed=1)
     assert is_good, line
 
@@ -36,7 +36,7 @@ async def test_a_file_that_is_full() -> None:
 
 
 async def test_everything_at_once(pg_server: Server) -> None:
-    size = soak.Size(clients=9, seconds=3, between=0.2)
+    size = soak.Size(clients=9, seconds=1, between=0.2)
     line, _ = await soak.soak(pg_server.dsn, size, seed=1)
     # The memory tells something only after a long time.
     assert "0 wrong sums" in line
@@ -44,5 +44,5 @@ async def test_everything_at_once(pg_server: Server) -> None:
 
 
 def test_no_difference_between_databases_and_model(pg_server: Server) -> None:
-    line, is_good = differential.differ(pg_server.dsn, 80, 1)
+    line, is_good = differential.differ(pg_server.dsn, 30, 1)
     assert is_good, line

@@ -322,7 +322,7 @@ def test_wheel_has_not_every_major_version() -> None:
         from_wheel(17)
 
 
-@pytest.mark.parametrize("major", [None, *WHEEL_INSTALLS])
+@pytest.mark.parametrize("major", [None, min(WHEEL_INSTALLS)])
 def test_wheel_boots_answers_and_is_gone(major: int | None) -> None:
     if importlib.util.find_spec(WHEEL) is None:
         # No build of it for this Python or platform, so the source has to say so.

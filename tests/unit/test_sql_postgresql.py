@@ -495,7 +495,7 @@ def test_merging_gives_what_jsonb_gives_for_objects() -> None:
 _QUOTED = re.compile(r'"(?:[^"]|"")*"|\'(?:[^\']|\'\')*\'')
 
 
-@hypothesis.settings(max_examples=200, deadline=None, derandomize=True)
+@hypothesis.settings(max_examples=50, deadline=None, derandomize=True)
 @hypothesis.given(drawn_calls())
 def test_the_placeholders_are_numbered_as_the_arguments(
     drawn: tuple[Table, dict[str, Any]],

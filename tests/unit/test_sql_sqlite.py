@@ -272,7 +272,7 @@ def test_an_expression_is_written_so_that_both_engines_agree(
 _QUOTED = re.compile(r'"(?:[^"]|"")*"|\'(?:[^\']|\'\')*\'')
 
 
-@hypothesis.settings(max_examples=200, deadline=None, derandomize=True)
+@hypothesis.settings(max_examples=50, deadline=None, derandomize=True)
 @hypothesis.given(drawn_calls())
 def test_there_are_as_many_placeholders_as_arguments(
     drawn: tuple[Table, dict[str, Any]],
