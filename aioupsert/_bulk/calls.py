@@ -123,7 +123,7 @@ async def create_or_update_many(
     )
     options = Options(batch_size, progress, atomic, on_error, connections, timeout)
     target = Target(conn, table, execution_options)
-    return await running.create_or_update_many(conn, target, rows, arguments, options)
+    return await running.create_or_update_many(target, rows, arguments, options)
 
 
 async def iter_create_or_update(

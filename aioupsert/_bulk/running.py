@@ -15,9 +15,10 @@ from aioupsert._observation import observed, record_system
 from aioupsert.errors import BulkError, UsageError
 
 if TYPE_CHECKING:
+    from aioupsert._drivers.base import Handle
     from aioupsert._plan.bulk_request import BulkArguments
     from aioupsert.results import BulkResult, Progress, Result
-    from aioupsert.typing import Connection, Rows
+    from aioupsert.typing import Rows
 
 # Results are yielded after the last row of their batch, so batches are small.
 _ITERATED_ROWS: Final = 1_000
@@ -33,7 +34,7 @@ class Options(NamedTuple):
     connections: int
     timeout: float | None
 
-    def check(self, conn: Connection) -> None:
+    def check(self, conn: Handle) -> None:
         """
         Check the options against each other and the connection.
 
@@ -58,7 +59,6 @@ class Options(NamedTuple):
 
 
 async def create_or_update_many(
-    conn: Connection,
     target: Target,
     rows: Rows,
     arguments: BulkArguments,
@@ -67,7 +67,7 @@ async def create_or_update_many(
     """Write all rows; return what became of them."""
     request = target.read_bulk(arguments)
     size = checked_size(options.batch_size)
-    options.check(conn)
+    options.check(target.handle)
     write = BulkWrite(
         target.name,
         request,

@@ -137,7 +137,7 @@ class Coalescer:
                 queue,
                 max_batch=max_batch,
                 max_delay=max_delay,
-                concurrency=concurrency if is_pool(conn_or_pool) else 1,
+                concurrency=concurrency if is_pool(target.handle) else 1,
             ),
             admission=self._admission,
             sender=self._sender,

@@ -14,7 +14,6 @@ from sqlalchemy.sql.elements import (
     BindParameter,
     BooleanClauseList,
     False_,
-    Grouping,
     Null,
     True_,
     UnaryExpression,
@@ -73,6 +72,7 @@ def condition_of(clause: Any, name_of: Callable[[Any], str]) -> Expression:
 
 def _operand(clause: Any, name_of: Callable[[Any], str]) -> Any:
     """Return an expression, or a plain value."""
+    # An attribute of a class is a column then, and a grouping what is grouped.
     if hasattr(clause, "__clause_element__"):
         clause = clause.__clause_element__()
     made: Any = None
@@ -82,8 +82,6 @@ def _operand(clause: Any, name_of: Callable[[Any], str]) -> Any:
         made = cast("Any", clause).effective_value
     elif isinstance(clause, (True_, False_)):
         made = isinstance(clause, True_)
-    elif isinstance(clause, Grouping):
-        made = _operand(cast("Any", clause).element, name_of)
     elif isinstance(clause, BooleanClauseList):
         parts = (_operand(part, name_of) for part in clause.clauses)
         made = reduce(_LISTS[cast("Any", clause).operator.__name__], parts)

@@ -224,9 +224,7 @@ class BoundPool(BoundHandle):
 
 
 def bound(handle: Handle, table: object) -> Handle:
-    """Return a connection argument, if it is one of SQLAlchemy's bound to a table."""
-    if not isinstance(handle, HANDLES):
-        return handle
+    """Return one of SQLAlchemy's connections, sessions or engines, bound to a table."""
     cls = BoundPool if isinstance(handle, AsyncEngine) else BoundHandle
     return cls(handle, bind_arguments_of(table))
 
@@ -240,10 +238,6 @@ def is_retryable(error: BaseException) -> bool:
     return state in TRANSIENT or code in {SQLITE_BUSY, SQLITE_LOCKED}
 
 
-def _lend_unbound(handle: Handle) -> AbstractAsyncContextManager[Session]:
-    return BoundHandle(handle, {}).lend()
-
-
 def _as_it_is(session: Session) -> Session:
     return session
 
@@ -251,10 +245,4 @@ def _as_it_is(session: Session) -> Session:
 KINDS: Final = (
     ConnectionKind(BoundPool, _as_it_is, BoundPool.lend, is_pool=True),
     ConnectionKind(BoundHandle, _as_it_is, BoundHandle.lend),
-    *(
-        ConnectionKind(
-            cls, _as_it_is, _lend_unbound, is_pool=issubclass(cls, AsyncEngine)
-        )
-        for cls in HANDLES
-    ),
 )

@@ -16,17 +16,22 @@ import contextvars
 from collections import deque
 from collections.abc import Callable
 from functools import cache
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn, TypeVar, cast
 
 from sqlalchemy.engine.base import ExceptionContextImpl
 from sqlalchemy.exc import DBAPIError, StatementError
 from sqlalchemy.sql import util as sql_util
 
-from aioupsert._drivers.base import Handle, ReadOnlyError, TransientError
+from aioupsert._drivers.base import (
+    ConnectionSession,
+    Handle,
+    ReadOnlyError,
+    TransientError,
+)
 from aioupsert.errors import AioupsertError
 
 if TYPE_CHECKING:
-    from aioupsert._drivers.base import ConnectionState, Session
+    from aioupsert._drivers.base import Session
     from aioupsert._engines.base import (
         Command,
         Engine,
@@ -91,7 +96,7 @@ class _Failure(NamedTuple):
     raised: Exception
 
 
-class SQLAlchemySession:
+class SQLAlchemySession(ConnectionSession):
     """
     One connection of SQLAlchemy's, for the time of one call.
 
@@ -101,7 +106,7 @@ class SQLAlchemySession:
         lost_all: Whether the other connections of the pool are lost as well.
     """
 
-    __slots__ = ("_adapted", "_connection", "_driver", "_failures", "lost", "lost_all")
+    __slots__ = ("_adapted", "_driver", "_failures", "lost", "lost_all")
 
     def __init__(self, connection: Handle, adapted: Handle, driver: Session) -> None:
         """
@@ -114,27 +119,16 @@ class SQLAlchemySession:
         """
         self.lost: BaseException | None = None
         self.lost_all = False
-        self._connection: Any = connection
+        self.state = driver.state
+        self._connection = connection
         self._adapted: Any = adapted
         self._driver = driver
         self._failures: deque[_Failure] = deque(maxlen=_REMEMBERED)
-
-    async def __aenter__(self) -> Self:
-        """Return the session."""
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        """Do nothing."""
 
     @property
     def engine(self) -> Engine:
         """The engine of the driver's session."""
         return self._driver.engine
-
-    @property
-    def state(self) -> ConnectionState:
-        """What is remembered about the driver's connection."""
-        return self._driver.state
 
     async def run(self, steps: Steps[T]) -> T:
         """Run steps, of which SQLAlchemy sees every statement."""
@@ -207,8 +201,7 @@ class SQLAlchemySession:
         if raised is error:
             raise error
         for note in getattr(error, "__notes__", ()):
-            if note not in getattr(raised, "__notes__", ()):
-                raised.add_note(note)
+            raised.add_note(note)
         raise raised
 
     def _host_s(self, error: Exception) -> Exception:
@@ -225,10 +218,6 @@ class SQLAlchemySession:
         for failure in self._failures:
             if failure.raised is error:
                 return failure.error
-        if isinstance(error, DBAPIError) and isinstance(error.orig, Exception):
-            error = error.orig
-            if type(error).__module__.startswith("sqlalchemy."):
-                error = cast("Exception", error.__cause__ or error)
         return error
 
     def _is_of_driver(self, error: Exception) -> bool:
@@ -240,13 +229,9 @@ class SQLAlchemySession:
 
     def _as_dbapi(self, error: Exception) -> Exception:
         """Return the error as SQLAlchemy's adapter of the driver raises it."""
+        # Before SQLAlchemy 2.1, that of psycopg raises errors as they are.
         handle: Handle = getattr(self._adapted, "_handle_exception", None)
-        if handle is not None:
-            try:
-                handle(error)
-            except Exception as exc:  # noqa: BLE001  # it is what is asked for
-                return exc
-        return error
+        return error if handle is None else _raised_by(handle, error)
 
     # --- What SQLAlchemy does around a statement --------------------------------------
 
@@ -423,6 +408,15 @@ class SQLAlchemySession:
             self.lost_all = self.lost_all or invalidates_pool
         self._failures.append(_Failure(error, raised))
         return raised
+
+
+def _raised_by(handle: Callable[[Exception], object], error: Exception) -> Exception:
+    raised = error
+    try:
+        handle(error)
+    except Exception as exc:  # noqa: BLE001  # it is what is asked for
+        raised = exc
+    return raised
 
 
 def _handled(dialect: Any, context: Any, error: Exception) -> Exception:
