@@ -10,9 +10,9 @@ import pytest
 
 from aioupsert import (
     Action,
+    AioupsertError,
     F,
     MissingUniqueIndexError,
-    UsageError,
     create_or_update,
     create_or_update_many,
     iter_create_or_update,
@@ -133,21 +133,29 @@ async def test_an_expression_that_is_nested_too_deeply_is_refused(
 ) -> None:
     await db.run("CREATE TABLE t (k integer PRIMARY KEY, n integer DEFAULT 0)")
 
-    async def call() -> None:
+    def total() -> Any:
         total: Any = F("n")
         for _ in range(levels):
             total = total + 1
-        for row in ({"k": 1}, {"k": 1}):
-            await create_or_update(db.handle, "t", key=row, defaults={"n": total})
-        rows = [{"k": k, "n": 1} for k in range(3)]
-        await create_or_update_many(db.handle, "t", rows, key="k", update={"n": total})
+        return total
 
-    if levels == 40:
-        await call()
-        assert await db.query("SELECT n FROM t WHERE k = 1") == [(120,)]
-    else:
-        with pytest.raises(UsageError, match="nested too deeply"):
+    async def one() -> None:
+        for row in ({"k": 1}, {"k": 1}):
+            await create_or_update(db.handle, "t", key=row, defaults={"n": total()})
+
+    async def many() -> None:
+        rows = [{"k": k, "n": 1} for k in range(3)]
+        update = {"n": total()}
+        await create_or_update_many(db.handle, "t", rows, key="k", update=update)
+
+    for call in (one, many):
+        if levels == 40:
             await call()
+        else:
+            with pytest.raises(AioupsertError, match="nested too deeply"):
+                await call()
+    stored = await db.query("SELECT n FROM t WHERE k = 1")
+    assert stored == ([(120,)] if levels == 40 else [])
 
 
 async def test_few_tables_are_kept_for_a_connection(

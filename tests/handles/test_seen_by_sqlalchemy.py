@@ -12,7 +12,7 @@ import asyncpg
 import psycopg
 import pytest
 import sqlalchemy as sa
-from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
+from sqlalchemy.exc import DatabaseError, DataError, DBAPIError, IntegrityError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from aioupsert import (
@@ -136,8 +136,67 @@ async def test_a_failed_statement_is_handled(engine: AsyncEngine, seen: Seen) ->
     assert "error" in [kind for kind, _ in seen.events]
 
 
-async def test_listeners_may_change_a_statement_and_an_error(
+async def test_a_listener_for_errors_alone_knows_the_statement(
     engine: AsyncEngine,
+) -> None:
+    found: list[str] = []
+
+    def look(context: Any) -> None:
+        assert context.execution_context.root_connection is context.connection
+        found.append(context.statement)
+
+    await create_or_update(engine, "t", key={"k": "x"}, defaults={"n": 1})
+    with (
+        listening(engine.sync_engine, {"handle_error": look}),
+        pytest.raises(IntegrityError),
+    ):
+        await create_or_update(engine, "t", **WRONG)
+    assert all('"t"' in statement for statement in found)
+    assert found
+
+
+@pytest.mark.parametrize("driver", ["aiosqlite"], indirect=True)
+async def test_an_error_that_is_not_the_database_s_is_raised_as_it_is(
+    engine: AsyncEngine,
+) -> None:
+    found: list[Any] = []
+
+    def look(context: Any) -> None:
+        found.append((context.original_exception, context.sqlalchemy_exception))
+
+    with listening(engine.sync_engine, {"handle_error": look}):
+        async with engine.connect() as connection:
+            with pytest.raises(OverflowError) as expected:
+                await connection.execute(
+                    sa.text("INSERT INTO t VALUES ('x', :n)"), {"n": 2**70}
+                )
+        with pytest.raises(OverflowError) as caught:
+            await create_or_update(engine, "t", key={"k": "x"}, defaults={"n": 2**70})
+    assert str(caught.value) == str(expected.value)
+    assert found == [(expected.value, None), (caught.value, None)]
+
+
+@pytest.mark.parametrize("driver", ["aiosqlite"], indirect=True)
+async def test_an_error_of_the_check_of_the_table_is_sqlalchemy_s(
+    engine: AsyncEngine,
+) -> None:
+    def deny(action: int, name: str, *_: Any) -> int:
+        is_check = action == sqlite3.SQLITE_PRAGMA and name == "schema_version"
+        return sqlite3.SQLITE_DENY if is_check else sqlite3.SQLITE_OK
+
+    async with engine.connect() as connection:
+        await create_or_update(connection, "t", key={"k": "a"})
+        raw: Any = (await connection.get_raw_connection()).driver_connection
+        await raw.set_authorizer(deny)
+        with pytest.raises(DatabaseError, match="not authorized"):
+            await create_or_update(connection, "t", key={"k": "b"})
+        await connection.commit()
+        assert (await connection.execute(sa.text("SELECT k FROM t"))).all() == [("a",)]
+
+
+@pytest.mark.parametrize("raises", [False, True])
+async def test_listeners_may_change_a_statement_and_an_error(
+    engine: AsyncEngine, *, raises: bool
 ) -> None:
     sent: list[str] = []
 
@@ -152,7 +211,10 @@ async def test_listeners_may_change_a_statement_and_an_error(
         pass
 
     def mine(context: Any) -> Exception:
-        return MineError(str(context.original_exception))
+        error = MineError(str(context.original_exception))
+        if raises:
+            raise error
+        return error
 
     target = engine.sync_engine
     with (
@@ -287,6 +349,40 @@ async def test_a_transient_error_is_retryable(engine: AsyncEngine, place: Any) -
         await create_or_update(engine, "t", **ADD, timeout=0.05)
     assert is_retryable(lasting.value)
     assert isinstance(lasting.value.__cause__, DBAPIError)
+
+
+@pytest.mark.parametrize("driver", ["asyncpg", "psycopg"], indirect=True)
+async def test_a_statement_that_is_sent_again_is_seen_again(
+    engine: AsyncEngine, place: Any, seen: Seen
+) -> None:
+    await create_or_update(engine, "t", **ADD)
+    await place.run(
+        "CREATE SEQUENCE times; CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql"
+        " AS $$ BEGIN IF nextval('times') = 1 THEN RAISE SQLSTATE '40001'; END IF;"
+        " RETURN NEW; END $$;"
+        " CREATE TRIGGER g BEFORE UPDATE ON t FOR EACH ROW EXECUTE FUNCTION f()"
+    )
+    seen.events.clear()
+    assert not (await create_or_update(engine, "t", **ADD)).created
+    kinds = [kind for kind, _ in seen.events]
+    assert kinds[:2] == ["before", "error"]
+    assert kinds[2:] == ["before", "after"] * (len(kinds[2:]) // 2)
+    assert await place.query("SELECT n FROM t") == [(2,)]
+
+
+@pytest.mark.parametrize("driver", ["asyncpg"], indirect=True)
+async def test_what_is_noted_on_the_driver_s_error_is_noted_on_sqlalchemy_s(
+    engine: AsyncEngine, place: Any
+) -> None:
+    await place.run(
+        "CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+        " RAISE SQLSTATE '26000'; END $$;"
+        " CREATE TRIGGER g BEFORE INSERT ON t FOR EACH ROW EXECUTE FUNCTION f()"
+    )
+    with pytest.raises(DBAPIError) as caught:
+        await create_or_update(engine, "t", **ADD)
+    (note,) = caught.value.__notes__
+    assert "a pooler seems to switch this connection" in note
 
 
 @pytest.mark.parametrize("driver", ["psycopg"], indirect=True)

@@ -31,6 +31,21 @@ async def test_tasks_take_their_turns(engine: AsyncEngine, place: Any) -> None:
     assert await place.query("SELECT count(*) FROM t") == [(21,)]
 
 
+async def test_a_call_waits_for_the_statement_that_begins_the_transaction(
+    engine: AsyncEngine, place: Any
+) -> None:
+    async with engine.connect() as connection:
+        await connection.begin()
+        _, result = await asyncio.gather(
+            connection.execute(sa.text("INSERT INTO t VALUES ('b', 0)")),
+            create_or_update(connection, "t", **ADD),
+        )
+        assert result.created
+        assert await place.query("SELECT * FROM t") == []
+        await connection.commit()
+    assert await place.query("SELECT k FROM t ORDER BY k") == [("a",), ("b",)]
+
+
 async def test_a_statement_of_sqlalchemy_may_begin_the_transaction(
     engine: AsyncEngine, place: Any
 ) -> None:

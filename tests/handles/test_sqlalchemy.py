@@ -154,6 +154,17 @@ async def test_autocommit_commits_each_call(engine: AsyncEngine, place: Any) -> 
     assert await stored(place) == [("a", 2)]
 
 
+async def test_a_table_that_has_changed_is_read_again(
+    engine: AsyncEngine, place: Any
+) -> None:
+    await create_or_update(engine, "t", **ADD)
+    await place.run("ALTER TABLE t ADD COLUMN m integer")
+    await create_or_update(engine, "t", key={"k": "a"}, defaults={"m": 5})
+    await place.run("ALTER TABLE t DROP COLUMN n")
+    await create_or_update(engine, "t", key={"k": "b"}, defaults={"m": 6})
+    assert await place.query("SELECT k, m FROM t ORDER BY k") == [("a", 5), ("b", 6)]
+
+
 async def test_an_isolation_level_is_kept(engine: AsyncEngine) -> None:
     options = {"isolation_level": "SERIALIZABLE"}
     async with engine.connect() as connection:

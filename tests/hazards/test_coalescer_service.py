@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
+from itertools import product
 from typing import Any, Final
 
 import asyncpg
@@ -280,8 +281,21 @@ async def test_what_waits_for_a_connection_on_closing_has_not_been_sent(
     assert await numbers(db) == {}
 
 
-@pytest.mark.parametrize("number", [0, 1, 3])
-@pytest.mark.parametrize("opened", [pooling, psycopg_pooling])
+@asynccontextmanager
+async def engine_of_psycopg(dsn: str, schema: str) -> AsyncIterator[Any]:
+    engine = engine_on("psycopg", dsn, schema)
+    yield engine
+    await engine.dispose()
+
+
+@pytest.mark.parametrize(
+    ("opened", "number"),
+    [
+        *product([pooling, psycopg_pooling], [0, 1]),
+        (pooling, 3),
+        (engine_of_psycopg, 3),
+    ],
+)
 async def test_closing_ends_soon_on_a_dead_network(
     pg: PostgresDatabase, pg_server: Server, opened: Any, number: int
 ) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from aioupsert import (
     F,
@@ -38,6 +39,19 @@ async def one_returning(session: AsyncSession, **options: Any) -> None:
     assert [*result.row] == ["hits"]
 
 
+async def one_returning_all(session: AsyncSession, **options: Any) -> None:
+    result = await create_or_update(
+        session,
+        Note,
+        key={"id": 1},
+        defaults={"hits": F("hits") + 5},
+        returning="*",
+        **options,
+    )
+    assert result.row is not None
+    assert (result.row["id"], result.row["hits"]) == (1, 6)
+
+
 async def many(session: AsyncSession, **options: Any) -> None:
     rows: Any = [{"id": 1, "hits": F("hits") + 5}, {"id": 2}]
     await create_or_update_many(session, Note, rows, key="id", **options)
@@ -49,7 +63,9 @@ async def iterated(session: AsyncSession, **options: Any) -> None:
         pass
 
 
-@pytest.mark.parametrize("call", [one, one_returning, many, iterated])
+@pytest.mark.parametrize(
+    "call", [one, one_returning, one_returning_all, many, iterated]
+)
 async def test_a_loaded_object_shows_what_is_stored(
     engine: AsyncEngine, call: Any
 ) -> None:
@@ -155,8 +171,58 @@ async def test_nothing_more_is_sent_for_other_objects(engine: AsyncEngine) -> No
         sa.event.listen(engine.sync_engine, "before_cursor_execute", note_sql)
         await one(session)
         await get_or_create(session, Note, key={"id": 1})
+        created = await create_or_update(session, Note, key={"id": 2})
+        assert (created.created, created.row) == (True, None)
         assert not [sql for sql in sent if sql.startswith("SELECT notes")]
         assert other.hits == 1
+
+
+async def test_an_object_that_nobody_holds_any_more_is_left(
+    engine: AsyncEngine,
+) -> None:
+    def drop(*arguments: Any) -> None:
+        if arguments[2].startswith("SELECT notes"):
+            held.clear()
+
+    async with AsyncSession(engine) as session:
+        held = [Note(id=1, hits=1)]
+        session.add_all([*held, kept := Note(id=2, hits=1)])
+        await session.flush()
+        await session.refresh(kept)
+        sa.event.listen(engine.sync_engine, "before_cursor_execute", drop)
+        rows = [{"id": 1, "hits": 6}, {"id": 2, "hits": 7}]
+        await create_or_update_many(session, Note, rows, key="id")
+        assert (held, kept.hits) == ([], 7)
+        assert len(session.identity_map) == 1
+
+
+@pytest.mark.parametrize("db", ["aiosqlite"], indirect=True)
+async def test_a_row_whose_key_the_column_takes_for_equal_is_another_s(
+    engine: AsyncEngine,
+) -> None:
+    class Local(DeclarativeBase):
+        pass
+
+    class Word(Local):
+        __tablename__ = "words"
+
+        text: Mapped[str] = mapped_column(primary_key=True)
+        id: Mapped[int] = mapped_column(unique=True)
+        hits: Mapped[int]
+
+    async with AsyncSession(engine) as session:
+        connection = await session.connection()
+        await connection.exec_driver_sql(
+            "CREATE TABLE words (text TEXT COLLATE NOCASE, id INTEGER UNIQUE,"
+            " hits INTEGER, PRIMARY KEY (text COLLATE BINARY))"
+        )
+        await connection.exec_driver_sql("INSERT INTO words VALUES ('a', 2, 200)")
+        session.add(word := Word(text="A", id=1, hits=1))
+        await session.flush()
+        await session.refresh(word)
+        rows = [{"id": 1, "hits": 5}, {"id": 2, "hits": 300}]
+        await create_or_update_many(session, Word, rows, key="id")
+        assert word.hits == 5
 
 
 async def test_other_options_are_refused(engine: AsyncEngine) -> None:

@@ -13,6 +13,7 @@ from sqlalchemy.orm import (
     Mapped,
     MappedAsDataclass,
     mapped_column,
+    relationship,
     synonym,
 )
 from sqlalchemy.orm.exc import StaleDataError
@@ -23,6 +24,7 @@ from aioupsert import (
     BulkError,
     Coalescer,
     F,
+    UnknownColumnError,
     UsageError,
     create_or_update,
     create_or_update_many,
@@ -76,6 +78,23 @@ class Tens(Base):
     __mapper_args__ = {  # noqa: RUF012  # as above
         "version_id_col": version,
         "version_id_generator": lambda v: 10 if v is None else v + 10,
+    }
+
+
+class Letters(Base):
+    """Has one that is computed by a method of the last one."""
+
+    __tablename__ = "letters"
+
+    name: Mapped[str] = mapped_column(primary_key=True)
+    body: Mapped[str | None]
+    version: Mapped[str] = mapped_column()
+    before_name: Mapped[str | None] = mapped_column(sa.ForeignKey("letters.name"))
+    before: Mapped["Letters | None"] = relationship(remote_side=name)
+    earlier: Mapped["Letters | None"] = synonym("before")
+    __mapper_args__ = {  # noqa: RUF012  # as above
+        "version_id_col": version,
+        "version_id_generator": lambda v: "a" if v is None else v.upper(),
     }
 
 
@@ -212,12 +231,16 @@ async def test_a_generator_of_versions_is_called(engine: AsyncEngine) -> None:
         )
         seen |= {*await column(engine, Sheet.token, Sheet.name)}
     assert len(seen) == 2
-    for call in (
-        create_or_update(engine, Tens, key={"name": "a"}, defaults={"body": "a"}),
-        create_or_update_many(engine, Tens, [{"name": "a", "body": "b"}], key="name"),
-    ):
-        with pytest.raises(UsageError, match="computes from the stored version"):
-            await call
+    classes: tuple[Any, ...] = (Tens, Letters)
+    for cls in classes:
+        for call in (
+            create_or_update(engine, cls, key={"name": "a"}, defaults={"body": "a"}),
+            create_or_update_many(
+                engine, cls, [{"name": "a", "body": "b"}], key="name"
+            ),
+        ):
+            with pytest.raises(UsageError, match="computes from the stored version"):
+                await call
     row = (await get_or_create(engine, Tens, key={"name": "a"})).row
     assert row == {"name": "a", "body": None, "version": 10}
     await create_or_update(
@@ -228,6 +251,12 @@ async def test_a_generator_of_versions_is_called(engine: AsyncEngine) -> None:
         create_defaults={"version": 10},
     )
     assert await column(engine, Tens.version, Tens.name) == [20]
+
+
+async def test_a_synonym_of_a_relationship_is_not_a_column(engine: AsyncEngine) -> None:
+    assert (await get_or_create(engine, Letters, key={"name": "a"})).created
+    with pytest.raises(UnknownColumnError, match="'earlier'"):
+        await get_or_create(engine, Letters, key={"name": "a", "earlier": "b"})
 
 
 # --- Classes of one table -------------------------------------------------------------
@@ -278,6 +307,10 @@ async def test_rows_of_the_class_are_created_and_updated(engine: AsyncEngine) ->
             assert [r.created for r in results] == [age == 1] * 2
             await session.commit()
     assert await column(engine, Pet.kind, Pet.name) == ["cat"] * 3
+    found = await get_or_create(engine, Cat, key={"name": "tom", "kind": "cat"})
+    assert not found.created
+    with pytest.raises(UsageError, match="its class is 'dog'"):
+        await create_or_update(engine, Cat, key={"name": "rex", "kind": "dog"})
     with pytest.raises(BulkError, match="its class is 'dog'"):
         await create_or_update_many(
             engine, Cat, [{"name": "rex", "kind": "dog"}], key="name"

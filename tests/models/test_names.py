@@ -113,6 +113,8 @@ NOTE = {"id": 1, "title": "t", "hits": 5}
         (sa.or_(Note.hits > 5, Note.title == "t"), True),
         (sa.not_(sa.or_(Note.hits > 5, Note.title == "t")), False),
         (NOTES.c.hits <= Note.hits, True),
+        (Note.hits - (Note.hits - 5) == 5, True),
+        ((Note.title == "t") == sa.false(), False),
     ],
     ids=str,
 )
@@ -159,6 +161,7 @@ async def test_values_in_conditions_are_written_as_their_columns_are(
         sa.func.lower(Note.title) == "t",
         Note.id.in_(sa.select(Note.id)),
         sa.text("hits < 3"),
+        sa.true(),
         Seat.number == 1,
     ],
     ids=str,

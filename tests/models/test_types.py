@@ -17,6 +17,7 @@ from aioupsert import (
     Coalescer,
     Excluded,
     F,
+    UsageError,
     coalesce,
     create_or_update,
     create_or_update_many,
@@ -95,6 +96,18 @@ async def test_a_literal_beside_a_column_is_of_its_type(
             engine, Typed, key=KEY, defaults={"hits": 5}, where=where
         )
         assert result.action is action, repr(where)
+
+
+async def test_an_expression_that_is_nested_too_deeply_is_refused(
+    engine: AsyncEngine,
+) -> None:
+    total: Any = F("hits")
+    for _ in range(900):
+        total = total + 1
+    with pytest.raises(UsageError, match="nested too deeply"):
+        await create_or_update(
+            engine, Typed, key={"code": "x"}, defaults={"hits": total}
+        )
 
 
 async def test_none_is_what_the_type_makes_of_it(engine: AsyncEngine) -> None:
