@@ -169,6 +169,7 @@ def test_a_comma_is_not_worth_a_note(
     [
         ("a,b\n'x,y','it''s'\n", {"quote": "'"}, ["x,y", "it's"]),
         ('a,b\n"x\\"y,",z\n', {"escape": "\\"}, ['x"y,', "z"]),
+        ('a,b\n"x""y,",z\n', {"escape": '"'}, ['x"y,', "z"]),
         ('a,b\n"x,y"\n', {"quote": None}, ['"x', 'y"']),
         ("x\n\na,b\n1,2\n", {"skip_lines": 1}, ["1", "2"]),
         ("#x,y\na,b\n#1,2\n1,#2\n", {"comment": "#"}, ["1", "#2"]),

@@ -67,7 +67,9 @@ def read_delimited(
             if delimiter != ",":
                 shown = "a tab" if delimiter == "\t" else repr(delimiter)
                 note = f"{file}: the delimiter is {shown}"
-        dialect = Dialect(delimiter, options.quote, options.escape, options.nulls)
+        # A quote is doubled anyway, which is what escaping it by itself means.
+        escape = None if options.escape == options.quote else options.escape
+        dialect = Dialect(delimiter, options.quote, escape, options.nulls)
         reader = _reader(source, dialect)
         if not options.header:
             header = None

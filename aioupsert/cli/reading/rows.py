@@ -48,8 +48,7 @@ class Dialect:
             return cell
         if escape is not None:
             cell = cell.replace(escape, escape * 2)
-        if escape != quote:
-            cell = cell.replace(quote, quote * 2)
+        cell = cell.replace(quote, quote * 2)
         return f"{quote}{cell}{quote}"
 
 
