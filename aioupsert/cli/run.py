@@ -189,7 +189,8 @@ async def _load(
 ) -> None:
     notes = [*report.notes]
     with _handle_signals(source, received), bar.display():
-        for attempt in range(1, _ATTEMPTS + 1):
+        attempt = 1
+        while True:
             try:
                 async with open_for_load(url, options) as database:
                     await _load_into(database, source, options, report, bar)
@@ -202,6 +203,7 @@ async def _load(
                     or not options.in_transaction
                 ):
                     raise
+                attempt += 1
                 source.restart()
                 report.notes[:] = notes
             else:

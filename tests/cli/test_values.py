@@ -396,14 +396,16 @@ def test_parquet_comes_by_a_pipe(
     sqlite_database: CliDatabase, tmp_path: Path, source: str
 ) -> None:
     content = parquet(tmp_path / "t.parquet", {"id": [1, 2]}).read_bytes()
-    options = ("--key", "id", "--format", "parquet", "--create-table")
+    options = ("--key", "id", "--create-table")
     if source == "pipe":
         os.mkfifo(tmp_path / "pipe")
         thread = threading.Thread(
             target=(tmp_path / "pipe").write_bytes, args=[content]
         )
         thread.start()
-        result = sqlite_database.load(tmp_path / "pipe", *options)
+        result = sqlite_database.load(
+            tmp_path / "pipe", *options, "--format", "parquet"
+        )
         thread.join()
     else:
         result = sqlite_database.load("-", *options, stdin=content)
