@@ -37,8 +37,8 @@ def register(coalescer: HasStats, table: tuple[str, ...]) -> None:
 
 _logger: Final = logging.getLogger("aioupsert")
 
-# The retry loop and the connection layer record into the event of the operation that is
-# running in their context; an event is not passed down to them.
+# The retry loop records into the event of the operation that is running in its context;
+# an event is not passed down to it.
 _current: ContextVar[Event | None] = ContextVar("_current", default=None)
 
 
@@ -50,12 +50,6 @@ def bulk_result(counts: Mapping[Action, int]) -> BulkResult:
         unchanged=counts[Action.UNCHANGED],
         skipped=counts[Action.SKIPPED],
     )
-
-
-def record_system(system: str) -> None:
-    """Record the database system of the current operation."""
-    if (event := _current.get()) is not None:
-        event.system = system
 
 
 def record_retry() -> None:

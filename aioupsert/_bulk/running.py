@@ -11,7 +11,7 @@ from aioupsert._bulk.parallel import ParallelWriter
 from aioupsert._bulk.writing import BulkWrite
 from aioupsert._drivers import is_pool, session_on
 from aioupsert._execution.targets import Target
-from aioupsert._observation import observed, record_system
+from aioupsert._observation import observed
 from aioupsert.errors import BulkError, UsageError
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ async def create_or_update_many(
             else:
                 async with session_on(target.handle, options.timeout) as session:
                     if observation is not None:
-                        record_system(session.engine.system)
+                        observation.event.system = session.engine.system
                     await write.write_all(session, source, atomic=options.atomic)
         except BulkError as exc:
             if observation is not None:
@@ -119,7 +119,7 @@ async def iter_create_or_update(
         with observed("iter_create_or_update", target.name) as observation:
             async with session_on(target.handle, timeout) as session:
                 if observation is not None:
-                    record_system(session.engine.system)
+                    observation.event.system = session.engine.system
                 results = await write.results(session, batch)
             if observation is not None:
                 observation.record_each(*results)

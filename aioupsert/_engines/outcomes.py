@@ -153,11 +153,8 @@ class BatchOutcome:
 
     def add_merged(self, merged: Mapping[int, Sequence[int]]) -> None:
         """Count calls that were merged into earlier ones, as updates of their rows."""
-        result = _SHARED[RowCode.UPDATED]
-        results = dict.fromkeys(chain.from_iterable(merged.values()), result)
-        self.counts[result.action] += len(results)
-        if self.results is not None:
-            self.results.update(results)
+        positions = chain.from_iterable(merged.values())
+        self.add_codes(dict.fromkeys(positions, int(RowCode.UPDATED)))
 
     def use_input_positions(self, positions: Sequence[int]) -> None:
         """Replace positions in the batch by positions in the input."""

@@ -32,7 +32,7 @@ from aioupsert._execution.table_cache import (
     has_changed,
 )
 from aioupsert._execution.targets import Target, named, of_sqlalchemy
-from aioupsert._observation import Observation, record_system
+from aioupsert._observation import Observation
 from aioupsert._plan.request import read_request
 from aioupsert.events import OBSERVERS
 from aioupsert.results import Result, Statement
@@ -78,7 +78,7 @@ async def create_or_update(
     else:
         with Observation("create_or_update", target.name) as observation:
             async with session_on(handle, timeout) as session:
-                record_system(session.engine.system)
+                observation.event.system = session.engine.system
                 result = await write(session, target.name, shape, values, timeout)
             observation.record_each(result)
     if target.model is None:
@@ -103,7 +103,7 @@ async def get_or_create(
     else:
         with Observation("get_or_create", target.name) as observation:
             async with session_on(target.handle, timeout) as session:
-                record_system(session.engine.system)
+                observation.event.system = session.engine.system
                 result = await _get_or_create(session, target, arguments, timeout)
             observation.record_each(result)
     return await target.translate(result, arguments["returning"])
