@@ -18,6 +18,7 @@ from aioupsert import (
     UnknownTableError,
     UsageError,
     create_or_update,
+    create_or_update_many,
     get_or_create,
     preview,
 )
@@ -112,6 +113,11 @@ TABLES: dict[str, tuple[str, Any, dict[str, Any]]] = {
         "CREATE TABLE t (k, gone, {}); CREATE UNIQUE INDEX i ON t (k) WHERE gone IS NULL",
         "t",
         {"k": "a", "gone": None},
+    ),
+    "NOCASE column outside of the key": (
+        "CREATE TABLE t (id INTEGER PRIMARY KEY, name TEXT COLLATE NOCASE, {})",
+        "t",
+        {"id": 7},
     ),
     "ON CONFLICT REPLACE": (
         "CREATE TABLE t (k TEXT UNIQUE ON CONFLICT REPLACE, {})",
@@ -317,6 +323,19 @@ async def test_a_view_with_triggers_is_written(conn: aiosqlite.Connection) -> No
         (Action.UPDATED, {"k": "a", "hits": 2}),
     ]
     assert await rows_of(conn, "SELECT * FROM base") == [("a", 2)]
+
+
+@pytest.mark.parametrize(
+    "ddl", [VIEW, "CREATE VIRTUAL TABLE t USING fts5 (k, hits)"], ids=["view", "fts5"]
+)
+async def test_many_rows_are_written_where_no_upsert_works(
+    conn: aiosqlite.Connection, ddl: str
+) -> None:
+    await conn.executescript(ddl)
+    rows = [{"k": k, "hits": hits} for k, hits in (("a", 1), ("b", 2), ("a", 3))]
+    counts = await create_or_update_many(conn, "t", rows, key="k")
+    assert (counts.created, counts.updated) == (2, 1)
+    assert await rows_of(conn, "SELECT * FROM t ORDER BY k") == [("a", 3), ("b", 2)]
 
 
 async def test_a_row_of_a_view_is_left_alone(conn: aiosqlite.Connection) -> None:
@@ -689,6 +708,14 @@ async def test_a_table_made_anew_is_described_anew_after_its_first_error(
     assert result.row == {"name": "x", "k": None, "hits": 101}
 
 
+async def test_so_it_is_after_an_error_of_a_constraint_that_it_did_not_have(
+    changing: aiosqlite.Connection, lite: SQLiteDatabase
+) -> None:
+    await lite.run(RECREATE.replace("100", "100 CHECK (hits > 50)"))
+    await create_or_update(changing, "t", key={"k": "a"}, defaults=HIT)
+    assert await lite.query("SELECT * FROM t") == [(None, "a", 101)]
+
+
 async def test_a_table_dropped_and_made_again_works(
     changing: aiosqlite.Connection, lite: SQLiteDatabase
 ) -> None:
@@ -697,8 +724,14 @@ async def test_a_table_dropped_and_made_again_works(
         await create_or_update(changing, "t", key={"k": "a"}, defaults=HIT)
     with pytest.raises(UnknownTableError):
         await create_or_update(changing, "t", key={"k": "a"}, defaults=HIT)
-    await lite.run("CREATE TABLE t (k TEXT PRIMARY KEY, hits INTEGER DEFAULT 0)")
-    assert (await create_or_update(changing, "t", key={"k": "a"})).created
+    await lite.run("CREATE TABLE t (k TEXT PRIMARY KEY, hits INTEGER DEFAULT 100)")
+    key, again = {"k": "a"}, {"k": "b"}
+    assert (await create_or_update(changing, "t", key=key, defaults=HIT)).created
+    assert not (await create_or_update(changing, "t", key=key, defaults=HIT)).created
+    await changing.execute("BEGIN")
+    assert (await create_or_update(changing, "t", key=again, defaults=HIT)).created
+    await changing.commit()
+    assert await lite.query("SELECT * FROM t") == [("a", 102), ("b", 101)]
 
 
 @pytest.mark.parametrize(
