@@ -602,6 +602,28 @@ async def test_a_producer_may_call_this_library_on_the_connection(
     assert await db.query("SELECT count(*) FROM t") == [(6,)]
 
 
+@pytest.mark.parametrize("db", ["asyncpg", "psycopg"], indirect=True)
+async def test_so_it_may_within_a_call_on_another_connection(
+    db: PostgresDatabase,
+) -> None:
+    await db.run("CREATE TABLE log (n integer PRIMARY KEY)")
+
+    async def logged() -> AsyncIterator[dict[str, Any]]:
+        for n in range(4):
+            await create_or_update_many(db.handle, "log", [{"n": n}], key="n")
+            yield {"n": 10 + n}
+
+    async def rows() -> AsyncIterator[dict[str, Any]]:
+        for n in range(4):
+            await create_or_update_many(other, "log", logged(), key="n", batch_size=2)
+            yield {"k": n}
+
+    async with db.connect() as other, asyncio.timeout(20):
+        await load(db, rows(), batch_size=2)
+    assert await db.query("SELECT count(*) FROM log") == [(8,)]
+    assert await db.query("SELECT count(*) FROM t") == [(4,)]
+
+
 @pytest.mark.parametrize("db", ["aiosqlite"], indirect=True)
 async def test_classes_that_a_program_makes_as_it_runs_are_rows(db: Database) -> None:
     rows = [make_dataclass(f"Row{n}", ["k", "a"])(n, n) for n in range(300)]

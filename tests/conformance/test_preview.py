@@ -53,6 +53,13 @@ async def test_it_leaves_a_row_that_is_there(conn: Any, db: Database) -> None:
     assert await db.query("SELECT * FROM t") == [("secret key", 7, "x")]
 
 
+async def test_it_knows_a_column_that_was_added_since(conn: Any, db: Database) -> None:
+    await preview(conn, "t", key=KEY, defaults={"n": 1})
+    await db.run("ALTER TABLE t ADD COLUMN added INTEGER")
+    shown = await preview(conn, "t", key=KEY, defaults={"added": 1})
+    assert any('"added"' in statement.sql for statement in shown)
+
+
 @every_strategy
 async def test_values_are_arguments_and_never_text(
     conn: Any, strategy: Strategy

@@ -13,12 +13,14 @@ from aioupsert import (
     AioupsertError,
     F,
     MissingUniqueIndexError,
+    UnsupportedConnectionError,
     create_or_update,
     create_or_update_many,
     iter_create_or_update,
     preview,
 )
 from aioupsert._drivers.base import STATES
+from aioupsert._execution.targets import of_sqlalchemy
 from tests.support.databases import Database
 
 SIZES = pytest.mark.parametrize("size", [1, 2, 3, 20])
@@ -156,6 +158,17 @@ async def test_an_expression_that_is_nested_too_deeply_is_refused(
                 await call()
     stored = await db.query("SELECT n FROM t WHERE k = 1")
     assert stored == ([(120,)] if levels == 40 else [])
+
+
+async def test_few_classes_of_connections_are_kept(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("aioupsert._execution.targets._MAX_CACHED", 3)
+    for number in range(5):
+        connection: Any = type(f"Own{number}", (), {})()
+        with pytest.raises(UnsupportedConnectionError, match=f"Own{number}"):
+            await create_or_update(connection, "t", key={"k": 1})
+        assert len(of_sqlalchemy) <= 3
 
 
 async def test_few_tables_are_kept_for_a_connection(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final
 
@@ -18,7 +19,7 @@ from aioupsert import (
     create_or_update_many,
     iter_create_or_update,
 )
-from tests.support.databases import Database, PostgresDatabase
+from tests.support.databases import Database, PostgresDatabase, SQLiteDatabase
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -31,7 +32,8 @@ CASES: Final[dict[str, tuple[str, str, str]]] = {
     "regtype": ("regtype", "int4", "no_such_type"),
     "tsquery": ("tsquery", "a & b", "a &"),
 }
-SIZES: Final = (2, 3, 20)
+# How many rows, and which one is wrong.
+SIZES: Final = ((2, 0), (3, 1), (20, 10))
 
 drivers = pytest.mark.parametrize("db", ["asyncpg", "psycopg"], indirect=True)
 cases = pytest.mark.parametrize(("type_", "good", "bad"), CASES.values(), ids=CASES)
@@ -43,12 +45,12 @@ async def stored(db: Database) -> set[int]:
 
 @drivers
 @cases
-@pytest.mark.parametrize("number", SIZES)
+@pytest.mark.parametrize("size", SIZES)
 async def test_a_value_that_only_the_database_can_read(
-    db: Database, type_: str, good: str, bad: str, number: int
+    db: Database, type_: str, good: str, bad: str, size: tuple[int, int]
 ) -> None:
+    number, wrong = size
     await db.run(f"CREATE TABLE t (k integer PRIMARY KEY, v {type_})")
-    wrong = number // 2
     rows = [{"k": n, "v": bad if n == wrong else good} for n in range(number)]
     with pytest.raises(BulkError) as failed:
         await create_or_update_many(db.handle, "t", rows, key="k", convert_text=True)
@@ -152,6 +154,25 @@ async def test_a_canceled_statement_ends_the_call(
     assert await db.query("SELECT sum(n) FROM t") == [(0,)]
 
 
+async def test_a_transient_error_while_others_are_tried_is_retried(
+    pg: PostgresDatabase,
+) -> None:
+    await pg.run(
+        "CREATE TABLE t (k integer PRIMARY KEY, n integer); CREATE SEQUENCE met;"
+        " CREATE FUNCTION g() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+        " IF new.k = 0 THEN RAISE SQLSTATE 'ZZ001'; END IF;"
+        " IF new.k = 2 AND nextval('met') = 1 THEN RAISE serialization_failure; END IF;"
+        " RETURN new; END $$;"
+        " CREATE TRIGGER g AFTER INSERT ON t FOR EACH ROW EXECUTE FUNCTION g()"
+    )
+    rows = [{"k": n, "n": 1} for n in range(3)]
+    counts = await create_or_update_many(
+        pg.handle, "t", rows, key="k", atomic=False, on_error="skip"
+    )
+    assert (counts.created, [e.index for e in counts.rejected]) == (2, [0])
+    assert await stored(pg) == {1, 2}
+
+
 # --- Mistakes that hit every row alike ----------------------------------------------------
 
 
@@ -180,6 +201,17 @@ async def test_a_mistake_in_the_statement_is_not_one_of_a_row(
     assert await stored(db) == set()
     # Some rows are tried, not each of them.
     assert len(caplog.messages) < 150
+
+
+async def test_a_full_disk_is_not_the_fault_of_a_row(lite: SQLiteDatabase) -> None:
+    await lite.run("CREATE TABLE t (k integer PRIMARY KEY, v text)")
+    await lite.handle.execute("PRAGMA max_page_count = 4")
+    rows = [{"k": n, "v": "x" * 3000} for n in range(5)]
+    with pytest.raises(sqlite3.OperationalError, match="full"):
+        await create_or_update_many(
+            lite.handle, "t", rows, key="k", atomic=False, on_error="skip"
+        )
+    assert await stored(lite) == set()
 
 
 @drivers

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from aioupsert import (
     Action,
@@ -96,6 +97,40 @@ async def test_a_literal_beside_a_column_is_of_its_type(
             engine, Typed, key=KEY, defaults={"hits": 5}, where=where
         )
         assert result.action is action, repr(where)
+
+
+async def test_members_are_what_the_type_makes_of_each(engine: AsyncEngine) -> None:
+    class Halved(sa.types.TypeDecorator[int]):
+        impl = sa.Double
+        cache_ok = True
+
+        def process_bind_param(self, value: int | None, dialect: Any) -> Any:
+            del dialect
+            return None if value is None else value / 2
+
+    class Local(DeclarativeBase):
+        pass
+
+    class Half(Local):
+        __tablename__ = "halves"
+
+        id: Mapped[int] = mapped_column(primary_key=True)
+        number: Mapped[int] = mapped_column(Halved)
+
+    async with engine.begin() as connection:
+        await connection.run_sync(Local.metadata.create_all)
+        await connection.execute(sa.insert(Half).values(id=1, number=3))
+        for members, action in (([1, 3], Action.UPDATED), ([2, 6], Action.SKIPPED)):
+            result = await create_or_update(
+                connection,
+                Half,
+                key={"id": 1},
+                defaults={"number": 3},
+                where=F("number").in_(members),
+            )
+            assert result.action is action
+        found = await connection.execute(sa.text("SELECT number FROM halves"))
+        assert found.scalar_one() == 1.5
 
 
 async def test_an_expression_that_is_nested_too_deeply_is_refused(

@@ -4,6 +4,7 @@ import importlib.metadata
 import importlib.resources
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
@@ -47,6 +48,16 @@ def test_what_is_no_connection_is_told_without_any_driver() -> None:
     assert told.startswith("cannot use this builtins.NoneType: pass an asyncpg")
     assert state.startswith("False ")
     assert set(FOREIGN).isdisjoint(state.split())
+
+
+async def test_what_is_not_a_table_is_refused_without_sqlalchemy(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delitem(sys.modules, "sqlalchemy")
+    conn: Any = None
+    table: Any = object()
+    with pytest.raises(aioupsert.UsageError, match="a table is a name"):
+        await aioupsert.create_or_update(conn, table, key={"k": 1})
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ from aioupsert import (
     get_or_create,
     is_retryable,
 )
-from aioupsert._drivers import DRIVERS
+from aioupsert._drivers import DRIVERS, session_on
 from aioupsert._drivers.base import ConnectionKind, ConnectionState, drive, state_of
 from aioupsert._engines.base import (
     Command,
@@ -44,6 +44,7 @@ from aioupsert._engines.sql import CompiledStatement, RowCode
 from aioupsert._plan import Assignment, Plan, RowGroup
 from aioupsert._plan.schema import Column, Table, TableName, UniqueIndex
 from aioupsert.results import Result
+from tests.support.databases import Database
 
 T = TypeVar("T")
 
@@ -287,6 +288,13 @@ async def test_a_coalescer(conn: Any) -> None:
         call: Callable[..., Any] = coalescer.create_or_update
         results = [await call(key={"k": 1}, defaults={"v": n}) for n in range(3)]
     assert [result.created for result in results] == [True, False, False]
+
+
+async def test_every_driver_sends_a_statement_by_itself(db: Database) -> None:
+    """As an engine wants for which a call is a single one."""
+    async with session_on(db.handle) as session:
+        rows = await session.fetch("SELECT 1", (), 1)
+    assert [tuple(row) for row in rows] == [(1,)]
 
 
 def test_its_errors_are_known(conn: Any) -> None:
