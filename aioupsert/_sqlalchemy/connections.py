@@ -100,41 +100,85 @@ def _driver_of(connection: AsyncConnection) -> str:
     return driver
 
 
-@asynccontextmanager
-async def _lend(
-    connection: AsyncConnection, bare: Callable[[Value], Value] | None = None
-) -> AsyncGenerator[SQLAlchemySession]:
+class _Lease:
     """
-    Lend a session on a connection; invalidate the connection if it is lost meanwhile.
+    A session on a connection, which is invalidated if it is lost meanwhile.
 
-    Args:
-        connection: The connection.
-        bare: Takes the driver's connection out of transactions; None for the
-            transaction that the caller ends.
+    A class, as generators cost more on every call.
     """
-    driver = _driver_of(connection)
-    adapted = (await connection.get_raw_connection()).dbapi_connection
-    raw: Handle = getattr(adapted, "driver_connection", None)
-    sync: Handle = connection.sync_connection
-    session = SQLAlchemySession(sync, adapted, _session(driver, raw))
-    try:
-        if bare is not None:
-            async with bare(raw):
-                yield session
+
+    __slots__ = ("_bind_arguments", "_connection", "_handle", "_session", "raw")
+
+    raw: Handle
+    _connection: AsyncConnection
+    _session: SQLAlchemySession
+
+    def __init__(
+        self,
+        handle: AsyncConnection | AsyncSession,
+        bind_arguments: Mapping[str, Value] | None,
+    ) -> None:
+        """
+        Lend it later.
+
+        Args:
+            handle: A connection, or a session.
+            bind_arguments: What tells a session which of its connections is meant; None
+                if no transaction is to begin.
+        """
+        self._handle = handle
+        self._bind_arguments = bind_arguments
+
+    async def __aenter__(self) -> SQLAlchemySession:
+        """Return the session."""
+        handle = self._handle
+        arguments = self._bind_arguments
+        if isinstance(handle, AsyncSession):
+            connection = await _connection_of(handle, arguments or {})
         else:
-            async with session.state.lock:
-                await _BEGIN[driver](adapted)
-            yield session
-    except BaseException as exc:
-        if session.lost is None and _is_closed(raw):
-            session.lost = exc  # a cancellation has ended it
-        if isinstance(exc, Exception):
-            session.raise_as_host(exc)
-        raise
-    finally:
-        if session.lost is not None:
-            lost = connection.run_sync(_invalidate, session)
-            await finish(asyncio.ensure_future(lost))
+            connection = handle
+        self._connection = connection
+        driver = _driver_of(connection)
+        if arguments is not None and not connection.in_transaction():
+            await connection.begin()
+        sync: Handle = connection.sync_connection
+        # The first takes long, and is only needed to get another one of the pool.
+        proxied = (
+            await connection.get_raw_connection()
+            if sync.invalidated
+            else sync.connection
+        )
+        adapted = proxied.dbapi_connection
+        self.raw = getattr(adapted, "driver_connection", None)
+        self._session = SQLAlchemySession(sync, adapted, _session(driver, self.raw))
+        if arguments is not None:
+            try:
+                async with self._session.state.lock:
+                    await _BEGIN[driver](adapted)
+            except BaseException as exc:
+                await self._end(exc)
+                raise
+        return self._session
+
+    async def __aexit__(
+        self, _: object, exc: BaseException | None, traceback: object
+    ) -> None:
+        """Raise the error of SQLAlchemy's for one of the driver's."""
+        del traceback
+        if exc is not None or self._session.lost is not None:
+            await self._end(exc)
+
+    async def _end(self, exc: BaseException | None) -> None:
+        session = self._session
+        try:
+            if exc is not None and session.lost is None and _is_closed(self.raw):
+                session.lost = exc  # a cancellation has ended it
+            if isinstance(exc, Exception):
+                session.raise_as_host(exc)
+        finally:
+            if session.lost is not None:
+                lost = self._connection.run_sync(_invalidate, session)
+                await finish(asyncio.ensure_future(lost))
 
 
 def _is_closed(raw: Handle) -> bool:
@@ -153,38 +197,24 @@ def _invalidate(connection: Handle, session: SQLAlchemySession) -> None:
     connection.invalidate(session.lost)
 
 
-@asynccontextmanager
-async def _on_connection(connection: AsyncConnection) -> AsyncGenerator[Session]:
-    """Lend a session in the transaction that the caller ends."""
-    _driver_of(connection)
-    if not connection.in_transaction():
-        await connection.begin()
-    async with _lend(connection) as session:
-        yield session
-
-
-@asynccontextmanager
-async def _on_session(
+async def _connection_of(
     session: AsyncSession, bind_arguments: Mapping[str, Value]
-) -> AsyncGenerator[Session]:
-    """Lend the same, after flushing what is pending in the session."""
+) -> AsyncConnection:
+    """Return the connection of a session, after flushing what is pending in it."""
     if session.sync_session.autoflush and (
         session.new or session.dirty or session.deleted
     ):
         await session.flush()
-    connection = await session.connection(bind_arguments={**bind_arguments})
-    async with _on_connection(connection) as lent:
-        yield lent
+    return await session.connection(bind_arguments={**bind_arguments})
 
 
 @asynccontextmanager
 async def _on_engine(engine: AsyncEngine) -> AsyncGenerator[Session]:
     """Lend a session on a connection on which no transaction is open."""
-    async with (
-        engine.connect() as connection,
-        _lend(connection, _BARE[_driver_of(connection)]) as session,
-    ):
-        yield session
+    async with engine.connect() as connection:
+        lease = _Lease(connection, None)
+        async with lease as session, _BARE[_driver_of(connection)](lease.raw):
+            yield session
 
 
 def _session(driver: str, connection: Handle) -> Session:
@@ -208,13 +238,11 @@ class BoundHandle(NamedTuple):
     def lend(self) -> AbstractAsyncContextManager[Session]:
         """Return a context with a session on the connection."""
         handle = self.handle
-        if isinstance(handle, AsyncConnection):
-            return _on_connection(handle)
         if isinstance(handle, AsyncEngine):
             return _on_engine(handle)
-        if not isinstance(handle, AsyncSession):
+        if not isinstance(handle, (AsyncConnection, AsyncSession)):
             handle = handle()  # of the scope that is current
-        return _on_session(handle, self.bind_arguments)
+        return _Lease(handle, self.bind_arguments)
 
 
 class BoundPool(BoundHandle):
