@@ -11,7 +11,8 @@ from aioupsert._coalescer.dispatch import Dispatcher, Schedule
 from aioupsert._coalescer.queue import Queue
 from aioupsert._coalescer.requests import RequestReader
 from aioupsert._coalescer.sending import Sender
-from aioupsert._drivers import is_pool
+from aioupsert._drivers import is_pool, session_on
+from aioupsert._drivers.base import in_steps_of_a_call
 from aioupsert._execution.targets import Target
 from aioupsert._observation import Observation, register
 from aioupsert._plan import read_key_names
@@ -243,6 +244,8 @@ class Coalescer:
         if loop is not self._loop:
             msg = "it was entered in another event loop"
             raise CoalescerClosedError(msg)
+        if in_steps_of_a_call():
+            await self._refuse_to_wait_for_itself()
         arguments: Arguments = {
             "key": key,
             "defaults": defaults,
@@ -284,3 +287,22 @@ class Coalescer:
             observation.end()
         model = self._target.model
         return result if model is None else model.result(result)
+
+    async def _refuse_to_wait_for_itself(self) -> None:
+        """
+        Refuse a call by a source of rows whose bulk call holds the connection.
+
+        Raises:
+            UsageError: Its batch would wait for the bulk call, which waits for the source.
+        """
+        handle = self._target.handle
+        if is_pool(handle):
+            return
+        async with session_on(handle) as session:
+            if session.state.is_held_here():
+                msg = (
+                    "the bulk call whose rows wait for this call holds the coalescer's"
+                    " connection: give the coalescer a pool or another connection, or"
+                    " call create_or_update()"
+                )
+                raise UsageError(msg)

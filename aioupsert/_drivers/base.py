@@ -229,6 +229,11 @@ class _Hold:
 _current_hold: ContextVar[_Hold | None] = ContextVar("_current_hold", default=None)
 
 
+def in_steps_of_a_call() -> bool:
+    """Return whether this code is run, as a source of rows, by a call that may hold a lock."""
+    return _current_hold.get() is not None
+
+
 @dataclass(slots=True)
 class ConnectionState:
     """
@@ -261,10 +266,18 @@ class ConnectionState:
     @property
     def lock(self) -> asyncio.Lock:
         """The lock that a statement needs: the connection's, or that of its steps."""
-        hold = _current_hold.get() if self.holds else None
+        hold = self._hold() if self.holds else None
+        return self._lock if hold is None else hold.lock
+
+    def is_held_here(self) -> bool:
+        """Return whether this code is one of the steps that hold the lock."""
+        return self._hold() is not None
+
+    def _hold(self) -> _Hold | None:
+        hold = _current_hold.get()
         while hold is not None and not (hold.is_active and hold.state is self):
             hold = hold.outer
-        return self._lock if hold is None else hold.lock
+        return hold
 
     @asynccontextmanager
     async def locked(self) -> AsyncGenerator[None]:

@@ -17,6 +17,7 @@ from pydantic import v1
 from aioupsert import (
     BulkError,
     BulkResult,
+    Coalescer,
     F,
     UsageError,
     create_or_update,
@@ -380,6 +381,37 @@ async def test_a_source_may_use_the_connection_itself(
         counts = await load(db, rows(), batch_size=2, atomic=atomic)
     assert counts == BulkResult(created=5)
     assert await db.query("SELECT count(*) FROM t") == [(5 + max(tasks, 1),)]
+
+
+async def through(coalescer: Coalescer) -> AsyncIterator[Any]:
+    """Rows that come while a coalescer writes others."""
+    for row in ROWS:
+        await coalescer.create_or_update(key={"k": 10}, defaults={"a": row["a"]})
+        yield row
+
+
+@engines
+async def test_a_source_that_waits_for_a_coalescer_of_its_connection_is_told(
+    db: Database,
+) -> None:
+    async with asyncio.timeout(20), Coalescer(db.handle, "t", key="k") as coalescer:
+        with pytest.raises(UsageError, match="give the coalescer a pool"):
+            await load(db, through(coalescer), batch_size=2)
+        # Those of the first batch were read before the transaction began.
+        assert await db.query(CONTENT) == [(10, -2, None)]
+        # Between two transactions there is nothing to wait for.
+        counts = await load(db, through(coalescer), batch_size=2, atomic=False)
+        assert counts == BulkResult(created=5)
+
+
+@pytest.mark.parametrize("db", ["asyncpg", "pool"], indirect=True)
+async def test_a_coalescer_of_another_connection_is_not_in_its_way(
+    db: Database,
+) -> None:
+    async with db.connect() as conn, Coalescer(db.handle, "t", key="k") as coalescer:
+        rows = through(coalescer)
+        await create_or_update_many(conn, "t", rows, key="k", batch_size=2)
+    assert await db.query("SELECT count(*) FROM t") == [(6,)]
 
 
 @every_handle
