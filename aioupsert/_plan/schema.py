@@ -81,8 +81,8 @@ class Column:
         type_id: Distinguishes its type from another of the same name.
         declared_type_id: The same for the type it was declared with, which is a domain
             where *type* is the type below it.
-        modifier: What the precision of its type is stored as if *key_type* has one; -1
-            otherwise, and if it is the precision of a domain, which cannot change.
+        modifier: What the precision of its type is stored as, or -1 without one; None if
+            the type cannot have one that rounds, or is a domain, whose own cannot change.
         collation: Its collation as SQL if different texts may be equal by it, or "".
         may_draw: Whether this role may take the next value of its sequence beforehand.
         operators: The schema of its type's equality operator, quoted; "" if unknown.
@@ -104,7 +104,7 @@ class Column:
     hidden: bool = False
     type_id: str = ""
     declared_type_id: str = ""
-    modifier: int = -1
+    modifier: int | None = None
     collation: str = ""
     may_draw: bool = False
     operators: str = ""

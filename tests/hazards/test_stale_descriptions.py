@@ -168,6 +168,32 @@ async def test_no_value_is_cut_and_no_key_rounded(
         assert {*await db.query("SELECT k, v FROM t")} == stored
 
 
+NARROWINGS: Final = {
+    "number": Widening(
+        "k", "numeric", "numeric(6,1)", Decimal("1.2"), Decimal("1.234")
+    ),
+    "time": Widening(
+        "k", "timestamp", "timestamp(0)", MOMENT, MOMENT.replace(microsecond=1)
+    ),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("name", NARROWINGS)
+async def test_a_key_that_gets_a_precision_finds_what_it_then_means(
+    pg: PostgresDatabase, name: str, form: str
+) -> None:
+    case, write = NARROWINGS[name], FORMS[form]
+    number = max(ROWS.get(form, (3,)))
+    await pg.run(f"CREATE TABLE t (k {case.before} PRIMARY KEY, v integer)")
+    await write(pg.handle, rows_of(case, number, case.first))
+    await pg.run(f"ALTER TABLE t ALTER k TYPE {case.after}")
+    rows = rows_of(case, number, case.second)
+    await write(pg.handle, [{**row, "v": 2} for row in rows])
+    expected = {(row["k"], 2) for row in rows_of(case, number, case.first)}
+    assert {*await pg.query("SELECT k, v FROM t")} == expected
+
+
 @pytest.mark.parametrize("rows", [3, 6_000])
 @pytest.mark.parametrize("db", ["asyncpg", "psycopg"], indirect=True)
 async def test_copied_rows_meet_the_table_as_it_is(db: Database, rows: int) -> None:

@@ -448,12 +448,13 @@ def _column(found: FoundColumn) -> Column:
     consumes_sequence = "nextval(" in (found["default"] or "")
     builtin = found["catalog"] == "pg_catalog"
     # The type of an array is named like that of its elements, after an underscore.
-    rounded = builtin and kind.removeprefix("_") in _ROUNDED and typmod >= 0
+    may_round = builtin and kind.removeprefix("_") in _ROUNDED
+    is_domain = found.get("declared_id", "") != found["type_id"]
     is_known = builtin and found["collation"] is None
     return Column(
         name=found["name"],
         type=found["cast"],
-        key_type=found["exact"] if rounded else found["cast"],
+        key_type=found["exact"] if may_round and typmod >= 0 else found["cast"],
         family=_FAMILIES.get(kind, "other") if builtin or kind == "citext" else "other",
         storage=_STORAGES.get(kind, "other") if is_known else "other",
         length=typmod - _HEADER if kind == "varchar" and typmod >= 0 else None,
@@ -469,7 +470,7 @@ def _column(found: FoundColumn) -> Column:
         supports_unnest=found["array"] and found["category"] not in _EXPANDED,
         type_id=found["type_id"],
         declared_type_id=found.get("declared_id", ""),
-        modifier=found.get("declared_typmod", -1) if rounded else -1,
+        modifier=found.get("declared_typmod") if may_round and not is_domain else None,
         collation=found["collation"] or "",
         operators=found.get("operators") or "",
     )

@@ -285,7 +285,7 @@ def _same_relation(plan: Plan) -> str:
     return f"{_relation(plan)} {EQUALS} {plan.table.relation_id}::pg_catalog.oid"
 
 
-def type_guards(plan: Plan) -> list[str]:
+def type_guards(plan: Plan, *, only_key: bool = False) -> list[str]:
     """
     Write whether the columns still have the types that values are cast to.
 
@@ -302,10 +302,10 @@ def type_guards(plan: Plan) -> list[str]:
     if not table.row_type:
         return []
     keys = [k.column for k in plan.key if not k.is_null]
-    compared = [item.column for item in plan.compare or ()]
+    compared = [] if only_key else [item.column for item in plan.compare or ()]
     typed = [
         part.column
-        for part in expressions_of(plan)
+        for part in (() if only_key else expressions_of(plan))
         if part.kind in {"value", "default"}
         and part.column is not None
         and part.column.type not in _LOSSLESS
@@ -320,7 +320,8 @@ def type_guards(plan: Plan) -> list[str]:
         f" {EQUALS} {_relation(plan)} AND a.attname {EQUALS} {quote_escaped(c.name)})"
         f" {EQUALS} {c.modifier}"
         for c in {c.name: c for c in (*keys, *compared)}.values()
-        if c.modifier >= 0
+        # Without a precision, a value that is compared is not rounded to another one.
+        if c.modifier is not None and (c.modifier >= 0 or c in keys)
     ]
     if table.row_type != quote_path(table.name):
         # A type hides the name, so the row type's schema is written.
