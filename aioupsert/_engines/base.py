@@ -258,6 +258,16 @@ class CompiledBatch(Protocol):
         ...
 
 
+CompiledGroup: TypeAlias = "tuple[CompiledBatch, RowGroup]"
+"""Rows of one request shape, and the statements that write them."""
+
+
+def as_they_are(groups: Sequence[CompiledGroup]) -> Steps[Sequence[CompiledGroup]]:
+    """Return groups that need no preparation."""
+    yield from ()
+    return groups
+
+
 class Engine(ValueSemantics, Protocol):
     """A database engine."""
 
@@ -290,6 +300,19 @@ class Engine(ValueSemantics, Protocol):
         Args:
             plan: The plan of each row.
             distinct: Whether no two rows of a batch have the same key.
+        """
+        ...
+
+    def arrange(
+        self, groups: Sequence[CompiledGroup], outcome: BatchOutcome, /
+    ) -> Steps[Sequence[CompiledGroup]]:
+        """
+        Prepare to write the groups of a batch, in the open transaction.
+
+        Rows that are left unchanged may be recorded, and left out, here.
+
+        Returns:
+            Steps that return the groups as they are to be written, one after the other.
         """
         ...
 

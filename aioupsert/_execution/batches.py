@@ -22,7 +22,7 @@ from aioupsert._drivers import is_retryable
 from aioupsert._drivers.base import Session, TransientError
 from aioupsert._engines.base import (
     IN_TRANSACTION,
-    CompiledBatch,
+    CompiledGroup,
     Engine,
     Steps,
     in_scope,
@@ -305,11 +305,11 @@ class BatchWriter:
 
     async def _compile(
         self, session: Session, batch: Batch
-    ) -> tuple[list[_Compiled], list[RejectedRow]]:
+    ) -> tuple[list[CompiledGroup], list[RejectedRow]]:
         """Sort a batch into groups with their statements, and rows that have none."""
         cached = await reflected_table(session, self._name)
         groups, bad = self._reader.group(batch.rows, cached.table, session.engine)
-        ready: list[_Compiled] = []
+        ready: list[CompiledGroup] = []
         for group in groups:
             try:
                 compiled = compile_batch(
@@ -364,12 +364,9 @@ class _Search:
         return [Batch([positions[at]], [rows[at]]) for at in chosen]
 
 
-_Compiled = tuple[CompiledBatch, RowGroup]
-
-
 def _steps(
     engine: Engine,
-    groups: Sequence[_Compiled],
+    groups: Sequence[CompiledGroup],
     outcome: BatchOutcome,
     *,
     alone: bool,
@@ -384,11 +381,13 @@ def _steps(
             _count_calls(outcome, group, left)
             return
     scope = engine.scope("batch", in_transaction=inside)
-    yield from in_scope(scope, _write_groups(groups, outcome))
+    yield from in_scope(scope, _write_groups(engine, groups, outcome))
 
 
-def _write_groups(groups: Sequence[_Compiled], outcome: BatchOutcome) -> Steps[None]:
-    for compiled, group in groups:
+def _write_groups(
+    engine: Engine, groups: Sequence[CompiledGroup], outcome: BatchOutcome
+) -> Steps[None]:
+    for compiled, group in (yield from engine.arrange(groups, outcome)):
         yield from compiled.write(group, outcome)
         _count_calls(outcome, group)
 

@@ -38,6 +38,8 @@ class RowGroup(NamedTuple):
         distinct: Whether all keys are known to differ.
         merged: The positions of calls that were merged into others, by the positions of
             those.
+        drawn: Values of sequences for the rows, if they were taken beforehand: column by
+            column, in the order in which the statements have them.
     """
 
     shape: RequestShape
@@ -46,6 +48,7 @@ class RowGroup(NamedTuple):
     columns: Sequence[Sequence[Value]]
     distinct: bool
     merged: Mapping[int, Sequence[int]] = MappingProxyType({})
+    drawn: Sequence[Sequence[Value]] = ()
 
     @property
     def calls(self) -> list[int]:
@@ -55,6 +58,13 @@ class RowGroup(NamedTuple):
     def values(self, row: int) -> list[Value]:
         """Return the values of the request that a row makes."""
         return [*(column[row] for column in self.columns), *self.constants]
+
+    def part(self, rows: Sequence[int]) -> RowGroup:
+        """Return the group of some rows, in this order."""
+        positions = [self.positions[row] for row in rows]
+        merged = {p: self.merged[p] for p in positions if p in self.merged}
+        columns = [[column[row] for row in rows] for column in self.columns]
+        return self._replace(positions=positions, columns=columns, merged=merged)
 
     def some(self, rows: Sequence[int]) -> Sequence[Sequence[Value]]:
         """Return the columns of some rows."""
@@ -184,21 +194,12 @@ def check_keys(plan: Plan, group: RowGroup) -> tuple[RowGroup, list[RejectedRow]
     if not rejected:
         return group, []
     kept = [row for row in range(len(group.positions)) if row not in rejected]
-    positions = [group.positions[row] for row in kept]
-    merged = {
-        position: group.merged[position]
-        for position in positions
-        if position in group.merged
-    }
     calls = [
         RejectedRow(position, row.error)
         for row in rejected.values()
         for position in (row.position, *group.merged.get(row.position, ()))
     ]
-    kept_group = group._replace(
-        positions=positions, columns=group.some(kept), merged=merged
-    )
-    return kept_group, calls
+    return group.part(kept), calls
 
 
 # --- What the cells are ---------------------------------------------------------------
@@ -419,10 +420,15 @@ def _in_turns(
         for some in uniform
     ]
     distinct = set(keys[0]) if len(keys) == 1 else set[Value]().union(*keys)
+    # Alike in every batch, as new rows of several groups are not created in key order.
+    order = [*range(len(uniform))]
+    if len(order) > 1:
+        order.sort(key=lambda number: str(requests[number][0]))
     if len(distinct) == sum(map(len, keys)):
+        chosen = [(uniform[number], requests[number]) for number in order]
         return [
-            RowGroup(*request, some.positions, some.columns, distinct=True)
-            for some, request in zip(uniform, requests, strict=True)
+            RowGroup(shape, constants, some.positions, some.columns, distinct=True)
+            for some, (shape, constants) in chosen
         ]
     rows = sorted(
         (position, number, at)
@@ -437,7 +443,7 @@ def _in_turns(
         turns.setdefault((turn, number), []).append((position, at))
     return [
         _group(uniform[number], requests[number], turns[turn, number], distinct=True)
-        for turn, number in sorted(turns)
+        for turn, number in sorted(turns, key=lambda t: (t[0], order.index(t[1])))
     ]
 
 

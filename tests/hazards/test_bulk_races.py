@@ -21,8 +21,10 @@ from aioupsert import (
     is_retryable,
     iter_create_or_update,
 )
+from aioupsert._engines.postgresql import bulk_steps
 from tests.support.databases import PostgresDatabase, SQLiteDatabase
 from tests.support.sessions import clients, together, waiting
+from tests.support.tables import trigger
 
 ADD: Final = {"n": F("n") + Excluded("n")}
 # Each is written in another way.
@@ -222,6 +224,54 @@ async def test_with_rows_that_can_be_read_once_the_caller_may_repeat_it(
 ) -> None:
     # The rows of the batches before are gone.
     assert await in_several_batches(pg, table, iter) > 0
+
+
+# Where several statements write the rows of a batch.
+SEVERAL: Final = {
+    "two layouts": "CREATE TABLE t (k integer PRIMARY KEY, a integer, b integer)",
+    "keys that the database compares": (
+        "CREATE TABLE t (k numeric PRIMARY KEY, a integer, b integer)"
+    ),
+    "row by row": (
+        "CREATE TABLE t (id serial, k integer PRIMARY KEY, a integer, b integer);"
+        + trigger("BEFORE INSERT", "RETURN new;")
+    ),
+    "parts": (
+        "CREATE TABLE t (id serial, k integer PRIMARY KEY, a integer REFERENCES t,"
+        " b integer)"
+    ),
+}
+
+
+@pytest.mark.parametrize("options", [{}, {"skip_unchanged": True}])
+@pytest.mark.parametrize("table", SEVERAL)
+async def test_rows_are_locked_in_the_order_of_their_keys_by_several_statements(
+    pg: PostgresDatabase,
+    table: str,
+    options: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(bulk_steps, "_MAX_PLANNED_ROWS", 7)
+    await pg.run(SEVERAL[table])
+    await pg.run("INSERT INTO t (k) SELECT generate_series(0, 19)")
+    columns = "a" if table == "parts" else "ab"
+
+    async def work(conn: Any, seed: int) -> None:
+        choose = random.Random(seed)  # noqa: S311  # no secret
+        for _ in range(6):
+            rows = [
+                {"k": k, choose.choice(columns): choose.randrange(20)}
+                for k in choose.sample(range(20), 20)
+            ]
+            # A deadlock in a transaction of the caller's would be raised.
+            async with conn.transaction():
+                result = await create_or_update_many(
+                    conn, "t", rows, key="k", **options
+                )
+            assert result.updated + result.unchanged == 20
+
+    async with writers(pg, 4) as conns:
+        await together(conns, work)
 
 
 @pytest.mark.parametrize("options", [{"update": []}, {"skip_unchanged": True}])

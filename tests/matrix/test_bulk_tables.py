@@ -245,6 +245,49 @@ async def test_a_reload_uses_up_no_number_of_a_sequence(
     assert await db.query("SELECT max(id) FROM t") == [(number + 1,)]
 
 
+NUMBERED: Final = {
+    "serial": "CREATE TABLE t (id serial, k integer UNIQUE, a integer, b integer)",
+    "identity": (
+        "CREATE TABLE t (id bigint GENERATED ALWAYS AS IDENTITY, k integer UNIQUE,"
+        " a integer, b integer)"
+    ),
+    "row by row": (
+        "CREATE TABLE t (id serial, k integer UNIQUE, a integer, b integer);"
+        + trigger("BEFORE INSERT", "RETURN new;")
+    ),
+    "row by row, as the database compares": (
+        "CREATE TABLE t (id serial, k numeric UNIQUE, a integer, b integer);"
+        + trigger("BEFORE INSERT", "RETURN new;")
+    ),
+}
+
+
+@pytest.mark.parametrize("copies", [False, True], ids=["sent", "copied"])
+@pytest.mark.parametrize("columns", ["a", "ab"], ids=["one layout", "two layouts"])
+@pytest.mark.parametrize("table", NUMBERED)
+async def test_new_rows_are_numbered_in_their_order(
+    pg: PostgresDatabase,
+    table: str,
+    columns: str,
+    request: pytest.FixtureRequest,
+    *,
+    copies: bool,
+) -> None:
+    if copies:
+        request.getfixturevalue("small_copies")
+    await pg.run(NUMBERED[table])
+    await pg.run("INSERT INTO t (k, a) VALUES (7, 0), (3, 0)")
+    keys = [9, 3, 8, 1, 9, 12, 7, 2, 11, 4, 12, 5, 0]
+    rows = [{"k": k, columns[n % len(columns)]: n} for n, k in enumerate(keys)]
+    result = await create_or_update_many(pg.handle, "t", rows, key="k")
+    assert result == BulkResult(created=9, updated=4)
+    await create_or_update_many(pg.handle, "t", [{"k": 13, "a": 1}], key="k")
+    # And none is left out.
+    assert await pg.query("SELECT id, k FROM t ORDER BY id") == [
+        *enumerate([7, 3, 9, 8, 1, 12, 2, 11, 4, 5, 0, 13], start=1)
+    ]
+
+
 @engines
 @pytest.mark.parametrize("number", [1, 3, 50, 5_200])
 async def test_an_update_needs_no_column_that_only_an_insert_needs(

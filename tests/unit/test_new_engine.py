@@ -32,12 +32,14 @@ from aioupsert._engines.base import (
     Command,
     CompiledBatch,
     CompiledCall,
+    CompiledGroup,
     Engine,
     Fault,
     ResultRows,
     ScopeLevel,
     Steps,
     TransactionScope,
+    as_they_are,
 )
 from aioupsert._engines.outcomes import BatchOutcome, LostRace, read_result
 from aioupsert._engines.sql import CompiledStatement, RowCode
@@ -135,6 +137,12 @@ class ToyEngine:
     def compile_batch(self, plan: Plan, *, distinct: bool) -> CompiledBatch:
         del distinct
         return ToyBatch(ToyCall(plan))
+
+    def arrange(
+        self, groups: Sequence[CompiledGroup], outcome: BatchOutcome
+    ) -> Steps[Sequence[CompiledGroup]]:
+        del outcome
+        return as_they_are(groups)
 
     def scope(self, level: ScopeLevel, *, in_transaction: bool) -> TransactionScope:
         del level, in_transaction

@@ -35,11 +35,12 @@ import contextlib
 import zlib
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from aioupsert._engines.postgresql.bulk_steps import (
     BatchColumn,
     BatchStatement,
+    KeyLock,
     PostgresqlBatch,
     ReportingStatement,
 )
@@ -76,9 +77,12 @@ def compile_batch(plan: Plan, *, distinct: bool) -> PostgresqlBatch:
         distinct: Whether no two rows of a batch have the same key.
     """
     per_row = compile_call(plan)
+    lock = _lock(plan)
+    draws = bool(_drawn_columns(plan))
     reason = next(_reasons_for_one_by_one(plan), None)
     if reason is not None:
-        return PostgresqlBatch(per_row, f"one by one: {reason}")
+        how = f"one by one: {reason}"
+        return PostgresqlBatch(per_row, how, lock=lock, draws=draws)
     reason = next(_reasons_against_on_conflict(plan, distinct=distinct), None)
     write: _WriteDraft
     if reason is None:
@@ -108,7 +112,9 @@ def compile_batch(plan: Plan, *, distinct: bool) -> PostgresqlBatch:
         else "",
         takes_arrays=all(column.supports_unnest for column in _typing_columns(plan)),
         joins_table=plan.unique and (may_skip or reason is not None),
-        draws=bool(_drawn_columns(plan)),
+        lock=lock,
+        draws=draws,
+        draw=tuple(_draw(plan, c) for c in _drawn_beforehand(plan)),
         runs_no_code=plan.table.runs_no_code
         and all(part.kind not in {"call", "sql"} for part in expressions_of(plan)),
     )
@@ -119,6 +125,14 @@ def _drawn_columns(plan: Plan) -> list[Column]:
     given = {item.column.name for item in plan.insert if item.term is not None}
     columns = plan.table.columns.values()
     return [c for c in columns if c.may_draw and c.name not in given]
+
+
+_DRAWN_BEFOREHAND: Final = frozenset({"int2", "int4", "int8"})
+
+
+def _drawn_beforehand(plan: Plan) -> list[Column]:
+    """Return those whose values can be sent again as they were received."""
+    return [c for c in _drawn_columns(plan) if c.type_name in _DRAWN_BEFOREHAND]
 
 
 def _staging_table(columns: Sequence[BatchColumn]) -> str:
@@ -283,10 +297,13 @@ class _BatchWriter(PostgresqlWriter):
             return f"EXCLUDED.{quote(self._excluded[parameter].name)}"
         encode = encode_json if sent_as == "json" else None
         type_ = TEXT if sent_as else (type_ or cast)
-        column = BatchColumn(parameter, type_, encode)
+        return f"{self.row_value(BatchColumn(parameter, type_, encode))}::{cast}"
+
+    def row_value(self, column: BatchColumn) -> str:
+        """Write a value of a row, of a column that is added to the batch if need be."""
         if column not in self.columns:
             self.columns.append(column)
-        return f'{self.rows}."c{self.columns.index(column) + 1}"::{cast}'
+        return f'{self.rows}."c{self.columns.index(column) + 1}"'
 
     def key_value(self, key: KeyColumn) -> str:
         """Write a value of the key, which is compared to others as the column's are."""
@@ -419,6 +436,50 @@ def _collated(text: str, column: Column) -> str:
     return f'{text} COLLATE "C"' if column.storage in {"text", "varchar"} else text
 
 
+def _lock(plan: Plan) -> KeyLock | None:
+    """
+    Write the query that locks the existing rows of a batch in the order of their keys.
+
+    It is sent where several statements write the rows, each in an order of its own. Its
+    text depends on nothing but the key, so that rows of several shapes are locked by one.
+    It returns the numbers of the rows that exist.
+    """
+    table = plan.table
+    if (
+        not plan.update
+        or not table.row_type
+        or not table.all_indexes_known
+        or table.has_remote_rows
+        or any(k.is_null or not k.column.supports_unnest for k in plan.key)
+    ):
+        return None
+    writer = _BatchWriter(plan, [])
+    writer.guards = " AND ".join(type_guards(plan, only_key=True))
+    locked = name_cte(plan, "locked")
+    cte = (
+        f'{locked} AS MATERIALIZED (SELECT {writer.rows}."ord" FROM {name_table(plan)},'
+        f" {writer.rows} WHERE {writer.key(plan)} ORDER BY {_stored_order(writer, plan)}"
+        f" FOR NO KEY UPDATE OF {ALIAS})"
+    )
+    query = f'SELECT pg_catalog.array_agg("ord") FROM {locked}'
+    statement = _Draft(writer, [cte], query).finished()
+    return KeyLock(statement.arrays, tuple(writer.columns))
+
+
+def _draw(plan: Plan, column: Column) -> str:
+    """Write the query for a number of the next values of a column's sequence."""
+    writer = PostgresqlWriter()
+    return (
+        f"SELECT {writer.default(column)} FROM pg_catalog.generate_series(1,"
+        f" $1::pg_catalog.int4) WHERE {writer.guard(plan)}"
+    )
+
+
+def _stored_order(writer: _BatchWriter, plan: Plan) -> str:
+    """Write the order of stored rows by key."""
+    return ", ".join(_collated(writer.column(k.column), k.column) for k in plan.key)
+
+
 def _find_unchanged(
     plan: Plan, batch_columns: list[BatchColumn], *, counting: bool
 ) -> _Draft:
@@ -532,14 +593,11 @@ def _update_first(
         if plan.where is not None or plan.compare is not None:
             conditions += f" AND {writer.passes(plan)} AND {writer.changes(plan)}"
         number = f'{rows}."ord"'
-        order = ", ".join(
-            _collated(writer.column(k.column), k.column) for k in plan.key
-        )
         ctes += [
             (
                 f"{locked} AS MATERIALIZED (SELECT {rows}.* FROM {table},"
-                f" {first} AS {rows} WHERE {conditions} ORDER BY {order}"
-                f" FOR NO KEY UPDATE OF {ALIAS})"
+                f" {first} AS {rows} WHERE {conditions}"
+                f" ORDER BY {_stored_order(writer, plan)} FOR NO KEY UPDATE OF {ALIAS})"
             ),
             (
                 f"{updated} AS (UPDATE {table} SET {writer.assignments(plan.update)}"
@@ -549,7 +607,14 @@ def _update_first(
         ]
     names, values = writer.values(plan.insert)
     drawn = _drawn_columns(plan)
-    numbers = [f'{writer.default(c)} AS "s{n}"' for n, c in enumerate(drawn)]
+    beforehand = _drawn_beforehand(plan)
+    numbers: list[str] = []
+    for n, c in enumerate(drawn):
+        number = writer.default(c)
+        if c in beforehand:
+            taken = writer.row_value(BatchColumn(~beforehand.index(c), c.type, None))
+            number = f"coalesce({taken}, {number})"
+        numbers.append(f'{number} AS "s{n}"')
     guard = f" AND {writer.guard(plan)}" if writer.inlines_default else ""
     source = (
         f"{first} AS {rows} WHERE NOT EXISTS (SELECT FROM {table} WHERE {key}){guard}"

@@ -17,6 +17,9 @@ row of the group, or was silently not written. Such rows take part in the next r
 long as a round writes at least half of its rows. The rest is written one by one, by the
 classic steps, which find the reason why a row cannot be written.
 
+Where several groups, or several statements, write the rows of a batch, `arrange` locks
+those that exist before the first round.
+
 Without a condition and with few rows a round is one statement. It is then sent outside
 of a transaction, in one round trip, if the caller has none open.
 
@@ -30,16 +33,20 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias, TypeVar
 
 from aioupsert._engines.base import (
     ArrayArgument,
     CannotCopyError,
     Command,
+    CommandKind,
+    CompiledBatch,
+    CompiledGroup,
     ResultRow,
     ResultRows,
     Steps,
     in_scope,
+    single_command,
 )
 from aioupsert._engines.outcomes import BatchOutcome, read_result
 from aioupsert._engines.postgresql.steps import PostgresqlCall, scope
@@ -105,6 +112,19 @@ class ReportingStatement(NamedTuple):
     rows: BatchStatement
 
 
+class KeyLock(NamedTuple):
+    """
+    A query that locks rows in the order of their keys.
+
+    Attributes:
+        sql: Its text, which returns the numbers of the keys that exist.
+        columns: What its arrays hold.
+    """
+
+    sql: str
+    columns: tuple[BatchColumn, ...]
+
+
 @dataclass(frozen=True, slots=True)
 class PostgresqlBatch:
     """
@@ -120,7 +140,10 @@ class PostgresqlBatch:
         create_staging_table: Creates it; empty if this role may not.
         takes_arrays: Whether arrays can carry the rows.
         joins_table: Whether the statement finds rows by a join with the table.
-        draws: Whether the statement takes values of a sequence, in the order of the rows.
+        lock: Locks the existing rows in the order of their keys; None if it cannot.
+        draws: Whether new rows take values of a sequence, in the order of the rows.
+        draw: The queries for a number of the next values of a sequence, one for each
+            column whose values can be taken beforehand.
         runs_no_code: Whether no other statement runs within this one, as in a trigger.
     """
 
@@ -133,14 +156,19 @@ class PostgresqlBatch:
     create_staging_table: str = ""
     takes_arrays: bool = True
     joins_table: bool = False
+    lock: KeyLock | None = None
     draws: bool = False
+    draw: tuple[str, ...] = ()
     runs_no_code: bool = False
 
     def write(self, group: RowGroup, outcome: BatchOutcome) -> Steps[None]:
         """Write a group of rows in the open transaction."""
         pending: Sequence[int] = range(len(group.positions))
-        # One by one they would take the values of a sequence in the order of the keys.
-        few = 1 if self.draws else _FEW_ROWS
+        # One by one, new rows would take the values of a sequence in the order of the
+        # keys, and rows that may be equal would be locked in their own.
+        few = _FEW_ROWS if group.distinct and not self.draws else 1
+        if group.drawn:
+            few = 0
         if self.upsert is not None and len(pending) > few:
             pending = yield from _GroupWrite(self, self.upsert, group, outcome).rounds(
                 pending
@@ -170,10 +198,32 @@ class PostgresqlBatch:
             return None
         return _GroupWrite(self, self.upsert, group, outcome).by_arrays(range(number))
 
+    def keys(self, group: RowGroup) -> list[tuple[Value, ...]]:
+        """Return the key of each row."""
+        return [*zip(*group.columns[: len(self.per_row.plan.key)], strict=True)]
+
+    def takes_several(self, group: RowGroup) -> bool:
+        """Return whether rows are locked by several statements, not in key order."""
+        number = len(group.positions)
+        if self.upsert is None:
+            return number > 1 and (self.draws or not group.distinct)
+        by_copy = number > MAX_ARRAY_ROWS and self.create_staging_table
+        if by_copy or not self.takes_arrays or not group.distinct:
+            return False
+        return number > self.size
+
+    @property
+    def size(self) -> int:
+        """The number of rows that one statement takes as arrays."""
+        if self.joins_table and not self.runs_no_code:
+            return min(MAX_ARRAY_ROWS, _MAX_PLANNED_ROWS)
+        return MAX_ARRAY_ROWS
+
     def _in_key_order(self, group: RowGroup, rows: Sequence[int]) -> Sequence[int]:
         """Sort rows by their keys, so that two writers do not deadlock."""
-        if not group.distinct:
-            return rows  # some may be equal for the database, and must keep their order
+        if not group.distinct or (self.upsert is None and self.draws):
+            # Some may be equal for the database, or take values of a sequence.
+            return rows
         key = [
             group.columns[k.parameter] for k in self.per_row.plan.key if not k.is_null
         ]
@@ -222,9 +272,7 @@ class _GroupWrite:
             return pending
         left: list[int] = []
         by_index = batch.joins_table and batch.runs_no_code
-        size = MAX_ARRAY_ROWS
-        if batch.joins_table and not by_index:
-            size = min(size, _MAX_PLANNED_ROWS)
+        size = batch.size
         if not self._group.distinct:
             # Rows that may be equal must not overtake one that is left.
             size = len(pending)
@@ -259,17 +307,19 @@ class _GroupWrite:
 
     def _columns(self, some: Sequence[int]) -> list[Sequence[Value]]:
         """Return the values of the rows, column by column, encoded."""
-        values = self._group.some(some)
-        return [
-            values[parameter] if encode is None else [*map(encode, values[parameter])]
-            for parameter, _, encode in self._batch.columns
-        ]
+        values = [*self._group.some(some)]
+        if self._batch.draw:
+            drawn = [[column[row] for row in some] for column in self._group.drawn]
+            none = [[None] * len(some)] * len(self._batch.draw)
+            # From the end, as their parameters are negative.
+            values += reversed(drawn or none)
+        return _encoded(self._batch.columns, values)
 
     def _write(self, some: Sequence[int], *, copied: bool) -> Steps[list[int]]:
         """Write rows with one statement; return those that it did not report."""
         batch = self._batch
         if batch.find_unchanged is not None:
-            rest = yield from self._find_unchanged(
+            rest = yield from self.find_unchanged(
                 batch.find_unchanged, some, copied=copied
             )
             if copied and rest and len(rest) < len(some):
@@ -290,8 +340,8 @@ class _GroupWrite:
             return [*some]  # the statement is stale, and has read no rows
         return [some[number - 1] for number in sorted(left or ())]
 
-    def _find_unchanged(
-        self, query: ReportingStatement, some: Sequence[int], *, copied: bool
+    def find_unchanged(
+        self, query: ReportingStatement, some: Sequence[int], *, copied: bool = False
     ) -> Steps[list[int]]:
         """Record the rows that are left unchanged; return the others."""
         counts = query.counts if self._outcome.results is None else None
@@ -345,6 +395,152 @@ class _GroupWrite:
                 self._outcome.add(positions[some[number - 1]], read_result(plan, those))
             reported = set(results)
         return [row for number, row in enumerate(some, 1) if number not in reported]
+
+
+def _encoded(
+    columns: Sequence[BatchColumn], values: Sequence[Sequence[Value]]
+) -> list[Sequence[Value]]:
+    """Return the values of rows, column by column, encoded."""
+    return [
+        values[parameter] if encode is None else [*map(encode, values[parameter])]
+        for parameter, _, encode in columns
+    ]
+
+
+# --- Several statements ---------------------------------------------------------------
+
+
+def arrange(
+    groups: Sequence[CompiledGroup], outcome: BatchOutcome
+) -> Steps[Sequence[CompiledGroup]]:
+    """
+    Lock the existing rows of a batch in the order of their keys, if need be.
+
+    One statement locks its rows in that order. Two writers of the same rows, each by
+    several statements, would deadlock. Where several groups are written one after the
+    other, the values of sequences that new rows need are taken here as well, so that
+    they follow the order of the batch.
+
+    Returns:
+        The groups as they are to be written.
+    """
+    several = [(_batch_of(compiled), group) for compiled, group in groups]
+    if len(several) == 1 and not several[0][0].takes_several(several[0][1]):
+        return groups
+    if several[0][1].distinct:
+        several = yield from _leave_unchanged(several, outcome)
+    missing = yield from _lock(several)
+    if len(several) == 1 or not any(batch.draws for batch, _ in several):
+        return several
+    if all(batch.upsert is None for batch, _ in several):
+        return _in_row_order(several)
+    if not several[0][1].distinct:
+        return several  # they are in the order of the rows
+    return (yield from _draw(several, missing))
+
+
+_Group: TypeAlias = "tuple[PostgresqlBatch, RowGroup]"
+_Places: TypeAlias = list[tuple[int, int, int]]
+"""Rows: the position in the batch, the group's number, and the row's number in it."""
+
+
+def _batch_of(compiled: CompiledBatch) -> PostgresqlBatch:
+    assert isinstance(compiled, PostgresqlBatch)  # noqa: S101  # by this engine
+    return compiled
+
+
+def _leave_unchanged(
+    groups: Sequence[_Group], outcome: BatchOutcome
+) -> Steps[list[_Group]]:
+    """
+    Record the rows that are left unchanged, so that they need not be locked.
+
+    Of several rows with one key only the first can be judged before it is written.
+    """
+    seen: set[tuple[Value, ...]] = set()
+    kept: list[_Group] = []
+    for batch, group in groups:
+        keys = batch.keys(group)
+        if (
+            batch.upsert is not None
+            and batch.find_unchanged is not None
+            and seen.isdisjoint(keys)
+        ):
+            write = _GroupWrite(batch, batch.upsert, group, outcome)
+            rows = range(len(keys))
+            rest = yield from write.find_unchanged(batch.find_unchanged, rows)
+            outcome.sent += len(keys) - len(rest)
+            group = group.part(rest)  # noqa: PLW2901  # its other rows
+        seen.update(keys)
+        kept.append((batch, group))
+    return kept
+
+
+def _lock(groups: Sequence[_Group]) -> Steps[_Places]:
+    """Lock the existing rows that may be updated; return those that do not exist."""
+    missing: _Places = []
+    locked: dict[KeyLock, tuple[_Places, list[list[Value]]]] = {}
+    for number, (batch, group) in enumerate(groups):
+        if batch.lock is None:
+            continue
+        new: tuple[_Places, list[list[Value]]] = ([], [[] for _ in batch.lock.columns])
+        places, keys = locked.setdefault(batch.lock, new)
+        places += [(position, number, n) for n, position in enumerate(group.positions)]
+        values = _encoded(batch.lock.columns, group.columns)
+        for key, column in zip(keys, values, strict=True):
+            key.extend(column)
+    by_index = all(batch.runs_no_code for batch, _ in groups)
+    for lock, (places, keys) in locked.items():
+        if places:
+            arguments = [*map(ArrayArgument, keys)]
+            kind: CommandKind = "query" if by_index else "once"
+            body = single_command(Command(lock.sql, arguments, kind))
+            found = yield from _with_settings(_BY_INDEX, body) if by_index else body
+            existing = {*(found[0][0] or ())}
+            missing += [p for n, p in enumerate(places, 1) if n not in existing]
+    return sorted(missing)
+
+
+def _in_row_order(groups: Sequence[_Group]) -> Sequence[CompiledGroup]:
+    """Split groups so that all rows are in the order of the batch."""
+    places = sorted(
+        (position, number, row)
+        for number, (_, group) in enumerate(groups)
+        for row, position in enumerate(group.positions)
+    )
+    parts: list[CompiledGroup] = []
+    for number, members in itertools.groupby(places, lambda place: place[1]):
+        batch, group = groups[number]
+        rows = [row for _, _, row in members]
+        parts.append((batch, group.part(rows)))
+    return parts
+
+
+def _draw(groups: Sequence[_Group], missing: _Places) -> Steps[Sequence[CompiledGroup]]:
+    """Take the next values of sequences for rows that do not exist."""
+    keys = [batch.keys(group) for batch, group in groups]
+    first: dict[tuple[Value, ...], tuple[int, int]] = {}
+    for _, number, row in missing:
+        first.setdefault(keys[number][row], (number, row))
+    drawn = [
+        [[None] * len(group.positions) for _ in batch.draw] for batch, group in groups
+    ]
+    queries = dict.fromkeys(query for batch, _ in groups for query in batch.draw)
+    for query in queries:
+        rows = [
+            (drawn[number][groups[number][0].draw.index(query)], row)
+            for number, row in first.values()
+            if query in groups[number][0].draw
+        ]
+        if rows:
+            values = yield Command(query, [len(rows)])
+            # None, if the table is another one by now.
+            for (column, row), (value,) in zip(rows, values, strict=False):
+                column[row] = value
+    return [
+        (batch, group._replace(drawn=columns) if columns else group)
+        for (batch, group), columns in zip(groups, drawn, strict=True)
+    ]
 
 
 # JIT compilation of a statement takes longer than running it once. (Not by "jit": asyncpg

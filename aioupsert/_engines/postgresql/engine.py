@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from aioupsert._engines.postgresql import catalog, steps, values
+from aioupsert._engines.postgresql import bulk_steps, catalog, steps, values
 from aioupsert._engines.postgresql.bulk_compiler import compile_batch
 from aioupsert._engines.postgresql.compiler import compile_call
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
-    from aioupsert._engines.base import ScopeLevel, Steps, TransactionScope
+    from aioupsert._engines.base import (
+        CompiledGroup,
+        ScopeLevel,
+        Steps,
+        TransactionScope,
+    )
+    from aioupsert._engines.outcomes import BatchOutcome
     from aioupsert._engines.postgresql.bulk_steps import PostgresqlBatch
     from aioupsert._engines.postgresql.steps import PostgresqlCall
     from aioupsert._plan import Plan
@@ -39,6 +45,12 @@ class PostgresqlEngine:
     def compile_batch(self, plan: Plan, *, distinct: bool) -> PostgresqlBatch:
         """Compile the plan of many rows."""
         return compile_batch(plan, distinct=distinct)
+
+    def arrange(
+        self, groups: Sequence[CompiledGroup], outcome: BatchOutcome
+    ) -> Steps[Sequence[CompiledGroup]]:
+        """Lock the existing rows in the order of their keys, if need be."""
+        return bulk_steps.arrange(groups, outcome)
 
     def scope(self, level: ScopeLevel, *, in_transaction: bool) -> TransactionScope:
         """Return a transaction, or a savepoint if one is open."""

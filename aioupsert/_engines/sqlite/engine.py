@@ -4,14 +4,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from aioupsert._engines.base import as_they_are
 from aioupsert._engines.sqlite import catalog, steps, values
 from aioupsert._engines.sqlite.bulk_compiler import compile_batch
 from aioupsert._engines.sqlite.compiler import compile_call
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
-    from aioupsert._engines.base import ScopeLevel, Steps, TransactionScope
+    from aioupsert._engines.base import (
+        CompiledGroup,
+        ScopeLevel,
+        Steps,
+        TransactionScope,
+    )
+    from aioupsert._engines.outcomes import BatchOutcome
     from aioupsert._engines.sqlite.bulk_steps import SqliteBatch
     from aioupsert._engines.sqlite.steps import SqliteCall
     from aioupsert._plan import Plan
@@ -40,6 +47,13 @@ class SqliteEngine:
         """Compile the plan of many rows, which are written in their order anyway."""
         del distinct
         return compile_batch(plan)
+
+    def arrange(
+        self, groups: Sequence[CompiledGroup], outcome: BatchOutcome
+    ) -> Steps[Sequence[CompiledGroup]]:
+        """Return the groups as they are, since only one writes at a time."""
+        del outcome
+        return as_they_are(groups)
 
     def scope(self, level: ScopeLevel, *, in_transaction: bool) -> TransactionScope:
         """Return a transaction, or a savepoint if one is open."""
