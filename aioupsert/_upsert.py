@@ -8,7 +8,7 @@ from aioupsert._execution import calls
 from aioupsert._plan.request import Arguments
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from aioupsert.expressions import Expression
     from aioupsert.results import Result, Statement
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         Returning,
         Strategy,
         Table,
+        Update,
         Values,
         WithoutUniqueIndex,
     )
@@ -28,8 +29,10 @@ TIMEOUT: Final = 30.0
 async def create_or_update(
     conn: Connection,
     table: Table,
+    row: object = None,
     *,
-    key: Values,
+    key: Values | str | Sequence[str],
+    update: Update = None,
     defaults: Values | None = None,
     create_defaults: Values | None = None,
     where: Expression | None = None,
@@ -58,12 +61,17 @@ async def create_or_update(
             autocommit mode is in the caller's transaction.
         table: The name of the table or, with the extra ``sqlalchemy``, a `Table`, a
             mapped class or a SQLModel class; see `aioupsert.typing.Table`.
+        row: A whole row, of any kind that `create_or_update_many` takes. The call then
+            means `create_or_update_many` of this one row.
         key: The columns that identify the row, each with a plain value; None means IS
-            NULL.
-        defaults: The values to write in either case: plain values, expressions, or
-            callables without arguments, which are called once per call.
-        create_defaults: Values that replace those of *key* and *defaults*, or add to
-            them, when the row is created.
+            NULL. Beside *row*, the names of these columns.
+        update: Beside *row*, which of its columns an existing row takes: their names,
+            or a mapping of columns to expressions; by default all that are neither in
+            *key* nor in the primary key.
+        defaults: The values to write in either case, without *row*: plain values,
+            expressions, or callables without arguments, which are called once per call.
+        create_defaults: Values that replace those of *key* and *defaults*, or of *row*,
+            or add to them, when the row is created.
         where: A condition on the stored row. If it is not true, the row is left as it
             is, and the action is SKIPPED. It does not prevent creating the row.
         skip_unchanged: Whether to leave a row that already holds every value as it is,
@@ -110,7 +118,9 @@ async def create_or_update(
         PostgreSQL, "INSERT" and "Transaction Isolation"; SQLite, "Transaction".
     """
     arguments = Arguments(
+        row=row,
         key=key,
+        update=update,
         defaults=defaults,
         create_defaults=create_defaults,
         where=where,
@@ -174,7 +184,9 @@ async def get_or_create(
         PostgreSQL, "INSERT" and "SET TRANSACTION"; SQLite, "Transaction".
     """
     arguments = Arguments(
+        row=None,
         key=key,
+        update=None,
         defaults=None,
         create_defaults=defaults,
         where=None,
@@ -190,8 +202,10 @@ async def get_or_create(
 async def preview(
     conn: Connection,
     table: Table,
+    row: object = None,
     *,
-    key: Values,
+    key: Values | str | Sequence[str],
+    update: Update = None,
     defaults: Values | None = None,
     create_defaults: Values | None = None,
     where: Expression | None = None,
@@ -212,7 +226,9 @@ async def preview(
     Args:
         conn: A connection or pool.
         table: The table.
+        row: A whole row.
         key: The columns that identify the row.
+        update: The columns of *row* that an existing row takes.
         defaults: The values to write in either case.
         create_defaults: Values for creating the row.
         where: A condition on the stored row.
@@ -235,7 +251,9 @@ async def preview(
             requires one.
     """
     arguments = Arguments(
+        row=row,
         key=key,
+        update=update,
         defaults=defaults,
         create_defaults=create_defaults,
         where=where,

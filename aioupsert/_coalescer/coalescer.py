@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         Connection,
         Returning,
         Table,
+        Update,
         Values,
         WithoutUniqueIndex,
     )
@@ -203,8 +204,10 @@ class Coalescer:
 
     async def create_or_update(
         self,
+        row: object = None,
         *,
-        key: Values,
+        key: Values | None = None,
+        update: Update = None,
         defaults: Values | None = None,
         create_defaults: Values | None = None,
         where: Expression | None = None,
@@ -218,7 +221,9 @@ class Coalescer:
         The arguments have the same meaning as for `aioupsert.create_or_update`.
 
         Args:
-            key: A value for each column of the coalescer's key.
+            row: A whole row, with the columns of the coalescer's key.
+            key: Without *row*, a value for each column of the coalescer's key.
+            update: Beside *row*, which of its columns an existing row takes.
             defaults: The values to write in either case.
             create_defaults: Values for creating the row.
             where: A condition on the stored row.
@@ -247,7 +252,9 @@ class Coalescer:
         if in_steps_of_a_call():
             await self._refuse_to_wait_for_itself()
         arguments: Arguments = {
-            "key": key,
+            "row": row,
+            "key": {} if key is None else key,
+            "update": update,
             "defaults": defaults,
             "create_defaults": create_defaults,
             "where": where,
@@ -259,7 +266,17 @@ class Coalescer:
         }
         shape, values = self._reader.read(arguments)
         # A pending call should refer to little: the garbage collector traverses it all.
-        del arguments, key, defaults, create_defaults, where, touch, returning
+        del (
+            arguments,
+            row,
+            key,
+            update,
+            defaults,
+            create_defaults,
+            where,
+            touch,
+            returning,
+        )
         self._calls += 1
         name = self._target.name
         observation = (

@@ -33,7 +33,12 @@ class RequestReader:
             UsageError: The arguments are wrong.
         """
         key, returning = arguments["key"], arguments["returning"]
-        if not key:
+        if arguments["row"] is not None:
+            if key:
+                msg = "a row has its key, which is the coalescer's: pass one of them"
+                raise UsageError(msg)
+            arguments = {**arguments, "key": self._key}
+        elif not key:
             self._check_key(key)
         if isinstance(returning, type):
             msg = (
@@ -46,7 +51,8 @@ class RequestReader:
         if shared is not None:
             return shared, values
         # The shape has the key's columns in the order of the coalescer's, or is new.
-        order = [*map(self._check_key(key).index, self._key)]
+        given = self._key if arguments["row"] is not None else self._check_key(key)
+        order = [*map(given.index, self._key)]
         columns = shape[0]
         order += range(len(order), len(columns))  # what a model adds to every key
         shape = (tuple([columns[at] for at in order]), *shape[1:])

@@ -33,7 +33,7 @@ from aioupsert._execution.table_cache import (
 )
 from aioupsert._execution.targets import Target, named, of_sqlalchemy
 from aioupsert._observation import Observation
-from aioupsert._plan.request import read_request
+from aioupsert._plan import read_request, read_row_request
 from aioupsert.events import OBSERVERS
 from aioupsert.results import Result, Statement
 from aioupsert.typing import Value
@@ -67,11 +67,13 @@ async def create_or_update(
         target = Target(conn, table, options)
         handle = target.handle
     tracked: Arguments | None = None
-    if target.model is None:
-        shape, values = read_request(**arguments)
-    else:
+    if target.model is not None:
         tracked = target.tracked(arguments)
         shape, values = target.read(tracked or arguments)
+    elif arguments["row"] is None:
+        shape, values = read_request(**arguments)
+    else:
+        shape, values = read_row_request(**arguments)
     if not OBSERVERS:
         async with session_on(handle, timeout) as session:
             result = await write(session, target.name, shape, values, timeout)

@@ -8,7 +8,13 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
-from aioupsert._plan import BulkRequest, RequestShape, read_bulk_request, read_request
+from aioupsert._plan import (
+    BulkRequest,
+    RequestShape,
+    read_bulk_request,
+    read_request,
+    read_row_request,
+)
 from aioupsert._plan.schema import TableName, split_name, table_name
 from aioupsert.errors import UsageError
 from aioupsert.typing import Value
@@ -68,9 +74,14 @@ class Target:
 
     def read(self, arguments: Arguments) -> tuple[RequestShape, list[Value]]:
         """Return the shape of a call and its values."""
+        has_row = arguments["row"] is not None
         if self.model is None:
-            return read_request(**arguments)
+            return (
+                read_row_request(**arguments) if has_row else read_request(**arguments)
+            )
         self.model.wants_objects(self._conn, arguments["returning"])
+        if has_row:
+            return read_row_request(**self.model.row_call(arguments))
         return read_request(**self.model.call(arguments))
 
     def read_without_defaults(

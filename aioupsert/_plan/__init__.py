@@ -19,6 +19,7 @@ from aioupsert._plan.rows import (
     RowGrouper,
     ValueSemantics,
     check_keys,
+    read_row_request,
 )
 
 __all__ = [
@@ -41,4 +42,5 @@ __all__ = [
     "read_bulk_request",
     "read_key_names",
     "read_request",
+    "read_row_request",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from functools import lru_cache
@@ -28,7 +28,7 @@ from aioupsert._plan.request import (
 from aioupsert._plan.schema import Names, Table
 from aioupsert.errors import UnknownColumnError, UsageError
 from aioupsert.expressions import DEFAULT, Expression, Node, walk
-from aioupsert.typing import Returning, Update, Value, WithoutUniqueIndex
+from aioupsert.typing import Returning, Strategy, Update, Value, WithoutUniqueIndex
 
 
 class BulkArguments(TypedDict):
@@ -85,6 +85,7 @@ class BulkRequest:
         without_unique_index: What to do without a unique index.
         on_update: What an update also sets, unless the call or the row sets it.
         translation: How to translate the rows, if they are not stored as they are.
+        strategy: How to execute a call of a single row.
     """
 
     key: Names
@@ -98,13 +99,13 @@ class BulkRequest:
     without_unique_index: WithoutUniqueIndex
     on_update: BoundExpressions
     translation: RowTranslation | None
+    strategy: Strategy = "auto"
 
     def request(
         self,
         names: Names,
         nodes: Sequence[Node],
         generated: AbstractSet[str],
-        primary_key: AbstractSet[str] = frozenset(),
     ) -> tuple[RequestShape, list[Value]]:
         """
         Return the request for rows of some columns.
@@ -113,14 +114,14 @@ class BulkRequest:
             names: The columns of the rows, those of the key first.
             nodes: What each of them holds.
             generated: The columns that only a row that is created takes.
-            primary_key: The primary key, which an update sets only if it is told to.
 
         Returns:
             Its shape, and the values that do not come from the rows.
         """
         width = len(self.key)
         present = {*names} - generated
-        update = self._update_of(names, present, primary_key)
+        update = self._update_of(names, present)
+        also: BoundExpressions = {}
         # A value that the row has for a touched column is the one to write, but for a
         # default that was made for the row.
         touch = {n: e for n, e in self.touch.items() if n not in update}
@@ -155,25 +156,19 @@ class BulkRequest:
             skip_unchanged=self.skip_unchanged,
             returning=self.returning,
             without_unique_index=self.without_unique_index,
-            strategy="auto",
+            strategy=self.strategy,
             incoming=tuple(zip(names[width:], nodes[width:], strict=True)),
+            spares=tuple(also) if self.update is None else None,
             coalesced=False,
         )
         return request, constants
 
-    def _update_of(
-        self,
-        names: Names,
-        present: AbstractSet[str],
-        primary_key: AbstractSet[str],
-    ) -> BoundExpressions:
+    def _update_of(self, names: Names, present: AbstractSet[str]) -> BoundExpressions:
         """Return what an update sets to values of the row, or the caller's expressions."""
         update = self.update
         if isinstance(update, Mapping):
             return {n: e for n, e in update.items() if e.excluded <= present}
-        taken: Iterable[str] = update or ()
-        if update is None:
-            taken = [n for n in names[len(self.key) :] if n not in primary_key]
+        taken = names[len(self.key) :] if update is None else update
         return {name: _excluded(name) for name in taken if name in present}
 
     def check(self, table: Table) -> None:
@@ -224,6 +219,7 @@ def read_bulk_request(
     without_unique_index: WithoutUniqueIndex = "warn",
     on_update: Mapping[str, Value] | None = None,
     translation: RowTranslation | None = None,
+    strategy: Strategy = "auto",
 ) -> BulkRequest:
     """
     Check the arguments of a bulk call by themselves.
@@ -264,6 +260,7 @@ def read_bulk_request(
         without_unique_index=without_unique_index,
         on_update={} if on_update is None else _read("on_update", on_update),
         translation=translation,
+        strategy=strategy,
     )
 
 

@@ -125,6 +125,14 @@ def make_plan(shape: RequestShape, table: Table) -> Plan:
         row_parameters = next(parameters)
         parameters = itertools.count(row_parameters)
     defaults = number(request.defaults, parameters)
+    if request.spares is not None:
+        defaults = {
+            name: node
+            for name, node in defaults.items()
+            if name not in table.primary_key
+        }
+        if defaults.keys() <= {*request.spares}:
+            defaults = {}
     create_defaults = number(request.create_defaults, parameters)
     touch = number(request.touch, parameters)
     # The value that the caller gives for a touched column is the one to write.

@@ -64,6 +64,32 @@ class RowTranslation(NamedTuple):
     translate_rows: Callable[[Records], Records]
 
 
+def read_record(row: Row, key: Names) -> tuple[Names, list[Value]]:
+    """
+    Read a single row.
+
+    Args:
+        row: The row.
+        key: The columns that come first, and that it must have.
+
+    Returns:
+        Its columns, and their values.
+
+    Raises:
+        UsageError: It is not a row, or has not all columns of the key.
+    """
+    layout = _layouts[_class_of(row)]
+    if layout is None:
+        raise UsageError(_not_a_row(_class_of(row)))
+    names = layout.columns_of(row) if layout.fields is None else layout.fields
+    order = _ordered(key, names)
+    if order is None:
+        raise UsageError(_why_not_ordered(key, names))
+    if layout.getter is itemgetter:
+        return order, [row[name] for name in order]
+    return order, [getattr(row, name) for name in order]
+
+
 def read_records(
     rows: Sequence[Row], key: Names, *, only_key: bool = False
 ) -> tuple[list[Records], list[RejectedRow]]:
@@ -128,8 +154,7 @@ def _sort_by_columns(
         cls = _class_of(row)
         layout = _layouts[cls]
         if layout is None:
-            name = f"{cls.__module__}.{cls.__qualname__}"
-            rejected.append(RejectedRow(position, UsageError(f"{_ROW}, not {name}")))
+            rejected.append(RejectedRow(position, UsageError(_not_a_row(cls))))
         else:
             fields = layout.fields
             names = layout.columns_of(row) if fields is None else fields
@@ -140,6 +165,10 @@ def _sort_by_columns(
 _ROW: Final = (
     "a row is a mapping, dataclass, attrs, pydantic or mapped instance, or named tuple"
 )
+
+
+def _not_a_row(cls: type[object]) -> str:
+    return f"{_ROW}, not {cls.__module__}.{cls.__qualname__}"
 
 
 def _columns(layout: _Layout, names: Names, rows: Sequence[Row]) -> list[list[Value]]:

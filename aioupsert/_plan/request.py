@@ -11,13 +11,13 @@ from __future__ import annotations
 import datetime as dt
 import decimal
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, NamedTuple, TypeAlias, TypedDict, cast
 
 from aioupsert._plan.schema import Names
 from aioupsert.errors import UsageError
 from aioupsert.expressions import Expression, LiteralKind, Node
-from aioupsert.typing import Returning, Strategy, Value, WithoutUniqueIndex
+from aioupsert.typing import Returning, Strategy, Update, Value, WithoutUniqueIndex
 
 Items: TypeAlias = tuple[tuple[str, Node], ...]
 """Columns, each with the expression it is set to."""
@@ -36,6 +36,8 @@ class Request(NamedTuple):
     Attributes:
         incoming: The columns of a row beside its key, when the values of *defaults* are
             taken from the rows of a bulk call; None if *defaults* has the new values.
+        spares: None if an update sets all of *defaults*. Otherwise it sets no column of
+            the primary key, and nothing at all if only these columns remain.
         coalesced: Whether this is one of several calls whose values become the rows of
             one statement.
     """
@@ -50,6 +52,7 @@ class Request(NamedTuple):
     without_unique_index: WithoutUniqueIndex
     strategy: Strategy
     incoming: Items | None
+    spares: Names | None
     coalesced: bool
 
 
@@ -64,15 +67,24 @@ RequestShape: TypeAlias = tuple[
     WithoutUniqueIndex,
     Strategy,
     Items | None,
+    Names | None,
     bool,
 ]
 """A `Request`, or the same as a plain tuple, which is quicker to make."""
 
 
 class Arguments(TypedDict):
-    """The arguments of a call for one row, as the caller passed them."""
+    """
+    The arguments of a call for one row, as the caller passed them.
 
-    key: Mapping[str, Value]
+    Attributes:
+        row: The whole row; None if *key* and *defaults* have its values.
+        key: The key's columns with their values or, beside *row*, their names.
+    """
+
+    row: object
+    key: Mapping[str, Value] | str | Sequence[str]
+    update: Update
     defaults: Mapping[str, Value] | None
     create_defaults: Mapping[str, Value] | None
     where: Expression | None
@@ -90,7 +102,7 @@ CONTAINER: Final[Node] = ("literal", "container", ())
 # Only these, as the driver may have an adapter for a subclass.
 CONTAINERS: Final = frozenset({dict, list})
 # Values of these classes are plain without further inspection.
-_PLAIN_CLASSES: Final = frozenset(
+PLAIN_CLASSES: Final = frozenset(
     {
         bool,
         bytes,
@@ -111,7 +123,7 @@ _MAPPINGS: Final = ("defaults", "create_defaults", "touch")
 
 def read_request(
     *,
-    key: Mapping[str, Value],
+    key: Mapping[str, Value] | str | Sequence[str],
     defaults: Mapping[str, Value] | None,
     create_defaults: Mapping[str, Value] | None,
     where: Expression | None,
@@ -120,9 +132,11 @@ def read_request(
     returning: Returning,
     without_unique_index: WithoutUniqueIndex,
     strategy: Strategy,
+    row: object = None,  # noqa: ARG001  # not None in calls that `read_row_request` reads
+    update: Update = None,
 ) -> tuple[RequestShape, list[Value]]:
     """
-    Split the arguments of a call into its shape and its values.
+    Split the arguments of a call without *row* into its shape and its values.
 
     This runs in every call, so plain arguments are read right here: a function call for
     each of them would take longer than the rest.
@@ -132,17 +146,16 @@ def read_request(
     """
     values: list[Value] = []
     kinds: list[tuple[str, LiteralKind]] = []
-    for name, value in key.items() if key.__class__ is dict else pairs("key", key):
+    for name, value in key.items() if isinstance(key, dict) else pairs("key", key):
         if value is None:
             kinds.append((name, "null"))
-        elif value.__class__ in _PLAIN_CLASSES:
+        elif value.__class__ in PLAIN_CLASSES:
             kinds.append((name, "value"))
         else:
             kinds.append((name, _read_key_value(name, value)))
         values.append(value)
-    if not kinds:
-        msg = "key is empty: name the columns that identify the row"
-        raise UsageError(msg)
+    if not kinds or update is not None:
+        raise UsageError(_UPDATE if kinds else _NO_KEY)
     items: list[Items] = []
     for given in (defaults, create_defaults, touch):
         if given is None:
@@ -154,7 +167,7 @@ def read_request(
             if given.__class__ is dict
             else pairs(_MAPPINGS[len(items)], given)
         ):
-            if value.__class__ in _PLAIN_CLASSES:
+            if value.__class__ in PLAIN_CLASSES:
                 nodes.append((name, PLAIN))
                 values.append(value)
             elif isinstance(value, Expression):
@@ -177,9 +190,17 @@ def read_request(
         without_unique_index,
         strategy,
         None,
+        None,
         False,
     )
     return shape, values
+
+
+_NO_KEY: Final = "key is empty: name the columns that identify the row"
+_UPDATE: Final = (
+    "update names columns of a row, which is passed as the argument after the table;"
+    " without a row, defaults has what is written either way"
+)
 
 
 def _read_key_value(name: str, value: Value) -> LiteralKind:

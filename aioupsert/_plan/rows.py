@@ -14,16 +14,44 @@ from collections.abc import Set as AbstractSet
 from itertools import chain
 from operator import itemgetter
 from types import MappingProxyType, NoneType
-from typing import Any, Final, NamedTuple, Protocol
+from typing import (
+    Any,
+    Final,
+    NamedTuple,
+    Protocol,
+    TypedDict,
+    Unpack,
+)
 
-from aioupsert._plan.bulk_request import BulkRequest
+from aioupsert._plan.bulk_request import BulkRequest, read_bulk_request
 from aioupsert._plan.plan import Plan
-from aioupsert._plan.records import Records, RejectedRow, Row, read_records
-from aioupsert._plan.request import CONTAINER, CONTAINERS, PLAIN, RequestShape
+from aioupsert._plan.records import (
+    Records,
+    RejectedRow,
+    Row,
+    RowTranslation,
+    read_record,
+    read_records,
+)
+from aioupsert._plan.request import (
+    CONTAINER,
+    CONTAINERS,
+    PLAIN,
+    PLAIN_CLASSES,
+    RequestShape,
+    plain_node,
+    read_value,
+)
 from aioupsert._plan.schema import Column, Names, Table
 from aioupsert.errors import UsageError
 from aioupsert.expressions import Expression, Node
-from aioupsert.typing import Value
+from aioupsert.typing import (
+    Returning,
+    Strategy,
+    Update,
+    Value,
+    WithoutUniqueIndex,
+)
 
 
 class RowGroup(NamedTuple):
@@ -95,6 +123,19 @@ class ValueSemantics(Protocol):
         ...
 
 
+def _read(
+    rows: Sequence[Row], request: BulkRequest, *, only_key: bool = False
+) -> tuple[list[Records], list[RejectedRow]]:
+    """Read rows into columns, with the names and values of the database."""
+    translation = request.translation
+    if translation is None:
+        return read_records(rows, request.key, only_key=only_key)
+    records, rejected = read_records(rows, translation.key, only_key=only_key)
+    if only_key:
+        return [*map(translation.translate_keys, records)], rejected
+    return [*map(translation.translate_rows, records)], rejected
+
+
 class RowGrouper:
     """Reads the rows of one bulk call."""
 
@@ -102,7 +143,7 @@ class RowGrouper:
         """Read rows for this call."""
         self._request = request
         self._requests: dict[
-            tuple[Names, Sequence[Node], frozenset[str], frozenset[str]],
+            tuple[Names, Sequence[Node], frozenset[str]],
             tuple[RequestShape, Sequence[Value]],
         ] = {}
 
@@ -116,36 +157,61 @@ class RowGrouper:
         same key follow each other as in the batch.
         """
         request = self._request
-        records, rejected = self._read(rows)
+        records, rejected = _read(rows, request)
         uniform: list[UniformRows] = []
         for some in records:
             uniform += _split(some, request, table, semantics, rejected)
-        primary_key = table.primary_key if uniform else frozenset[str]()
-        requests = [self._request_for(some, primary_key) for some in uniform]
+        requests = [
+            self._request_for(some.names, some.nodes, some.generated)
+            for some in uniform
+        ]
         return order_groups(uniform, requests, request.key, table, semantics), rejected
 
-    def _read(
-        self, rows: Sequence[Row], *, only_key: bool = False
-    ) -> tuple[list[Records], list[RejectedRow]]:
-        translation = self._request.translation
-        if translation is None:
-            return read_records(rows, self._request.key, only_key=only_key)
-        records, rejected = read_records(rows, translation.key, only_key=only_key)
-        if only_key:
-            return [*map(translation.translate_keys, records)], rejected
-        return [*map(translation.translate_rows, records)], rejected
-
     def _request_for(
-        self, rows: UniformRows, primary_key: frozenset[str]
+        self, names: Names, nodes: tuple[Node, ...], generated: frozenset[str]
     ) -> tuple[RequestShape, Sequence[Value]]:
-        """Return the request that rows make, which mostly is that of the last batch."""
-        columns = (rows.names, rows.nodes, rows.generated, primary_key)
+        """Return the request that rows make, which mostly is that of the last ones."""
+        columns = (names, nodes, generated)
         found = self._requests.get(columns)
         if found is None:
             if len(self._requests) >= _MAX_REQUESTS:
                 self._requests.clear()
             found = self._requests[columns] = self._request.request(*columns)
         return found
+
+    def read_row(self, row: Row) -> tuple[RequestShape, list[Value]]:
+        """
+        Return the shape of the call that a single row makes, and its values.
+
+        Raises:
+            UsageError: The row cannot be read.
+        """
+        translation = self._request.translation
+        generated: frozenset[str] = frozenset()
+        if translation is None:
+            names, cells = read_record(row, self._request.key)
+        else:
+            names, cells = read_record(row, translation.key)
+            given = Records(names, (0,), [[cell] for cell in cells])
+            names, _, columns, generated = translation.translate_rows(given)
+            cells = [cell for (cell,) in columns]
+        width = len(self._request.key)
+        values: list[Value] = []
+        nodes: list[Node] = []
+        for number, cell in enumerate(cells):
+            if cell.__class__ in PLAIN_CLASSES:
+                nodes.append(_NULL if cell is None and number < width else PLAIN)
+                values.append(cell)
+            elif number >= width:
+                nodes.append(read_value(cell, values))
+            elif isinstance(cell, Expression):
+                raise UsageError(_KEY.format(cell))
+            else:
+                nodes.append(plain_node(cell))
+                values.append(cell)
+        shape, constants = self._request_for(names, tuple(nodes), generated)
+        values += constants
+        return shape, values
 
     def share(
         self,
@@ -162,7 +228,7 @@ class RowGrouper:
             keys are equal.
         """
         try:
-            records, rejected = self._read(rows, only_key=True)
+            records, rejected = _read(rows, self._request, only_key=True)
         except Exception:  # noqa: BLE001  # of a column's type; writing the row reports it
             return None
         columns = [some.columns for some in records]
@@ -178,6 +244,94 @@ class RowGrouper:
         for share in shares:
             share.sort()
         return shares
+
+
+def read_row_request(
+    *,
+    row: Row,
+    key: Mapping[str, Value] | str | Sequence[str],
+    update: Update,
+    defaults: Mapping[str, Value] | None,
+    create_defaults: Mapping[str, Value] | None,
+    where: Expression | None,
+    skip_unchanged: bool,
+    touch: Mapping[str, Value] | None,
+    returning: Returning,
+    without_unique_index: WithoutUniqueIndex,
+    strategy: Strategy,
+    **of_model: Unpack[_OfModel],
+) -> tuple[RequestShape, list[Value]]:
+    """
+    Return the shape of a call that has a whole row, and its values.
+
+    Raises:
+        UsageError: The arguments are wrong.
+    """
+    if defaults is not None:
+        raise UsageError(_DEFAULTS)
+    if isinstance(key, Mapping):
+        msg = f"key names columns of the row, such as 'id'; it cannot be {key!r}"
+        raise UsageError(msg)
+    if create_defaults is None and where is None and touch is None and not of_model:
+        # Such arguments are the same whenever a line of code runs.
+        names = (_hashable(key), _hashable(update), _hashable(returning))
+        try:
+            grouper = _groupers(names, skip_unchanged, without_unique_index, strategy)
+        except TypeError:
+            pass  # update is a mapping, or an argument is wrong
+        else:
+            return grouper.read_row(row)
+    request = read_bulk_request(
+        key=key,
+        update=update,
+        create_defaults=create_defaults,
+        where=where,
+        skip_unchanged=skip_unchanged,
+        touch=touch,
+        returning=returning,
+        without_unique_index=without_unique_index,
+        strategy=strategy,
+        **of_model,
+    )
+    return RowGrouper(request).read_row(row)
+
+
+class _OfModel(TypedDict, total=False):
+    """What a model adds to the arguments of a call."""
+
+    on_update: Mapping[str, Value]
+    convert_text: bool
+    translation: RowTranslation
+
+
+def _hashable(names: Value) -> Value:
+    return tuple(names) if names.__class__ is list else names
+
+
+@functools.lru_cache(maxsize=256)
+def _groupers(
+    names: tuple[str | Names, Update, Returning],
+    skip_unchanged: bool,  # noqa: FBT001  # by position it is looked up sooner
+    without_unique_index: WithoutUniqueIndex,
+    strategy: Strategy,
+) -> RowGrouper:
+    key, update, returning = names
+    request = read_bulk_request(
+        key=key,
+        update=update,
+        returning=returning,
+        skip_unchanged=skip_unchanged,
+        without_unique_index=without_unique_index,
+        strategy=strategy,
+    )
+    return RowGrouper(request)
+
+
+_DEFAULTS: Final = (
+    "a row has the values to write, so there are no defaults beside it; update says"
+    " which of them an existing row takes"
+)
+_KEY: Final = "the key must be a plain value, not {!r}"
 
 
 def check_keys(plan: Plan, group: RowGroup) -> tuple[RowGroup, list[RejectedRow]]:
@@ -326,8 +480,8 @@ def _split_mixed(
         values = [*row]
         wrong = [cell for cell in row[:width] if isinstance(cell, Expression)]
         if wrong:
-            what = f"the key must be a plain value, not {wrong[0]!r}"
-            rejected.append(RejectedRow(position, UsageError(what)))
+            error = UsageError(_KEY.format(wrong[0]))
+            rejected.append(RejectedRow(position, error))
             continue
         for number in mixed:
             cell = values[number]

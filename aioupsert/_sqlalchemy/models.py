@@ -247,10 +247,17 @@ class Model:
             "returning": self._asked(arguments["returning"]),
         }
 
+    def row_call(self, arguments: Arguments) -> dict[str, Value]:
+        """Translate the arguments of a call that has a whole row."""
+        returning = arguments["returning"]
+        if isinstance(returning, type):
+            arguments = {**arguments, "returning": [*self._identity]}
+        return self.bulk_call(convert_text=False, **arguments)
+
     def bulk_call(
         self,
         *,
-        key: str | Sequence[str],
+        key: Any,
         update: Any,
         create_defaults: Values | None,
         where: Expression | None,
@@ -531,11 +538,11 @@ class Model:
             return returning
         return self.names(self._identity if isinstance(returning, type) else returning)
 
-    def _given(self, argument: str, items: Values) -> dict[str, object]:
+    def _given(self, argument: str, items: object) -> dict[str, object]:
         """Return values by the names of their columns."""
         return {self._name(key): value for key, value in pairs(argument, items)}
 
-    def _found(self, argument: str, items: Values) -> dict[str, object]:
+    def _found(self, argument: str, items: object) -> dict[str, object]:
         """Return what identifies a row; the class of it need not be said."""
         given = self._given(argument, items)
         for name, value in self._found_by.items():

@@ -195,6 +195,10 @@ async def test_every_kind_of_row_is_read(
     assert await load(db, rows, batch_size=3) == BulkResult(created=5)
     assert await load(db, rows, batch_size=1) == BulkResult(updated=5)
     assert await db.query(CONTENT) == [(n, -n, None if n else "x") for n in range(5)]
+    one = make(k=5, a=-5, b="alone")
+    for action in ("created", "updated"):
+        result = await create_or_update(db.handle, "t", one, key="k", returning="*")
+        assert (result.action, result.row) == (action, {"k": 5, "a": -5, "b": "alone"})
 
 
 @engines

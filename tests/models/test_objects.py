@@ -9,6 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from sqlalchemy.orm.util import identity_key
 
 from aioupsert import (
+    Coalescer,
     F,
     UnknownColumnError,
     UnsupportedConnectionError,
@@ -58,6 +59,26 @@ async def test_the_object_is_the_session_s_own_and_fresh(session: AsyncSession) 
     await session.rollback()
     session.expunge_all()
     assert await session.scalar(sa.select(sa.func.count()).select_from(Post)) == 0
+
+
+async def test_a_whole_row_is_an_instance_or_has_attributes(
+    session: AsyncSession,
+) -> None:
+    row = Post(name="y", hits=1, title="one")
+    name: Any = Post.name
+    hits: Any = Post.hits
+    first, created = await create_or_update(
+        session, Post, row, key=name, returning=Post
+    )
+    assert (created, first.hits, first.slug) == (True, 1, "one")
+    again = {"name": "y", "hits": 2, "title": "two"}
+    post, created = await create_or_update(
+        session, Post, again, key="name", update=[hits], returning=Post
+    )
+    assert (created, post is first, post.hits, post.title) == (False, True, 2, "one")
+    async with Coalescer(session, Post, key="name") as coalescer:
+        result = await coalescer.create_or_update(again, returning=["id", "title"])
+    assert result.row == {"id": post.id, "title": "two"}
 
 
 async def test_a_key_of_two_columns_in_any_order(session: AsyncSession) -> None:

@@ -11,7 +11,9 @@ from aioupsert._engines.sqlite import catalog as sqlite_catalog
 from aioupsert._plan import Plan, Request, RequestShape, make_plan, read_request
 from aioupsert._plan.schema import Column, Family, Storage, Table, UniqueIndex
 
-SHAPE: Final = Request((), (), (), (), None, False, None, "warn", "auto", None, False)
+SHAPE: Final = Request(
+    (), (), (), (), None, False, None, "warn", "auto", None, None, False
+)
 """A shape for tests that only compare shapes."""
 
 _CALL: dict[str, Any] = {
