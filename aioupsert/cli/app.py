@@ -159,6 +159,17 @@ def _parse_character(value: str | None) -> str | None:
     return value
 
 
+def _split_path(path: str | None) -> tuple[str, ...]:
+    return () if path is None else tuple(path.split("."))
+
+
+def _json_format(file_format: str | None) -> str:
+    if file_format not in {None, "json"}:
+        msg = f"--json-path is for JSON, not for --format {file_format}"
+        raise typer.BadParameter(msg)
+    return "json"
+
+
 def _split_columns(texts: Sequence[str]) -> tuple[str, ...]:
     return tuple(name.strip() for text in texts for name in text.split(","))
 
@@ -437,6 +448,22 @@ def load_command(
     encoding: Annotated[
         str, typer.Option(help="The encoding of the files.", callback=_parse_encoding)
     ] = "utf-8",
+    encoding_errors: Annotated[
+        Literal["strict", "replace", "ignore"],
+        typer.Option(
+            help="Whether bytes that are not of the encoding end the load (strict),"
+            " become question marks in a diamond (replace), or are left out (ignore)."
+        ),
+    ] = "strict",
+    json_path: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME.NAME",
+            help="Where the array of rows is in JSON that is one object, such as"
+            " data.items.",
+            show_default=False,
+        ),
+    ] = None,
     on_error: Annotated[
         Literal["raise", "skip"],
         typer.Option(
@@ -502,7 +529,7 @@ def load_command(
     """
     Load files into a table: create missing rows and update existing ones.
 
-    Reads CSV, TSV, JSON Lines and JSON arrays, also as .gz, .bz2, .xz or .zip, and
+    Reads CSV, TSV, JSON Lines and JSON arrays, also as .gz, .bz2, .xz, .zst or .zip, and
     Parquet.
     The database converts text to the types of its columns. By default, all rows are
     stored or none.
@@ -553,9 +580,11 @@ def load_command(
         url=url,
         files=[Path(file) for file in files],
         read_options=ReadOptions(
-            format=file_format,
+            format=file_format if json_path is None else _json_format(file_format),
             delimiter=delimiter,
             encoding=encoding,
+            encoding_errors=encoding_errors,
+            json_path=_split_path(json_path),
             nulls=frozenset([""] if null is None else null),
             quote=None if no_quote else quote,
             escape=escape,

@@ -128,6 +128,7 @@ def test_a_url_of_no_database(file: Write, url: str, expected: str) -> None:
         ((*KEY, "--encoding", "utf-9"), "Python has no text encoding 'utf-9'"),
         ((*KEY, "--encoding", "rot13"), "Python has no text encoding 'rot13'"),
         ((*KEY, "--colour"), "No such option"),
+        ((*KEY, "--json-path", "a", "-f", "csv"), "--json-path is for JSON, not for"),
     ],
 )
 def test_wrong_options(

@@ -365,6 +365,57 @@ def test_text_of_another_encoding_is_refused(file: Write) -> None:
     assert "tream does not start with BOM" in said
 
 
+@pytest.mark.parametrize(
+    ("errors", "expected"), [("replace", "1\ufffd"), ("ignore", "1")]
+)
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("t.csv", b"a\n1\xff\n"),
+        ("t.jsonl", b'{"a": "1\xff"}'),
+        ("t.json", b'[{"a": "1\xff"}]'),
+    ],
+)
+def test_or_what_is_not_of_the_encoding_is_replaced_or_left_out(
+    file: Write, name: str, content: bytes, errors: Any, expected: str
+) -> None:
+    rows = read_all(file(content, name), options=ReadOptions(encoding_errors=errors))
+    assert rows == [{"a": expected}]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        '{"meta": {"items": [{"a": 2}]}, "data": {"x": "[", "items": [{"a": 1}]}, "n": 1}',
+        ' {"data" : {"items" : {"a": 1}}}'.replace('{"a": 1}', '[\n{"a": 1}\n]'),
+    ],
+)
+def test_rows_of_json_may_be_inside_of_objects(file: Write, content: str) -> None:
+    options = ReadOptions(format="json", json_path=("data", "items"))
+    assert read_all(file(content, "t.json"), options=options) == [{"a": 1}]
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (
+            "[]",
+            ", line 1, column 1: invalid JSON: expecting an object with the member 'data'",
+        ),
+        ('{"data": [1]}', "expecting an object with the member 'items'"),
+        ('{"data": {"item": 1}}', "the object has no member 'items'"),
+        ('{"data": {}}', "Expecting value"),
+        ('{"data": {"items" 1}}', "the object has no member 'items'"),
+        ('{"data": {"items": 1}}', "expecting an array or an object"),
+    ],
+)
+def test_what_does_not_lead_to_them_is_named(
+    file: Write, content: str, expected: str
+) -> None:
+    options = ReadOptions(format="json", json_path=("data", "items"))
+    assert expected in message(file(content, "t.json"), options)
+
+
 @pytest.mark.parametrize("name", ["t.csv.gz", "t.jsonl.gz", "t.json.gz"])
 @pytest.mark.parametrize(
     ("harm", "expected"),

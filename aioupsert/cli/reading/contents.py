@@ -5,6 +5,7 @@ from __future__ import annotations
 import bz2
 import codecs
 import gzip
+import importlib
 import io
 import lzma
 import zipfile
@@ -14,17 +15,44 @@ from typing import IO, Any, Final, cast
 
 from aioupsert.cli.errors import LoadError
 
+
+class _KeptOpen(io.RawIOBase):
+    """A file that whoever reads it may close; the caller closes the one behind it."""
+
+    def __init__(self, binary: IO[bytes]) -> None:
+        self._binary = binary
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1, /) -> bytes:
+        return self._binary.read(size)
+
+
+def _open_zstd(binary: IO[bytes]) -> Any:
+    try:
+        arrow = importlib.import_module("pyarrow")
+    except ImportError as exc:
+        msg = (
+            "reading zstd needs pyarrow: pip install 'aioupsert[parquet]', or use"
+            " zstd -dc FILE | aioupsert load ... -"
+        )
+        raise LoadError(msg) from exc
+    file = arrow.PythonFile(_KeptOpen(binary), mode="r")
+    return arrow.CompressedInputStream(file, "zstd")
+
+
 _PACKED: Final[Mapping[bytes, Any]] = {
     b"\x1f\x8b": gzip.open,
     b"BZh": bz2.open,
     b"\xfd7zXZ\0": lzma.open,
+    b"\x28\xb5\x2f\xfd": _open_zstd,
 }
 _ZIP: Final = b"PK\x03\x04"
 _EXCEL: Final = "an Excel workbook: save the sheet as CSV"
 # What is no format that can be read, and what to do about it.
 _OTHERS: Final[Mapping[bytes, str]] = {
     b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1": _EXCEL,
-    b"\x28\xb5\x2f\xfd": "compressed by zstd: use zstd -dc FILE | aioupsert load ... -",
     b"7z\xbc\xaf\x27\x1c": "a 7z archive: unpack it",
     b"Rar!": "a RAR archive: unpack it",
     b"SQLite format 3\0": "a SQLite database: export the table as CSV",

@@ -194,7 +194,7 @@ class Input:
         if kind == "json":
             return (), read_json(name, binary, options)
         # newline="": the csv module handles line ends itself, including those in cells.
-        text = io.TextIOWrapper(binary, encoding, newline="")
+        text = io.TextIOWrapper(binary, encoding, options.encoding_errors, newline="")
         # Detached, so that closing the text does not also close the file.
         self._stack.callback(text.detach)
         if kind == "jsonl":
@@ -341,7 +341,7 @@ def _name(file: Path) -> str:
 
 
 # The names of packed files.
-_PACKED: Final = (".gz", ".bz2", ".xz", ".zip")
+_PACKED: Final = (".gz", ".bz2", ".xz", ".zst", ".zip")
 
 
 def _format(file: Path) -> str | None:

@@ -106,7 +106,9 @@ def read_json(file: str, binary: BinaryIO, options: ReadOptions) -> Iterator[Typ
     Raises:
         LoadError: The text is not JSON, or an element is not an object.
     """
-    text = _JsonText(file, binary, options.encoding)
+    text = _JsonText(file, binary, options)
+    for name in options.json_path:
+        _enter(text, name)
     first = text.skip_whitespace()
     if first == "{":
         while text.skip_whitespace():
@@ -119,8 +121,28 @@ def read_json(file: str, binary: BinaryIO, options: ReadOptions) -> Iterator[Typ
         text.advance()
     else:
         yield from _array(text, options)
-    if text.skip_whitespace():
+    if not options.json_path and text.skip_whitespace():
         text.fail("unexpected text after the array")
+
+
+def _enter(text: _JsonText, name: str) -> None:
+    """Move to the value of a member of the object that begins here."""
+    if text.skip_whitespace() != "{":
+        text.fail(f"expecting an object with the member {name!r}")
+    end = ","
+    while end == ",":
+        text.advance()
+        text.skip_whitespace()
+        found = text.read_value()
+        if text.skip_whitespace() != ":":
+            break
+        text.advance()
+        text.skip_whitespace()
+        if found == name:
+            return
+        text.read_value()
+        end = text.skip_whitespace()
+    text.fail(f"the object has no member {name!r}")
 
 
 def _object(text: _JsonText, options: ReadOptions) -> Iterator[TypedRow]:
@@ -160,11 +182,13 @@ _decode: Final = _DECODER.raw_decode
 class _JsonText:
     """JSON text that is read in blocks; what was parsed is dropped from memory."""
 
-    def __init__(self, file: str, binary: BinaryIO, encoding: str) -> None:
+    def __init__(self, file: str, binary: BinaryIO, options: ReadOptions) -> None:
         self.origin = Origin(file, "json")
         self.line = 1
         self._binary = binary
-        self._decoder = codecs.getincrementaldecoder(encoding)()
+        self._decoder = codecs.getincrementaldecoder(options.encoding)(
+            options.encoding_errors
+        )
         self._text = ""
         self._position = 0
         self._line_start = 0

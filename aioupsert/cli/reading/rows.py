@@ -8,7 +8,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, Self
+from typing import Any, Final, Literal, Self
 
 from aioupsert.cli.errors import LoadError, RowError, message_of
 from aioupsert.typing import Value
@@ -178,6 +178,8 @@ class ReadOptions:
         delimiter: The character that separates the cells of CSV, or None for the
             default of the format.
         encoding: The encoding of text files.
+        encoding_errors: What becomes of bytes that are not of the encoding.
+        json_path: The names of the members that lead to the rows in a JSON object.
         nulls: The cells of CSV or TSV that mean NULL, unless they are quoted.
         quote: The character that encloses cells, or None if none does.
         escape: The character before a character that means itself, in addition to a
@@ -197,6 +199,8 @@ class ReadOptions:
     format: str | None = None
     delimiter: str | None = None
     encoding: str = "utf-8-sig"
+    encoding_errors: Literal["strict", "replace", "ignore"] = "strict"
+    json_path: tuple[str, ...] = ()
     nulls: frozenset[str] = frozenset([""])
     quote: str | None = '"'
     escape: str | None = None
