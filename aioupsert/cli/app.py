@@ -437,6 +437,12 @@ def load_command(
         bool,
         typer.Option("--trim", help="Leave out spaces around cells without quotes."),
     ] = False,
+    decimal_comma: Annotated[
+        bool,
+        typer.Option(
+            "--decimal-comma", help="Numbers of CSV are written as 1.234,5 for 1234.5."
+        ),
+    ] = False,
     delimiter: Annotated[
         str | None,
         typer.Option(
@@ -575,6 +581,7 @@ def load_command(
         all_text=all_text,
         sample=sample,
         ignore_unknown=ignore_unknown,
+        decimal_comma=decimal_comma,
     )
     request = LoadRequest(
         url=url,

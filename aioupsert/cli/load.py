@@ -63,6 +63,7 @@ class LoadOptions:
     all_text: bool = False
     sample: int | None = None
     ignore_unknown: bool = False
+    decimal_comma: bool = False
 
     @property
     def in_transaction(self) -> bool:
@@ -166,6 +167,7 @@ async def load(
             report.on_bad_row(options),
             left_out=computed,
             ignore_unknown=options.ignore_unknown,
+            decimal_comma=options.decimal_comma,
         )
         if options.skip_bad_rows:
             await _store_good_rows(database, columns, rows, options, report, progress)
@@ -403,7 +405,12 @@ async def _choose_types(
     Raises:
         LoadError: The input does not have a column whose type is given.
     """
-    guesser = TypeGuesser(source.columns, options.key, database.engine)
+    guesser = TypeGuesser(
+        source.columns,
+        options.key,
+        database.engine,
+        decimal_comma=options.decimal_comma,
+    )
     for number, row in enumerate(source.survey(options.sample)):
         guesser.add(row)
         if number % _SURVEYED == 0:

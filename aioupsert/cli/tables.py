@@ -13,7 +13,8 @@ from typing import Final
 from aioupsert._engines.sql import quote, quote_path
 from aioupsert._plan.schema import TableName
 from aioupsert.cli.databases import Engine
-from aioupsert.cli.reading import Row, TimeText
+from aioupsert.cli.reading import Row, TimeText, TypedRow
+from aioupsert.cli.values import with_point
 from aioupsert.typing import Value
 
 # The column type for each kind of data. SQLite has no type for dates or JSON. Its REAL
@@ -70,17 +71,27 @@ class TypeGuesser:
     """
 
     def __init__(
-        self, columns: Iterable[str], key: Sequence[str], engine: Engine
+        self,
+        columns: Iterable[str],
+        key: Sequence[str],
+        engine: Engine,
+        *,
+        decimal_comma: bool = False,
     ) -> None:
         """Begin with the columns that are known; rows may have others."""
         self._engine: Engine = engine
         self._key = frozenset(key)
         self._kinds: dict[str, dict[str, str]] = {column: {} for column in columns}
         self._texts: set[str] = set()
+        self._decimal_comma = decimal_comma
 
     def add(self, row: Row) -> None:
         """Take the values of a row into account."""
-        for column, value in row.items():
+        commas = self._decimal_comma and not isinstance(row, TypedRow)
+        for column, given in row.items():
+            value = given
+            if commas and given is not None:
+                value = with_point(given) or given
             # What is text already stays text.
             if value is None or column in self._texts:
                 if column not in self._kinds:

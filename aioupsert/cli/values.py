@@ -31,6 +31,7 @@ def convert_rows(
     *,
     left_out: AbstractSet[str] = frozenset(),
     ignore_unknown: bool = False,
+    decimal_comma: bool = False,
 ) -> Iterator[Row]:
     """
     Convert the values of rows to what the columns accept.
@@ -46,6 +47,7 @@ def convert_rows(
             keeps; if it returns, the row is left out.
         left_out: Columns of the table that are not written.
         ignore_unknown: Whether columns that the table does not have are left out.
+        decimal_comma: Whether the cells of CSV write numbers with a comma.
     """
     converters: dict[tuple[str, type, bool], Converter | None] = {}
     whole = [
@@ -53,9 +55,15 @@ def convert_rows(
         for name, column in columns.items()
         if column.storage == "sqlite number" and column.family != "boolean"
     ]
-    for given in _fitted(
-        rows, columns, engine, left_out, ignore_unknown=ignore_unknown
-    ):
+    numbers = [
+        name
+        for name, column in columns.items()
+        if decimal_comma and column.family in {"integer", "number"}
+    ]
+    fitted = _fitted(rows, columns, engine, left_out, ignore_unknown=ignore_unknown)
+    if numbers:
+        fitted = _with_points(fitted, numbers, on_bad_row)
+    for given in fitted:
         if not isinstance(given, TypedRow):
             error = _too_large(given, whole) if whole else None
             if error is None:
@@ -124,6 +132,40 @@ def _fitted(
                 if name in written or not (ignore_unknown or name in left_out)
             }
         yield row.with_cells(cells.items())
+
+
+_DECIMAL_COMMA: Final = re.compile(
+    r"\s*[-+]?(\d{1,3}(\.\d{3})+|\d+)(,\d+)?([eE][-+]?\d+)?\s*", re.ASCII
+)
+
+
+def with_point(text: str) -> str | None:
+    """Return a number that is written as 1.234,5 as 1234.5; None if it is none."""
+    if _DECIMAL_COMMA.fullmatch(text) is None:
+        return None
+    return text.replace(".", "").replace(",", ".")
+
+
+def _with_points(
+    rows: Iterable[Row],
+    columns: Iterable[str],
+    on_bad_row: Callable[[RowError], object],
+) -> Iterator[Row]:
+    """Yield rows with a point in the numbers of CSV, where they have a comma."""
+    for row in rows:
+        changed: dict[str, Value] = {}
+        for name in columns if not isinstance(row, TypedRow) else ():
+            cell = row.get(name)
+            if cell is None or not ("," in cell or "." in cell):
+                continue
+            changed[name] = with_point(cell)
+            if changed[name] is None:
+                reason = f"{cell!r} is not a number with a decimal comma"
+                error = row.origin.error(row.line, reason, column=name, row=row.as_read)
+                on_bad_row(error)
+                break
+        else:
+            yield row.with_cells((row | changed).items()) if changed else row
 
 
 # The digits of the smallest integer beyond 64 bits.

@@ -324,6 +324,42 @@ def test_columns_that_are_left_out_are_said(
     assert "t does not have, and so does not get: x, y" in result.stderr
 
 
+COMMAS: Final = (
+    "id;n;whole;t\n1;1.234,5;1.000;1,5\n2;0,5;;\n3;-7;12;1.2.3\n4;0,1e3;1;x\n"
+)
+
+
+@pytest.mark.parametrize("created", [True, False])
+def test_numbers_may_have_a_decimal_comma(
+    database: CliDatabase, file: Write, *, created: bool
+) -> None:
+    if not created:
+        database.query(
+            "CREATE TABLE t (id integer PRIMARY KEY, n double precision,"
+            " whole integer, t text)"
+        )
+    result = database.load(file(COMMAS), *NEW, "--decimal-comma")
+    assert result.exit_code == 0, result.stderr
+    rows = database.query("SELECT id, n, whole, t FROM t ORDER BY id")
+    assert [(id_, float(n), whole, t) for id_, n, whole, t in rows] == [
+        (1, 1234.5, 1000, "1,5"),
+        (2, 0.5, None, None),
+        (3, -7.0, 12, "1.2.3"),
+        (4, 100.0, 1, "x"),
+    ]
+
+
+def test_a_point_where_it_cannot_be_is_an_error_then(
+    database: CliDatabase, file: Write
+) -> None:
+    database.query("CREATE TABLE t (id integer PRIMARY KEY, n double precision)")
+    path = file("id;n\n1;1,5\n2;1.5\n")
+    result = database.load(path, "--key", "id", "--decimal-comma")
+    assert result.exit_code == 1
+    assert "line 3, column 'n': '1.5' is not a number with a decimal" in result.stderr
+    assert database.query("SELECT * FROM t") == []
+
+
 @pytest.mark.parametrize(
     ("options", "code", "expected"),
     [
