@@ -821,6 +821,8 @@ async def test_a_default_that_is_a_time_is_the_current_one(
     ("raw SQL with expressions", {"i": 5}, SQL("{} * {}", i, i + 1), 30),
     ("raw SQL with doubled braces", {}, SQL("length('{{}}')"), 2),
     ("raw SQL in an expression", {"i": 5}, SQL("1 + 1") * i, 10),
+    ("division by raw SQL", {"i": 7}, i / SQL("2"), 3),
+    ("division by raw SQL that is zero", {"i": 7}, i / SQL("0"), None),
     ("raw SQL with a quote", {}, SQL("length('it''s')"), 4),
     ("raw SQL with a bound text", {}, SQL("length({})", "{}?$1'"), 6),
 )

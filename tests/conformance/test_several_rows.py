@@ -44,6 +44,11 @@ CASES: dict[str, tuple[dict[str, Any], tuple[Action, int], list[dict[str, Any]]]
         [ONE, TWO],
     ),
     "there is nothing to write": ({}, (Action.UNCHANGED, 0), [ONE, TWO]),
+    "there is nothing but touch": (
+        {"touch": {"s": "b"}},
+        (Action.UNCHANGED, 0),
+        [ONE, TWO],
+    ),
 }
 
 

@@ -16,6 +16,7 @@ from aioupsert import (
     UnsupportedConnectionError,
     create_or_update,
     create_or_update_many,
+    func,
     iter_create_or_update,
     preview,
 )
@@ -127,6 +128,28 @@ async def test_members_of_a_set_of_any_size_are_one_statement(
         texts.add(tuple(statement.sql for statement in statements))
     # The empty set, and the others; of floats one statement for each power of two.
     assert len(texts) == (2 if type_ != "double precision" else 6)
+
+
+async def test_what_a_function_returns_may_be_one_of_some(db: Database) -> None:
+    await db.run("CREATE TABLE t (k integer PRIMARY KEY, n integer)")
+    await db.run("INSERT INTO t VALUES (1, -5)")
+    absolute = func("abs", F("n"))
+    for members, action in (([1.5, 2.5], "skipped"), ([1.5, 5.0], "updated")):
+        where = absolute.in_(members)
+        result = await create_or_update(
+            db.handle, "t", key={"k": 1}, defaults={"n": 1}, where=where
+        )
+        assert result.action == action
+
+
+async def test_each_row_may_have_members_of_its_own(db: Database) -> None:
+    await db.run("CREATE TABLE t (k integer PRIMARY KEY, n integer, c boolean)")
+    await db.run("INSERT INTO t VALUES (1, 1, NULL), (2, 2, NULL), (3, 3, NULL)")
+    rows = [{"k": k, "c": F("n").in_([k - 1, 2])} for k in (1, 2, 3)]
+    counts = await create_or_update_many(db.handle, "t", rows, key="k")
+    assert counts.updated == 3
+    stored = await db.query("SELECT c FROM t ORDER BY k")
+    assert [bool(c) for (c,) in stored] == [False, True, False]
 
 
 @pytest.mark.parametrize("levels", [40, 900, 5_000])

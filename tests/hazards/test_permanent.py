@@ -71,6 +71,13 @@ REFUSALS: Final = {
         "t_pkey",
         [("b", 1)],
     ),
+    "BEFORE INSERT rewrites the key, and no policy applies": Refusal(
+        TRIGGER.format(body="new.k = 'b'; RETURN new;", event="INSERT")
+        + "INSERT INTO t VALUES ('b', 1); ALTER TABLE t ENABLE ROW LEVEL SECURITY",
+        asyncpg.UniqueViolationError,
+        "t_pkey",
+        [("b", 1)],
+    ),
     "unique expression": Refusal(
         "CREATE TABLE t (k text, v integer); CREATE UNIQUE INDEX i ON t (lower(k));"
         "INSERT INTO t VALUES ('A', 1)",

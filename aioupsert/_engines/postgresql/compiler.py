@@ -246,8 +246,6 @@ class PostgresqlWriter(SqlWriter):
                 cast += f"::{TEXT}"  # which has no trailing spaces
             stored.append(f"{self.column(item.column)}{cast}")
             given.append(f"({self.expression(item.term)}){cast}")
-        if not stored:
-            return "FALSE"
         one, other = ", ".join(stored), ", ".join(given)
         record = "::pg_catalog.record"
         return f"(ROW({one}){record} {operator('*<>')} ROW({other}){record})"
@@ -608,14 +606,15 @@ def _probed(plan: Plan) -> list[UniqueIndex]:
 
 def _same_row(writer: PostgresqlWriter, plan: Plan, index: UniqueIndex) -> str:
     """Write the condition that a stored row has the same values for an index."""
-    given = {item.column.name: item.term for item in plan.insert}
+    given: dict[str | None, Assignment] = {i.column.name: i for i in plan.insert}
     tests: list[str] = []
     for column, expression in index.parts:
         if expression is not None:
             tests.append(f"({expression}) = {_proposed(writer, plan, expression)}")
-        elif column and (value := given[column]) is not None and value.column:
-            one, other = writer.column(value.column), writer.expression(value)
-            tests.append(writer.equal(one, other, value.column))
+        else:
+            item = given[column]
+            one, other = writer.column(item.column), writer.assigned(item)
+            tests.append(writer.equal(one, other, item.column))
     tests.append(f"({index.predicate or 'TRUE'})")
     if index.predicate is not None:
         tests.append(_proposed(writer, plan, index.predicate))

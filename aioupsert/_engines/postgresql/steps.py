@@ -166,9 +166,12 @@ class PostgresqlCall:
             return read_result(plan, inserted)
         if not lost and (self.look is None or not in_transaction):
             return LostRace(inserted)
-        if not in_transaction and self.insert_or_nothing is not None:
-            return (yield from self._settle(self.insert_or_nothing, values, inserted))
-        return (yield from self._probe(values, inserted, in_transaction=in_transaction))
+        rest: Steps[Result | LostRace] = (
+            self._probe(values, inserted, in_transaction=in_transaction)
+            if in_transaction or self.insert_or_nothing is None
+            else self._settle(self.insert_or_nothing, values, inserted)
+        )
+        return (yield from rest)
 
     def _probe(
         self, values: ParameterValues, conflict: Exception, *, in_transaction: bool
