@@ -119,6 +119,22 @@ async def test_a_session_goes_on_after_its_rollback(
     assert not await place.query("SELECT 1 FROM t WHERE k = 'there'")
 
 
+async def test_calls_that_share_a_lost_connection_fail_alike(
+    engine: AsyncEngine, place: Any
+) -> None:
+    async with engine.connect() as connection:
+        await one(connection)
+        await terminate(place)
+        calls = [one(connection) for _ in range(3)]
+        errors = await asyncio.gather(*calls, return_exceptions=True)
+        assert all(isinstance(error, DBAPIError) for error in errors)
+        assert connection.invalidated
+        await connection.rollback()
+        await one(connection)
+        await connection.commit()
+    assert await place.query("SELECT n FROM t") == [(1,)]
+
+
 async def test_a_connection_that_is_lost_within_a_bulk_call(
     engine: AsyncEngine, place: Any
 ) -> None:
