@@ -38,6 +38,7 @@ from aioupsert._execution.table_cache import (
 )
 from aioupsert._execution.transactions import transaction
 from aioupsert._plan import RejectedRow, RowGroup, ValueSemantics, check_keys
+from aioupsert._plan.pinning import pin_rows
 from aioupsert._plan.schema import Table, TableName
 from aioupsert.errors import AioupsertError, NotAppliedError, UsageError
 from aioupsert.typing import Value
@@ -310,6 +311,8 @@ class BatchWriter:
         cached = await reflected_table(session, self._name)
         groups, bad = self._reader.group(batch.rows, cached.table, session.engine)
         ready: list[CompiledGroup] = []
+        if cached.table.constants:
+            groups = [part for g in groups for part in pin_rows(g, cached.table)]
         for group in groups:
             try:
                 compiled = compile_batch(

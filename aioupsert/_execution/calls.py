@@ -192,7 +192,7 @@ async def _attempt(
     """Make one attempt, the first one by a single statement where there is one."""
     call = cached_call(session, name, shape)
     if call is None:
-        call = await compile_call(session, name, shape)
+        call = await compile_call(session, name, shape, values)
     for parameter, check in call.plan.checks:
         if values[parameter].__class__ not in check.harmless:
             check.check(values[parameter])
@@ -232,7 +232,7 @@ async def _compiled(
     """Return the statements of a call, with its key checked."""
     call = cached_call(session, name, shape)
     if call is None:
-        call = await compile_call(session, name, shape)
+        call = await compile_call(session, name, shape, values)
     for parameter, check in call.plan.checks:
         check.check(values[parameter])
     return call

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 from aioupsert._drivers.base import CachedTable, Session
 from aioupsert._plan import RequestShape, make_plan
+from aioupsert._plan.pinning import pin
 from aioupsert.errors import (
     AioupsertError,
     MissingUniqueIndexWarning,
@@ -25,8 +26,11 @@ from aioupsert.errors import (
 from aioupsert.expressions import TOO_DEEP
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from aioupsert._engines.base import CompiledBatch, CompiledCall
     from aioupsert._plan.schema import TableName
+    from aioupsert.typing import Value
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -182,10 +186,16 @@ async def has_changed(
 
 
 async def compile_call(
-    session: Session, name: TableName, shape: RequestShape
+    session: Session, name: TableName, shape: RequestShape, values: Sequence[Value]
 ) -> CompiledCall:
     """Check a request against its table, write its statements, and cache them."""
     cached = await reflected_table(session, name)
+    pinned = pin(shape, cached.table, values)
+    if pinned is not shape:
+        shape = pinned
+        known = cached.calls.get(shape)
+        if known is not None:
+            return known
     try:
         call = session.engine.compile_call(make_plan(shape, cached.table))
     except RecursionError as exc:

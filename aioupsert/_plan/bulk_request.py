@@ -192,7 +192,11 @@ class BulkRequest:
         unknown = named.difference(table.columns)
         if unknown:
             raise UnknownColumnError(table.label, map(str, unknown), table.visible)
-        if not table.is_unique(dict.fromkeys(self.key, False)):
+        # Whether the values of a row make its key unique is seen when it is written.
+        if not (
+            table.is_unique(dict.fromkeys(self.key, False))
+            or table.may_be_unique(self.key)
+        ):
             missing_index(self.key, self.without_unique_index, table)
 
 

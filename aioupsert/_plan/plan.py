@@ -18,7 +18,7 @@ from aioupsert._plan.resolving import (
     number,
     number_node,
 )
-from aioupsert._plan.schema import Column, Table
+from aioupsert._plan.schema import Column, Constant, Table
 from aioupsert.errors import MissingUniqueIndexError, UnknownColumnError, UsageError
 from aioupsert.expressions import LiteralKind, Node, walk
 from aioupsert.typing import Strategy, WithoutUniqueIndex
@@ -35,11 +35,13 @@ class KeyColumn(NamedTuple):
         column: The column.
         parameter: The parameter that holds its value.
         kind: The kind of the value.
+        constant: The value, if a predicate of a unique index has it; None otherwise.
     """
 
     column: Column
     parameter: int
     kind: LiteralKind
+    constant: Constant = None
 
     @property
     def is_null(self) -> bool:
@@ -89,6 +91,16 @@ class Plan:
     checks: tuple[tuple[int, KeyCheck], ...]
 
     @property
+    def key_nulls(self) -> dict[str, bool]:
+        """The columns of the key, each with whether its value is NULL."""
+        return {k.column.name: k.is_null for k in self.key}
+
+    @property
+    def constants(self) -> dict[str, Constant]:
+        """The values of the key that predicates of unique indexes have."""
+        return {k.column.name: k.constant for k in self.key if k.constant is not None}
+
+    @property
     def conditional(self) -> bool:
         """Whether an existing row may be left as it is."""
         return (
@@ -112,8 +124,9 @@ def make_plan(shape: RequestShape, table: Table) -> Plan:
     request = Request(*shape)
     _check_choices(request)
     _check_columns(request, table)
+    constants = dict(request.constants or ())
     key = tuple(
-        KeyColumn(table.columns[name], parameter, kind)
+        KeyColumn(table.columns[name], parameter, kind, constants.get(name))
         for parameter, (name, kind) in enumerate(request.key)
     )
     parameters = itertools.count(len(key))
@@ -158,7 +171,7 @@ def make_plan(shape: RequestShape, table: Table) -> Plan:
     guarded = request.skip_unchanged or bool(touch)
     written = {**defaults, **touch} if defaults else {}
     returning = _returning(request, table)
-    indexed = table.is_unique({k.column.name: k.is_null for k in key})
+    indexed = table.is_unique({k.column.name: k.is_null for k in key}, constants)
     plan = Plan(
         table=table,
         key=key,

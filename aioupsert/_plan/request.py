@@ -14,7 +14,7 @@ import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, NamedTuple, TypeAlias, TypedDict, cast
 
-from aioupsert._plan.schema import Names
+from aioupsert._plan.schema import Constant, Names
 from aioupsert.errors import UsageError
 from aioupsert.expressions import Expression, LiteralKind, Node
 from aioupsert.typing import Returning, Strategy, Update, Value, WithoutUniqueIndex
@@ -40,6 +40,8 @@ class Request(NamedTuple):
             the primary key, and nothing at all if only these columns remain.
         coalesced: Whether this is one of several calls whose values become the rows of
             one statement.
+        constants: The columns of the key that have a constant of an index's predicate,
+            with that; None before they are compared with the table's.
     """
 
     key: KeyItems
@@ -54,6 +56,7 @@ class Request(NamedTuple):
     incoming: Items | None
     spares: Names | None
     coalesced: bool
+    constants: tuple[tuple[str, Constant], ...] | None = None
 
 
 RequestShape: TypeAlias = tuple[
@@ -69,6 +72,7 @@ RequestShape: TypeAlias = tuple[
     Items | None,
     Names | None,
     bool,
+    "tuple[tuple[str, Constant], ...] | None",
 ]
 """A `Request`, or the same as a plain tuple, which is quicker to make."""
 
@@ -192,6 +196,7 @@ def read_request(
         None,
         None,
         False,
+        None,
     )
     return shape, values
 

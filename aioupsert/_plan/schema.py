@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
-from itertools import compress, zip_longest
-from typing import TYPE_CHECKING, Final, Literal, TypeAlias
+from dataclasses import dataclass, field
+from itertools import chain, compress, zip_longest
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple, TypeAlias
 
 from aioupsert.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+
+    from aioupsert.typing import Value
 
 TableName: TypeAlias = tuple[str, ...]
 """``("table",)`` or ``("schema", "table")``, unquoted."""
@@ -124,6 +127,35 @@ class Column:
         )
 
 
+Constant: TypeAlias = bool | int | str | None
+"""A value in the predicate of an index, which a key may have; None if unknown."""
+
+
+class Pin(NamedTuple):
+    """
+    What the predicate of an index requires of a column.
+
+    Attributes:
+        column: The column.
+        is_null: Whether it must be NULL; it must not otherwise.
+        value: The value that it must have, or None for any other than NULL.
+    """
+
+    column: str
+    is_null: bool = False
+    value: Constant = None
+
+
+_NONE: Final[Mapping[str, Constant]] = MappingProxyType({})
+
+
+def same(value: Value, constant: Constant) -> bool:
+    """Return whether a value is a constant, whatever the type of its column is."""
+    if isinstance(constant, str):
+        return type(value) is str and value == constant
+    return type(value) in {bool, int} and value == constant
+
+
 @dataclass(frozen=True, slots=True)
 class UniqueIndex:
     """
@@ -136,7 +168,7 @@ class UniqueIndex:
         expressions: For each column, the expression of the index as SQL, or None.
         nulls_distinct: Whether two NULLs count as different.
         predicate: The condition of a partial index as SQL, or None.
-        null_predicate: The columns that must be NULL, if the predicate says only that.
+        pins: What the predicate requires of columns, if it says only that.
         deferrable: Whether it may be checked at commit.
         coarser: Whether values may be equal for it that are not for their columns, by
             another collation.
@@ -147,7 +179,7 @@ class UniqueIndex:
     expressions: tuple[str | None, ...] = ()
     nulls_distinct: bool = True
     predicate: str | None = None
-    null_predicate: tuple[str, ...] = ()
+    pins: tuple[Pin, ...] = ()
     deferrable: bool = False
     coarser: bool = False
 
@@ -156,20 +188,38 @@ class UniqueIndex:
         """Each column, with the expression that stands in its place or None."""
         return zip_longest(self.columns, self.expressions)
 
-    def covers(self, key: Mapping[str, bool]) -> bool:
+    def covers(
+        self, key: Mapping[str, bool], constants: Mapping[str, Constant] = _NONE
+    ) -> bool:
         """
         Return whether at most one row can have a key.
 
         Args:
             key: The key's columns, each with whether its value is NULL.
+            constants: The values that some of them have in every call.
         """
         nulls = {*compress(key, key.values())}
         return (
-            key.keys() >= {*self.columns, *self.null_predicate}
-            and (self.predicate is None or bool(self.null_predicate))
-            and nulls.issuperset(self.null_predicate)
+            key.keys() >= {*self.columns}
+            and (self.predicate is None or bool(self.pins))
+            and (not self.pins or self._are_pinned(key, constants))
             and (not self.nulls_distinct or nulls.isdisjoint(self.columns))
         )
+
+    def _are_pinned(
+        self, key: Mapping[str, bool], constants: Mapping[str, Constant]
+    ) -> bool:
+        """Return whether a key has what the predicate requires."""
+        return all(
+            key.get(pin.column) is pin.is_null
+            and (pin.value is None or same(constants.get(pin.column), pin.value))
+            for pin in self.pins
+        )
+
+    def may_cover(self, key: Collection[str]) -> bool:
+        """Return whether a key with some values has what the predicate requires."""
+        columns = {*self.columns, *(pin.column for pin in self.pins)}
+        return bool(self.pins) and columns.issubset(key)
 
     def is_inferred_by(self, key: Mapping[str, bool]) -> bool:
         """Return whether ``ON CONFLICT`` may infer it, whatever its collation is."""
@@ -202,6 +252,7 @@ class Table:
             still have their types; empty where it cannot.
         columns: By name, in their order.
         unique: The unique indexes.
+        constants: The constants with which predicates of those compare columns.
         primary_key: The columns of the primary key.
         exact_because: Why the single statement cannot serve this table, or None.
         one_by_one_because: Why one statement cannot write many rows, or None.
@@ -240,6 +291,9 @@ class Table:
     path: TableName = ()
     identity: tuple[tuple[str, Sequence[Sequence[object]]], ...] = ()
     row_type: str = ""
+    constants: Mapping[str, frozenset[Constant]] = field(
+        default_factory=dict[str, "frozenset[Constant]"]
+    )
     primary_key: frozenset[str] = frozenset()
     exact_because: str | None = None
     one_by_one_because: str | None = None
@@ -269,9 +323,15 @@ class Table:
         """The columns of ``returning="*"``."""
         return tuple(c.name for c in self.columns.values() if not c.hidden)
 
-    def is_unique(self, key: Mapping[str, bool]) -> bool:
+    def is_unique(
+        self, key: Mapping[str, bool], constants: Mapping[str, Constant] = _NONE
+    ) -> bool:
         """Return whether some unique index lets at most one row have the key."""
-        return any(index.covers(key) for index in self.unique)
+        return any(index.covers(key, constants) for index in self.unique)
+
+    def may_be_unique(self, key: Collection[str]) -> bool:
+        """Return whether a partial index does so for some values of the key."""
+        return any(index.may_cover(key) for index in self.unique)
 
     def infers(self, key: Mapping[str, bool]) -> bool:
         """Return whether ``ON CONFLICT`` with the key's columns finds the key's row."""
@@ -280,6 +340,17 @@ class Table:
             and any(index.matches(key) for index in self.unique)
             and not any(i.coarser and i.is_inferred_by(key) for i in self.unique)
         )
+
+
+def constants_of(
+    indexes: Iterable[UniqueIndex],
+) -> Mapping[str, frozenset[Constant]]:
+    """Return the constants with which predicates of indexes compare columns."""
+    found: dict[str, frozenset[Constant]] = {}
+    for pin in chain.from_iterable(index.pins for index in indexes):
+        if pin.value is not None:
+            found[pin.column] = found.get(pin.column, frozenset()) | {pin.value}
+    return found
 
 
 def table_name(table: object) -> TableName:

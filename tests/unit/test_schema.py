@@ -1,12 +1,12 @@
 """What the description of a table says about a key, and names of tables."""
 
-from typing import Any
+from typing import Any, Final
 
 import pytest
 
 from aioupsert import UsageError
-from aioupsert._engines.partial_indexes import null_columns
-from aioupsert._plan.schema import UniqueIndex, table_name
+from aioupsert._engines.partial_indexes import read_predicate
+from aioupsert._plan.schema import Pin, UniqueIndex, table_name
 from tests.unit.plans import column, table
 
 
@@ -72,31 +72,36 @@ INDEXES: dict[str, tuple[UniqueIndex, dict[str, bool], bool, bool]] = {
     "an expression beside": (index("a", None), {"a": False}, False, False),
     "a partial index": (index("a", predicate="x > 1"), {"a": False}, False, False),
     "a partial index on NULL": (
-        index("a", predicate="b IS NULL", null_predicate=("b",)),
+        index("a", predicate="b IS NULL", pins=(Pin("b", is_null=True),)),
         {"a": False, "b": NULL},
         True,
         False,
     ),
     "a partial index on NULL, a value": (
-        index("a", predicate="b IS NULL", null_predicate=("b",)),
+        index("a", predicate="b IS NULL", pins=(Pin("b", is_null=True),)),
         {"a": False, "b": False},
         False,
         False,
     ),
     "a partial index on NULL, not in the key": (
-        index("a", predicate="b IS NULL", null_predicate=("b",)),
+        index("a", predicate="b IS NULL", pins=(Pin("b", is_null=True),)),
         {"a": False},
         False,
         False,
     ),
     "a partial index on NULL of its own column": (
-        index("a", predicate="a IS NULL", null_predicate=("a",)),
+        index("a", predicate="a IS NULL", pins=(Pin("a", is_null=True),)),
         {"a": NULL},
         False,
         False,
     ),
     "a partial index on NULL, not distinct": (
-        index("a", predicate="a IS NULL", null_predicate=("a",), nulls_distinct=False),
+        index(
+            "a",
+            predicate="a IS NULL",
+            pins=(Pin("a", is_null=True),),
+            nulls_distinct=False,
+        ),
         {"a": NULL},
         True,
         False,
@@ -135,28 +140,91 @@ def test_a_hidden_column_is_not_visible() -> None:
     assert hidden.visible == ("id", "a")
 
 
+def gone(*columns: str) -> tuple[Pin, ...]:
+    return tuple(Pin(column, is_null=True) for column in columns)
+
+
+PREDICATES: Final = {
+    None: (),
+    "deleted_at IS NULL": gone("deleted_at"),
+    "(deleted_at IS NULL)": gone("deleted_at"),
+    "((a IS NULL) AND (b IS NULL))": gone("a", "b"),
+    "a is null and b is null": gone("a", "b"),
+    "a IS NULL\n  AND\tb IS NULL": gone("a", "b"),
+    '("deleted at" IS NULL)': gone("deleted at"),
+    '"a""b" IS NULL': gone('a"b'),
+    '("a(b)" IS NULL)': gone("a(b)"),
+    "(a IS NOT NULL)": (Pin("a"),),
+    "active": (Pin("active", value=True),),
+    "(active)": (Pin("active", value=True),),
+    "(NOT active)": (Pin("active", value=False),),
+    "NOT (active)": (Pin("active", value=False),),
+    "active IS TRUE AND gone IS FALSE": (
+        Pin("active", value=True),
+        Pin("gone", value=False),
+    ),
+    "(active = true)": (Pin("active", value=True),),
+    "1 = kind": (Pin("kind", value=1),),
+    "kind IS -1": (Pin("kind", value=-1),),
+    "kind == 12": (Pin("kind", value=12),),
+    "(kind = '-3'::integer)": (Pin("kind", value=-3),),
+    "state='it''s'": (Pin("state", value="it's"),),
+    "(state = 'open'::text)": (Pin("state", value="open"),),
+    "((state)::text = 'open'::text)": (Pin("state", value="open"),),
+    "(state = 'open'::character varying(9))": (Pin("state", value="open"),),
+    """(kind = 'x'::"My".kind)""": (Pin("kind", value="x"),),
+    "((active AND (NOT gone)) AND (n IS NULL))": (
+        Pin("active", value=True),
+        Pin("gone", value=False),
+        Pin("n", is_null=True),
+    ),
+    "((kind)::text = 'x'::text)": (),
+    "((state)::integer = 1)": (),
+    "(state = 'x'::numeric(4": (),
+    "((a IS NULL) AND (b > 1))": (),
+    "((a IS NULL) OR (b IS NULL))": (),
+    "(NOT (a AND b))": (),
+    "(NOT (a IS NULL))": (),
+    "(a AND b)::text = 'x'": (),
+    "(lower(a) IS NULL)": (),
+    "a.b IS NULL": (),
+    "a = b": (),
+    "(a AND b) = 1": (),
+    "1 = 1": (),
+    "a IS NOT 1": (),
+    "(a IS NULL": (),
+    "a IS NULL)": (),
+    "a::1 = 2": (),
+    "a = 1.5": (),
+    "a = E'x'": (),
+    "AND": (),
+    "": (),
+}
+
+
+@pytest.mark.parametrize("predicate", PREDICATES, ids=str)
+def test_a_predicate_that_asks_for_constants_is_read(predicate: str | None) -> None:
+    assert read_predicate(predicate, {"state"}) == PREDICATES[predicate]
+
+
 @pytest.mark.parametrize(
-    ("predicate", "columns"),
+    ("constant", "value", "covers"),
     [
-        (None, ()),
-        ("deleted_at IS NULL", ("deleted_at",)),
-        ("(deleted_at IS NULL)", ("deleted_at",)),
-        ("((a IS NULL) AND (b IS NULL))", ("a", "b")),
-        ("a is null and b is null", ("a", "b")),
-        ("a IS NULL\n  AND\tb IS NULL", ("a", "b")),
-        ('("deleted at" IS NULL)', ("deleted at",)),
-        ('"a""b" IS NULL', ('a"b',)),
-        ('("a(b)" IS NULL)', ("a(b)",)),
-        ("(a IS NOT NULL)", ()),
-        ("((a IS NULL) AND (b > 1))", ()),
-        ("((a IS NULL) OR (b IS NULL))", ()),
-        ("(lower(a) IS NULL)", ()),
-        ("a.b IS NULL", ()),
-        ("active", ()),
-        ("", ()),
+        (True, True, True),
+        (True, False, False),
+        (True, "true", False),
+        (1, True, True),
+        ("x", "x", True),
+        ("x", "X", False),
+        ("1", 1, False),
     ],
 )
-def test_a_predicate_that_only_asks_for_nulls_is_read(
-    predicate: str | None, columns: tuple[str, ...]
+def test_the_constants_of_a_predicate_are_those_of_the_key(
+    constant: Any, value: Any, *, covers: bool
 ) -> None:
-    assert null_columns(predicate) == columns
+    unique = index("a", predicate="...", pins=(Pin("b", value=constant),))
+    key = {"a": False, "b": False}
+    assert unique.covers(key, {"b": value}) == covers
+    assert not unique.covers(key)
+    assert not unique.covers({"a": False, "b": NULL})
+    assert not unique.matches(key)

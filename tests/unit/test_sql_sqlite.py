@@ -24,7 +24,7 @@ from aioupsert import (
 from aioupsert._engines.sql import CompiledStatement
 from aioupsert._engines.sqlite.compiler import compile_call
 from aioupsert._plan import Plan
-from aioupsert._plan.schema import Table, UniqueIndex
+from aioupsert._plan.schema import Pin, Table, UniqueIndex
 from tests.unit.plans import described, drawn_calls, flat, plan, read
 
 HITS = described(
@@ -362,23 +362,22 @@ def test_the_unique_indexes_of_a_table(
 
 
 @pytest.mark.parametrize(
-    ("condition", "null_predicate"),
+    ("condition", "pins"),
     [
-        ("b IS NULL", ("b",)),
-        ("(b is null)", ("b",)),
+        ("b IS NULL", (Pin("b", is_null=True),)),
+        ("(B is null)", (Pin("b", is_null=True),)),
+        ("B = 'x'", (Pin("b", value="x"),)),
         ("b > 1", ()),
         ("b IS NULL AND a > 1", ()),
     ],
 )
 def test_the_predicate_of_a_partial_index(
-    condition: str, null_predicate: tuple[str, ...]
+    condition: str, pins: tuple[Pin, ...]
 ) -> None:
     found = described(
         f"CREATE TABLE t (a, b); CREATE UNIQUE INDEX i ON t (a)\nwhere {condition}"
     )
-    assert found.unique[0] == UniqueIndex(
-        "i", ("a",), predicate=condition, null_predicate=null_predicate
-    )
+    assert found.unique[0] == UniqueIndex("i", ("a",), predicate=condition, pins=pins)
 
 
 @pytest.mark.parametrize(

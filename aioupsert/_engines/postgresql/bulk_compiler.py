@@ -308,6 +308,8 @@ class _BatchWriter(PostgresqlWriter):
     def key_value(self, key: KeyColumn) -> str:
         """Write a value of the key, which is compared to others as the column's are."""
         text = super().key_value(key)
+        if key.constant is not None:
+            return text
         collation = key.column.collation
         return f"({text} COLLATE {collation})" if collation else text
 

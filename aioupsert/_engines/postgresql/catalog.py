@@ -17,7 +17,7 @@ import json
 from typing import TYPE_CHECKING, Final, NotRequired, TypedDict
 
 from aioupsert._engines.base import Command, NameArgument, Steps
-from aioupsert._engines.partial_indexes import null_columns
+from aioupsert._engines.partial_indexes import read_predicate
 from aioupsert._engines.postgresql import citus, yugabytedb
 from aioupsert._engines.postgresql.experimental import log_experimental
 from aioupsert._engines.postgresql.qualifying import qualified
@@ -29,11 +29,12 @@ from aioupsert._plan.schema import (
     Table,
     TableName,
     UniqueIndex,
+    constants_of,
 )
 from aioupsert.errors import UnknownTableError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Container, Iterator
 
 # Dependencies on what the server was made with are not recorded, so that those on functions
 # are on functions that somebody has created; before version 14 it is the table itself that
@@ -351,13 +352,16 @@ def read_table(name: TableName, found: FoundTable) -> Table:
     kind, remote = found["kind"], found["remote"]
     columns = found["columns"] or ()
     indexes = found["unique"] or ()
+    texts = [c["name"] for c in columns if c["type"] in {"varchar", "text"}]
+    unique = tuple(_unique(index, texts) for index in indexes)
     return Table(
         name=name,
         relation_id=found["oid"],
         # A cluster's other servers may not know the row type.
         row_type="" if "cluster" in found else found.get("row_type", ""),
         columns={column["name"]: _column(column) for column in columns},
-        unique=tuple(map(_unique, indexes)),
+        unique=unique,
+        constants=constants_of(unique),
         primary_key=frozenset(c["name"] for c in columns if c["primary"]),
         exact_because=next(_reasons_for_exact(found), None),
         needs_key_lock=any(i["exclusion"] or i["deferrable"] for i in indexes),
@@ -476,7 +480,7 @@ def _column(found: FoundColumn) -> Column:
     )
 
 
-def _unique(found: FoundIndex) -> UniqueIndex:
+def _unique(found: FoundIndex, texts: Container[str]) -> UniqueIndex:
     columns = found["columns"] or []
     if found["exclusion"] and not found["equality"]:
         columns = [None] * len(columns)
@@ -487,7 +491,7 @@ def _unique(found: FoundIndex) -> UniqueIndex:
         expressions=expressions if any(expressions) else (),
         nulls_distinct=found["nulls_distinct"],
         predicate=found["predicate"],
-        null_predicate=null_columns(found["predicate"]),
+        pins=read_predicate(found["predicate"], texts),
         deferrable=found["deferrable"],
         coarser=bool(found["coarser"]),
     )

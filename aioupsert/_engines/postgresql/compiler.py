@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from aioupsert._plan import Assignment, KeyColumn, Plan, Resolved
-    from aioupsert._plan.schema import Column, Storage, UniqueIndex
+    from aioupsert._plan.schema import Column, Constant, Storage, UniqueIndex
 
 ALIAS: Final = quote("t")
 
@@ -207,18 +207,27 @@ class PostgresqlWriter(SqlWriter):
         )
 
     def key(self, plan: Plan) -> str:
-        return " AND ".join(
+        tests = [
             f"{self.column(k.column)} IS NULL"
             if k.is_null
             else self.equal(self.column(k.column), self.key_value(k), k.column)
             for k in plan.key
-        )
+        ]
+        # By which the planner finds an index WHERE column IS TRUE.
+        tests += [
+            f"{self.column(k.column)} IS {str(k.constant).upper()}"
+            for k in plan.key
+            if isinstance(k.constant, bool)
+        ]
+        return " AND ".join(tests)
 
     def equal(self, one: str, other: str, column: Column) -> str:
         """Write that two values of a column are equal."""
         return f"{one} {operator('=', column.operators)} {other}"
 
     def key_value(self, key: KeyColumn) -> str:
+        if key.constant is not None:
+            return f"{_constant(key.constant)}::{key.column.key_type}"
         sent_as = _sent_as(key.kind, key.column)
         column = key.column
         return self.placeholder(key.parameter, column.key_type, sent_as, column.type)
@@ -273,6 +282,11 @@ class PostgresqlWriter(SqlWriter):
         if self.inlines_default:
             guards.append(self.guard(plan))
         return guards
+
+
+def _constant(value: Constant) -> str:
+    """Write a constant of a predicate, to be cast to a type."""
+    return quote_escaped(str(value).lower() if isinstance(value, bool) else str(value))
 
 
 def _relation(plan: Plan) -> str:

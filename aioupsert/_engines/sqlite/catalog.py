@@ -16,21 +16,23 @@ import re
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from aioupsert._engines.base import Command, Steps
-from aioupsert._engines.partial_indexes import null_columns
+from aioupsert._engines.partial_indexes import read_predicate
 from aioupsert._engines.sql import quote, quote_path, quote_text
 from aioupsert._plan.key_checks import looks_like_number
 from aioupsert._plan.schema import (
     Column,
     Family,
+    Pin,
     Storage,
     Table,
     TableName,
     UniqueIndex,
+    constants_of,
 )
 from aioupsert.errors import UnknownTableError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from aioupsert._engines.base import ResultRow, ResultRows
 
@@ -158,7 +160,7 @@ def _table(
     if any(_COLLATE.search(text) for text in (sql, *definitions.values())):
         named = {row[3] for row in indexed if row[3] in reflected}
         collations = yield from _collations(name, sorted(named))
-    unique = _unique_indexes(indexed, definitions, collations)
+    unique = _unique_indexes(indexed, definitions, collations, reflected)
     virtual = bool(re.match(r"\s*CREATE\s+VIRTUAL\b", sql, re.IGNORECASE))
     primary = [row[0] for row in columns if row[3]]
     by_index = any(row[1] == "pk" for row in indexed)
@@ -184,6 +186,7 @@ def _table(
         identity=identity,
         columns=reflected,
         unique=unique,
+        constants=constants_of(unique),
         primary_key=frozenset(primary),
         supports_on_conflict_update=kind == "table" and not virtual,
         supports_returning=kind == "table" and not virtual,
@@ -337,10 +340,12 @@ def _unique_indexes(
     rows: Iterable[ResultRow],
     definitions: dict[str, str],
     collations: dict[str, str],
+    names: Iterable[str],
 ) -> tuple[UniqueIndex, ...]:
     columns: dict[str, list[str | None]] = {}
     predicates: dict[str, str | None] = {}
     coarser: set[str] = set()
+    spelt = {column.lower(): column for column in names}
     for name, _, partial, column, collation in rows:
         sql = definitions.get(name, "")
         own = collations.get(column, collation)
@@ -355,13 +360,19 @@ def _unique_indexes(
     return tuple(
         UniqueIndex(
             name,
-            tuple(names),
+            tuple(parts),
             predicate=predicates[name],
-            null_predicate=null_columns(predicates[name]),
+            pins=_pins(predicates[name], spelt),
             coarser=name in coarser,
         )
-        for name, names in columns.items()
+        for name, parts in columns.items()
     )
+
+
+def _pins(predicate: str | None, spelt: Mapping[str, str]) -> tuple[Pin, ...]:
+    """Return what a predicate requires of columns, spelt as the table does."""
+    pins = read_predicate(predicate)
+    return tuple(p._replace(column=spelt.get(p.column.lower(), "")) for p in pins)
 
 
 def _predicate(sql: str) -> str:

@@ -136,6 +136,13 @@ class SqliteWriter(SqlWriter):
                 tests.append(f"{self.column(k.column)} IS NULL")
             else:
                 tests.append(f"{self.column(k.column)} = {self.key_value(k)}")
+        # SQLite uses a partial index where its predicate is among the conditions.
+        key, constants = plan.key_nulls, plan.constants
+        tests += [
+            f"({index.predicate})"
+            for index in plan.table.unique
+            if index.predicate is not None and index.covers(key, constants)
+        ]
         return " AND ".join(tests)
 
     def key_value(self, key: KeyColumn) -> str:
