@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, TypedDict, TypeVar, Unpack, overload
 
 from aioupsert._execution import calls
+from aioupsert._execution.targets import ALL
 from aioupsert._plan.request import Arguments
 
 if TYPE_CHECKING:
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from aioupsert.typing import (
         Connection,
         Returning,
+        SqlalchemySession,
         Strategy,
         Table,
         Update,
@@ -24,6 +26,101 @@ if TYPE_CHECKING:
 
 TIMEOUT: Final = 30.0
 """Seconds; about as long as a web client waits for an answer."""
+
+R = TypeVar("R")
+
+
+class _GetOptions(TypedDict, total=False):
+    """Further arguments of `get_or_create`."""
+
+    without_unique_index: WithoutUniqueIndex
+    strategy: Strategy
+    timeout: float | None
+    execution_options: Mapping[str, object] | None
+
+
+class _Options(_GetOptions, total=False):
+    """Further arguments of `create_or_update`."""
+
+    create_defaults: Values | None
+    where: Expression | None
+    skip_unchanged: bool
+    touch: Values | None
+
+
+@overload
+async def create_or_update(
+    conn: Connection,
+    table: Table,
+    *,
+    key: Values,
+    defaults: Values | None = None,
+    returning: None = None,
+    **options: Unpack[_Options],
+) -> Result[None]: ...
+
+
+@overload
+async def create_or_update(
+    conn: Connection,
+    table: Table,
+    *,
+    key: Values,
+    defaults: Values | None = None,
+    returning: type[R],
+    **options: Unpack[_Options],
+) -> Result[R]: ...
+
+
+@overload
+async def create_or_update(
+    conn: Connection,
+    table: Table,
+    *,
+    key: Values,
+    defaults: Values | None = None,
+    returning: str | Sequence[str],
+    **options: Unpack[_Options],
+) -> Result[Values]: ...
+
+
+@overload
+async def create_or_update(
+    conn: Connection,
+    table: Table,
+    row: object,
+    *,
+    key: str | Sequence[str],
+    update: Update = None,
+    returning: None = None,
+    **options: Unpack[_Options],
+) -> Result[None]: ...
+
+
+@overload
+async def create_or_update(
+    conn: Connection,
+    table: Table,
+    row: object,
+    *,
+    key: str | Sequence[str],
+    update: Update = None,
+    returning: type[R],
+    **options: Unpack[_Options],
+) -> Result[R]: ...
+
+
+@overload
+async def create_or_update(
+    conn: Connection,
+    table: Table,
+    row: object,
+    *,
+    key: str | Sequence[str],
+    update: Update = None,
+    returning: str | Sequence[str],
+    **options: Unpack[_Options],
+) -> Result[Values]: ...
 
 
 async def create_or_update(
@@ -43,7 +140,7 @@ async def create_or_update(
     strategy: Strategy = "auto",
     timeout: float | None = TIMEOUT,
     execution_options: Mapping[str, object] | None = None,
-) -> Result:
+) -> Result[Any]:
     """
     Update the row that has this key, or create it.
 
@@ -78,7 +175,8 @@ async def create_or_update(
             with the action UNCHANGED.
         touch: Values that are written when the row is created, and when it is updated
             only if another value changes. Implies *skip_unchanged*.
-        returning: The columns of `Result.row`: ``"*"`` for all, one name, or several.
+        returning: What `Result.row` is: ``"*"`` or the names of columns for a mapping,
+            or a class, of which it is an instance; see `aioupsert.typing.Returning`.
         without_unique_index: What to do if no unique index makes the key unique.
             ``"warn"`` warns once per table and key on a connection, ``"error"`` raises
             an error, ``"allow"`` does nothing, and ``"lock"`` makes calls with this
@@ -135,18 +233,65 @@ async def create_or_update(
     )
 
 
+@overload
+async def get_or_create(
+    conn: SqlalchemySession,
+    table: type[R],
+    *,
+    key: Values,
+    defaults: Values | None = None,
+    **options: Unpack[_GetOptions],
+) -> Result[R]: ...
+
+
+@overload
 async def get_or_create(
     conn: Connection,
     table: Table,
     *,
     key: Values,
     defaults: Values | None = None,
-    returning: Returning = "*",
+    returning: None,
+    **options: Unpack[_GetOptions],
+) -> Result[None]: ...
+
+
+@overload
+async def get_or_create(
+    conn: Connection,
+    table: Table,
+    *,
+    key: Values,
+    defaults: Values | None = None,
+    returning: type[R],
+    **options: Unpack[_GetOptions],
+) -> Result[R]: ...
+
+
+@overload
+async def get_or_create(
+    conn: Connection,
+    table: Table,
+    *,
+    key: Values,
+    defaults: Values | None = None,
+    returning: str | Sequence[str] = "*",
+    **options: Unpack[_GetOptions],
+) -> Result[Values]: ...
+
+
+async def get_or_create(
+    conn: Connection,
+    table: Table,
+    *,
+    key: Values,
+    defaults: Values | None = None,
+    returning: Returning = ALL,
     without_unique_index: WithoutUniqueIndex = "warn",
     strategy: Strategy = "auto",
     timeout: float | None = TIMEOUT,
     execution_options: Mapping[str, object] | None = None,
-) -> Result:
+) -> Result[Any]:
     """
     Return the row that has this key as it is, or create it.
 
@@ -166,7 +311,8 @@ async def get_or_create(
             NULL.
         defaults: Further values for creating the row. Callables are called only if the
             row does not exist.
-        returning: The columns of `Result.row`: ``"*"`` for all, one name, or several.
+        returning: What `Result.row` is, as for `create_or_update`. Over a session and a
+            mapped class it is that class unless this argument is given.
         without_unique_index: What to do if no unique index makes the key unique, as for
             `create_or_update`.
         strategy: How to execute the call, as for `create_or_update`.

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from aioupsert.typing import Value
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-
     from aioupsert.errors import BulkError
 
 
@@ -27,10 +25,21 @@ class Action(StrEnum):
     """The row existed, and *where* was not true for it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Result:
+if TYPE_CHECKING:
+    import typing_extensions
+
+    T_co = typing_extensions.TypeVar("T_co", covariant=True, default=Any)
+else:
+    T_co = TypeVar("T_co", covariant=True)
+
+
+@dataclass(frozen=True)
+class Result(tuple[T_co, bool]):  # noqa: SLOT001  # a tuple's slots hold no attributes
     """
-    The outcome of one call; unpacks as ``row, created = result``.
+    The outcome of one call: a tuple of `row` and `created`, with more attributes.
+
+    What a row is depends on *returning*: a mapping of column names to values, an
+    instance of the class that was given, or None without *returning*.
 
     In the caller's transaction, the outcome is final once that transaction commits.
 
@@ -38,37 +47,35 @@ class Result:
         action: What the call did.
         rows_affected: The number of rows written; more than one only if the key matches
             several rows.
-        rows: The rows after the call, as one mapping of column names to values each;
-            empty without *returning*. If the key matches several rows and only some
-            were written, only those.
-        objects: The same rows as SQLAlchemy mapped objects, if *returning* is a mapped
-            class.
+        rows: The rows after the call; empty without *returning*. If the key matches
+            several rows and only some were written, only those.
     """
 
     action: Action
     rows_affected: int
-    rows: tuple[Mapping[str, Value], ...] = ()
-    objects: tuple[Any, ...] = field(default=(), repr=False)
+    rows: tuple[T_co, ...] = ()
+
+    def __new__(
+        cls, action: Action, rows_affected: int, rows: tuple[Any, ...] = ()
+    ) -> Self:
+        """Make the tuple; the attributes are set by ``__init__``."""
+        del rows_affected
+        pair: Any = (rows[0] if rows else None, action is Action.CREATED)
+        return super().__new__(cls, pair)
+
+    def __getnewargs__(self) -> tuple[Action, int, tuple[T_co, ...]]:
+        """Return what a copy is made with."""
+        return self.action, self.rows_affected, self.rows
+
+    @property
+    def row(self) -> T_co:
+        """The first of `rows`; None without *returning*."""
+        return self[0]
 
     @property
     def created(self) -> bool:
         """Whether this call created the row; exact under concurrency."""
-        return self.action is Action.CREATED
-
-    @property
-    def row(self) -> Mapping[str, Value] | None:
-        """The first of `rows`, or None without *returning*."""
-        return self.rows[0] if self.rows else None
-
-    @property
-    def object(self) -> Any:
-        """The first of `objects`, or None unless *returning* is a mapped class."""
-        return self.objects[0] if self.objects else None
-
-    def __iter__(self) -> Iterator[Any]:
-        """Yield `object` if there is one, otherwise `row`; then `created`."""
-        yield self.object if self.objects else self.row
-        yield self.created
+        return self[1]
 
 
 @dataclass(frozen=True, slots=True)

@@ -61,8 +61,20 @@ class SqlalchemyConnection(Protocol):
         ...
 
 
+class SqlalchemySession(SqlalchemyConnection, Protocol):
+    """A SQLAlchemy `AsyncSession` or `async_scoped_session`."""
+
+    def flush(self) -> Awaitable[None]:
+        """Flush."""
+        ...
+
+
 class SqlalchemyEngine(Protocol):
     """A SQLAlchemy `AsyncEngine`."""
+
+    def dispose(self) -> Awaitable[None]:
+        """Close the connections of its pool."""
+        ...
 
     def connect(self) -> object:
         """Acquire a connection."""
@@ -111,10 +123,11 @@ Values: TypeAlias = Mapping[str, Value]
 
 Returning: TypeAlias = str | Sequence[str] | type[object] | None
 """
-The columns to return: ``"*"`` for all, one name, or several names.
+What `Result.row` is: ``"*"``, one name or several names request a mapping.
 
-If the table is a mapped class, the class itself requests mapped objects, in
-`Result.object`.
+A class requests its instances: a dataclass, attrs class, pydantic model, NamedTuple or
+TypedDict, whose fields are the columns. If the table is a mapped class, that class
+requests mapped objects: over a session its own, fresh; elsewhere transient ones.
 """
 
 WithoutUniqueIndex: TypeAlias = Literal["warn", "error", "allow", "lock"]

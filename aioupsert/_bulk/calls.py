@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar, Unpack, overload
 
 from aioupsert._bulk import running
 from aioupsert._bulk.running import Options
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
         Values,
         WithoutUniqueIndex,
     )
+
+R = TypeVar("R")
 
 
 async def create_or_update_many(
@@ -126,6 +128,57 @@ async def create_or_update_many(
     return await running.create_or_update_many(target, rows, arguments, options)
 
 
+class _IterOptions(TypedDict, total=False):
+    """Further arguments of `iter_create_or_update`."""
+
+    update: Update
+    create_defaults: Values | None
+    where: Expression | None
+    skip_unchanged: bool
+    touch: Values | None
+    convert_text: bool
+    without_unique_index: WithoutUniqueIndex
+    batch_size: int | None
+    timeout: float | None
+    execution_options: Mapping[str, object] | None
+
+
+@overload
+def iter_create_or_update(
+    conn: Connection,
+    table: Table,
+    rows: Rows,
+    *,
+    key: str | Sequence[str],
+    returning: None = None,
+    **options: Unpack[_IterOptions],
+) -> AsyncGenerator[Result[None]]: ...
+
+
+@overload
+def iter_create_or_update(
+    conn: Connection,
+    table: Table,
+    rows: Rows,
+    *,
+    key: str | Sequence[str],
+    returning: type[R],
+    **options: Unpack[_IterOptions],
+) -> AsyncGenerator[Result[R]]: ...
+
+
+@overload
+def iter_create_or_update(
+    conn: Connection,
+    table: Table,
+    rows: Rows,
+    *,
+    key: str | Sequence[str],
+    returning: str | Sequence[str],
+    **options: Unpack[_IterOptions],
+) -> AsyncGenerator[Result[Values]]: ...
+
+
 async def iter_create_or_update(
     conn: Connection,
     table: Table,
@@ -143,7 +196,7 @@ async def iter_create_or_update(
     batch_size: int | None = None,
     timeout: float | None = TIMEOUT,
     execution_options: Mapping[str, object] | None = None,
-) -> AsyncGenerator[Result]:
+) -> AsyncGenerator[Result[Any]]:
     """
     Create or update many rows, and yield the result of each in the order of the rows.
 
@@ -164,7 +217,7 @@ async def iter_create_or_update(
         where: A condition on the stored row.
         skip_unchanged: Whether to leave a row that already holds every value as it is.
         touch: Values that are written only if another value changes.
-        returning: The columns of `Result.row`: ``"*"`` for all, one name, or several.
+        returning: What `Result.row` is, as for `create_or_update`.
         convert_text: Whether the database converts text for columns of other types.
         without_unique_index: What to do if no unique index makes the key unique.
         batch_size: The number of rows in a batch; 1,000 by default. The first result

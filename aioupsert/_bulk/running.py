@@ -125,5 +125,5 @@ async def iter_create_or_update(
                 observation.record_each(*results)
         if target.model is not None:
             await target.synchronize()
-        for result in results:
-            yield result if target.model is None else target.model.result(result)
+        for result in await target.translate_all(results, arguments["returning"]):
+            yield result

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final, Self
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Final,
+    Self,
+    TypedDict,
+    TypeVar,
+    Unpack,
+    overload,
+)
 
 from aioupsert._coalescer.admission import Admission
 from aioupsert._coalescer.dispatch import Dispatcher, Schedule
@@ -37,6 +46,17 @@ if TYPE_CHECKING:
     )
 
 _CONCURRENCY: Final = 3
+
+R = TypeVar("R")
+
+
+class _Options(TypedDict, total=False):
+    """Further arguments of a call."""
+
+    create_defaults: Values | None
+    where: Expression | None
+    skip_unchanged: bool
+    touch: Values | None
 
 
 class Coalescer:
@@ -202,6 +222,66 @@ class Coalescer:
         """
         await self._dispatcher.close(0 if cancel else timeout)
 
+    @overload
+    async def create_or_update(
+        self,
+        *,
+        key: Values,
+        defaults: Values | None = None,
+        returning: None = None,
+        **options: Unpack[_Options],
+    ) -> Result[None]: ...
+
+    @overload
+    async def create_or_update(
+        self,
+        *,
+        key: Values,
+        defaults: Values | None = None,
+        returning: type[R],
+        **options: Unpack[_Options],
+    ) -> Result[R]: ...
+
+    @overload
+    async def create_or_update(
+        self,
+        *,
+        key: Values,
+        defaults: Values | None = None,
+        returning: str | Sequence[str],
+        **options: Unpack[_Options],
+    ) -> Result[Values]: ...
+
+    @overload
+    async def create_or_update(
+        self,
+        row: object,
+        *,
+        update: Update = None,
+        returning: None = None,
+        **options: Unpack[_Options],
+    ) -> Result[None]: ...
+
+    @overload
+    async def create_or_update(
+        self,
+        row: object,
+        *,
+        update: Update = None,
+        returning: type[R],
+        **options: Unpack[_Options],
+    ) -> Result[R]: ...
+
+    @overload
+    async def create_or_update(
+        self,
+        row: object,
+        *,
+        update: Update = None,
+        returning: str | Sequence[str],
+        **options: Unpack[_Options],
+    ) -> Result[Values]: ...
+
     async def create_or_update(
         self,
         row: object = None,
@@ -214,7 +294,7 @@ class Coalescer:
         skip_unchanged: bool = False,
         touch: Values | None = None,
         returning: Returning = None,
-    ) -> Result:
+    ) -> Result[Any]:
         """
         Update the row that has this key, or create it, in a batch with other calls.
 
@@ -230,8 +310,8 @@ class Coalescer:
             skip_unchanged: Whether to leave a row that already holds every value as it
                 is.
             touch: Values that are written only if another value changes.
-            returning: The columns of `Result.row`, which is the row as this call left
-                it.
+            returning: What `Result.row` is, which is the row as this call left it. A
+                mapped class gives transient instances, and none over a session.
 
         Returns:
             The result that `aioupsert.create_or_update` would have returned.
@@ -266,17 +346,7 @@ class Coalescer:
         }
         shape, values = self._reader.read(arguments)
         # A pending call should refer to little: the garbage collector traverses it all.
-        del (
-            arguments,
-            row,
-            key,
-            update,
-            defaults,
-            create_defaults,
-            where,
-            touch,
-            returning,
-        )
+        del arguments, row, key, update, defaults, create_defaults, where, touch
         self._calls += 1
         name = self._target.name
         observation = (
@@ -302,8 +372,9 @@ class Coalescer:
             observation.event.system = self._dispatcher.system
             observation.record_each(result)
             observation.end()
-        model = self._target.model
-        return result if model is None else model.result(result)
+        if self._target.model is None and not isinstance(returning, type):
+            return result
+        return self._target.made(result, returning)
 
     async def _refuse_to_wait_for_itself(self) -> None:
         """

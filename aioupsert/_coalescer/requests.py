@@ -32,7 +32,7 @@ class RequestReader:
         Raises:
             UsageError: The arguments are wrong.
         """
-        key, returning = arguments["key"], arguments["returning"]
+        key = arguments["key"]
         if arguments["row"] is not None:
             if key:
                 msg = "a row has its key, which is the coalescer's: pass one of them"
@@ -40,12 +40,7 @@ class RequestReader:
             arguments = {**arguments, "key": self._key}
         elif not key:
             self._check_key(key)
-        if isinstance(returning, type):
-            msg = (
-                f"returning={returning.__name__}: a coalescer gives rows, as mapped"
-                " objects are loaded in a session; name attributes"
-            )
-            raise UsageError(msg)
+        self._target.check_without_session(arguments["returning"])
         shape, values = self._target.read(arguments)
         shared = self._shapes.get(shape)
         if shared is not None:

@@ -83,11 +83,10 @@ async def create_or_update(
                 observation.event.system = session.engine.system
                 result = await write(session, target.name, shape, values, timeout)
             observation.record_each(result)
-    if target.model is None:
+    returning = arguments["returning"]
+    if target.model is None and not isinstance(returning, type):
         return result
-    return await target.translate(
-        result, arguments["returning"], tracked=tracked is not None
-    )
+    return await target.translate(result, returning, tracked=tracked is not None)
 
 
 async def get_or_create(
@@ -99,6 +98,8 @@ async def get_or_create(
 ) -> Result:
     """Return the row, or create it with the defaults, which are its create_defaults."""
     target = Target(conn, table, options)
+    returning = target.default_returning(arguments["returning"])
+    arguments = {**arguments, "returning": returning}
     if not OBSERVERS:
         async with session_on(target.handle, timeout) as session:
             result = await _get_or_create(session, target, arguments, timeout)
@@ -108,7 +109,7 @@ async def get_or_create(
                 observation.event.system = session.engine.system
                 result = await _get_or_create(session, target, arguments, timeout)
             observation.record_each(result)
-    return await target.translate(result, arguments["returning"])
+    return await target.translate(result, returning)
 
 
 async def _get_or_create(

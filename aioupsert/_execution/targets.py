@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
@@ -15,9 +16,10 @@ from aioupsert._plan import (
     read_request,
     read_row_request,
 )
+from aioupsert._plan.row_classes import RowClass, row_class
 from aioupsert._plan.schema import TableName, split_name, table_name
 from aioupsert.errors import UsageError
-from aioupsert.typing import Value
+from aioupsert.typing import Returning, Value
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -30,6 +32,15 @@ if TYPE_CHECKING:
 
 # Names and classes that a program makes while it runs must not fill the memory.
 _MAX_CACHED: Final = 256
+
+
+class Default(str):
+    """A value of *returning* that the caller has not given."""
+
+    __slots__ = ()
+
+
+ALL: Final = Default("*")
 
 
 class Target:
@@ -79,7 +90,7 @@ class Target:
             return (
                 read_row_request(**arguments) if has_row else read_request(**arguments)
             )
-        self.model.wants_objects(self._conn, arguments["returning"])
+        arguments = self._with_names(arguments)
         if has_row:
             return read_row_request(**self.model.row_call(arguments))
         return read_request(**self.model.call(arguments))
@@ -90,42 +101,106 @@ class Target:
         """Return the same for a call that only reads: no default is made for it."""
         if self.model is None:
             return read_request(**arguments)
-        self.model.wants_objects(self._conn, arguments["returning"])
-        return read_request(**self.model.look(arguments))
+        return read_request(**self.model.look(self._with_names(arguments)))
 
     def read_bulk(self, arguments: BulkArguments) -> BulkRequest:
         """Check the arguments of a bulk call by themselves."""
-        if self.model is not None:
-            return read_bulk_request(**self.model.bulk_call(**arguments))
-        return read_bulk_request(**arguments)
+        if self.model is None:
+            return read_bulk_request(**arguments)
+        names = self._names_of(arguments["returning"])
+        arguments = {**arguments, "returning": names}
+        return read_bulk_request(**self.model.bulk_call(**arguments))
+
+    def default_returning(self, returning: Returning) -> Returning:
+        """Return what a call returns that may not say so: over a session, objects."""
+        if isinstance(returning, Default) and self.model is not None:
+            return self.model.default_returning(self._conn, returning)
+        return returning
 
     def tracked(self, arguments: Arguments) -> Arguments | None:
         """Return arguments that tell which loaded objects a call is about, if any."""
         if self.model is None or not self._synchronizes():
             return None
-        returning = self.model.with_identity(arguments["returning"])
+        returning = self.model.with_identity(self._names_of(arguments["returning"]))
         return {**arguments, "returning": returning}
 
     async def translate(
-        self, result: Result, returning: object, *, tracked: bool = False
+        self, result: Result, returning: Returning, *, tracked: bool = False
     ) -> Result:
         """
-        Return a result in the terms of the model, if there is one.
+        Return a result in the terms of the model, with rows of what was asked for.
 
         Args:
             result: The result.
             returning: What the caller asked for.
             tracked: Whether loaded objects are to be refreshed.
         """
-        if self.model is None:
-            return result
-        if self.model.wants_objects(self._conn, returning):
-            return await self.model.objects(self._conn, result, self._options)
-        if tracked:
-            return await self.model.synchronize(
-                self._conn, result, returning, self._options
+        if tracked and self.model is not None and not self._wants_objects(returning):
+            names = self._names_of(returning)
+            result = await self.model.synchronize(
+                self._conn, result, names, self._options
             )
-        return self.model.result(result)
+            return result if names is returning else self._made([result], returning)[0]
+        return (await self.translate_all([result], returning))[0]
+
+    async def translate_all(
+        self, results: Sequence[Result], returning: Returning
+    ) -> Sequence[Result]:
+        """Do the same for several results; of loaded objects none is refreshed."""
+        if self.model is not None:
+            if self._wants_objects(returning):
+                return await self.model.objects(self._conn, results, self._options)
+            results = [self.model.result(result) for result in results]
+        return self._made(results, returning)
+
+    def made(self, result: Result, returning: Returning) -> Result:
+        """Return a result in the terms of the model, where no session is needed."""
+        if self.model is not None:
+            result = self.model.result(result)
+        return self._made([result], returning)[0]
+
+    def check_without_session(self, returning: Returning) -> None:
+        """
+        Check that rows of this class can be made without a session.
+
+        Raises:
+            UsageError: They are objects of a session.
+        """
+        if self._wants_objects(returning):
+            msg = (
+                f"returning={returning!r}: a coalescer gives rows, as mapped objects are"
+                " loaded in a session; name attributes"
+            )
+            raise UsageError(msg)
+
+    def _made(
+        self, results: Sequence[Result], returning: Returning
+    ) -> Sequence[Result]:
+        """Make rows of the class that was asked for."""
+        if not isinstance(returning, type):
+            return results
+        make = self._row_class(returning).make
+        return [replace(r, rows=tuple(map(make, r.rows))) for r in results]
+
+    def _row_class(self, cls: type[object]) -> RowClass:
+        return row_class(cls) if self.model is None else self.model.row_class(cls)
+
+    def _wants_objects(self, returning: Returning) -> bool:
+        return self.model is not None and self.model.wants_objects(
+            self._conn, returning
+        )
+
+    def _with_names(self, arguments: Arguments) -> Arguments:
+        names = self._names_of(arguments["returning"])
+        return {**arguments, "returning": names}
+
+    def _names_of(self, returning: Returning) -> Returning:
+        """Return the names of what is to be read, for a class."""
+        if not isinstance(returning, type) or self.model is None:
+            return returning
+        if self._wants_objects(returning):
+            return self.model.identity
+        return self.model.row_class(returning).names
 
     async def synchronize(self) -> None:
         """Refresh the objects that the session has loaded, after a bulk call."""

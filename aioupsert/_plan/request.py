@@ -14,6 +14,7 @@ import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, NamedTuple, TypeAlias, TypedDict, cast
 
+from aioupsert._plan.row_classes import row_class
 from aioupsert._plan.schema import Constant, Names
 from aioupsert.errors import UsageError
 from aioupsert.expressions import Expression, LiteralKind, Node
@@ -217,18 +218,16 @@ def _read_key_value(name: str, value: Value) -> LiteralKind:
 
 def read_names(returning: object) -> Names:
     """
-    Return the names of the columns to return.
+    Return the names of the columns to return, given those or a class.
 
     Raises:
-        UsageError: It is a class.
+        UsageError: It is something else.
     """
-    # Some classes are iterable.
-    if not isinstance(returning, type) and isinstance(returning, Iterable):
+    if isinstance(returning, type):
+        return row_class(returning).names
+    if isinstance(returning, Iterable):
         return tuple(cast("Iterable[str]", returning))
-    msg = (
-        f"returning takes the names of columns, not {returning!r}; a mapped class"
-        " can be returned only by a call that has it as its table"
-    )
+    msg = f"returning takes the names of columns, or a class, not {returning!r}"
     raise UsageError(msg)
 
 

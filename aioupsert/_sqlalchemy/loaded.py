@@ -12,13 +12,23 @@ from aioupsert._drivers.base import Handle
 from aioupsert.typing import Value
 
 # Fewer than any database takes as parameters.
-_ROWS_AT_ONCE: Final = 500
+ROWS_AT_ONCE: Final = 500
+"""How many rows are asked for by one query."""
 
 
 def loaded_states(session: Handle, mapper: Any) -> list[Value]:
     """Return the states of the objects of a class that a session has loaded."""
     states: Iterable[Value] = session.sync_session.identity_map.all_states()
     return [state for state in states if state.mapper.isa(mapper)]
+
+
+def with_keys(key: Sequence[Value], values: Sequence[Sequence[Value]]) -> Value:
+    """Return the condition that a key is one of these."""
+    if len(key) == 1:
+        return key[0].in_([one[0] for one in values])
+    return sa.or_(
+        *(sa.and_(*(c == v for c, v in zip(key, one, strict=True))) for one in values)
+    )
 
 
 async def refresh(
@@ -44,14 +54,9 @@ async def refresh(
         expired: Whether attributes are loaded that are not, or have expired.
     """
     key = [columns[name] for name in identity]
-    for start in range(0, len(states), _ROWS_AT_ONCE):
-        some = {tuple(s.key[1]): s for s in states[start : start + _ROWS_AT_ONCE]}
-        found = key[0].in_([k[0] for k in some]) if len(key) == 1 else None
-        if found is None:
-            found = sa.or_(
-                *(sa.and_(*(c == v for c, v in zip(key, k, strict=True))) for k in some)
-            )
-        statement = sa.select(*key, *columns.values()).where(found)
+    for start in range(0, len(states), ROWS_AT_ONCE):
+        some = {tuple(s.key[1]): s for s in states[start : start + ROWS_AT_ONCE]}
+        statement = sa.select(*key, *columns.values()).where(with_keys(key, [*some]))
         rows = await connection.execute(statement, execution_options=options)
         for row in rows:
             state = some.get(tuple(row[: len(key)]))

@@ -18,11 +18,13 @@ from weakref import WeakKeyDictionary
 import sqlalchemy as sa
 from sqlalchemy.engine import make_url
 from sqlalchemy.orm import Mapper
+from sqlalchemy.orm.attributes import set_committed_value
 
 from aioupsert._drivers import is_pool
 from aioupsert._drivers.base import Handle
 from aioupsert._plan import pairs
 from aioupsert._plan.records import RowTranslation
+from aioupsert._plan.row_classes import RowClass, row_class
 from aioupsert._sqlalchemy.binds import (
     bind_arguments_of,
     bind_of,
@@ -32,7 +34,7 @@ from aioupsert._sqlalchemy.binds import (
 )
 from aioupsert._sqlalchemy.conditions import condition_of
 from aioupsert._sqlalchemy.defaults import Maker, UnknownVersion, maker_of
-from aioupsert._sqlalchemy.loaded import loaded_states, refresh
+from aioupsert._sqlalchemy.loaded import ROWS_AT_ONCE, loaded_states, refresh, with_keys
 from aioupsert.errors import UsageError
 from aioupsert.expressions import (
     ARITHMETIC,
@@ -58,7 +60,7 @@ if TYPE_CHECKING:
     from aioupsert._plan.request import Arguments
     from aioupsert._plan.schema import TableName
     from aioupsert.results import Result
-    from aioupsert.typing import Values
+    from aioupsert.typing import Returning, Values
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +93,7 @@ class Model:
 
     Attributes:
         name: The table's name.
+        identity: The attributes of the mapped class's primary key.
     """
 
     def __init__(
@@ -142,9 +145,9 @@ class Model:
             for synonym in mapper.synonyms:
                 if synonym.name in self._by_key:
                     self._by_key[synonym.key] = self._by_key[synonym.name]
-        self._identity = [
+        self.identity = tuple(
             keys[c] for c in (() if mapper is None else mapper.primary_key)
-        ]
+        )
 
     def _read_classes(self, mapper: Any, keys: Mapping[Any, str]) -> None:
         """
@@ -249,9 +252,6 @@ class Model:
 
     def row_call(self, arguments: Arguments) -> dict[str, Value]:
         """Translate the arguments of a call that has a whole row."""
-        returning = arguments["returning"]
-        if isinstance(returning, type):
-            arguments = {**arguments, "returning": [*self._identity]}
         return self.bulk_call(convert_text=False, **arguments)
 
     def bulk_call(
@@ -266,17 +266,7 @@ class Model:
         returning: Any = None,
         **others: Any,
     ) -> dict[str, Value]:
-        """
-        Translate the arguments of a call for many rows.
-
-        Raises:
-            UsageError: Mapped objects are asked for.
-        """
-        if isinstance(returning, type):
-            msg = (
-                f"returning={returning.__name__} is for a single row; name columns here"
-            )
-            raise UsageError(msg)
+        """Translate the arguments of a call for many rows."""
         keys = self.keys(key)
         keys = (keys,) if isinstance(keys, str) else keys
         if isinstance(update, Mapping):
@@ -395,27 +385,69 @@ class Model:
         return dataclasses.replace(result, rows=rows)
 
     async def objects(
-        self, handle: Handle, result: Result, options: Mapping[str, object]
-    ) -> Result:
-        """Return the session's objects of a result's rows, fresh."""
+        self, handle: Handle, results: Sequence[Result], options: Mapping[str, object]
+    ) -> list[Result]:
+        """Return results whose rows are the session's objects, fresh."""
         session = session_of(handle)
-        rows = self.result(result).rows
+        read = [self.result(result) for result in results]
+        rows = [row for result in read for row in result.rows]
         await self._refresh(session, rows, options, expired=True)
+        found = {"bind_arguments": {**bind_arguments_of(self._class)}}
 
-        def load(sync: Handle) -> list[object]:
+        def load(sync: Handle) -> list[Result]:
             with sync.no_autoflush:
-                return [
-                    sync.get(
-                        self._class,
-                        self._identity_of(row),
-                        bind_arguments={**bind_arguments_of(self._class)},
-                        execution_options=options,
-                    )
-                    for row in rows
+                # Those that are not loaded, at once; they stay loaded while kept here.
+                kept = [
+                    sync.scalars(query, execution_options=options, **found).all()
+                    for query in self._queries(rows if len(rows) > 1 else ())
                 ]
+                loaded = [
+                    dataclasses.replace(
+                        result,
+                        rows=tuple(
+                            sync.get(
+                                self._class,
+                                self._identity_of(row),
+                                execution_options=options,
+                                **found,
+                            )
+                            for row in result.rows
+                        ),
+                    )
+                    for result in read
+                ]
+                del kept
+                return loaded
 
-        loaded: list[object] = await session.run_sync(load)
-        return dataclasses.replace(result, rows=(), objects=tuple(loaded))
+        loaded: list[Result] = await session.run_sync(load)
+        return loaded
+
+    def _queries(self, rows: Sequence[Mapping[str, Value]]) -> Iterator[Any]:
+        """Yield queries for the objects of rows."""
+        key = [self._attributes[name] for name in self.identity]
+        for start in range(0, len(rows), ROWS_AT_ONCE):
+            some = rows[start : start + ROWS_AT_ONCE]
+            keys = [self._identity_of(row) for row in some]
+            yield sa.select(self._class).where(with_keys(key, keys))
+
+    def row_class(self, cls: type[object]) -> RowClass:
+        """Return how instances of a class are made; of the mapped class transient ones."""
+        if cls is self._class:
+            return RowClass(tuple(self._attributes), self._instance)
+        return row_class(cls)
+
+    def _instance(self, row: Mapping[str, Value]) -> object:
+        instance: object = self._mapper.class_manager.new_instance()
+        for key, value in row.items():
+            set_committed_value(instance, key, value)
+        return instance
+
+    def default_returning(self, handle: Handle, returning: Returning) -> Returning:
+        """Return the mapped class over a session, and *returning* elsewhere."""
+        if self._class is None or session_of(handle) is None:
+            return returning
+        mapped: type[object] = self._class
+        return mapped
 
     def has_loaded(self, handle: Handle) -> bool:
         """Return whether a session has objects of the class, or flushes some."""
@@ -427,16 +459,14 @@ class Model:
         )
 
     def with_identity(self, returning: Any) -> Any:
-        """Return what is asked for, and the primary key, if it is not a class or all."""
-        if isinstance(returning, type) or (
-            isinstance(returning, str) and returning == "*"
-        ):
+        """Return what is asked for, and the primary key, if it is not all."""
+        if isinstance(returning, str) and returning == "*":
             return returning
         if returning is None:
-            return [*self._identity]
+            return self.identity
         asked = [returning] if _is_name(returning) else [*returning]
         names = {self._name(name) for name in asked}
-        return [*asked, *(k for k in self._identity if self._name(k) not in names)]
+        return [*asked, *(k for k in self.identity if self._name(k) not in names)]
 
     async def synchronize(
         self,
@@ -484,32 +514,21 @@ class Model:
                 await session.connection(bind_arguments=arguments),
                 states,
                 self._attributes,
-                self._identity,
+                self.identity,
                 options=options,
                 expired=expired,
             )
 
     def _identity_of(self, row: Mapping[str, Value]) -> tuple[Value, ...]:
-        return tuple(row[key] for key in self._identity)
+        return tuple(row[key] for key in self.identity)
 
     def wants_objects(self, handle: Handle, returning: Any) -> bool:
-        """
-        Tell whether mapped objects are asked for.
-
-        Raises:
-            UsageError: They cannot be given.
-        """
-        if not isinstance(returning, type):
-            return False
-        if returning is not self._class:
-            msg = f"returning={returning.__name__} is not the class given as the table"
-            raise UsageError(msg)
-        if session_of(handle) is None:
-            msg = (
-                f"returning={returning.__name__} needs an AsyncSession to load it into"
-            )
-            raise UsageError(msg)
-        return True
+        """Return whether objects of the session are asked for."""
+        return (
+            isinstance(returning, type)
+            and returning is self._class
+            and session_of(handle) is not None
+        )
 
     def _name(self, key: Any) -> Any:
         """Return the name of a column; an unknown one is left for the plan to refuse."""
@@ -536,7 +555,7 @@ class Model:
     def _asked(self, returning: Any) -> Any:
         if returning is None or (isinstance(returning, str) and returning == "*"):
             return returning
-        return self.names(self._identity if isinstance(returning, type) else returning)
+        return self.names(returning)
 
     def _given(self, argument: str, items: object) -> dict[str, object]:
         """Return values by the names of their columns."""

@@ -126,7 +126,7 @@ async def test_edits_are_kept_without_autoflush(engine: AsyncEngine) -> None:
         result = await create_or_update(
             session, Note, key={"id": 1}, defaults={"title": "t"}, returning=Note
         )
-        assert (result.object is note, note.hits, note.title) == (True, 100, "t")
+        assert (result.row is note, note.hits, note.title) == (True, 100, "t")
         await session.commit()
         await session.refresh(note)
         assert note.hits == 100
@@ -170,7 +170,7 @@ async def test_nothing_more_is_sent_for_other_objects(engine: AsyncEngine) -> No
         await one(session)
         sa.event.listen(engine.sync_engine, "before_cursor_execute", note_sql)
         await one(session)
-        await get_or_create(session, Note, key={"id": 1})
+        await get_or_create(session, Note, key={"id": 1}, returning="*")
         created = await create_or_update(session, Note, key={"id": 2})
         assert (created.created, created.row) == (True, None)
         assert not [sql for sql in sent if sql.startswith("SELECT notes")]

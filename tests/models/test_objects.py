@@ -1,7 +1,7 @@
 """Mapped objects as results, kinds of tables, and what is refused."""
 
 import uuid
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import sqlalchemy as sa
@@ -50,7 +50,7 @@ async def test_the_object_is_the_session_s_own_and_fresh(session: AsyncSession) 
         where=F("title") == "Pending",
         returning=Post,
     )
-    assert (result.object is post, result.created, result.rows) == (True, False, ())
+    assert (result.row is post, result.created, result.rows) == (True, False, (post,))
     assert (post.title, post.hits, post.slug) == ("Pending", 1, "untitled")
     found, created = await get_or_create(
         session, Post, key={"name": "x"}, returning=Post
@@ -79,6 +79,95 @@ async def test_a_whole_row_is_an_instance_or_has_attributes(
     async with Coalescer(session, Post, key="name") as coalescer:
         result = await coalescer.create_or_update(again, returning=["id", "title"])
     assert result.row == {"id": post.id, "title": "two"}
+
+
+async def test_without_a_session_an_instance_is_transient(
+    engine: AsyncEngine, session: AsyncSession
+) -> None:
+    key, mood = {"name": "z"}, {"mood": Mood.BAD}
+    post, created = await create_or_update(
+        engine, Post, key=key, defaults=mood, returning=Post
+    )
+    assert sa.inspect(post).transient
+    assert (created, post.mood, post.slug, post.hits) == (True, Mood.BAD, "untitled", 0)
+    async with Coalescer(engine, Post, key="name") as coalescer:
+        again, _ = await coalescer.create_or_update(key=key, returning=Post)
+    assert (again.id, sa.inspect(again).transient) == (post.id, True)
+    tag, _ = await get_or_create(engine, Tag, key={"name": "x"}, returning=Tag)
+    assert (type(tag), tag.used, tag.mood) == (Tag, 1, Mood.GOOD)
+    async with Coalescer(session, Post, key="name") as coalescer:
+        with pytest.raises(UsageError, match="loaded in a session"):
+            await coalescer.create_or_update(key=key, returning=Post)
+
+
+async def test_rows_of_bulk_are_objects_of_the_session(
+    engine: AsyncEngine, session: AsyncSession
+) -> None:
+    loaded = Post(name="a", hits=1)
+    session.add(loaded)
+    await session.commit()
+    rows = [{"name": name, "hits": 2} for name in "abc"]
+    results = [
+        result
+        async for result in iter_create_or_update(
+            session, Post, rows, key="name", returning=Post
+        )
+    ]
+    posts = [result.row for result in results]
+    assert [post.name for post in posts] == [*"abc"]
+    assert (posts[0] is loaded, loaded.hits) == (True, 2)
+    assert all(post in session for post in posts)
+    await session.commit()
+    transient = [
+        result.row
+        async for result in iter_create_or_update(
+            engine, Post, rows, key="name", returning=Post
+        )
+    ]
+    assert [(post.name, post.hits) for post in transient] == [
+        (name, 2) for name in "abc"
+    ]
+    seats = [{"hall": "A", "number": number} for number in (1, 2)]
+    found = iter_create_or_update(
+        session, Seat, seats, key=["hall", "number"], returning=Seat
+    )
+    assert [(r.row.hall, r.row.number) async for r in found] == [("A", 1), ("A", 2)]
+
+
+async def test_get_or_create_over_a_session_gives_the_object(
+    engine: AsyncEngine, session: AsyncSession
+) -> None:
+    post, created = await get_or_create(session, Post, key={"name": "x"})
+    assert (type(post), created, post in session) == (Post, True, True)
+    row, _ = await get_or_create(session, Post, key={"name": "x"}, returning="*")
+    assert row["id"] == post.id
+    await session.commit()
+    elsewhere, _ = await get_or_create(engine, Post, key={"name": "x"})
+    assert elsewhere["id"] == post.id
+    named, _ = await get_or_create(session, Post.__table__, key={"the_name": "x"})
+    assert named["id"] == post.id
+
+
+class Summary(NamedTuple):
+    """Attributes of a post."""
+
+    name: str
+    mood: Mood
+
+
+async def test_another_class_has_attributes_and_their_types(
+    engine: AsyncEngine, session: AsyncSession
+) -> None:
+    for handle in (engine, session):
+        row, _ = await create_or_update(
+            handle, Post, key={"name": "x"}, defaults={"hits": 1}, returning=Summary
+        )
+        assert row == Summary("x", Mood.GOOD)
+    post, _ = await get_or_create(session, Post, key={"name": "x"})
+    row, _ = await create_or_update(
+        session, Post, key={"name": "x"}, defaults={"hits": 2}, returning=Summary
+    )
+    assert (row, post.hits) == (Summary("x", Mood.GOOD), 2)
 
 
 async def test_a_key_of_two_columns_in_any_order(session: AsyncSession) -> None:
@@ -171,10 +260,9 @@ SHOUTED = sa.Table("shouted", sa.MetaData(), sa.Column("k", Shouted()))
         (
             Post,
             {"returning": Seat},
-            "returning=Seat is not the class given as the table",
+            "returning=Seat: a mapped class can be returned only by a call that",
         ),
-        (Post.__table__, {"returning": Post}, "returning=Post is not the class"),
-        (Post, {"returning": Post}, "returning=Post needs an AsyncSession"),
+        (Post.__table__, {"returning": Post}, "returning=Post: a mapped class can be"),
         (Dog, {}, "Dog is mapped to more than one table"),
         (SHOUTED, {}, r"the type of shouted\.k writes SQL around its values"),
         (Post, {"defaults": 3}, "defaults must be a mapping"),
@@ -191,7 +279,7 @@ async def test_what_makes_no_sense_is_refused(
 
 async def test_an_engine_for_the_table_is_refused(engine: AsyncEngine) -> None:
     with pytest.raises(UsageError, match="a table is a name"):
-        await create_or_update(engine, engine, key={"id": 1})  # type: ignore[arg-type]
+        await create_or_update(engine, engine, key={"id": 1})  # type: ignore[call-overload]
 
 
 @pytest.mark.parametrize("handle", ["postgresql://", object(), None])
@@ -201,8 +289,8 @@ async def test_no_connection_is_refused_as_with_a_name(handle: Any) -> None:
 
 
 async def test_rows_refuse_the_same(engine: AsyncEngine) -> None:
-    with pytest.raises(UsageError, match="returning=Note is for a single row"):
-        await anext(iter_create_or_update(engine, Note, [], key="id", returning=Note))
+    with pytest.raises(UsageError, match="returning=Post: a mapped class can be"):
+        await anext(iter_create_or_update(engine, Note, [], key="id", returning=Post))
     with pytest.raises(Exception, match="write it with F"):
         await create_or_update_many(
             engine, Note, [{"id": 1, "hits": Note.hits + 1}], key="id"

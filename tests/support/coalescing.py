@@ -21,7 +21,9 @@ UNKNOWN: Final = (
 PATIENCE: Final = 20
 
 
-def begin(coalescer: Coalescer, *keys: Any, **call: Any) -> list[asyncio.Task[Result]]:
+def begin(
+    coalescer: Coalescer, *keys: Any, **call: Any
+) -> list[asyncio.Task[Result[Any]]]:
     """Make calls, one for each key, in tasks of their own."""
     return [
         asyncio.create_task(
@@ -31,7 +33,7 @@ def begin(coalescer: Coalescer, *keys: Any, **call: Any) -> list[asyncio.Task[Re
     ]
 
 
-async def outcomes(tasks: list[asyncio.Task[Result]]) -> list[Any]:
+async def outcomes(tasks: list[asyncio.Task[Result[Any]]]) -> list[Any]:
     async with asyncio.timeout(PATIENCE):
         return await asyncio.gather(*tasks, return_exceptions=True)
 

@@ -6,12 +6,14 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple, assert_type
+from typing import Any, NamedTuple, TypeAlias, TypedDict, assert_type
 
 import aiosqlite
 import asyncpg
+import attrs
+import pydantic
 from asyncpg.pool import PoolConnectionProxy
-from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_scoped_session
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from aioupsert import (
@@ -41,6 +43,8 @@ from aioupsert import (
     set_schema_cache_ttl,
 )
 
+Row: TypeAlias = Mapping[str, Any]
+
 
 async def takes_every_connection(
     connection: asyncpg.Connection[Any],
@@ -49,8 +53,8 @@ async def takes_every_connection(
     sqlite: aiosqlite.Connection,
 ) -> None:
     for conn in (connection, pooled, pool, sqlite):
-        assert_type(await create_or_update(conn, "t", key={"id": 1}), Result)
-        assert_type(await get_or_create(conn, "t", key={"id": 1}), Result)
+        assert_type(await create_or_update(conn, "t", key={"id": 1}), Result[None])
+        assert_type(await get_or_create(conn, "t", key={"id": 1}), Result[Row])
         assert_type(await preview(conn, "t", key={"id": 1}), tuple[Statement, ...])
 
 
@@ -72,9 +76,11 @@ async def takes_every_argument(conn: aiosqlite.Connection) -> None:
     assert_type(result.action, Action)
     assert_type(result.created, bool)
     assert_type(result.rows_affected, int)
-    assert_type(result.row, Mapping[str, Any] | None)
-    assert_type(result.rows, tuple[Mapping[str, Any], ...])
-    _row, _created = result
+    assert_type(result.row, Row)
+    assert_type(result.rows, tuple[Row, ...])
+    row, created = result
+    assert_type(row, Row)
+    assert_type(created, bool)
 
 
 @dataclass
@@ -122,7 +128,48 @@ async def takes_rows_of_every_kind(pool: asyncpg.Pool[Any]) -> None:
     async for one in iter_create_or_update(
         pool, "t", [], key="path", update=["hits"], returning="*"
     ):
-        assert_type(one, Result)
+        assert_type(one, Result[Row])
+    async for some in iter_create_or_update(pool, "t", [], key="path"):
+        assert_type(some, Result[None])
+    async for record in iter_create_or_update(
+        pool, "t", [Record("/")], key="path", returning=Record, skip_unchanged=True
+    ):
+        assert_type(record.row.path, str)
+
+
+class Dict(TypedDict):
+    path: str
+
+
+@attrs.define
+class Attrs:
+    path: str
+
+
+class Model(pydantic.BaseModel):
+    path: str
+
+
+async def returns_every_kind_of_class(conn: aiosqlite.Connection) -> None:
+    key = {"path": "/"}
+    record, _ = await create_or_update(conn, "t", key=key, returning=Record)
+    assert_type(record, Record)
+    named, _ = await create_or_update(conn, "t", key=key, returning=Named)
+    assert_type(named, Named)
+    typed, _ = await create_or_update(conn, "t", key=key, returning=Dict)
+    assert_type(typed, Dict)
+    defined, _ = await create_or_update(conn, "t", key=key, returning=Attrs)
+    assert_type(defined, Attrs)
+    model, _ = await get_or_create(conn, "t", key=key, returning=Model)
+    assert_type(model, Model)
+    row, _ = await create_or_update(conn, "t", Record("/"), key="path", returning=Model)
+    assert_type(row, Model)
+
+
+async def annotates(conn: aiosqlite.Connection, names: str | None) -> Result:
+    given = await create_or_update(conn, "t", key={"path": "/"}, returning=names)
+    assert_type(given.row, Row | None)
+    return given
 
 
 class Base(DeclarativeBase):
@@ -135,18 +182,30 @@ class Page(Base):
     path: Mapped[str] = mapped_column(primary_key=True)
 
 
-async def takes_mapped_classes(session: AsyncSession, engine: AsyncEngine) -> None:
+async def takes_mapped_classes(
+    session: AsyncSession,
+    engine: AsyncEngine,
+    scoped: async_scoped_session[AsyncSession],
+) -> None:
     result = await create_or_update(session, Page, key={"path": "/"}, returning=Page)
-    assert_type(result.object, Any)
-    assert_type(result.objects, tuple[Any, ...])
-    page: Page = result.object
+    assert_type(result, Result[Page])
+    page, created = result
     assert_type(page.path, str)
-    _page, _created = result
-    await get_or_create(session, Page, key={"path": "/"}, returning=Page)
+    assert_type(created, bool)
+    assert_type(await get_or_create(session, Page, key={"path": "/"}), Result[Page])
+    assert_type(await get_or_create(scoped, Page, key={"path": "/"}), Result[Page])
+    assert_type(await get_or_create(engine, Page, key={"path": "/"}), Result[Row])
+    assert_type(
+        await get_or_create(session, Page, key={"path": "/"}, returning="path"),
+        Result[Row],
+    )
+    await create_or_update(session, Page, Page(path="/"), key="path", update=["path"])
     await preview(engine, Page, key={"path": "/"})
     await create_or_update_many(engine, Page, [{"path": "/"}], key="path")
     async with Coalescer(engine, Page, key="path") as coalescer:
         await coalescer.create_or_update(key={"path": "/"}, returning=["path"])
+        called = await coalescer.create_or_update(key={"path": "/"}, returning=Page)
+        assert_type(called, Result[Page])
 
 
 def shows(progress: Progress) -> None:
@@ -156,7 +215,8 @@ def shows(progress: Progress) -> None:
 
 async def coalesces(pool: asyncpg.Pool[Any], sqlite: aiosqlite.Connection) -> None:
     async with Coalescer(sqlite, "t", key="path") as few:
-        assert_type(await few.create_or_update(key={"path": "/"}), Result)
+        assert_type(await few.create_or_update(key={"path": "/"}), Result[None])
+        assert_type(await few.create_or_update({"path": "/"}), Result[None])
     async with Coalescer(
         pool,
         "t",

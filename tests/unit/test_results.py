@@ -1,6 +1,8 @@
 """What a call reports."""
 
+import copy
 import dataclasses
+import pickle
 
 import pytest
 
@@ -44,6 +46,16 @@ def test_a_result_unpacks_as_row_and_created(
 ) -> None:
     row, created = result
     assert (row, created) == unpacked
+
+
+def test_a_result_is_a_tuple_with_attributes() -> None:
+    result = Result(Action.CREATED, 2, ROWS)
+    assert (len(result), result[0], result[1]) == (2, ROWS[0], True)
+    for copied in (copy.copy(result), pickle.loads(pickle.dumps(result))):  # noqa: S301  # made here
+        assert (copied, copied.row) == (result, ROWS[0])
+    assert dataclasses.replace(result, action=Action.UPDATED) == Result(
+        Action.UPDATED, 2, ROWS
+    )
 
 
 def test_equal_results_are_equal() -> None:

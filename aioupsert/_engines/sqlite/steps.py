@@ -161,9 +161,10 @@ def checked(plan: Plan, body: Steps[T]) -> Steps[T]:
             raise StaleTableError(_STALE.format(table.label)) from exc
         raise
     identity = table.identity
+    written: object = result
     if (
-        isinstance(result, Result)
-        and result.action is not Action.CREATED
+        isinstance(written, Result)
+        and written.action is not Action.CREATED
         and None not in [item.term for item in plan.update]
     ):
         # It took no default from the description, so it matters only which table it is.
