@@ -64,6 +64,17 @@ def read(path: Path, **options: Any) -> list[dict[str, Any]]:
         return [dict(row) for row in source.rows]
 
 
+@pytest.mark.parametrize("options", [(), ("--format", "json")])
+def test_rows_inside_of_a_json_object_by_an_option(
+    sqlite_database: CliDatabase, file: Write, options: tuple[str, ...]
+) -> None:
+    path = file('{"data": {"items": [{"id": 1, "n": "a"}]}}', "t.txt")
+    path_to_rows = ("--json-path", "data.items")
+    result = sqlite_database.load(path, *NEW, *path_to_rows, *options)
+    assert result.exit_code == 0, result.stderr
+    assert sqlite_database.query("SELECT * FROM t") == [(1, "a")]
+
+
 # --- What a file is -------------------------------------------------------------------
 
 
@@ -86,6 +97,15 @@ def test_packed_files(
     else:
         path = file(content, f"rows.csv.{kind}" if how == "name" else "rows")
         result = sqlite_database.load(path, *NEW)
+    assert result.exit_code == 0, result.stderr
+    assert sqlite_database.query("SELECT * FROM t") == [(1, "a"), (2, "b")]
+
+
+def test_a_zip_file_is_copied_though_its_rows_are_read_once(
+    sqlite_database: CliDatabase,
+) -> None:
+    sqlite_database.query("CREATE TABLE t (id INTEGER PRIMARY KEY, n TEXT)")
+    result = sqlite_database.load("-", "--key", "id", stdin=zipped(CSV))
     assert result.exit_code == 0, result.stderr
     assert sqlite_database.query("SELECT * FROM t") == [(1, "a"), (2, "b")]
 
