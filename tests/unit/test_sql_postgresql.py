@@ -445,6 +445,8 @@ def value_of(expression: Any) -> str:
         (F("i") + 1, '("t"."i" + $1::int4)'),
         (F("i") / F("n"), f'("t"."i" / {not_zero(STORED)})'),
         (F("i") % 2, f'("t"."i" % {not_zero("$1::int4")})'),
+        (F("i") / SQL("x"), '("t"."i" / NULLIF((x), 0))'),
+        (func("f", F("i")).in_([1.5, 2]), '(f("t"."i") IN ($1::float8, $2::int4))'),
         (F("t") < "x", '(("t"."t" COLLATE "C") < ($1::text COLLATE "C"))'),
         (F("i") < 2, '("t"."i" < $1::int4)'),
         (F("i").in_([1, 2]), '("t"."i" = ANY ($1::int8[]))'),
