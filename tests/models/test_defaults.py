@@ -95,17 +95,17 @@ async def test_a_default_sees_what_the_row_is_created_with(
 async def test_get_or_create_makes_no_default_while_it_looks(
     session: AsyncSession, title: Any
 ) -> None:
-    row, created = await get_or_create(
+    post, created = await get_or_create(
         session, Post, key={"name": "x"}, defaults={"title": title}
     )
     assert created
-    assert part(row, ["title", "slug"]) == {"title": "Own", "slug": "own"}
+    assert (post.title, post.slug) == ("Own", "own")
 
     def unwanted() -> Any:
         msg = "called although the row is there"
         raise AssertionError(msg)
 
-    row, created = await get_or_create(
+    _, created = await get_or_create(
         session, Post, key={"name": "x"}, defaults={"title": unwanted}
     )
     assert not created
