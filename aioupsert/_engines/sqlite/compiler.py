@@ -42,14 +42,18 @@ if TYPE_CHECKING:
 
 def compile_call(plan: Plan) -> SqliteCall:
     """Compile every statement that a call with this plan may send."""
+    on_create = any(
+        part.kind == "default" for a in plan.insert if a.term for part in a.term.walk()
+    )
+    defaults = (any(item.term is None for item in plan.update), on_create)
     if plan.on_conflict:
-        return SqliteCall(plan, None, _find(plan, "first"), _upsert(plan))
+        return SqliteCall(plan, None, _find(plan, "first"), _upsert(plan), *defaults)
     update = _update(plan) if plan.update else None
     when = "if nothing was updated" if update else "first"
     if plan.table.written_by_triggers:
         when = "before and after"
     find = _find(plan, when) if plan.conditional else None
-    return SqliteCall(plan, update, find, _insert(plan))
+    return SqliteCall(plan, update, find, _insert(plan), *defaults)
 
 
 class SqliteWriter(SqlWriter):

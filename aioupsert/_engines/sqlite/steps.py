@@ -45,6 +45,8 @@ from aioupsert._engines.sql import CompiledStatement, RowCode
 from aioupsert.results import Action, Result
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from aioupsert._plan import Plan
 
 T = TypeVar("T")
@@ -60,6 +62,8 @@ class SqliteCall:
         update: The update, or None if there is nothing to set.
         find: The query for the existing row, or None if an update always applies.
         insert: The insert, or the native upsert with ``strategy="on_conflict"``.
+        default_on_update: Whether an update has a default of the description in its text.
+        default_on_create: Whether the insert has one.
         single: None; a call is one job, however many statements it has.
     """
 
@@ -67,6 +71,8 @@ class SqliteCall:
     update: CompiledStatement | None
     find: CompiledStatement | None
     insert: CompiledStatement
+    default_on_update: bool = False
+    default_on_create: bool = False
     single: None = None
 
     def statements(self) -> tuple[CompiledStatement, ...]:
@@ -86,8 +92,18 @@ class SqliteCall:
             existing = yield from self.read_existing(values)
             if existing is not None:
                 return existing
-        body = checked(self.plan, self.write(values))
+        body = self._checked(self.write(values))
         return (yield from in_scope(scope(in_transaction=inside), body))
+
+    def _checked(self, body: Steps[Result]) -> Steps[Result]:
+        """Do what `checked` does; ask less if no default of the description was used."""
+        result = yield from _told_if_stale(self.plan, body)
+        created = result.action is Action.CREATED
+        identity = self.plan.table.identity
+        if not (self.default_on_create if created else self.default_on_update):
+            identity = identity[:-1]  # so it matters only which table it is
+        yield from _check(self.plan, identity)
+        return result
 
     def write(self, values: ParameterValues) -> Steps[Result]:
         """
@@ -139,17 +155,29 @@ class SqliteCall:
 
 def checked(plan: Plan, body: Steps[T]) -> Steps[T]:
     """
-    Run steps that write to a table, and check that it is the one that was reflected.
+    Run steps that write to a table, and check that it is as it was reflected.
 
     Not before they write, as a transaction that has read first may fail to write when
     others have written meanwhile.
 
     Raises:
-        StaleTableError: It is another one.
+        StaleTableError: It is another one, or has changed.
+    """
+    result = yield from _told_if_stale(plan, body)
+    yield from _check(plan, plan.table.identity)
+    return result
+
+
+def _told_if_stale(plan: Plan, body: Steps[T]) -> Steps[T]:
+    """
+    Run steps that write to a table; if they fail, check that it is as it was.
+
+    Raises:
+        StaleTableError: It is not, which may be why.
     """
     table = plan.table
     try:
-        result = yield from body
+        return (yield from body)
     except Exception as exc:
         # Of SQLITE_ERROR, as of a table that is gone, the driver knows it may be stale.
         if getattr(exc, "sqlite_errorcode", None) == _SQLITE_ERROR:
@@ -160,18 +188,11 @@ def checked(plan: Plan, body: Steps[T]) -> Steps[T]:
         if stale:
             raise StaleTableError(_STALE.format(table.label)) from exc
         raise
-    identity = table.identity
-    written: object = result
-    if (
-        isinstance(written, Result)
-        and written.action is not Action.CREATED
-        and None not in [item.term for item in plan.update]
-    ):
-        # It took no default from the description, so it matters only which table it is.
-        identity = identity[:-1]
+
+
+def _check(plan: Plan, identity: Sequence[tuple[str, object]]) -> Steps[None]:
     if identity and (yield Command("", identity, "identity")):
-        raise StaleTableError(_STALE.format(table.label))
-    return result
+        raise StaleTableError(_STALE.format(plan.table.label))
 
 
 _SQLITE_ERROR: Final = 1
