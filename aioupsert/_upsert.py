@@ -46,6 +46,7 @@ class _Options(_GetOptions, total=False):
     where: Expression | None
     skip_unchanged: bool
     touch: Values | None
+    old: bool
 
 
 @overload
@@ -136,6 +137,7 @@ async def create_or_update(
     skip_unchanged: bool = False,
     touch: Values | None = None,
     returning: Returning = None,
+    old: bool = False,
     without_unique_index: WithoutUniqueIndex = "warn",
     strategy: Strategy = "auto",
     timeout: float | None = TIMEOUT,
@@ -177,6 +179,10 @@ async def create_or_update(
             only if another value changes. Implies *skip_unchanged*.
         returning: What `Result.row` is: ``"*"`` or the names of columns for a mapping,
             or a class, of which it is an instance; see `aioupsert.typing.Returning`.
+        old: Whether the result also has the row as it was just before this call, and the
+            columns that the call changed. The row is read when it is locked, in the same
+            statement on PostgreSQL, and in the same job on SQLite. If the key may match
+            several rows, this takes a transaction on PostgreSQL.
         without_unique_index: What to do if no unique index makes the key unique.
             ``"warn"`` warns once per table and key on a connection, ``"error"`` raises
             an error, ``"allow"`` does nothing, and ``"lock"`` makes calls with this
@@ -225,6 +231,7 @@ async def create_or_update(
         skip_unchanged=skip_unchanged,
         touch=touch,
         returning=returning,
+        old=old,
         without_unique_index=without_unique_index,
         strategy=strategy,
     )
@@ -339,6 +346,7 @@ async def get_or_create(
         skip_unchanged=False,
         touch=None,
         returning=returning,
+        old=False,
         without_unique_index=without_unique_index,
         strategy=strategy,
     )
@@ -358,6 +366,7 @@ async def preview(
     skip_unchanged: bool = False,
     touch: Values | None = None,
     returning: Returning = None,
+    old: bool = False,
     without_unique_index: WithoutUniqueIndex = "warn",
     strategy: Strategy = "auto",
 ) -> tuple[Statement, ...]:
@@ -381,6 +390,7 @@ async def preview(
         skip_unchanged: Whether to leave a row that already holds every value as it is.
         touch: Values that are written only if another value changes.
         returning: The columns to return.
+        old: Whether to return the row as it was, too.
         without_unique_index: What to do if no unique index makes the key unique.
         strategy: How to execute the call.
 
@@ -406,6 +416,7 @@ async def preview(
         skip_unchanged=skip_unchanged,
         touch=touch,
         returning=returning,
+        old=old,
         without_unique_index=without_unique_index,
         strategy=strategy,
     )

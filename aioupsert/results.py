@@ -49,22 +49,35 @@ class Result(tuple[T_co, bool]):  # noqa: SLOT001  # a tuple's slots hold no att
             several rows.
         rows: The rows after the call; empty without *returning*. If the key matches
             several rows and only some were written, only those.
+        old: With ``old=True``, what `row` was just before this call: of the same kind,
+            None if the call created the row.
+        changed: With ``old=True``, the columns whose stored value this call changed, in
+            the order of the table; of a created row those that were written, and none
+            of a row that was left as it is. If the key matches several rows, those
+            that changed in any of them.
     """
 
     action: Action
     rows_affected: int
     rows: tuple[T_co, ...] = ()
+    old: T_co | None = None
+    changed: tuple[str, ...] = ()
 
     def __new__(
-        cls, action: Action, rows_affected: int, rows: tuple[Any, ...] = ()
+        cls,
+        action: Action,
+        rows_affected: int,
+        rows: tuple[Any, ...] = (),
+        old: Any = None,
+        changed: tuple[str, ...] = (),
     ) -> Self:
         """Make the tuple; the attributes are set by ``__init__``."""
-        del rows_affected
+        del rows_affected, old, changed
         pair: Any = (rows[0] if rows else None, action is Action.CREATED)
         return super().__new__(cls, pair)
 
     def __getnewargs__(self) -> tuple[Action, int, tuple[T_co, ...]]:
-        """Return what a copy is made with."""
+        """Return what a copy is made with; its attributes are copied."""
         return self.action, self.rows_affected, self.rows
 
     @property

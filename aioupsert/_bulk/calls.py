@@ -120,6 +120,7 @@ async def create_or_update_many(
         skip_unchanged=skip_unchanged,
         touch=touch,
         returning=None,
+        old=False,
         convert_text=convert_text,
         without_unique_index=without_unique_index,
     )
@@ -136,6 +137,7 @@ class _IterOptions(TypedDict, total=False):
     where: Expression | None
     skip_unchanged: bool
     touch: Values | None
+    old: bool
     convert_text: bool
     without_unique_index: WithoutUniqueIndex
     batch_size: int | None
@@ -191,6 +193,7 @@ async def iter_create_or_update(
     skip_unchanged: bool = False,
     touch: Values | None = None,
     returning: Returning = None,
+    old: bool = False,
     convert_text: bool = False,
     without_unique_index: WithoutUniqueIndex = "warn",
     batch_size: int | None = None,
@@ -218,6 +221,7 @@ async def iter_create_or_update(
         skip_unchanged: Whether to leave a row that already holds every value as it is.
         touch: Values that are written only if another value changes.
         returning: What `Result.row` is, as for `create_or_update`.
+        old: Whether results have the row as it was just before, and what has changed.
         convert_text: Whether the database converts text for columns of other types.
         without_unique_index: What to do if no unique index makes the key unique.
         batch_size: The number of rows in a batch; 1,000 by default. The first result
@@ -244,6 +248,7 @@ async def iter_create_or_update(
         skip_unchanged=skip_unchanged,
         touch=touch,
         returning=returning,
+        old=old,
         convert_text=convert_text,
         without_unique_index=without_unique_index,
     )

@@ -57,6 +57,7 @@ class _Options(TypedDict, total=False):
     where: Expression | None
     skip_unchanged: bool
     touch: Values | None
+    old: bool
 
 
 class Coalescer:
@@ -294,6 +295,7 @@ class Coalescer:
         skip_unchanged: bool = False,
         touch: Values | None = None,
         returning: Returning = None,
+        old: bool = False,
     ) -> Result[Any]:
         """
         Update the row that has this key, or create it, in a batch with other calls.
@@ -312,6 +314,7 @@ class Coalescer:
             touch: Values that are written only if another value changes.
             returning: What `Result.row` is, which is the row as this call left it. A
                 mapped class gives transient instances, and none over a session.
+            old: Whether the result also has the row as it was just before this call.
 
         Returns:
             The result that `aioupsert.create_or_update` would have returned.
@@ -341,6 +344,7 @@ class Coalescer:
             "skip_unchanged": skip_unchanged,
             "touch": touch,
             "returning": returning,
+            "old": old,
             "without_unique_index": self._without_unique_index,
             "strategy": "auto",
         }

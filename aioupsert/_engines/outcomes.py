@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from itertools import chain
+from itertools import chain, compress
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from aioupsert._engines.base import Command, ParameterValues, ResultRows, Steps
@@ -69,7 +69,7 @@ def read_existing(
 ) -> Steps[Result | None]:
     """Return the result of a call that updates nothing, if its row exists."""
     assert statement is not None  # noqa: S101  # see Plan.conditional
-    rows = yield bind(statement, values, len(plan.returning))
+    rows = yield bind(statement, values, plan.caller_columns)
     return read_result(plan, rows) if rows else None
 
 
@@ -83,8 +83,16 @@ _SHARED: Final = {
 
 
 def read_result(plan: Plan, rows: ResultRows) -> Result:
-    """Return the result of a call whose rows each have a code, then their columns."""
+    """
+    Return the result of a call whose rows each have a code, then their columns.
+
+    With `Plan.old` there is a list between these that tells of each visible column
+    whether it has changed, and at the end the columns as they were; of a row that was
+    not updated the list is None.
+    """
     names = plan.returning
+    if plan.old:
+        return _read_with_old(plan, rows)
     if not names and len(rows) == 1:
         return _SHARED[rows[0][0]]
     # Several rows match: one that was written outweighs one left unchanged, which
@@ -94,6 +102,25 @@ def read_result(plan: Plan, rows: ResultRows) -> Result:
         tuple([dict(zip(names, row[1:], strict=True)) for row in rows]) if names else ()
     )
     return Result(_ACTIONS[code], len(rows) if code in _WRITTEN else 0, mappings)
+
+
+def _read_with_old(plan: Plan, rows: ResultRows) -> Result:
+    names = plan.returning
+    width = len(names)
+    code = min(row[0] for row in rows)
+    new = [dict(zip(names, row[2 : 2 + width], strict=True)) for row in rows]
+    old = None
+    changed: tuple[str, ...] = ()
+    if code == RowCode.CREATED:
+        written = {item.column.name for item in plan.insert if item.term is not None}
+        changed = tuple(name for name in plan.table.columns if name in written)
+    elif names:
+        old = dict(zip(names, rows[0][2 + width :], strict=True))
+    if code == RowCode.UPDATED:
+        flags = map(any, zip(*(row[1] for row in rows), strict=True))
+        changed = tuple(compress(plan.table.visible, flags))
+    number = len(rows) if code in _WRITTEN else 0
+    return Result(_ACTIONS[code], number, tuple(new) if names else (), old, changed)
 
 
 _REFUSED: Final = (

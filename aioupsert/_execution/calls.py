@@ -203,7 +203,7 @@ async def _attempt(
         return await session.run(call.attempt(values, lost))
     arguments = single.arguments(values)
     try:
-        rows = await session.fetch(single.sql, arguments, len(call.plan.returning))
+        rows = await session.fetch(single.sql, arguments, call.plan.caller_columns)
     except ReadOnlyError:
         return LostRace()  # the steps may find that there is nothing to write
     return read_result(call.plan, rows) if rows else LostRace()

@@ -107,7 +107,7 @@ class Target:
         """Check the arguments of a bulk call by themselves."""
         if self.model is None:
             return read_bulk_request(**arguments)
-        names = self._names_of(arguments["returning"])
+        names = self._names_of(arguments["returning"], old=arguments["old"])
         arguments = {**arguments, "returning": names}
         return read_bulk_request(**self.model.bulk_call(**arguments))
 
@@ -121,7 +121,8 @@ class Target:
         """Return arguments that tell which loaded objects a call is about, if any."""
         if self.model is None or not self._synchronizes():
             return None
-        returning = self.model.with_identity(self._names_of(arguments["returning"]))
+        names = self._names_of(arguments["returning"], old=arguments["old"])
+        returning = self.model.with_identity(names)
         return {**arguments, "returning": returning}
 
     async def translate(
@@ -136,7 +137,7 @@ class Target:
             tracked: Whether loaded objects are to be refreshed.
         """
         if tracked and self.model is not None and not self._wants_objects(returning):
-            names = self._names_of(returning)
+            names = self._names_of(returning, old=False)
             result = await self.model.synchronize(
                 self._conn, result, names, self._options
             )
@@ -180,7 +181,14 @@ class Target:
         if not isinstance(returning, type):
             return results
         make = self._row_class(returning).make
-        return [replace(r, rows=tuple(map(make, r.rows))) for r in results]
+        return [
+            replace(
+                result,
+                rows=tuple(map(make, result.rows)),
+                old=None if result.old is None else make(result.old),
+            )
+            for result in results
+        ]
 
     def _row_class(self, cls: type[object]) -> RowClass:
         return row_class(cls) if self.model is None else self.model.row_class(cls)
@@ -191,14 +199,15 @@ class Target:
         )
 
     def _with_names(self, arguments: Arguments) -> Arguments:
-        names = self._names_of(arguments["returning"])
+        names = self._names_of(arguments["returning"], old=arguments["old"])
         return {**arguments, "returning": names}
 
-    def _names_of(self, returning: Returning) -> Returning:
+    def _names_of(self, returning: Returning, *, old: bool) -> Returning:
         """Return the names of what is to be read, for a class."""
         if not isinstance(returning, type) or self.model is None:
             return returning
-        if self._wants_objects(returning):
+        # An object loads its row by itself, but the row as it was is gone.
+        if self._wants_objects(returning) and not old:
             return self.model.identity
         return self.model.row_class(returning).names
 

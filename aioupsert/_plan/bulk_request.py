@@ -41,6 +41,7 @@ class BulkArguments(TypedDict):
     skip_unchanged: bool
     touch: Mapping[str, Value] | None
     returning: Returning
+    old: bool
     convert_text: bool
     without_unique_index: WithoutUniqueIndex
 
@@ -81,6 +82,7 @@ class BulkRequest:
         where: The condition of an update.
         skip_unchanged: Whether to leave a row that already holds every value.
         returning: The columns to return.
+        old: Whether to return the row as it was, too.
         convert_text: Whether the database converts text to the types of the columns.
         without_unique_index: What to do without a unique index.
         on_update: What an update also sets, unless the call or the row sets it.
@@ -95,6 +97,7 @@ class BulkRequest:
     where: BoundExpression | None
     skip_unchanged: bool
     returning: str | Names | None
+    old: bool
     convert_text: bool
     without_unique_index: WithoutUniqueIndex
     on_update: BoundExpressions
@@ -155,6 +158,7 @@ class BulkRequest:
             where=None if self.where is None else self.where.node,
             skip_unchanged=self.skip_unchanged,
             returning=self.returning,
+            old=self.old,
             without_unique_index=self.without_unique_index,
             strategy=self.strategy,
             incoming=tuple(zip(names[width:], nodes[width:], strict=True)),
@@ -219,6 +223,7 @@ def read_bulk_request(
     skip_unchanged: bool = False,
     touch: Mapping[str, Value] | None = None,
     returning: Returning = None,
+    old: bool = False,
     convert_text: bool = False,
     without_unique_index: WithoutUniqueIndex = "warn",
     on_update: Mapping[str, Value] | None = None,
@@ -260,6 +265,7 @@ def read_bulk_request(
         where=condition,
         skip_unchanged=skip_unchanged,
         returning=returning,
+        old=old,
         convert_text=convert_text,
         without_unique_index=without_unique_index,
         on_update={} if on_update is None else _read("on_update", on_update),

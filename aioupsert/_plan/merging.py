@@ -215,7 +215,13 @@ _MAX_SUM: Final = 2**31 - 1
 
 def _find_rule(shape: RequestShape, table: Table) -> _MergeRule | None:
     call = Request(*shape)
-    if call.where is not None or call.skip_unchanged or call.touch or call.returning:
+    if (
+        call.where is not None
+        or call.skip_unchanged
+        or call.touch
+        or call.returning
+        or call.old
+    ):
         return None
     try:
         plan = make_plan(_coalesced(shape), table)

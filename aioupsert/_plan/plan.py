@@ -63,6 +63,8 @@ class Plan:
         insert: What an insert sets.
         where: The condition of an update, or None.
         returning: The columns to return.
+        old: Whether to return these as they were, too, and which columns have changed.
+        caller_columns: How many of the last columns of an answer the caller asked for.
         exact_because: Why the single statement is not used, or None.
         on_conflict: Whether the caller asked for ``INSERT ... ON CONFLICT DO UPDATE``.
         lock: Whether an advisory lock replaces the missing unique index.
@@ -81,6 +83,8 @@ class Plan:
     insert: tuple[Assignment, ...]
     where: Resolved | None
     returning: tuple[str, ...]
+    old: bool
+    caller_columns: int
     exact_because: str | None
     on_conflict: bool
     lock: bool
@@ -172,6 +176,7 @@ def make_plan(shape: RequestShape, table: Table) -> Plan:
     written = {**defaults, **touch} if defaults else {}
     returning = _returning(request, table)
     indexed = table.is_unique({k.column.name: k.is_null for k in key}, constants)
+    unique = indexed and not table.has_children
     plan = Plan(
         table=table,
         key=key,
@@ -186,10 +191,12 @@ def make_plan(shape: RequestShape, table: Table) -> Plan:
         ),
         where=None if where is None else on_update.condition(where),
         returning=returning,
-        exact_because=_why_exact(request, table),
+        old=request.old,
+        caller_columns=len(returning) * (2 if request.old else 1),
+        exact_because=_why_exact(request, table, unique=unique),
         on_conflict=request.strategy == "on_conflict",
         lock=request.without_unique_index == "lock" and not indexed,
-        unique=indexed and not table.has_children,
+        unique=unique,
         renames=tuple(sorted(keys.keys() & {*defaults, *touch, *create_defaults})),
         row_parameters=row_parameters,
         warning=None
@@ -329,9 +336,11 @@ def missing_index(
     return text if choice == "warn" and table.all_indexes_known else None
 
 
-def _why_exact(request: Request, table: Table) -> str | None:
+def _why_exact(request: Request, table: Table, *, unique: bool) -> str | None:
     if request.strategy == "exact":
         return "asked for"
+    if request.old and not unique:
+        return "old is asked for, and the key may match several rows"
     written = [name for name, _ in request.key]
     if any(
         table.columns[n].generated or table.columns[n].always_identity for n in written
@@ -340,10 +349,26 @@ def _why_exact(request: Request, table: Table) -> str | None:
     return table.exact_because
 
 
+def _check_old(plan: Plan) -> None:
+    table = plan.table
+    why = None
+    if plan.on_conflict:
+        why = 'strategy="on_conflict" does not read the row first'
+    elif table.written_by_triggers and plan.renames:
+        why = f"the key of a view such as {table.label} is given another value"
+    elif not table.supports_returning and not table.written_by_triggers:
+        why = f"a virtual table such as {table.label} returns no rows"
+    if why is not None:
+        msg = f"old: {why}"
+        raise UsageError(msg)
+
+
 def _check_strategy(request: Request, plan: Plan) -> None:
     if request.strategy == "fast" and plan.exact_because:
         msg = f'strategy="fast" cannot serve {plan.table.label}: {plan.exact_because}'
         raise UsageError(msg)
+    if plan.old:
+        _check_old(plan)
     if not plan.on_conflict:
         return
     key = {k.column.name: k.is_null for k in plan.key}

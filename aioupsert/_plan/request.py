@@ -52,6 +52,7 @@ class Request(NamedTuple):
     where: Condition
     skip_unchanged: bool
     returning: str | Names | None
+    old: bool
     without_unique_index: WithoutUniqueIndex
     strategy: Strategy
     incoming: Items | None
@@ -68,6 +69,7 @@ RequestShape: TypeAlias = tuple[
     Condition,
     bool,
     str | Names | None,
+    bool,
     WithoutUniqueIndex,
     Strategy,
     Items | None,
@@ -96,6 +98,7 @@ class Arguments(TypedDict):
     skip_unchanged: bool
     touch: Mapping[str, Value] | None
     returning: Returning
+    old: bool
     without_unique_index: WithoutUniqueIndex
     strategy: Strategy
 
@@ -137,6 +140,7 @@ def read_request(
     returning: Returning,
     without_unique_index: WithoutUniqueIndex,
     strategy: Strategy,
+    old: bool = False,
     row: object = None,  # noqa: ARG001  # not None in calls that `read_row_request` reads
     update: Update = None,
 ) -> tuple[RequestShape, list[Value]]:
@@ -192,6 +196,7 @@ def read_request(
         returning
         if returning is None or isinstance(returning, str)
         else read_names(returning),
+        old,
         without_unique_index,
         strategy,
         None,

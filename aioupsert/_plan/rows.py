@@ -259,6 +259,7 @@ def read_row_request(
     returning: Returning,
     without_unique_index: WithoutUniqueIndex,
     strategy: Strategy,
+    old: bool = False,
     **of_model: Unpack[_OfModel],
 ) -> tuple[RequestShape, list[Value]]:
     """
@@ -276,7 +277,8 @@ def read_row_request(
         # Such arguments are the same whenever a line of code runs.
         names = (_hashable(key), _hashable(update), _hashable(returning))
         try:
-            grouper = _groupers(names, skip_unchanged, without_unique_index, strategy)
+            flags = (skip_unchanged, old)
+            grouper = _groupers(names, flags, without_unique_index, strategy)
         except TypeError:
             pass  # update is a mapping, or an argument is wrong
         else:
@@ -289,6 +291,7 @@ def read_row_request(
         skip_unchanged=skip_unchanged,
         touch=touch,
         returning=returning,
+        old=old,
         without_unique_index=without_unique_index,
         strategy=strategy,
         **of_model,
@@ -311,16 +314,18 @@ def _hashable(names: Value) -> Value:
 @functools.lru_cache(maxsize=256)
 def _groupers(
     names: tuple[str | Names, Update, Returning],
-    skip_unchanged: bool,  # noqa: FBT001  # by position it is looked up sooner
+    flags: tuple[bool, bool],
     without_unique_index: WithoutUniqueIndex,
     strategy: Strategy,
 ) -> RowGrouper:
     key, update, returning = names
+    skip_unchanged, old = flags
     request = read_bulk_request(
         key=key,
         update=update,
         returning=returning,
         skip_unchanged=skip_unchanged,
+        old=old,
         without_unique_index=without_unique_index,
         strategy=strategy,
     )

@@ -372,17 +372,25 @@ class Model:
 
     def result(self, result: Result) -> Result:
         """Return a result with the attribute names and types of the model."""
-        rows = tuple(
-            {
-                column.key if column else name: (
-                    column.read(value) if column and column.read else value
-                )
-                for name, value in row.items()
-                for column in (self._by_name.get(name),)
-            }
-            for row in result.rows
+        changed = tuple(
+            self._by_name[name].key if name in self._by_name else name
+            for name in result.changed
         )
-        return dataclasses.replace(result, rows=rows)
+        return dataclasses.replace(
+            result,
+            rows=tuple(map(self._read, result.rows)),
+            old=None if result.old is None else self._read(result.old),
+            changed=changed,
+        )
+
+    def _read(self, row: Mapping[str, Value]) -> dict[str, Value]:
+        return {
+            column.key if column else name: (
+                column.read(value) if column and column.read else value
+            )
+            for name, value in row.items()
+            for column in (self._by_name.get(name),)
+        }
 
     async def objects(
         self, handle: Handle, results: Sequence[Result], options: Mapping[str, object]
@@ -413,6 +421,7 @@ class Model:
                             )
                             for row in result.rows
                         ),
+                        old=None if result.old is None else self._instance(result.old),
                     )
                     for result in read
                 ]
@@ -480,7 +489,7 @@ class Model:
         if result.action is Action.UPDATED:
             await self._refresh(session_of(handle), read.rows, options)
         if returning is None:
-            return dataclasses.replace(read, rows=())
+            return dataclasses.replace(read, rows=(), old=None)
         if isinstance(returning, str) and returning == "*":
             return read
         asked = self.names([returning] if _is_name(returning) else returning)
@@ -488,7 +497,8 @@ class Model:
             self._by_name[name].key if name in self._by_name else name for name in asked
         ]
         rows = tuple({key: row[key] for key in keys} for row in read.rows)
-        return dataclasses.replace(read, rows=rows)
+        old = None if read.old is None else {key: read.old[key] for key in keys}
+        return dataclasses.replace(read, rows=rows, old=old)
 
     async def synchronize_all(
         self, handle: Handle, options: Mapping[str, object]

@@ -148,6 +148,50 @@ async def test_get_or_create_over_a_session_gives_the_object(
     assert named["id"] == post.id
 
 
+async def test_old_rows_have_attributes_types_and_classes(
+    engine: AsyncEngine, session: AsyncSession
+) -> None:
+    async def write(handle: Any, returning: Any, title: str) -> Any:
+        return await create_or_update(
+            handle,
+            Post,
+            key={"name": "x"},
+            defaults={"title": title, "mood": Mood.BAD},
+            returning=returning,
+            old=True,
+        )
+
+    created = await write(engine, ["name", "mood"], "one")
+    assert created.old is None
+    assert {"name", "title", "mood", "id", "slug"} <= {*created.changed}
+    mapping = await write(engine, ["name", "title"], "two")
+    assert (mapping.old, mapping.changed) == ({"name": "x", "title": "one"}, ("title",))
+    transient = await write(engine, Post, "three")
+    assert (transient.old.title, transient.row.title) == ("two", "three")
+    result = await write(session, Post, "four")
+    assert (result.old.title, result.old.mood) == ("three", Mood.BAD)
+    assert (result.row.title, result.row in session) == ("four", True)
+    assert result.old not in session
+    # With an object loaded, it is refreshed, and only what was asked for is returned.
+    again = await write(session, ["name"], "five")
+    assert (again.old, again.row, result.row.title) == (
+        {"name": "x"},
+        {"name": "x"},
+        "five",
+    )
+    nothing = await write(session, None, "six")
+    assert (nothing.old, nothing.changed, result.row.title) == (None, ("title",), "six")
+    rows = [{"name": name, "hits": 1} for name in ("x", "y", "z")]
+    found = iter_create_or_update(
+        session, Post, rows, key="name", returning=Post, old=True
+    )
+    results = [one async for one in found]
+    assert [one.created for one in results] == [False, True, True]
+    first = results[0]
+    assert first.old is not None
+    assert (first.old.hits, first.row.hits, first.changed) == (0, 1, ("hits",))
+
+
 class Summary(NamedTuple):
     """Attributes of a post."""
 

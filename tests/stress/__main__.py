@@ -21,6 +21,7 @@ from typing import Annotated, Any, TypeAlias
 import typer
 
 from tests.stress import cancellations as cancelling
+from tests.stress import chains as chaining
 from tests.stress import differential as differing
 from tests.stress import faults as failing
 from tests.stress import interleavings as alternating
@@ -101,6 +102,16 @@ def fresh(seed: Seed = None, keys: int = 5_000, clients: int = 32) -> None:
     """All clients create the same rows."""
     chosen, dsn = seeded(seed), server_dsn()
     finish(racing.create_each_once(dsn, racing.Fresh(keys, clients), chosen))
+
+
+@app.command()
+def chains(
+    calls: Annotated[int, typer.Option(help="Of each table and driver.")] = 100_000,
+    writers: int = 32,
+) -> None:
+    """The old row of each call is the row of the call before."""
+    dsn, size = server_dsn(), chaining.Size(writers, calls)
+    finish(*(chaining.chain(dsn, *case, size) for case in chaining.CASES))
 
 
 @app.command()

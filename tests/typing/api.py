@@ -69,6 +69,7 @@ async def takes_every_argument(conn: aiosqlite.Connection) -> None:
         skip_unchanged=True,
         touch={"updated_at": now()},
         returning=["path", "hits"],
+        old=True,
         without_unique_index="lock",
         strategy="exact",
         timeout=None,
@@ -78,6 +79,8 @@ async def takes_every_argument(conn: aiosqlite.Connection) -> None:
     assert_type(result.rows_affected, int)
     assert_type(result.row, Row)
     assert_type(result.rows, tuple[Row, ...])
+    assert_type(result.old, Row | None)
+    assert_type(result.changed, tuple[str, ...])
     row, created = result
     assert_type(row, Row)
     assert_type(created, bool)

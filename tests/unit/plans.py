@@ -12,7 +12,7 @@ from aioupsert._plan import Plan, Request, RequestShape, make_plan, read_request
 from aioupsert._plan.schema import Column, Family, Storage, Table, UniqueIndex
 
 SHAPE: Final = Request(
-    (), (), (), (), None, False, None, "warn", "auto", None, None, False
+    *((), (), (), (), None, False, None, False), "warn", "auto", None, None, False
 )
 """A shape for tests that only compare shapes."""
 

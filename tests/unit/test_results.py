@@ -75,5 +75,6 @@ def test_an_outcome_cannot_be_changed(outcome: object, name: str) -> None:
 
 def test_a_result_shows_itself() -> None:
     assert repr(Result(Action.CREATED, 1)) == (
-        "Result(action=<Action.CREATED: 'created'>, rows_affected=1, rows=())"
+        "Result(action=<Action.CREATED: 'created'>, rows_affected=1, rows=(),"
+        " old=None, changed=())"
     )

@@ -46,12 +46,16 @@ from aioupsert._engines.postgresql.bulk_steps import (
 )
 from aioupsert._engines.postgresql.compiler import (
     ALIAS,
+    NOT_COMPARED,
     TEXT,
     UNCHANGED_CODE,
     PostgresqlWriter,
     SentAs,
+    as_it_was,
+    changed,
     compile_call,
     expressions_of,
+    kept,
     name_cte,
     name_table,
     native_code,
@@ -194,6 +198,8 @@ def _reasons_against_on_conflict(plan: Plan, *, distinct: bool) -> Iterator[str]
         for part in expressions_of(plan)
         if part.kind == "default" and part.column is not None
     ]
+    if plan.old:
+        yield "old is asked for"
     if not table.supports_on_conflict_update:
         yield "it cannot return whether a row was created"
     if table.has_children:
@@ -496,9 +502,10 @@ def _find_unchanged(
         f"SELECT {values} FROM {name_table(plan)}, {writer.rows}"
         f" WHERE {writer.key(plan)}"
     )
-    rest = "".join(f", {quote(c)}" for c in columns[2:])
+    rest = [quote(c) for c in columns[2:]]
+    rest = [NOT_COMPARED, *rest, *rest] if plan.old else rest
     query = (
-        f'SELECT "ord", {UNCHANGED_CODE} AS "code"{rest} FROM ({found}) AS found'
+        f'SELECT "ord", {UNCHANGED_CODE} AS "code"{", ".join(["", *rest])} FROM ({found}) AS found'
         f' ({names}) WHERE NOT ("passes" AND "changes")'
     )
     if counting:
@@ -559,6 +566,70 @@ def _on_conflict(
     return _Draft(writer, [cte], query)
 
 
+def _updating(
+    writer: _BatchWriter, plan: Plan, first: str, locked: str, updated: str
+) -> list[str]:
+    """Write the WITH queries that lock existing rows, and update them."""
+    rows, table = writer.rows, name_table(plan)
+    conditions = writer.key(plan)
+    if plan.where is not None or plan.compare is not None:
+        conditions += f" AND {writer.passes(plan)} AND {writer.changes(plan)}"
+    columns = [f"{rows}.*"]
+    code = str(RowCode.UPDATED)
+    returning = _written(writer, plan, code, f'{rows}."ord"')
+    if plan.old:
+        # Once it is locked, a row is as it was just before the update.
+        columns += kept(plan)
+        was = [changed(plan, rows), *as_it_was(plan, rows)]
+        returning += "".join(f', {text} AS "o{n}"' for n, text in enumerate(was))
+    return [
+        (
+            f"{locked} AS MATERIALIZED (SELECT {', '.join(columns)} FROM {table},"
+            f" {first} AS {rows} WHERE {conditions}"
+            f" ORDER BY {_stored_order(writer, plan)} FOR NO KEY UPDATE OF {ALIAS})"
+        ),
+        (
+            f"{updated} AS (UPDATE {table} SET {writer.assignments(plan.update)}"
+            f" FROM {locked} AS {rows} WHERE {conditions}"
+            f" RETURNING {returning})"
+        ),
+    ]
+
+
+def _inserting(writer: _BatchWriter, plan: Plan, first: str, inserted: str) -> str:
+    """Write the WITH query that inserts the rows that do not exist."""
+    rows, table = writer.rows, name_table(plan)
+    names, values = writer.values(plan.insert)
+    drawn = _drawn_columns(plan)
+    beforehand = _drawn_beforehand(plan)
+    numbers: list[str] = []
+    for n, c in enumerate(drawn):
+        number = writer.default(c)
+        if c in beforehand:
+            taken = writer.row_value(BatchColumn(~beforehand.index(c), c.type, None))
+            number = f"coalesce({taken}, {number})"
+        numbers.append(f'{number} AS "s{n}"')
+    guard = f" AND {writer.guard(plan)}" if writer.inlines_default else ""
+    source = (
+        f"{first} AS {rows} WHERE NOT EXISTS (SELECT FROM {table}"
+        f" WHERE {writer.key(plan)}){guard}"
+    )
+    if drawn:
+        # A volatile expression is evaluated after the sort.
+        select = ", ".join([f"{rows}.*", *numbers])
+        source = f'(SELECT {select} FROM {source} ORDER BY {rows}."ord") AS {rows}'
+        also = [quote(c.name) for c in drawn]
+        names = f"({', '.join([names.strip(' ()'), *also])}) "
+        values = ", ".join([values, *(f'{rows}."s{n}"' for n in range(len(drawn)))])
+        if any(c.always_identity for c in drawn):
+            names += "OVERRIDING SYSTEM VALUE "
+    return (
+        f"{inserted} AS (INSERT INTO {table} {names}SELECT {values}"
+        f" FROM {source} ORDER BY {writer.order(plan)} ON CONFLICT DO NOTHING"
+        f" RETURNING {_written(writer, plan, str(RowCode.CREATED))})"
+    )
+
+
 def _update_first(
     plan: Plan, batch_columns: list[BatchColumn], *, counting: bool, distinct: bool
 ) -> _Draft:
@@ -571,11 +642,10 @@ def _update_first(
     before that, in the order of the rows.
     """
     writer = _BatchWriter(plan, batch_columns)
-    rows, table = writer.rows, name_table(plan)
+    rows = writer.rows
     locked, updated, inserted = (
         name_cte(plan, name) for name in ("locked", "updated", "inserted")
     )
-    key = writer.key(plan)
     first = rows
     ctes: list[str] = []
     if not distinct:
@@ -591,50 +661,8 @@ def _update_first(
     written = [inserted]
     if plan.update:
         written.append(updated)
-        conditions = key
-        if plan.where is not None or plan.compare is not None:
-            conditions += f" AND {writer.passes(plan)} AND {writer.changes(plan)}"
-        number = f'{rows}."ord"'
-        ctes += [
-            (
-                f"{locked} AS MATERIALIZED (SELECT {rows}.* FROM {table},"
-                f" {first} AS {rows} WHERE {conditions}"
-                f" ORDER BY {_stored_order(writer, plan)} FOR NO KEY UPDATE OF {ALIAS})"
-            ),
-            (
-                f"{updated} AS (UPDATE {table} SET {writer.assignments(plan.update)}"
-                f" FROM {locked} AS {rows} WHERE {conditions}"
-                f" RETURNING {_written(writer, plan, str(RowCode.UPDATED), number)})"
-            ),
-        ]
-    names, values = writer.values(plan.insert)
-    drawn = _drawn_columns(plan)
-    beforehand = _drawn_beforehand(plan)
-    numbers: list[str] = []
-    for n, c in enumerate(drawn):
-        number = writer.default(c)
-        if c in beforehand:
-            taken = writer.row_value(BatchColumn(~beforehand.index(c), c.type, None))
-            number = f"coalesce({taken}, {number})"
-        numbers.append(f'{number} AS "s{n}"')
-    guard = f" AND {writer.guard(plan)}" if writer.inlines_default else ""
-    source = (
-        f"{first} AS {rows} WHERE NOT EXISTS (SELECT FROM {table} WHERE {key}){guard}"
-    )
-    if drawn:
-        # A volatile expression is evaluated after the sort.
-        select = ", ".join([f"{rows}.*", *numbers])
-        source = f'(SELECT {select} FROM {source} ORDER BY {rows}."ord") AS {rows}'
-        also = [quote(c.name) for c in drawn]
-        names = f"({', '.join([names.strip(' ()'), *also])}) "
-        values = ", ".join([values, *(f'{rows}."s{n}"' for n in range(len(drawn)))])
-        if any(c.always_identity for c in drawn):
-            names += "OVERRIDING SYSTEM VALUE "
-    ctes.append(
-        f"{inserted} AS (INSERT INTO {table} {names}SELECT {values}"
-        f" FROM {source} ORDER BY {writer.order(plan)} ON CONFLICT DO NOTHING"
-        f" RETURNING {_written(writer, plan, str(RowCode.CREATED))})"
-    )
+        ctes += _updating(writer, plan, first, locked, updated)
+    ctes.append(_inserting(writer, plan, first, inserted))
     if counting:
         counts = [f"(SELECT pg_catalog.count(*) FROM {name})" for name in written]
         query = writer.counts(plan, *[*counts, "0"][:2], *written)
@@ -650,5 +678,11 @@ def _update_first(
             f" ELSE {updated}.{c} END"
             for c in columns
         ]
+    if plan.old:
+        was = [f'{updated}."o{n}"' for n in range(len(plan.returning) + 1)]
+        if not plan.update:
+            was = ["NULL"] * len(was)
+        code, *new = outputs
+        outputs = [code, was[0], *new, *was[1:]]
     reported = ", ".join([f'{rows}."ord"', *outputs])
     return _Draft(writer, ctes, f"SELECT {reported} FROM {joined}")

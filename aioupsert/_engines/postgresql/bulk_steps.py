@@ -362,7 +362,7 @@ class _GroupWrite:
         """Return the command that sends a statement for some rows."""
         batch = self._batch
         plan = batch.per_row.plan
-        returning = len(plan.returning)
+        returning = plan.caller_columns
         values = [*(None,) * plan.row_parameters, *self._group.constants]
         constants = statement.constants.arguments(values)
         if copied:
@@ -382,7 +382,7 @@ class _GroupWrite:
         plan, positions = self._batch.per_row.plan, self._group.positions
         written = [row for row in rows if row[1] is not None]
         reported: set[int]
-        if plan.unique and not plan.returning:
+        if plan.unique and not plan.returning and not plan.old:
             self._outcome.add_codes(
                 {positions[some[row[0] - 1]]: row[1] for row in written}
             )

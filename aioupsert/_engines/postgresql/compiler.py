@@ -75,6 +75,7 @@ def compile_call(plan: Plan) -> PostgresqlCall:
         probed=tuple(index.name for index in _probed(plan)),
         look=_look(plan) if plan.table.row_security else None,
         lock=_lock(plan) if plan.lock else None,
+        lock_rows=_lock_rows(plan) if plan.old and not plan.unique else None,
     )
 
 
@@ -391,6 +392,10 @@ _LITERAL_TYPES: Final = {
 }
 
 
+NOT_COMPARED: Final = "NULL::pg_catalog.bool[]"
+"""Stands for which columns have changed where none has been updated."""
+
+
 def name_cte(plan: Plan, name: str) -> str:
     """Return a name for a WITH query that hides no table of the statement."""
     name = f"aioupsert_{name}"
@@ -404,6 +409,61 @@ def _row(code: str, columns: Iterable[str]) -> str:
 def returned(plan: Plan) -> list[str]:
     """Return the columns that the caller asked for."""
     return [f"{ALIAS}.{quote(name)}" for name in plan.returning]
+
+
+def answer(
+    code: str,
+    plan: Plan,
+    changed: str = NOT_COMPARED,
+    old: Sequence[str] | None = None,
+) -> str:
+    """
+    Write the columns of an answer, as `read_result` reads them.
+
+    Args:
+        code: The row's code.
+        plan: The plan.
+        changed: Which columns have changed.
+        old: The columns as they were; None if they are what they are.
+    """
+    columns = returned(plan)
+    if not plan.old:
+        return _row(code, columns)
+    return _row(code, [changed, *columns, *(columns if old is None else old)])
+
+
+def kept_columns(plan: Plan) -> dict[str, str]:
+    """Return names for the columns of a row as it was, by their own names."""
+    names = dict.fromkeys([*plan.returning, *plan.table.visible])
+    return {name: quote(f"aioupsert_{n}") for n, name in enumerate(names)}
+
+
+def kept(plan: Plan) -> list[str]:
+    """Write the columns of an existing row, to be kept beside the updated one."""
+    columns = kept_columns(plan).items()
+    return [f"{ALIAS}.{quote(name)} AS {kept}" for name, kept in columns]
+
+
+def changed(plan: Plan, source: str) -> str:
+    """
+    Write which columns of an updated row differ from those that were kept.
+
+    By their stored images, as `PostgresqlWriter.changes` compares them.
+    """
+    record = "::pg_catalog.record"
+    columns = kept_columns(plan)
+    tests = (
+        f"ROW({ALIAS}.{quote(name)}){record} {operator('*<>')}"
+        f" ROW({source}.{columns[name]}){record}"
+        for name in plan.table.visible
+    )
+    return f"ARRAY[{', '.join(tests)}]::pg_catalog.bool[]"
+
+
+def as_it_was(plan: Plan, source: str) -> list[str]:
+    """Write the columns that the caller asked for as they were kept."""
+    columns = kept_columns(plan)
+    return [f"{source}.{columns[name]}" for name in plan.returning]
 
 
 def name_table(plan: Plan) -> str:
@@ -447,20 +507,16 @@ def _single(plan: Plan) -> CompiledStatement:
             f" FROM {name_table(plan)} WHERE {_identified(writer, plan)})"
         )
         insert_if.append(f"NOT EXISTS (SELECT FROM {found})")
+        left = [NOT_COMPARED, *columns, *columns] if plan.old else columns
         unchanged = (
-            f"SELECT {_row(UNCHANGED_CODE, columns)} FROM {found}"
+            f"SELECT {_row(UNCHANGED_CODE, left)} FROM {found}"
             ' WHERE NOT ("passes" AND "changes")'
         )
         if plan.update:
             unchanged += f" AND NOT EXISTS (SELECT FROM {updated})"
         queries.append(unchanged)
     if plan.update:
-        changed = writer.assignments(plan.update)
-        conditions = _conditions(writer, plan)
-        ctes.append(
-            f"{updated} AS (UPDATE {name_table(plan)} SET {changed} WHERE {conditions}"
-            f" RETURNING {_row(str(RowCode.UPDATED), returned(plan))})"
-        )
+        ctes += _updating(writer, plan, updated)
         insert_if.append(f"NOT EXISTS (SELECT FROM {updated})")
         queries.append(f"SELECT * FROM {updated}")
     names, values = writer.values(plan.insert)
@@ -468,9 +524,11 @@ def _single(plan: Plan) -> CompiledStatement:
     ctes.append(
         f"{inserted} AS (INSERT INTO {name_table(plan)} {names}SELECT {values}"
         f" WHERE {' AND '.join(insert_if)} ON CONFLICT DO NOTHING"
-        f" RETURNING {_row(str(RowCode.CREATED), returned(plan))})"
+        f" RETURNING {answer(str(RowCode.CREATED), plan, old=())})"
     )
-    queries.append(f"SELECT * FROM {inserted}")
+    # Untyped, as the type of a NULL in the WITH query would not be that of the others.
+    absent = ", NULL" * len(plan.returning) if plan.old else ""
+    queries.append(f"SELECT *{absent} FROM {inserted}")
     sql = f"WITH {', '.join(ctes)} {' UNION ALL '.join(queries)}"
     return writer.compiled(sql, "first")
 
@@ -481,14 +539,63 @@ UNCHANGED_CODE: Final = (
 """The code of a row that is not updated, from the columns "passes" and "changes"."""
 
 
+def _updating(writer: PostgresqlWriter, plan: Plan, name: str) -> list[str]:
+    """
+    Write the WITH query that updates, after one that keeps the row as it was.
+
+    That one locks the row, and so sees it as it is then, not as in the statement's
+    snapshot. The update waits for it, as it reads its output, and updates that version
+    of the row, as it would after waiting for another writer. Where the key may match
+    several rows, they have been locked before (`PostgresqlCall.lock_rows`), so that no
+    version is newer than the snapshot, and each is found by all its columns.
+    """
+    assignments = writer.assignments(plan.update)
+    conditions = _conditions(writer, plan)
+    code = str(RowCode.UPDATED)
+    update = f"UPDATE {name_table(plan)} SET {assignments}"
+    if not plan.old:
+        returning = answer(code, plan)
+        return [f"{name} AS ({update} WHERE {conditions} RETURNING {returning})"]
+    source = name_cte(plan, "old")
+    columns, pairs = kept(plan), ""
+    if not plan.unique:
+        whole, row = f"({ALIAS}.*)::pg_catalog.record", quote("aioupsert_row")
+        columns.append(f"{whole} AS {row}")
+        pairs = f" AND {whole} {operator('*=')} {source}.{row}"
+    returning = answer(code, plan, changed(plan, source), as_it_was(plan, source))
+    return [
+        (
+            f"{source} AS MATERIALIZED (SELECT {', '.join(columns)}"
+            f" FROM {name_table(plan)} WHERE {conditions} FOR NO KEY UPDATE)"
+        ),
+        (
+            f"{name} AS ({update} FROM {source} WHERE {conditions}{pairs}"
+            f" RETURNING {returning})"
+        ),
+    ]
+
+
 def _update(plan: Plan, when: str) -> CompiledStatement:
     writer = PostgresqlWriter()
+    if plan.old:
+        updated = name_cte(plan, "updated")
+        ctes = ", ".join(_updating(writer, plan, updated))
+        return writer.compiled(f"WITH {ctes} SELECT * FROM {updated}", when)
     changed = writer.assignments(plan.update)
     sql = (
         f"UPDATE {name_table(plan)} SET {changed} WHERE {_conditions(writer, plan)}"
-        f" RETURNING {_row(str(RowCode.UPDATED), returned(plan))}"
+        f" RETURNING {answer(str(RowCode.UPDATED), plan)}"
     )
     return writer.compiled(sql, when)
+
+
+def _lock_rows(plan: Plan) -> CompiledStatement:
+    writer = PostgresqlWriter()
+    sql = (
+        f"SELECT FROM {name_table(plan)} WHERE {_identified(writer, plan)}"
+        " FOR NO KEY UPDATE"
+    )
+    return writer.compiled(sql, "first, in a transaction of its own if there is none")
 
 
 def _find(plan: Plan, when: str) -> CompiledStatement:
@@ -500,7 +607,7 @@ def _find(plan: Plan, when: str) -> CompiledStatement:
         f" WHEN NOT {changes} THEN {RowCode.UNCHANGED} ELSE {RowCode.UPDATED} END"
     )
     sql = (
-        f"SELECT {_row(code, returned(plan))} FROM {name_table(plan)}"
+        f"SELECT {answer(code, plan)} FROM {name_table(plan)}"
         f" WHERE {_identified(writer, plan)}"
     )
     return writer.compiled(sql, f"{when}, if nothing was updated")
@@ -518,7 +625,7 @@ def _insert(plan: Plan, when: str, on_conflict: str = "") -> CompiledStatement:
     guard = f" WHERE {guards}" if guards else ""
     sql = (
         f"{lock}INSERT INTO {name_table(plan)} {names}SELECT {values}{source}{guard}"
-        f"{on_conflict} RETURNING {_row(str(RowCode.CREATED), returned(plan))}"
+        f"{on_conflict} RETURNING {answer(str(RowCode.CREATED), plan)}"
     )
     return writer.compiled(sql, when)
 

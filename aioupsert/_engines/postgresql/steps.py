@@ -81,6 +81,8 @@ class PostgresqlCall:
         look: Waits a moment, and tells whether a row with the key was visible before;
             None if no policy can hide one.
         lock: The advisory lock on the key if one replaces the unique index, or None.
+        lock_rows: Locks the rows of the key; None unless their old values are asked
+            for, and there may be several.
     """
 
     plan: Plan
@@ -93,11 +95,12 @@ class PostgresqlCall:
     probed: tuple[str, ...]
     look: CompiledStatement | None
     lock: CompiledStatement | None
+    lock_rows: CompiledStatement | None = None
 
     def statements(self) -> tuple[CompiledStatement, ...]:
         """Return the statements that a call may send, in order."""
         steps = (
-            *(self.lock, self.single),
+            *(self.lock, self.lock_rows, self.single),
             *(self.update, self.find, self.insert),
             *(self.insert_or_nothing, self.probe, self.look),
         )
@@ -123,7 +126,7 @@ class PostgresqlCall:
         for number in range(MAX_LOST_RACES):
             outcome: Result | LostRace
             if number == 0 and self.single is not None:
-                rows = yield bind(self.single, values, len(self.plan.returning))
+                rows = yield bind(self.single, values, self.plan.caller_columns)
                 outcome = read_result(self.plan, rows) if rows else LostRace()
             else:
                 outcome = yield from self._attempt(values, number, in_transaction=True)
@@ -135,10 +138,14 @@ class PostgresqlCall:
     def _attempt(
         self, values: ParameterValues, lost: int, *, in_transaction: bool
     ) -> Steps[Result | LostRace]:
-        if self.lock is None:
+        if self.lock is self.lock_rows is None:
             return self._classic(values, lost, in_transaction=in_transaction)
-        # The lock ends with the transaction, so one is open, the caller's or our own.
+        # A lock ends with the transaction, so one is open, the caller's or our own.
         body = self._classic(values, lost, in_transaction=True)
+        if self.lock_rows is not None:
+            body = _lock_first(bind(self.lock_rows, values), body)
+        if self.lock is None:
+            return body if in_transaction else in_scope(_OWN, body)
         return _locked(bind(self.lock, values), body, in_transaction=in_transaction)
 
     def _classic(
@@ -146,7 +153,7 @@ class PostgresqlCall:
     ) -> Steps[Result | LostRace]:
         """Update; insert if no row was updated; report a conflict as a lost race."""
         plan = self.plan
-        caller_columns = len(plan.returning)
+        caller_columns = plan.caller_columns
         if self.update is not None:
             rows = yield bind(self.update, values, caller_columns)
             if rows:
@@ -229,7 +236,7 @@ class PostgresqlCall:
         values: ParameterValues,
         conflict: Exception,
     ) -> Steps[Result | LostRace]:
-        rows = yield bind(insert_or_nothing, values, len(self.plan.returning))
+        rows = yield bind(insert_or_nothing, values, self.plan.caller_columns)
         if rows:
             return read_result(self.plan, rows)
         rows = yield bind(self.probe, values)

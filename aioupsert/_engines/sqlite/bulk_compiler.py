@@ -59,7 +59,7 @@ def _reasons_for_one_by_one(plan: Plan) -> Iterator[str]:
     key = {k.column.name: k.is_null for k in plan.key}
     given = {item.column.name for item in plan.insert if item.term is not None}
     left_out = [c for c in table.columns.values() if c.name not in given]
-    if plan.returning:
+    if plan.returning or plan.old:
         yield "rows are returned"
     if not table.supports_on_conflict_update:
         yield "it is a view or a virtual table"

@@ -52,6 +52,16 @@ def compile_call(plan: Plan) -> SqliteCall:
     when = "if nothing was updated" if update else "first"
     if plan.table.written_by_triggers:
         when = "before and after"
+    if plan.old:
+        return SqliteCall(
+            plan,
+            update,
+            _find(plan, "before the update"),
+            _insert(plan),
+            *defaults,
+            lock=None if plan.table.written_by_triggers else _lock(plan),
+            identity=len(_identity(plan)),
+        )
     find = _find(plan, when) if plan.conditional else None
     return SqliteCall(plan, update, find, _insert(plan), *defaults)
 
@@ -213,8 +223,42 @@ def _writer(plan: Plan) -> SqliteWriter:
 
 
 def _row(code: str, plan: Plan) -> str:
+    """
+    Write the columns of an answer.
+
+    With `Plan.old` the identity of the row follows its code, and then all its columns,
+    to be compared: by a plus sign, which keeps a value and leaves no declared type for
+    which the caller may have a converter.
+    """
     table = quote(plan.table.name[-1])
-    return ", ".join([code, *(f"{table}.{quote(name)}" for name in plan.returning)])
+    columns = [f"{table}.{quote(name)}" for name in plan.returning]
+    if plan.old:
+        compared = [f"+{table}.{quote(name)}" for name in plan.table.visible]
+        identity = [f"{table}.{name}" for name in _identity(plan)]
+        columns = [*identity, *compared, *columns]
+    return ", ".join([code, *columns])
+
+
+def _identity(plan: Plan) -> list[str]:
+    """Return what tells several rows of a key apart."""
+    table = plan.table
+    if plan.unique or table.written_by_triggers:
+        return []
+    if table.primary_key:
+        return [quote(name) for name in sorted(table.primary_key)]
+    # A table without a primary key has row numbers, by the name that no column has.
+    names = {name.lower() for name in table.columns}
+    return [next(n for n in ("rowid", "oid", "_rowid_") if n not in names)]
+
+
+def _lock(plan: Plan) -> CompiledStatement:
+    """
+    Write a statement that takes the write lock, and writes nothing.
+
+    A transaction that reads first may fail to write when others have written meanwhile.
+    """
+    sql = f"DELETE FROM {name_table(plan.table)} WHERE 0"
+    return _writer(plan).compiled(sql, "first, for the write lock")
 
 
 def _update(plan: Plan) -> CompiledStatement:

@@ -28,12 +28,14 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass
+from operator import ne
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from aioupsert._engines.base import (
     IN_TRANSACTION,
     Command,
     ParameterValues,
+    ResultRow,
     ResultRows,
     StaleTableError,
     Steps,
@@ -42,6 +44,7 @@ from aioupsert._engines.base import (
 )
 from aioupsert._engines.outcomes import bind, read_existing, read_result, refused
 from aioupsert._engines.sql import CompiledStatement, RowCode
+from aioupsert.errors import UsageError
 from aioupsert.results import Action, Result
 
 if TYPE_CHECKING:
@@ -50,6 +53,11 @@ if TYPE_CHECKING:
     from aioupsert._plan import Plan
 
 T = TypeVar("T")
+
+_MIXED: Final = (
+    "old: several rows of {} have this key, and nothing tells which of them was which"
+    " before"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +72,9 @@ class SqliteCall:
         insert: The insert, or the native upsert with ``strategy="on_conflict"``.
         default_on_update: Whether an update has a default of the description in its text.
         default_on_create: Whether the insert has one.
+        lock: Takes the write lock where old values are asked for, which are read first;
+            or None.
+        identity: How many columns tell the rows of a key apart then.
         single: None; a call is one job, however many statements it has.
     """
 
@@ -73,15 +84,22 @@ class SqliteCall:
     insert: CompiledStatement
     default_on_update: bool = False
     default_on_create: bool = False
+    lock: CompiledStatement | None = None
+    identity: int = 0
     single: None = None
 
     def statements(self) -> tuple[CompiledStatement, ...]:
         """Return the statements that a call may send, in order."""
+        steps: tuple[CompiledStatement | None, ...]
         steps = (self.update, self.find, self.insert)
+        if self.plan.old:
+            steps = (self.lock, self.find, self.update, self.insert)
         return tuple(step for step in steps if step is not None)
 
     def read_existing(self, values: ParameterValues) -> Steps[Result | None]:
         """Read the existing row of a call that updates nothing; write nothing."""
+        if self.plan.old:
+            return self._read_as_it_is(values)
         return read_existing(self.find, self.plan, values)
 
     def attempt(self, values: ParameterValues, _lost: int) -> Steps[Result]:
@@ -112,8 +130,11 @@ class SqliteCall:
         Raises:
             NotAppliedError: The database silently did not write the row.
         """
-        write = self._write_view if self.plan.table.written_by_triggers else self._write
-        return write(values)
+        if self.plan.table.written_by_triggers:
+            return self._write_view(values)
+        return (
+            self._write_after_reading(values) if self.plan.old else self._write(values)
+        )
 
     def _write(self, values: ParameterValues) -> Steps[Result]:
         plan = self.plan
@@ -135,13 +156,58 @@ class SqliteCall:
             rows = [(RowCode.UPDATED, *row[1:]) for row in rows]
         return read_result(plan, rows)
 
+    def _write_after_reading(self, values: ParameterValues) -> Steps[Result]:
+        """Write a row whose old values are asked for, and so are read before it."""
+        plan = self.plan
+        assert self.find is not None and self.lock is not None  # noqa: S101, PT018  # see `compile_call`
+        yield bind(self.lock, values)
+        before = yield bind(self.find, values)
+        if before and all(row[0] != RowCode.UPDATED for row in before):
+            return self._result(before, before)
+        write = self.insert if not before else self.update
+        assert write is not None  # noqa: S101  # the query reports UPDATED only with one
+        after = yield bind(write, values)
+        if not after:
+            raise refused(plan.table.name)
+        return self._result(before, after)
+
+    def _read_as_it_is(self, values: ParameterValues) -> Steps[Result | None]:
+        assert self.find is not None  # noqa: S101  # see `compile_call`
+        rows = yield bind(self.find, values)
+        return self._result(rows, rows) if rows else None
+
+    def _result(self, before: ResultRows, after: ResultRows) -> Result:
+        """
+        Return the result of rows as they were and as they are.
+
+        Raises:
+            UsageError: It cannot be told which row was which.
+        """
+        plan = self.plan
+        if not plan.old:
+            return read_result(plan, after)
+        first = 1 + self.identity
+        last = first + len(plan.table.visible)
+        known = {tuple(row[1:first]): row for row in before}
+        rows: list[ResultRow] = []
+        for row in after:
+            changed = old = None
+            if row[0] != RowCode.CREATED:
+                old = known.get(tuple(row[1:first]))
+                if old is None or len(known) < len(before):
+                    raise UsageError(_MIXED.format(plan.table.label))
+                changed = [*map(ne, old[first:last], row[first:last])]
+            was = row if old is None else old
+            rows.append((row[0], changed, *row[last:], *was[last:]))
+        return read_result(plan, rows)
+
     def _write_view(self, values: ParameterValues) -> Steps[Result]:
         """Write through a view, and read afterwards what its triggers have done."""
         plan, query = self.plan, self.find
         assert query is not None  # noqa: S101  # see Plan.conditional
         before = yield bind(query, values)
         if before and all(row[0] != RowCode.UPDATED for row in before):
-            return read_result(plan, before)
+            return self._result(before, before)
         code, write = (
             (RowCode.UPDATED, self.update) if before else (RowCode.CREATED, self.insert)
         )
@@ -150,7 +216,7 @@ class SqliteCall:
         after = yield bind(query, values)
         if not before and not after:
             raise refused(plan.table.name)
-        return read_result(plan, [(code, *row[1:]) for row in after or before])
+        return self._result(before, [(code, *row[1:]) for row in after or before])
 
 
 def checked(plan: Plan, body: Steps[T]) -> Steps[T]:
