@@ -259,6 +259,10 @@ class Table:
         needs_key_lock: Whether concurrent inserts of one key must wait for each other.
         supports_on_conflict_update: Whether ``INSERT ... ON CONFLICT DO UPDATE`` works
             and can report whether it inserted or updated.
+        supports_do_nothing: Whether ``ON CONFLICT DO NOTHING`` works.
+        may_store_others: Whether an insert may store other values than it is given, or
+            elsewhere, so that another row may be in the way than can be known here.
+        lockable: Whether a query can lock rows.
         supports_returning: Whether RETURNING works.
         supports_returning_old: Whether RETURNING can also return the previous row.
         written_by_triggers: Whether INSTEAD OF triggers do the writing, so that only a
@@ -299,6 +303,9 @@ class Table:
     one_by_one_because: str | None = None
     needs_key_lock: bool = False
     supports_on_conflict_update: bool = True
+    supports_do_nothing: bool = True
+    may_store_others: bool = False
+    lockable: bool = True
     supports_returning: bool = True
     supports_returning_old: bool = False
     written_by_triggers: bool = False

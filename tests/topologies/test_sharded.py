@@ -18,6 +18,7 @@ import pytest
 
 from aioupsert import (
     Action,
+    BulkError,
     BulkResult,
     Coalescer,
     Excluded,
@@ -30,6 +31,7 @@ from aioupsert import (
     get_or_create,
     is_retryable,
 )
+from aioupsert.typing import Strategy
 from tests.support.databases import close
 from tests.support.servers import Server
 from tests.topologies.nodes import Node
@@ -180,6 +182,41 @@ async def test_coalesced_calls_at_once(
     assert sum(created) == 20
     assert sum(stored(nodes).values()) == CLIENTS * 2 * 10
     assert one.stats.failures == other.stats.failures == 0
+
+
+async def test_another_row_in_the_way_is_told_soon(
+    nodes: tuple[Node, list[Node]],
+) -> None:
+    coordinator, shards = nodes
+    shard_table(coordinator, shards)
+    for number, shard in enumerate(shards):
+        shard.query(f"CREATE UNIQUE INDEX ON items_{number} (note)")
+    conn = await asyncpg.connect(coordinator.dsn)
+    await conn.execute(
+        "INSERT INTO items (k, note) SELECT k, k::text FROM generate_series(0, 30) k"
+    )
+    for number, shard in enumerate(shards):
+        shard.query(
+            f"UPDATE items_{number} SET note = 'x'"
+            f" WHERE k = (SELECT min(k) FROM items_{number})"
+        )
+    row: dict[str, Any] = {"key": {"k": 99}, "defaults": {"note": "x"}}
+    try:
+        async with asyncio.timeout(PATIENCE):
+            strategies: tuple[Strategy, ...] = ("auto", "exact")
+            for strategy in strategies:
+                with pytest.raises(asyncpg.UniqueViolationError):
+                    await create_or_update(conn, "items", **row, strategy=strategy)
+                transaction = conn.transaction()
+                await transaction.start()
+                with pytest.raises(asyncpg.UniqueViolationError):
+                    await create_or_update(conn, "items", **row, strategy=strategy)
+                await transaction.rollback()
+            rows = [{"k": k, "note": "x" if k == 99 else "y"} for k in (97, 98, 99)]
+            with pytest.raises(BulkError):
+                await create_or_update_many(conn, "items", rows, key="k")
+    finally:
+        await conn.close()
 
 
 async def test_a_transaction_of_the_caller_is_told_to_repeat(

@@ -174,7 +174,7 @@ def test_the_classic_steps() -> None:
         returning="hits",
     )
     program = compile_call(made)
-    update, find, insert, again, probe = program.statements()
+    update, find, insert, again, probe, lock = program.statements()
     assert (program.single, program.lock) == (None, None)
     assert text(update) == flat(
         """
@@ -209,6 +209,12 @@ def test_the_classic_steps() -> None:
             EXISTS (SELECT FROM "s"."t" AS "t" WHERE "t"."id" = $1::pg_catalog.int4),
             EXISTS (SELECT FROM "s"."t" AS "t" WHERE "t"."id" = $1::pg_catalog.int4
                 AND (TRUE))
+        """
+    )
+    assert text(lock) == flat(
+        """
+        SELECT 1 FROM "s"."t" AS "t" WHERE "t"."id" = $1::pg_catalog.int4
+        FOR NO KEY UPDATE OF "t"
         """
     )
 
@@ -315,6 +321,7 @@ def test_statements_are_listed_in_their_order() -> None:
         program.insert,
         program.insert_or_nothing,
         program.probe,
+        program.lock_row,
     )
     assert program.statements() == steps
     assert [step.when for step in program.statements()] == [
@@ -324,6 +331,7 @@ def test_statements_are_listed_in_their_order() -> None:
         "when the row does not exist",
         "when the insert fails again",
         "when the insert fails again",
+        "when nothing was updated several times",
     ]
 
 

@@ -367,6 +367,14 @@ def read_table(name: TableName, found: FoundTable) -> Table:
         needs_key_lock=any(i["exclusion"] or i["deferrable"] for i in indexes),
         supports_on_conflict_update=(kind == "r" and found["xmax"])
         or (kind in {"r", "p"} and found["returns_old"]),
+        supports_do_nothing=not (
+            "cluster" in found
+            or found["rules"]
+            or found["instead"]
+            or any(index["deferrable"] for index in indexes)
+        ),
+        may_store_others=remote or found["before"] or found["rules"] or kind == "v",
+        lockable=not ("cluster" in found or found["instead"] or kind == "m"),
         supports_returning_old=found["returns_old"],
         # On another server, the second part of a statement sees what the first one did.
         one_by_one_because=_FOREIGN.get(kind, "foreign tables inherit from it")

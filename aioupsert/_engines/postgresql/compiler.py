@@ -68,12 +68,15 @@ def compile_call(plan: Plan) -> PostgresqlCall:
         update=_update(plan, when) if plan.update else None,
         find=_find(plan, when) if plan.conditional else None,
         insert=_insert(plan, "when the row does not exist"),
-        insert_or_nothing=None
-        if plan.table.exact_because or plan.table.has_remote_rows
-        else _insert(plan, _AGAIN, " ON CONFLICT DO NOTHING"),
+        insert_or_nothing=_insert(plan, _AGAIN, " ON CONFLICT DO NOTHING")
+        if plan.table.supports_do_nothing
+        else None,
         probe=_probe(plan),
         probed=tuple(index.name for index in _probed(plan)),
-        look=_look(plan) if plan.table.row_security else None,
+        look=_look(plan)
+        if plan.table.row_security or plan.table.may_store_others
+        else None,
+        lock_row=_lock_row(plan) if plan.update and plan.table.lockable else None,
         lock=_lock(plan) if plan.lock else None,
         lock_rows=_lock_rows(plan) if plan.old and not plan.unique else None,
     )
@@ -701,8 +704,13 @@ _AGAIN: Final = "when the insert fails again"
 def _look(plan: Plan) -> CompiledStatement:
     """Write a query for whether policies apply, and whether a row with the key is visible."""
     writer = PostgresqlWriter()
+    hides = (
+        "TRUE"
+        if plan.table.may_store_others
+        else f"pg_catalog.row_security_active({_relation(plan)})"
+    )
     sql = (
-        f"SELECT pg_catalog.row_security_active({_relation(plan)}),"
+        f"SELECT {hides},"
         f" EXISTS (SELECT FROM {name_table(plan)} WHERE {writer.key(plan)})"
         f" FROM pg_catalog.pg_sleep({_LOOK_SECONDS})"
     )
@@ -710,6 +718,16 @@ def _look(plan: Plan) -> CompiledStatement:
 
 
 _LOOK_SECONDS: Final = 0.005
+
+
+def _lock_row(plan: Plan) -> CompiledStatement:
+    """Write a query that locks the rows with the key."""
+    writer = PostgresqlWriter()
+    sql = (
+        f"SELECT 1 FROM {name_table(plan)} WHERE {_identified(writer, plan)}"
+        f" FOR NO KEY UPDATE OF {ALIAS}"
+    )
+    return writer.compiled(sql, "when nothing was updated several times")
 
 
 def _probed(plan: Plan) -> list[UniqueIndex]:

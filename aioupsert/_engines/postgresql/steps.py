@@ -15,6 +15,9 @@ What one attempt sends:
    attempt ends in a `LostRace`, and the next attempt updates that row. At READ
    COMMITTED each statement sees what was committed before it began, so this converges.
 
+After two lost attempts the row is locked before it is updated, so that it is known
+whether the database refuses the update, as a trigger may.
+
 If an attempt was lost before, the reason is looked for first. A row that blocks the insert
 by another unique index, or that a policy hides, so that no update by this key will ever
 find it, is a permanent conflict: its error is raised. Without a transaction of the
@@ -79,7 +82,9 @@ class PostgresqlCall:
         probe: The query for the reason why the insert keeps failing.
         probed: The names of the indexes that the probe tests, in order.
         look: Waits a moment, and tells whether a row with the key was visible before;
-            None if no policy can hide one.
+            None if the probe finds every row that may be in the way.
+        lock_row: Locks the existing row; None if there is nothing to set, or if rows of
+            this table cannot be locked.
         lock: The advisory lock on the key if one replaces the unique index, or None.
         lock_rows: Locks the rows of the key; None unless their old values are asked
             for, and there may be several.
@@ -94,6 +99,7 @@ class PostgresqlCall:
     probe: CompiledStatement
     probed: tuple[str, ...]
     look: CompiledStatement | None
+    lock_row: CompiledStatement | None
     lock: CompiledStatement | None
     lock_rows: CompiledStatement | None = None
 
@@ -102,7 +108,7 @@ class PostgresqlCall:
         steps = (
             *(self.lock, self.lock_rows, self.single),
             *(self.update, self.find, self.insert),
-            *(self.insert_or_nothing, self.probe, self.look),
+            *(self.insert_or_nothing, self.probe, self.look, self.lock_row),
         )
         return tuple(step for step in steps if step is not None)
 
@@ -154,17 +160,11 @@ class PostgresqlCall:
         """Update; insert if no row was updated; report a conflict as a lost race."""
         plan = self.plan
         caller_columns = plan.caller_columns
-        if self.update is not None:
-            rows = yield bind(self.update, values, caller_columns)
-            if rows:
-                return read_result(plan, rows)
-        if self.find is not None:
-            rows = yield bind(self.find, values, caller_columns)
-            if any(row[0] == RowCode.UPDATED for row in rows):
-                # It was created, or changed, after the update had looked for it.
-                return LostRace(visible=True)
-            if rows:
-                return read_result(plan, rows)
+        outcome = yield from self._update_row(
+            values, lost, in_transaction=in_transaction
+        )
+        if outcome is not None:
+            return outcome
         insert = _behind_savepoint if in_transaction else _plainly
         inserted = yield from insert(bind(self.insert, values, caller_columns))
         if not isinstance(inserted, Exception):
@@ -173,16 +173,65 @@ class PostgresqlCall:
             return read_result(plan, inserted)
         if not lost and (self.look is None or not in_transaction):
             return LostRace(inserted)
-        rest: Steps[Result | LostRace] = (
+        rest = (
             self._probe(values, inserted, in_transaction=in_transaction)
             if in_transaction or self.insert_or_nothing is None
-            else self._settle(self.insert_or_nothing, values, inserted)
+            else self._settle(self.insert_or_nothing, values, inserted, _SNAPSHOT)
         )
         return (yield from rest)
 
+    def _update_row(
+        self, values: ParameterValues, lost: int, *, in_transaction: bool
+    ) -> Steps[Result | LostRace | None]:
+        """Update, or see that the row is to be left; return None if it does not exist."""
+        plan = self.plan
+        caller_columns = plan.caller_columns
+        locks = lost >= _LOCKED_FROM and self.lock_row is not None
+        if locks:
+            level = scope("step", in_transaction=in_transaction)
+            result = yield from in_scope(level, self._update_locked(values))
+            if result is not None:
+                return result
+        elif self.update is not None:
+            rows = yield bind(self.update, values, caller_columns)
+            if rows:
+                return read_result(plan, rows)
+        if self.find is None:
+            return None
+        rows = yield bind(self.find, values, caller_columns)
+        if any(row[0] == RowCode.UPDATED for row in rows):
+            if locks and lost > _LOCKED_FROM and plan.table.row_security:
+                raise refused(plan.table.name)  # a policy of updates hides it
+            # It was created, or changed, after the update had looked for it.
+            return LostRace(visible=True)
+        return read_result(plan, rows) if rows else None
+
+    def _update_locked(self, values: ParameterValues) -> Steps[Result | None]:
+        """
+        Lock the row and update it; return None if it does not exist.
+
+        Raises:
+            NotAppliedError: The row that is locked, and is to be updated, is not.
+        """
+        plan = self.plan
+        assert self.lock_row is not None  # noqa: S101  # see _classic
+        assert self.update is not None  # noqa: S101  # as there is something to lock
+        locked = yield bind(self.lock_row, values)
+        if not locked:
+            return None
+        caller_columns = plan.caller_columns
+        rows = yield bind(self.update, values, caller_columns)
+        if not rows and self.find is not None:
+            rows = yield bind(self.find, values, caller_columns)
+            if any(row[0] == RowCode.UPDATED for row in rows):
+                rows = ()
+        if not rows:
+            raise refused(plan.table.name)
+        return read_result(plan, rows)
+
     def _probe(
         self, values: ParameterValues, conflict: Exception, *, in_transaction: bool
-    ) -> Steps[LostRace]:
+    ) -> Steps[Result | LostRace]:
         """Return a lost race, or raise the error of a conflict that is permanent."""
         rows = yield bind(self.probe, values)
         level, visible, *others = rows[0]
@@ -192,13 +241,22 @@ class PostgresqlCall:
         if not visible and any(others):
             raise conflict
         if in_transaction and not visible and level != _READ_COMMITTED:
+            if self.insert_or_nothing is not None:
+                settled = yield from self._settle(
+                    self.insert_or_nothing,
+                    values,
+                    conflict,
+                    scope("step", in_transaction=True),
+                )
+                if not isinstance(settled, LostRace):
+                    return settled
             msg = (
                 f"a row with this key of {self.plan.table.label} was committed after"
                 f" this {level} transaction began, so it can neither be seen nor"
                 " created; roll back and repeat the transaction"
             )
             raise SerializationConflictError(msg) from conflict
-        if self.look is not None and in_transaction and not visible:
+        if self.look is not None and not visible:
             for _ in range(_LOOKS):
                 rows = yield bind(self.look, values)
                 has_policies, visible = rows[0]
@@ -213,6 +271,7 @@ class PostgresqlCall:
         insert_or_nothing: CompiledStatement,
         values: ParameterValues,
         conflict: Exception,
+        snapshot: TransactionScope,
     ) -> Steps[Result | LostRace]:
         """
         Tell a race from a conflict that stays, whatever causes it, or create the row.
@@ -224,7 +283,7 @@ class PostgresqlCall:
         """
         body = self._insert_in_snapshot(insert_or_nothing, values, conflict)
         try:
-            return (yield from in_scope(_SNAPSHOT, body))
+            return (yield from in_scope(snapshot, body))
         except Exception as exc:
             if _sqlstate(exc) in TRANSIENT:
                 return LostRace(conflict)
@@ -248,9 +307,11 @@ class PostgresqlCall:
 # PostgreSQL, "Error Codes": unique_violation, exclusion_violation.
 _CONFLICTS: Final = frozenset({"23505", "23P01"})
 _READ_COMMITTED: Final = "read committed"
-# In a transaction of the caller's, a row that a policy hides cannot be told from one that
-# is created and deleted all the time, but by looking several times.
+# At READ COMMITTED, a row that no query by the key finds cannot be told from one that is
+# created and deleted all the time, but by looking several times.
 _LOOKS: Final = 5
+_LOCKED_FROM: Final = 2
+"""The number of lost attempts after which the row is locked first."""
 
 
 def _is_conflict(error: Exception) -> bool:
