@@ -28,6 +28,7 @@ from tests.stress import interleavings as alternating
 from tests.stress import permutations as permuting
 from tests.stress import processes as counting
 from tests.stress import races as racing
+from tests.stress import simulation as simulating
 from tests.stress import soak as soaking
 from tests.stress import waiters as awaiting
 from tests.stress.mutations import running as mutating
@@ -173,6 +174,15 @@ def differential(seed: Seed = None, cases: int = 50_000) -> None:
     """Generated calls, on both databases and on a model."""
     line, is_good = differing.differ(server_dsn(), cases, seeded(seed))
     stop_session_server()
+    typer.echo(line if is_good else f"WRONG {line}")
+    raise typer.Exit(int(not is_good))
+
+
+@app.command()
+def simulation(seed: Seed = None, seeds: int = 10_000) -> None:
+    """A coalescer in a world that each of many seeds decides."""
+    chosen = seeded(seed)
+    line, is_good = simulating.simulate_many(range(chosen, chosen + seeds))
     typer.echo(line if is_good else f"WRONG {line}")
     raise typer.Exit(int(not is_good))
 
