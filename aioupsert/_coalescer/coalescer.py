@@ -391,10 +391,11 @@ class Coalescer:
         if is_pool(handle):
             return
         async with session_on(handle) as session:
-            if session.state.is_held_here():
-                msg = (
-                    "the bulk call whose rows wait for this call holds the coalescer's"
-                    " connection: give the coalescer a pool or another connection, or"
-                    " call create_or_update()"
-                )
-                raise UsageError(msg)
+            is_held = session.state.is_held_here()
+        if is_held:
+            msg = (
+                "the bulk call whose rows wait for this call holds the coalescer's"
+                " connection: give the coalescer a pool or another connection, or call"
+                " create_or_update()"
+            )
+            raise UsageError(msg)

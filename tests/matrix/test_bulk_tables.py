@@ -246,6 +246,9 @@ async def test_a_reload_uses_up_no_number_of_a_sequence(
 
 
 NUMBERED: Final = {
+    "as the database compares": (
+        "CREATE TABLE t (id serial, k numeric UNIQUE, a integer, b integer)"
+    ),
     "serial": "CREATE TABLE t (id serial, k integer UNIQUE, a integer, b integer)",
     "identity": (
         "CREATE TABLE t (id bigint GENERATED ALWAYS AS IDENTITY, k integer UNIQUE,"
@@ -281,6 +284,11 @@ async def test_new_rows_are_numbered_in_their_order(
     rows = [{"k": k, columns[n % len(columns)]: n} for n, k in enumerate(keys)]
     result = await create_or_update_many(pg.handle, "t", rows, key="k")
     assert result == BulkResult(created=9, updated=4)
+    again = await create_or_update_many(
+        pg.handle, "t", rows[-5:], key="k", skip_unchanged=True
+    )
+    assert again == BulkResult(unchanged=5)
+    await create_or_update_many(pg.handle, "t", rows, key="k")
     await create_or_update_many(pg.handle, "t", [{"k": 13, "a": 1}], key="k")
     # And none is left out.
     assert await pg.query("SELECT id, k FROM t ORDER BY id") == [

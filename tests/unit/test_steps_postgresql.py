@@ -1,0 +1,100 @@
+"""The classic steps of PostgreSQL, answered as a server might."""
+
+from typing import Any
+
+import pytest
+
+from aioupsert import Action, F, NotAppliedError, SerializationConflictError
+from aioupsert._engines.outcomes import LostRace
+from aioupsert._engines.postgresql.compiler import compile_call
+from aioupsert._plan import Plan
+from tests.unit.plans import column, plan, table
+
+VALUES = [1, 2, 3]
+
+
+class ServerError(Exception):
+    """An error with a SQLSTATE."""
+
+    def __init__(self, sqlstate: str) -> None:
+        super().__init__(sqlstate)
+        self.sqlstate = sqlstate
+
+
+def made(**call: Any) -> Plan:
+    relation = table(column("hits", type="pg_catalog.int4"), **call.pop("table", {}))
+    return plan(relation, **{"defaults": {"hits": 2}, "strategy": "exact", **call})
+
+
+def outcome(made: Plan, lost: int, *answers: Any) -> Any:
+    """Make an attempt; each answer is the rows of a command, or its error."""
+    steps = compile_call(made).attempt(VALUES, lost)
+    next(steps)
+    try:
+        for answer in answers:
+            if isinstance(answer, Exception):
+                steps.throw(answer)
+            else:
+                steps.send(answer)
+    except StopIteration as stop:
+        return stop.value
+    raise AssertionError
+
+
+OUTSIDE: Any = ()
+INSIDE: Any = ((True,),)
+DONE: Any = [("COMMIT",)]
+CONFLICT = ServerError("23505")
+WHERE: Any = {"where": F("hits") < 5}
+
+
+def test_a_row_that_is_locked_is_updated() -> None:
+    result = outcome(made(), 2, OUTSIDE, [], [(1,)], [(2,)], DONE)
+    assert result.action is Action.UPDATED
+
+
+def test_one_that_is_locked_may_be_left() -> None:
+    result = outcome(made(**WHERE), 2, OUTSIDE, [], [(1,)], [], [(4,)], DONE)
+    assert result.action is Action.SKIPPED
+
+
+@pytest.mark.parametrize(("call", "found"), [({}, []), (WHERE, [[(2,)]])])
+def test_one_that_is_locked_and_is_not_updated_is_refused(
+    call: Any, found: list[Any]
+) -> None:
+    with pytest.raises(NotAppliedError):
+        outcome(made(**call), 2, OUTSIDE, [], [(1,)], [], *found, [])
+
+
+def test_one_that_is_gone_when_it_is_to_be_locked_is_created() -> None:
+    result = outcome(made(), 2, OUTSIDE, [], [], DONE, [(1,)])
+    assert result.action is Action.CREATED
+    result = outcome(made(**WHERE), 2, OUTSIDE, [], [], DONE, [], [(1,)])
+    assert result.action is Action.CREATED
+
+
+def test_one_that_can_be_seen_and_not_locked_is_refused_in_the_end() -> None:
+    secured = made(**WHERE, table={"row_security": True})
+    again = outcome(secured, 2, OUTSIDE, [], [], DONE, [(2,)])
+    assert again == LostRace(visible=True)
+    with pytest.raises(NotAppliedError):
+        outcome(secured, 3, OUTSIDE, [], [], DONE, [(2,)])
+
+
+def in_snapshot(*answers: Any) -> Any:
+    """The second attempt in a transaction whose snapshot is fixed."""
+    lost = [[], [], CONFLICT, [], [("repeatable read", False, False)]]
+    return outcome(made(), 1, INSIDE, *lost, *answers)
+
+
+def test_a_conflict_in_a_snapshot_is_one_that_stays_or_a_race() -> None:
+    # SAVEPOINT, the insert again, and perhaps the probe.
+    with pytest.raises(ServerError, match="23505"):
+        in_snapshot([], [], [("repeatable read", False, False)], [])
+    with pytest.raises(SerializationConflictError):
+        in_snapshot([], ServerError("40001"), [])
+    with pytest.raises(SerializationConflictError):
+        in_snapshot([], [], [("repeatable read", True, False)], [])
+    with pytest.raises(ServerError, match="42501"):
+        in_snapshot([], ServerError("42501"), [])
+    assert in_snapshot([], [(1,)], []).action is Action.CREATED
