@@ -13,7 +13,7 @@ import decimal
 import re
 import string
 import uuid
-from typing import TYPE_CHECKING, Final, Literal, NoReturn, TypeAlias
+from typing import TYPE_CHECKING, Final, Literal, NoReturn, TypeAlias, TypeVar
 
 from aioupsert.errors import UsageError
 from aioupsert.typing import Value
@@ -81,6 +81,8 @@ Nodes are plain tuples because every call creates and hashes some.
 Operand: TypeAlias = "Expression | Value"
 """An expression, or a plain value that becomes a bound parameter."""
 
+T = TypeVar("T")
+
 _INT32: Final = 2**31
 _INT64: Final = 2**63
 
@@ -95,7 +97,7 @@ TOO_DEEP: Final = (
 COMPARISONS: Final = ("=", "<>", "<", "<=", ">", ">=", "in")
 """The operators that compare values of the same type."""
 
-CHOICES: Final = ("coalesce", "greatest", "least")
+CHOICES: Final = ("coalesce", "greatest", "least", "case", "nullif")
 """The functions that return one of their arguments, which have the same type."""
 
 SAME_TYPE: Final = frozenset({*COMPARISONS, *CHOICES})
@@ -133,13 +135,18 @@ def walk(node: Node) -> Iterator[Node]:
         waiting += reversed(node[2])
 
 
+def of_same_type(name: str, operands: Sequence[T]) -> Sequence[T]:
+    """Return the operands that have the same type: of `case` not the conditions."""
+    return (*operands[1:-1:2], operands[-1]) if name == "case" else operands
+
+
 def column_beside(node: Node) -> str | None:
     """
     Return the column that stands beside a literal among the operands of a node.
 
     A literal takes the type of this column if the operands have the same type.
     """
-    for operand in node[2]:
+    for operand in of_same_type(node[1], node[2]):
         kind, name, _ = operand
         if kind in {"column", "excluded"}:
             return name
@@ -399,6 +406,54 @@ def greatest(*values: Operand) -> Expression:
 def least(*values: Operand) -> Expression:
     """Return the least value; NULLs are ignored on both engines."""
     return _function("least", values, at_least=1)
+
+
+def case(*branches: tuple[Operand, Operand], else_: Operand = None) -> Expression:
+    """
+    Return the value beside the first condition that is true, or *else_*.
+
+    Each of *branches* is a condition and a value, as in
+    ``case((F("hits") >= 100, "hot"), (F("hits") >= 10, "warm"), else_="cold")``.
+
+    Raises:
+        UsageError: There are no branches, or one is not a pair.
+    """
+    given: tuple[Value, ...] = branches
+    if {*map(type, given)} != {tuple} or any(len(b) != _PAIR for b in given):
+        msg = "case() takes pairs of a condition and a value, at least one"
+        raise UsageError(msg)
+    operands = [operand for branch in branches for operand in branch]
+    return _build("function", "case", *operands, else_)
+
+
+_PAIR: Final = 2
+
+
+def nullif(value: Operand, other: Operand) -> Expression:
+    """Return *value*, or NULL if it equals *other*."""
+    return _build("function", "nullif", value, other)
+
+
+def like(value: Operand, pattern: str) -> Expression:
+    """
+    Return the condition that text matches a pattern as a whole.
+
+    ``%`` stands for any number of characters, ``_`` for one, and a backslash before one
+    of these, or before another backslash, for the character itself. Letters match only
+    themselves, whatever the collation: ``like(lower(F("name")), "a%")`` takes both
+    cases of ASCII letters.
+
+    Raises:
+        UsageError: *pattern* is not text, or ends with an escaping backslash.
+    """
+    text: Value = pattern
+    if not isinstance(text, str) or (len(text) - len(text.rstrip("\\"))) % 2:
+        msg = (
+            "like() takes its pattern as text that does not end with an escaping"
+            f" backslash, not {text!r}"
+        )
+        raise UsageError(msg)
+    return _build("function", "like", value, pattern)
 
 
 def now() -> Expression:

@@ -188,15 +188,21 @@ class SqlWriter(abc.ABC):
                 return f"({self.expression(args[0])} IS NULL)"
             case "in" if args[-1].parameter >= 0 and args[-1].name in MEMBERS:
                 return self.among(args[0], args[1])
-            case "in" if len(args) > 1:
-                return self.one_of(args[0], args[1:])
             case "in":
-                return "FALSE"
+                return self.one_of(args[0], args[1:]) if args[1:] else "FALSE"
+            case "case":
+                return self.choice([*map(self.expression, args)])
             case "coalesce":
                 # SQLite's takes at least two arguments; another NULL changes nothing.
                 return f"coalesce({self.expressions(args)}, NULL)"
             case _:
                 return self.function(expression)
+
+    def choice(self, parts: Sequence[str]) -> str:
+        """Write the first value whose condition is true, or the last one."""
+        branches = zip(parts[:-1:2], parts[1:-1:2], strict=True)
+        text = " ".join(f"WHEN {test} THEN {value}" for test, value in branches)
+        return f"(CASE {text} ELSE {parts[-1]} END)"
 
     def operator(self, expression: Resolved) -> str:
         """Write the name of an operator."""

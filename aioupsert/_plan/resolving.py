@@ -22,6 +22,7 @@ from aioupsert.expressions import (
     Node,
     NodeKind,
     column_beside,
+    of_same_type,
 )
 
 ResolvedKind: TypeAlias = Literal[
@@ -142,7 +143,7 @@ _NUMBERS: Final[frozenset[Family]] = frozenset({"integer", "number"})
 _DATES: Final[frozenset[Family]] = frozenset({"date", "other"})
 _NULL_OF_NULLS: Final = frozenset({*ARITHMETIC, "%", *CHOICES})
 _RESULT_FAMILIES: Final[dict[str, Family]] = {
-    **dict.fromkeys((*COMPARISONS, "AND", "OR", "NOT", "is_null"), "boolean"),
+    **dict.fromkeys((*COMPARISONS, "AND", "OR", "NOT", "is_null", "like"), "boolean"),
     **dict.fromkeys(("concat", "lower", "upper"), "text"),
     "length": "integer",
     "merge": "json",
@@ -159,7 +160,7 @@ _OPERANDS: Final[dict[str, tuple[frozenset[Family], str]]] = {
         ),
     ),
     **dict.fromkeys(
-        (*COMPARISONS, "greatest", "least"),
+        (*COMPARISONS, "greatest", "least", "nullif"),
         (
             frozenset({"integer", "number", "text", "boolean", "bytes", *_DATES}),
             "the engines compare JSON differently",
@@ -181,6 +182,7 @@ _OPERANDS: Final[dict[str, tuple[frozenset[Family], str]]] = {
         frozenset({"text", "bytes"}),
         "it counts characters of text and bytes of binary values",
     ),
+    "like": (frozenset({"text"}), "it compares text with a pattern"),
     "merge": (frozenset({"json", "text"}), "it joins JSON objects"),
 }
 _KNOWN_FAMILIES: Final[frozenset[Family]] = frozenset(
@@ -310,18 +312,24 @@ class Branch:
             inner = null = beside or (hint if name in CHOICES else None)
         elif name in ARITHMETIC and beside and beside.family in _NUMBERS:
             null = beside
+        conditions = value.args[:-1:2] if name == "case" else ()
         args = tuple(
-            self._resolve(arg, null if arg.name == "null" else inner)
+            self._resolve(arg, None)
+            if any(arg is condition for condition in conditions)
+            else self._resolve(arg, null if arg.name == "null" else inner)
             for arg in value.args
         )
         if kind in {"call", "sql"}:
             return Resolved(kind, name, args)
         if name in _NULL_OF_NULLS and all(arg.name == "null" for arg in args):
             return args[0]  # which has a type if the database needs one
-        self._check_operands(name, args, name)
+        if conditions:
+            self._check_operands("AND", args[:-1:2], name)
+        alike = of_same_type(name, args)
+        self._check_operands(name, alike, name)
         if name in SAME_TYPE:
-            _check_alike(name, args)
-        return Resolved(kind, name, args, family=_family(name, args))
+            _check_alike(name, alike)
+        return Resolved(kind, name, args, family=_family(name, alike))
 
     def _check_operands(self, rule: str, args: Iterable[Resolved], where: str) -> None:
         allowed, why = _OPERANDS.get(rule, (_KNOWN_FAMILIES, _UNTYPED))

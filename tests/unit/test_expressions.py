@@ -17,11 +17,13 @@ from aioupsert import (
     Expression,
     F,
     UsageError,
+    case,
     coalesce,
     func,
     greatest,
     least,
     length,
+    like,
     lower,
     now,
     upper,
@@ -200,6 +202,23 @@ def test_an_expression_has_no_truth_value(ask: Callable[[], object]) -> None:
 def test_a_column_is_named_by_a_text(make: Callable[[Any], Any], name: Any) -> None:
     with pytest.raises(UsageError, match=r"\w+\(\) takes a column name, not"):
         make(name)
+
+
+@pytest.mark.parametrize("branches", [(), (F("a"),), ((F("a"), 1, 2),), ([1, 2],)])
+def test_a_case_needs_pairs(branches: Any) -> None:
+    with pytest.raises(UsageError, match=r"case\(\) takes pairs of a condition"):
+        case(*branches)
+
+
+@pytest.mark.parametrize("pattern", [None, 5, b"a", F("a"), "a\\", "\\\\\\"])
+def test_a_pattern_is_a_text_without_a_loose_end(pattern: Any) -> None:
+    with pytest.raises(UsageError, match=r"like\(\) takes its pattern as text"):
+        like(F("a"), pattern)
+
+
+def test_a_case_shows_itself() -> None:
+    made = case((F("a") > 1, "x"), else_=F("b"))
+    assert repr(made) == "case(>(F('a'), 1), 'x', F('b'))"
 
 
 @pytest.mark.parametrize("make", [coalesce, greatest, least])

@@ -182,6 +182,11 @@ class PostgresqlWriter(SqlWriter):
             case "lower" | "upper":
                 text = f'{self.expression(args[0])} COLLATE "C"'
                 return f"pg_catalog.{name}({text})"
+            case "nullif":
+                return self._null_if(args[0], args[1])
+            case "like":
+                text = f'({self.expression(args[0])})::{TEXT} COLLATE "C"'
+                return f"({text} {operator('~~')} {self.expression(args[1])})"
             case "concat":
                 parts = (f"{self.expression(arg)}::pg_catalog.text" for arg in args)
                 return f"({f' {CONCATENATED} '.join(parts)})"
@@ -197,6 +202,13 @@ class PostgresqlWriter(SqlWriter):
                 )
             case _:
                 return f"pg_catalog.{name}({self.expressions(args)})"
+
+    def _null_if(self, value: Resolved, other: Resolved) -> str:
+        equals = EQUALS if is_built_in(value) and is_built_in(other) else "="
+        return (
+            f"(SELECT CASE WHEN n.v {equals} {self.expression(other)} THEN NULL"
+            f" ELSE n.v END FROM (SELECT {self.expression(value)} AS v OFFSET 0) AS n)"
+        )
 
     def _not_zero(self, divisor: Resolved) -> str:
         """Write a divisor, or NULL in place of zero; it is evaluated once."""

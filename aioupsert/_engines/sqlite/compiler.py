@@ -20,7 +20,8 @@ References:
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import re
+from typing import TYPE_CHECKING, Final
 
 from aioupsert._engines.sql import (
     CompiledStatement,
@@ -32,6 +33,7 @@ from aioupsert._engines.sql import (
 )
 from aioupsert._engines.sqlite.steps import SqliteCall
 from aioupsert._plan import Resolved
+from aioupsert.typing import Value
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -105,6 +107,17 @@ class SqliteWriter(SqlWriter):
                 return f"({self.expression(args[0])} {name} {self.expression(args[1])})"
             case "greatest" | "least":
                 return self._extreme("max" if name == "greatest" else "min", args)
+            case "nullif":
+                # Not its own function, which compares without the columns' affinity.
+                other, value = self.expression(args[1]), self.expression(args[0])
+                return (
+                    f"(SELECT CASE WHEN n.v = {other} THEN NULL ELSE n.v END"
+                    f" FROM (SELECT {value} AS v) AS n)"
+                )
+            case "like":
+                text = self.expression(args[0])
+                self.encoders.append((len(self.parameters), _glob))
+                return f"({text} GLOB {self.expression(args[1])})"
             case "concat":
                 return f"({' || '.join(map(self.expression, args))})"
             case "merge":
@@ -206,6 +219,22 @@ class SqliteWriter(SqlWriter):
             value = self.key_value(k)
             tests.append(f"{self.column(k.column)} IS {value} COLLATE BINARY")
         return f"CASE WHEN {' AND '.join(tests)} THEN {RowCode.CREATED} ELSE {RowCode.UPDATED} END"
+
+
+def _glob(pattern: Value) -> str:
+    """
+    Return the pattern of GLOB for one of LIKE.
+
+    GLOB tells capitals from small letters, as PostgreSQL's LIKE does.
+    """
+    parts = re.findall(r"\\.|.", pattern, re.DOTALL)
+    return "".join(
+        _GLOBS.get(part) or (f"[{part[-1]}]" if part[-1] in "*?[" else part[-1])
+        for part in parts
+    )
+
+
+_GLOBS: Final = {"%": "*", "_": "?"}
 
 
 def name_table(table: Table) -> str:
