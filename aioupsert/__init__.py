@@ -11,6 +11,7 @@ from aioupsert._bulk import create_or_update_many, iter_create_or_update
 from aioupsert._coalescer import Coalescer
 from aioupsert._drivers import is_retryable
 from aioupsert._execution.table_cache import set_schema_cache_ttl
+from aioupsert._sync import sync_rows
 from aioupsert._upsert import create_or_update, get_or_create, preview
 from aioupsert.errors import (
     AioupsertError,
@@ -22,6 +23,7 @@ from aioupsert.errors import (
     PoolTimeoutError,
     RetriesExhaustedError,
     SerializationConflictError,
+    SyncRefusedError,
     UnknownColumnError,
     UnknownTableError,
     UnsupportedConnectionError,
@@ -78,6 +80,7 @@ __all__ = [
     "RetriesExhaustedError",
     "SerializationConflictError",
     "Statement",
+    "SyncRefusedError",
     "UnknownColumnError",
     "UnknownTableError",
     "UnsupportedConnectionError",
@@ -101,6 +104,7 @@ __all__ = [
     "on_event",
     "preview",
     "set_schema_cache_ttl",
+    "sync_rows",
     "upper",
 ]
 

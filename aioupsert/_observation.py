@@ -49,6 +49,7 @@ def bulk_result(counts: Mapping[Action, int]) -> BulkResult:
         updated=counts[Action.UPDATED],
         unchanged=counts[Action.UNCHANGED],
         skipped=counts[Action.SKIPPED],
+        deleted=counts[Action.DELETED],
     )
 
 

@@ -161,6 +161,30 @@ class BulkError(AioupsertError):
         return type(self), (self.index, self.row, self._cause, self.committed)
 
 
+class SyncRefusedError(AioupsertError):
+    """
+    `sync_rows` would have removed too much; nothing is stored.
+
+    The source is empty, or lacks more rows of the scope than *max_missing* allows.
+
+    Attributes:
+        missing: The number of rows of the scope that the source has not; of an empty
+            source, all of them.
+        rows: The number of rows in the scope when the call began, marked ones left out.
+    """
+
+    def __init__(self, missing: int, rows: int, why: str) -> None:
+        """Compose the message from the reason and the numbers."""
+        self.missing: int = missing
+        self.rows: int = rows
+        self._why = why
+        super().__init__(f"{why}: {missing} of {rows} rows would go; nothing is stored")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copy and pickle by the arguments of the constructor."""
+        return type(self), (self.missing, self.rows, self._why)
+
+
 class CoalescerClosedError(AioupsertError):
     """
     The coalescer is closed, was not entered, or belongs to another event loop.

@@ -21,6 +21,7 @@ Operation: TypeAlias = Literal[
     "get_or_create",
     "create_or_update_many",
     "iter_create_or_update",
+    "sync_rows",
     "Coalescer.create_or_update",
     "Coalescer.batch",
 ]
@@ -44,8 +45,8 @@ class Event:
             ``"sqlite"`` or ``"cockroachdb"``; empty until a connection is acquired.
         rows: The number of rows, or the number of calls in a batch of a `Coalescer`.
             Zero while the operation runs; at least one if it failed.
-        result: How many rows were created, updated, left unchanged, and skipped. In a
-            batch of a `Coalescer`, cancelled calls are not counted.
+        result: How many rows were created, updated, left unchanged, and skipped, and by
+            `sync_rows` removed or marked. In a batch of a `Coalescer`, cancelled calls are not counted.
         failed: The number of rows, or calls in a batch, that failed.
         retries: The number of attempts that were repeated because another session got
             in the way.

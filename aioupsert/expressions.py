@@ -103,6 +103,14 @@ CHOICES: Final = ("coalesce", "greatest", "least", "case", "nullif")
 SAME_TYPE: Final = frozenset({*COMPARISONS, *CHOICES})
 """The operators and functions whose operands have the same type."""
 
+MARKING: Final = frozenset({"holds", "kept_if"})
+"""
+The functions of marked rows, which no caller writes.
+
+``holds(column, value)`` is true also if both are NULL; ``kept_if(condition, column,
+value)`` is the column if the condition is true, otherwise the value.
+"""
+
 ARITHMETIC: Final = frozenset({"+", "-", "*", "/"})
 """The operators that compute a number from numbers."""
 

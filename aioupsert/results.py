@@ -23,6 +23,8 @@ class Action(StrEnum):
     """The row existed, and there was nothing to write."""
     SKIPPED = "skipped"
     """The row existed, and *where* was not true for it."""
+    DELETED = "deleted"
+    """The row existed, the source of `sync_rows` has not; it was removed or marked."""
 
 
 if TYPE_CHECKING:
@@ -117,6 +119,8 @@ class BulkResult:
         updated: Rows that existed and were written.
         unchanged: Rows that existed, with nothing to write.
         skipped: Rows that existed, and for which *where* was not true.
+        deleted: With `sync_rows`, the rows that were removed or marked, since the source
+            has not got them; these are no input rows.
         rejected: With ``on_error="skip"``, one error for each row that could not be
             stored, with the row, its index and the database's error.
     """
@@ -125,11 +129,12 @@ class BulkResult:
     updated: int = 0
     unchanged: int = 0
     skipped: int = 0
+    deleted: int = 0
     rejected: tuple[BulkError, ...] = ()
 
     @property
     def rows(self) -> int:
-        """The number of input rows: the sum of all outcomes."""
+        """The number of input rows: the sum of all outcomes but *deleted*."""
         stored = self.created + self.updated + self.unchanged + self.skipped
         return stored + len(self.rejected)
 

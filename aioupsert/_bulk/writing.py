@@ -53,14 +53,26 @@ class BulkWrite:
         skip: bool = False,
         each: bool = False,
         progress: Callable[[Progress], object] | None = None,
+        rows: RowGrouper | None = None,
     ) -> None:
-        """Begin a call."""
+        """
+        Begin a call.
+
+        Args:
+            name: The table's name.
+            request: The arguments of the call.
+            timeout: Seconds after which no batch is tried again.
+            skip: Whether rows that cannot be stored are left out.
+            each: Whether the result of each row is asked for.
+            progress: What is told of progress.
+            rows: Reads the rows; by default, what the request says.
+        """
         self.commits = True
         """Whether a stored batch stays stored, whatever comes after it."""
         self._inside = False  # whether the caller has a transaction open
         self._name = name
         self._request = request
-        self._rows = RowGrouper(request)
+        self._rows = rows or RowGrouper(request)
         self._timeout = timeout
         self._progress = progress
         self._started = self._reported_at = time.monotonic()
@@ -104,10 +116,14 @@ class BulkWrite:
             self._reported_at, self._reported_rows = now, rows
             self._progress(Progress(rows, now - self._started, stored))
 
-    async def results(self, session: Session, batch: Batch) -> list[Result]:
-        """Store a batch, and return the result of each row."""
+    def enter(self, session: Session) -> None:
+        """Become part of the transaction that is open, if one is."""
         self._inside = session.in_transaction()
         self.commits = not self._inside
+
+    async def results(self, session: Session, batch: Batch) -> list[Result]:
+        """Store a batch, and return the result of each row."""
+        self.enter(session)
         outcome = await self.store(session, batch)
         results = outcome.results or {}
         return [results[position] for position in batch.positions]

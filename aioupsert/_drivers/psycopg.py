@@ -259,6 +259,8 @@ class PsycopgSession(PostgresqlSession):
         return await self._rows(cursor, caller_columns)
 
     async def _rows(self, cursor: Any, caller_columns: int) -> ResultRows:
+        if cursor.description is None:
+            return ()
         if _has_default_loaders(self._connection.adapters):
             rows: ResultRows = await cursor.fetchall()
             return rows

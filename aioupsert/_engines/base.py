@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from aioupsert._engines.outcomes import BatchOutcome, LostRace
     from aioupsert._engines.sql import CompiledStatement, RowCode
     from aioupsert._plan import Plan, RowGroup
-    from aioupsert._plan.schema import Table, TableName
+    from aioupsert._plan.schema import Names, Table, TableName
     from aioupsert.results import Result
 
 T = TypeVar("T")
@@ -258,6 +258,65 @@ class CompiledBatch(Protocol):
         ...
 
 
+class CompiledSync(Protocol):
+    """
+    The statements by which the rows of a scope are found that a source has not.
+
+    All of them are sent in one open transaction: `lock`, and if such rows are not kept
+    `begin`, `note` for each batch of the source, `find_missing`, then `remove`, or `mark`
+    for some rows after the others, and `end`.
+    """
+
+    def lock(self, values: ParameterValues, /) -> Steps[None]:
+        """Wait for other calls of the same scope."""
+        ...
+
+    def begin(self, values: ParameterValues, /) -> Steps[int]:
+        """
+        Fix which rows may be removed; return their number.
+
+        Raises:
+            UsageError: Rows of such a table cannot be removed.
+        """
+        ...
+
+    def note(self, group: RowGroup, /) -> Steps[None]:
+        """Note the keys of some rows of the source."""
+        ...
+
+    def find_missing(self, values: ParameterValues, /) -> Steps[int]:
+        """Lock and number the rows that the source has not; return how many they are."""
+        ...
+
+    def read(self, first: int, last: int, /) -> Steps[ResultRows]:
+        """Return the columns asked for, of missing rows from a number to another."""
+        ...
+
+    def remove(self) -> Steps[None]:
+        """
+        Remove all missing rows.
+
+        Raises:
+            NotAppliedError: The database silently has not removed some.
+        """
+        ...
+
+    def mark(
+        self, values: ParameterValues, first: int, last: int, /
+    ) -> Steps[ResultRows]:
+        """
+        Mark missing rows from a number to another; return the columns asked for.
+
+        Raises:
+            NotAppliedError: The database silently has not marked some.
+        """
+        ...
+
+    def end(self) -> Steps[None]:
+        """Drop what the steps have created."""
+        ...
+
+
 CompiledGroup: TypeAlias = "tuple[CompiledBatch, RowGroup]"
 """Rows of one request shape, and the statements that write them."""
 
@@ -313,6 +372,17 @@ class Engine(ValueSemantics, Protocol):
 
         Returns:
             Steps that return the groups as they are to be written, one after the other.
+        """
+        ...
+
+    def compile_sync(self, plan: Plan, scope: Names, number: int) -> CompiledSync:
+        """
+        Compile what makes the rows of a scope equal to those of a source.
+
+        Args:
+            plan: Its condition is the scope, its update marks a row.
+            scope: The columns of the scope.
+            number: Distinguishes calls that are within one another.
         """
         ...
 

@@ -163,6 +163,8 @@ class SqlWriter(abc.ABC):
                 written = [*map(self.expression, expression.args), ""]
                 text = "".join(p + w for p, w in zip(parts, written, strict=True))
                 return f"({text})"
+            case "marking":
+                return self.marking(expression)
             case _:
                 return self.operation(expression)
 
@@ -204,6 +206,15 @@ class SqlWriter(abc.ABC):
         text = " ".join(f"WHEN {test} THEN {value}" for test, value in branches)
         return f"(CASE {text} ELSE {parts[-1]} END)"
 
+    def marking(self, expression: Resolved) -> str:
+        """Write a function of marked rows; see `MARKING`."""
+        if expression.name == "kept_if":
+            return self.choice([*map(self.expression, expression.args)])
+        stored, value = expression.args
+        if value.kind == "default" and value.column and not value.column.default:
+            return f"({self.expression(stored)} IS NULL)"
+        return self.same(stored, value)
+
     def operator(self, expression: Resolved) -> str:
         """Write the name of an operator."""
         return expression.name
@@ -231,6 +242,10 @@ class SqlWriter(abc.ABC):
     @abc.abstractmethod
     def among(self, value: Resolved, members: Resolved) -> str:
         """Write whether a value is one of the members of a set, which is one parameter."""
+
+    @abc.abstractmethod
+    def same(self, one: Resolved, other: Resolved) -> str:
+        """Write whether two values are equal, or both NULL."""
 
     @abc.abstractmethod
     def function(self, expression: Resolved) -> str:

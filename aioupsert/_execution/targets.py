@@ -16,8 +16,17 @@ from aioupsert._plan import (
     read_request,
     read_row_request,
 )
+from aioupsert._plan.bulk_request import read_key_names
 from aioupsert._plan.row_classes import RowClass, row_class
 from aioupsert._plan.schema import TableName, split_name, table_name
+from aioupsert._plan.sync_request import (
+    SyncRequest,
+    SyncTerms,
+    read_marks,
+    read_scope,
+    read_sync_request,
+    with_scope,
+)
 from aioupsert.errors import UsageError
 from aioupsert.typing import Returning, Value
 
@@ -117,6 +126,24 @@ class Target:
             return self.model.default_returning(self._conn, returning)
         return returning
 
+    def read_sync(
+        self, arguments: BulkArguments, scope: object, missing: object
+    ) -> SyncRequest:
+        """Check the arguments of `sync_rows` by themselves."""
+        cells, marks = read_scope(scope), read_marks(missing)
+        key, touch = arguments["key"], arguments["touch"]
+        if self.model is None:
+            names = read_key_names(key)
+            updates = {**touch} if touch and marks else {}
+            terms = SyncTerms(cells, cells, None, marks, {}, updates)
+        else:
+            keys = self.model.keys(key)
+            names = (keys,) if isinstance(keys, str) else keys
+            terms = self.model.sync_terms(cells, marks, touch)
+        update = with_scope(arguments["update"], [*terms.cells], names)
+        rows = self.read_bulk({**arguments, "update": update})
+        return read_sync_request(rows, names, terms, keeps=missing == "keep")
+
     def tracked(self, arguments: Arguments) -> Arguments | None:
         """Return arguments that tell which loaded objects a call is about, if any."""
         if self.model is None or not self._synchronizes():
@@ -211,10 +238,10 @@ class Target:
             return self.model.identity
         return self.model.row_class(returning).names
 
-    async def synchronize(self) -> None:
-        """Refresh the objects that the session has loaded, after a bulk call."""
+    async def synchronize(self, *, removed: bool = False) -> None:
+        """Refresh loaded objects after a bulk call; perhaps drop those without a row."""
         if self.model is not None and self._synchronizes():
-            await self.model.synchronize_all(self._conn, self._options)
+            await self.model.synchronize_all(self._conn, self._options, removed=removed)
 
     def _synchronizes(self) -> bool:
         return (

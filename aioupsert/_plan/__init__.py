@@ -21,6 +21,7 @@ from aioupsert._plan.rows import (
     check_keys,
     read_row_request,
 )
+from aioupsert._plan.sync_request import SyncRequest
 
 __all__ = [
     "Assignment",
@@ -35,6 +36,7 @@ __all__ = [
     "Resolved",
     "RowGroup",
     "RowGrouper",
+    "SyncRequest",
     "ValueSemantics",
     "check_keys",
     "make_plan",

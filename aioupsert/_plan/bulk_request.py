@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from operator import itemgetter
 from typing import Final, NamedTuple, TypeAlias, TypedDict, cast
@@ -88,6 +88,7 @@ class BulkRequest:
         on_update: What an update also sets, unless the call or the row sets it.
         translation: How to translate the rows, if they are not stored as they are.
         strategy: How to execute a call of a single row.
+        resets: What an update also sets, and compares, unless the call or the row does.
     """
 
     key: Names
@@ -103,6 +104,7 @@ class BulkRequest:
     on_update: BoundExpressions
     translation: RowTranslation | None
     strategy: Strategy = "auto"
+    resets: BoundExpressions = field(default_factory=dict[str, BoundExpression])
 
     def request(
         self,
@@ -124,6 +126,8 @@ class BulkRequest:
         width = len(self.key)
         present = {*names} - generated
         update = self._update_of(names, present)
+        if self.resets:
+            update = {**self.resets, **update}
         also: BoundExpressions = {}
         # A value that the row has for a touched column is the one to write, but for a
         # default that was made for the row.

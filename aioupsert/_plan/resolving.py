@@ -18,6 +18,7 @@ from aioupsert.expressions import (
     ARITHMETIC,
     CHOICES,
     COMPARISONS,
+    MARKING,
     SAME_TYPE,
     Node,
     NodeKind,
@@ -26,7 +27,15 @@ from aioupsert.expressions import (
 )
 
 ResolvedKind: TypeAlias = Literal[
-    "column", "default", "value", "literal", "operator", "function", "call", "sql"
+    "column",
+    "default",
+    "value",
+    "literal",
+    "operator",
+    "function",
+    "marking",
+    "call",
+    "sql",
 ]
 """
 What a resolved node is.
@@ -305,6 +314,8 @@ class Branch:
         hint: Column | None,
     ) -> Resolved:
         name = value.name
+        if name in MARKING:
+            return self._marking(name, value.args)
         name_beside = column_beside(value.node)
         beside = None if name_beside is None else self.table.columns[name_beside]
         inner = null = None
@@ -330,6 +341,19 @@ class Branch:
         if name in SAME_TYPE:
             _check_alike(name, alike)
         return Resolved(kind, name, args, family=_family(name, alike))
+
+    def _marking(self, name: str, values: Sequence[NumberedNode]) -> Resolved:
+        """Resolve a function of a column and a value, which may be its default."""
+        *conditions, stored, other = values
+        column = self.table.columns[stored.name]
+        is_default = other.kind == "default"
+        args = (
+            *(self._resolve(condition, None) for condition in conditions),
+            self._resolve(stored, None),
+            self._default(column) if is_default else self._resolve(other, column),
+        )
+        family: Family = "boolean" if name == "holds" else column.family
+        return Resolved("marking", name, args, family=family)
 
     def _check_operands(self, rule: str, args: Iterable[Resolved], where: str) -> None:
         allowed, why = _OPERANDS.get(rule, (_KNOWN_FAMILIES, _UNTYPED))

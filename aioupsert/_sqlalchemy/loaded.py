@@ -39,11 +39,14 @@ async def refresh(
     *,
     options: Mapping[str, object],
     expired: bool,
-) -> None:
+) -> list[Value]:
     """
     Give loaded objects the values that are stored.
 
     What the caller has set but not flushed is kept.
+
+    Returns:
+        The states of those that have no row.
 
     Args:
         connection: The session's connection.
@@ -54,15 +57,18 @@ async def refresh(
         expired: Whether attributes are loaded that are not, or have expired.
     """
     key = [columns[name] for name in identity]
+    gone: list[Value] = []
     for start in range(0, len(states), ROWS_AT_ONCE):
         some = {tuple(s.key[1]): s for s in states[start : start + ROWS_AT_ONCE]}
         statement = sa.select(*key, *columns.values()).where(with_keys(key, [*some]))
         rows = await connection.execute(statement, execution_options=options)
         for row in rows:
-            state = some.get(tuple(row[: len(key)]))
+            state = some.pop(tuple(row[: len(key)]), None)
             if state is not None:
                 stored = dict(zip(columns, row[len(key) :], strict=True))
                 _set(state, stored, expired=expired)
+        gone += some.values()
+    return gone
 
 
 def _set(state: Any, stored: Mapping[str, Value], *, expired: bool) -> None:

@@ -25,6 +25,7 @@ from aioupsert._drivers.base import Handle
 from aioupsert._plan import pairs
 from aioupsert._plan.records import RowTranslation
 from aioupsert._plan.row_classes import RowClass, row_class
+from aioupsert._plan.sync_request import SyncTerms
 from aioupsert._sqlalchemy.binds import (
     bind_arguments_of,
     bind_of,
@@ -290,6 +291,28 @@ class Model:
             **others,
         }
 
+    def sync_terms(
+        self, scope: Mapping[Any, Value], marks: Mapping[Any, Value] | None, touch: Any
+    ) -> SyncTerms:
+        """Translate the scope and the marks of a call."""
+        stored = self._written({self._name(key): v for key, v in scope.items()})
+        marked = self._items("missing", marks) if marks else None
+        made = {
+            name: self._translated(column, make({}))
+            for name, (column, make) in self._defaults.items()
+            if name in (marked or ())
+        }
+        return SyncTerms(
+            cells={self._key(key): value for key, value in scope.items()},
+            scope={**stored, **self._found_by},
+            classes=None if self._classes is None else self._condition(None),
+            marks=marked,
+            resets=made,
+            updates={**self._on_update(None), **self._items("touch", touch)}
+            if marks
+            else {},
+        )
+
     def _records(self, records: Records, *, width: int, convert_text: bool) -> Records:
         """
         Return rows with the names and values of the database.
@@ -501,10 +524,20 @@ class Model:
         return dataclasses.replace(read, rows=rows, old=old)
 
     async def synchronize_all(
-        self, handle: Handle, options: Mapping[str, object]
+        self, handle: Handle, options: Mapping[str, object], *, removed: bool
     ) -> None:
-        """Refresh all objects of the class that a session has loaded."""
-        await self._refresh(session_of(handle), None, options)
+        """
+        Refresh all objects of the class that a session has loaded.
+
+        Args:
+            handle: The session.
+            options: Execution options.
+            removed: Whether objects without a row leave the session.
+        """
+        session = session_of(handle)
+        gone = await self._refresh(session, None, options)
+        if removed and gone:
+            session.sync_session._remove_newly_deleted(gone)  # noqa: SLF001  # as its own DELETE does
 
     async def _refresh(
         self,
@@ -513,21 +546,22 @@ class Model:
         options: Mapping[str, object],
         *,
         expired: bool = False,
-    ) -> None:
+    ) -> list[Value]:
         states = loaded_states(session, self._mapper)
         if rows is not None:
             written = {self._identity_of(row) for row in rows}
             states = [state for state in states if tuple(state.key[1]) in written]
-        if states:
-            arguments = {**bind_arguments_of(self._class)}
-            await refresh(
-                await session.connection(bind_arguments=arguments),
-                states,
-                self._attributes,
-                self.identity,
-                options=options,
-                expired=expired,
-            )
+        if not states:
+            return []
+        arguments = {**bind_arguments_of(self._class)}
+        return await refresh(
+            await session.connection(bind_arguments=arguments),
+            states,
+            self._attributes,
+            self.identity,
+            options=options,
+            expired=expired,
+        )
 
     def _identity_of(self, row: Mapping[str, Value]) -> tuple[Value, ...]:
         return tuple(row[key] for key in self.identity)

@@ -31,7 +31,7 @@ def spans(tracer_provider: trace.TracerProvider | None = None) -> Observer:
     - ``error.type`` if the operation failed, and ``db.response.status_code`` if the
       database sent an error code;
     - those of ``aioupsert.created``, ``.updated``, ``.unchanged``, ``.skipped``,
-      ``.failed``, ``.retries`` and ``.pending`` that are not zero.
+      ``.deleted``, ``.failed``, ``.retries`` and ``.pending`` that are not zero.
 
     A batch of a `Coalescer` is a separate trace, because it serves several callers, with
     links to the spans of its calls. The trace of each caller has a span for its call,
@@ -92,6 +92,7 @@ def _attributes(event: Event) -> dict[str, AttributeValue]:
         "aioupsert.updated": result.updated,
         "aioupsert.unchanged": result.unchanged,
         "aioupsert.skipped": result.skipped,
+        "aioupsert.deleted": result.deleted,
         "aioupsert.failed": event.failed,
         "aioupsert.retries": event.retries,
         "aioupsert.pending": event.pending,

@@ -47,7 +47,7 @@ def metrics(
     - ``aioupsert_calls_total``, a counter with the further label ``outcome``: done,
       failed or cancelled.
     - ``aioupsert_rows_total``, a counter with the further label ``action``: created,
-      updated, unchanged, skipped or failed.
+      updated, unchanged, skipped, deleted or failed.
     - ``aioupsert_retries_total``, a counter of repeated attempts.
     - ``aioupsert_call_seconds``, a histogram of the duration of calls.
     - ``aioupsert_batch_rows``, a histogram of the number of calls in a batch of a
@@ -157,6 +157,7 @@ class _Metrics(SharedHook):
             ("updated", result.updated),
             ("unchanged", result.unchanged),
             ("skipped", result.skipped),
+            ("deleted", result.deleted),
             ("failed", event.failed),
         ):
             if number:

@@ -22,6 +22,7 @@ CALLS: Final = (
     aioupsert.preview,
     aioupsert.create_or_update_many,
     aioupsert.iter_create_or_update,
+    aioupsert.sync_rows,
     Coalescer,
 )
 

@@ -12,6 +12,7 @@ from aioupsert._engines.base import (
     CompiledBatch,
     CompiledCall,
     CompiledGroup,
+    CompiledSync,
     ScopeLevel,
     Steps,
     TransactionScope,
@@ -20,7 +21,7 @@ from aioupsert._engines.base import (
 from aioupsert._engines.outcomes import BatchOutcome, LostRace, read_result
 from aioupsert._engines.sql import CompiledStatement, RowCode
 from aioupsert._plan import Assignment, Plan, RowGroup
-from aioupsert._plan.schema import Column, Table, TableName, UniqueIndex
+from aioupsert._plan.schema import Column, Names, Table, TableName, UniqueIndex
 from aioupsert.results import Result
 
 
@@ -114,6 +115,9 @@ class ToyEngine:
     ) -> Steps[Sequence[CompiledGroup]]:
         del outcome
         return as_they_are(groups)
+
+    def compile_sync(self, plan: Plan, scope: Names, number: int) -> CompiledSync:
+        raise NotImplementedError
 
     def scope(self, level: ScopeLevel, *, in_transaction: bool) -> TransactionScope:
         del level, in_transaction

@@ -171,6 +171,14 @@ class PostgresqlWriter(SqlWriter):
         tests = (f"{one} {EQUALS} {self.expression(other)}" for other in values)
         return f"({' OR '.join(tests)})"
 
+    def same(self, one: Resolved, other: Resolved) -> str:
+        equals = EQUALS if is_built_in(one) and is_built_in(other) else "="
+        stored, value = self.expression(one), self.expression(other)
+        return (
+            f"({stored} IS NULL AND {value} IS NULL OR {stored} IS NOT NULL"
+            f" AND {value} IS NOT NULL AND {stored} {equals} {value})"
+        )
+
     def function(self, expression: Resolved) -> str:
         name, args = expression.name, expression.args
         match name:
@@ -796,7 +804,7 @@ def _proposed(writer: PostgresqlWriter, plan: Plan, expression: str) -> str:
 
 # Equal values of these have equal texts. Columns of other types are left out of the
 # lock's key, so that more calls wait for each other than have to, but none too few.
-_CANONICAL: Final[frozenset[Storage]] = frozenset(
+CANONICAL: Final[frozenset[Storage]] = frozenset(
     {"integer", "boolean", "uuid", "text", "varchar"}
 )
 
@@ -805,7 +813,7 @@ def _advisory_lock(writer: PostgresqlWriter, plan: Plan) -> str:
     parts = [
         f"coalesce({writer.placeholder(k.parameter, k.column.type)}::pg_catalog.text, '')"
         for k in plan.key
-        if k.column.storage in _CANONICAL and not k.is_null
+        if k.column.storage in CANONICAL and not k.is_null
     ]
     text = f" {CONCATENATED} '/' {CONCATENATED} ".join(parts) or "''"
     number = f"pg_catalog.hashtextextended({text}, {plan.table.relation_id})"

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from aioupsert._engines.postgresql import bulk_steps, catalog, steps, values
 from aioupsert._engines.postgresql.bulk_compiler import compile_batch
 from aioupsert._engines.postgresql.compiler import compile_call
+from aioupsert._engines.postgresql.sync import compile_sync
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -20,8 +21,9 @@ if TYPE_CHECKING:
     from aioupsert._engines.outcomes import BatchOutcome
     from aioupsert._engines.postgresql.bulk_steps import PostgresqlBatch
     from aioupsert._engines.postgresql.steps import PostgresqlCall
+    from aioupsert._engines.postgresql.sync import PostgresqlSync
     from aioupsert._plan import Plan
-    from aioupsert._plan.schema import Column, Table, TableName
+    from aioupsert._plan.schema import Column, Names, Table, TableName
     from aioupsert.typing import Value
 
 
@@ -51,6 +53,10 @@ class PostgresqlEngine:
     ) -> Steps[Sequence[CompiledGroup]]:
         """Lock the existing rows in the order of their keys, if need be."""
         return bulk_steps.arrange(groups, outcome)
+
+    def compile_sync(self, plan: Plan, scope: Names, number: int) -> PostgresqlSync:
+        """Compile the statements for the rows of a scope."""
+        return compile_sync(plan, scope, number)
 
     def scope(self, level: ScopeLevel, *, in_transaction: bool) -> TransactionScope:
         """Return a transaction, or a savepoint if one is open."""

@@ -98,6 +98,9 @@ class SqliteWriter(SqlWriter):
         self.parameters.append(members.parameter)
         return f"({text} IN (SELECT value FROM json_each(?)))"
 
+    def same(self, one: Resolved, other: Resolved) -> str:
+        return f"({self.expression(one)} IS {self.expression(other)})"
+
     def function(self, expression: Resolved) -> str:
         name, args = expression.name, expression.args
         match name:

@@ -8,6 +8,7 @@ from aioupsert._engines.base import as_they_are
 from aioupsert._engines.sqlite import catalog, steps, values
 from aioupsert._engines.sqlite.bulk_compiler import compile_batch
 from aioupsert._engines.sqlite.compiler import compile_call
+from aioupsert._engines.sqlite.sync import compile_sync
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -21,8 +22,9 @@ if TYPE_CHECKING:
     from aioupsert._engines.outcomes import BatchOutcome
     from aioupsert._engines.sqlite.bulk_steps import SqliteBatch
     from aioupsert._engines.sqlite.steps import SqliteCall
+    from aioupsert._engines.sqlite.sync import SqliteSync
     from aioupsert._plan import Plan
-    from aioupsert._plan.schema import Column, Table, TableName
+    from aioupsert._plan.schema import Column, Names, Table, TableName
     from aioupsert.typing import Value
 
 
@@ -54,6 +56,11 @@ class SqliteEngine:
         """Return the groups as they are, since only one writes at a time."""
         del outcome
         return as_they_are(groups)
+
+    def compile_sync(self, plan: Plan, scope: Names, number: int) -> SqliteSync:
+        """Compile the statements for the rows of a scope, which has no lock of its own."""
+        del scope
+        return compile_sync(plan, number)
 
     def scope(self, level: ScopeLevel, *, in_transaction: bool) -> TransactionScope:
         """Return a transaction, or a savepoint if one is open."""
