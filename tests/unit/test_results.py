@@ -12,7 +12,8 @@ ROWS = ({"n": 1}, {"n": 2})
 
 
 def test_actions_are_their_words() -> None:
-    assert list(Action) == ["created", "updated", "unchanged", "skipped"]
+    words = ["created", "updated", "unchanged", "skipped", "deleted"]
+    assert list(Action) == words
     assert [str(action) for action in Action] == list(Action)
     assert f"{Action.CREATED}" == "created"
     assert Action("skipped") is Action.SKIPPED
