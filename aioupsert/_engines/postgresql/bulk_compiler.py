@@ -99,7 +99,8 @@ def compile_batch(plan: Plan, *, distinct: bool) -> PostgresqlBatch:
     columns: list[BatchColumn] = []
     unchanged = None
     if may_skip:
-        unchanged = _drafts(_find_unchanged, plan, columns, counting=plan.unique)
+        find = partial(_find_unchanged, distinct=distinct)
+        unchanged = _drafts(find, plan, columns, counting=plan.unique)
     upsert = _drafts(write, plan, columns, counting=distinct and plan.unique)
     staging_table = _staging_table(columns)
     names = ", ".join(f'"c{n}" {c.type}' for n, c in enumerate(columns, start=1))
@@ -448,14 +449,13 @@ def _lock(plan: Plan) -> KeyLock | None:
     """
     Write the query that locks the existing rows of a batch in the order of their keys.
 
-    It is sent where several statements write the rows, each in an order of its own. Its
+    With nothing to set it only finds them. It is sent where several statements write the rows, each in an order of its own. Its
     text depends on nothing but the key, so that rows of several shapes are locked by one.
     It returns the numbers of the rows that exist.
     """
     table = plan.table
     if (
-        not plan.update
-        or not table.row_type
+        not table.row_type
         or not table.all_indexes_known
         or table.has_remote_rows
         or any(k.is_null or not k.column.supports_unnest for k in plan.key)
@@ -467,11 +467,11 @@ def _lock(plan: Plan) -> KeyLock | None:
     cte = (
         f'{locked} AS MATERIALIZED (SELECT {writer.rows}."ord" FROM {name_table(plan)},'
         f" {writer.rows} WHERE {writer.key(plan)} ORDER BY {_stored_order(writer, plan)}"
-        f" FOR NO KEY UPDATE OF {ALIAS})"
+        f"{f' FOR NO KEY UPDATE OF {ALIAS}' if plan.update else ''})"
     )
     query = f'SELECT pg_catalog.array_agg("ord") FROM {locked}'
     statement = _Draft(writer, [cte], query).finished()
-    return KeyLock(statement.arrays, tuple(writer.columns))
+    return KeyLock(statement.arrays, tuple(writer.columns), locks=bool(plan.update))
 
 
 def _draw(plan: Plan, column: Column) -> str:
@@ -488,19 +488,37 @@ def _stored_order(writer: _BatchWriter, plan: Plan) -> str:
     return ", ".join(_collated(writer.column(k.column), k.column) for k in plan.key)
 
 
+def _first_of_each_key(writer: _BatchWriter, plan: Plan) -> tuple[str, str]:
+    """Return the name and text of a query for the first of the rows with the same key."""
+    first, rows = name_cte(plan, "first"), writer.rows
+    keys = ", ".join(writer.key_value(k) for k in plan.key)
+    return first, (
+        f"{first} AS MATERIALIZED (SELECT * FROM (SELECT {rows}.*, pg_catalog.row_number()"
+        f' OVER (PARTITION BY {keys} ORDER BY {rows}."ord") AS "turn" FROM {rows})'
+        f' AS x WHERE "turn" {EQUALS} 1)'
+    )
+
+
 def _find_unchanged(
-    plan: Plan, batch_columns: list[BatchColumn], *, counting: bool
+    plan: Plan, batch_columns: list[BatchColumn], *, counting: bool, distinct: bool
 ) -> _Draft:
-    """Write the query for the rows that fail the condition, or need no update."""
+    """
+    Write the query for the rows that fail the condition, or need no update.
+
+    Of rows with the same key, only the first can be judged by the stored row.
+    """
     writer = _BatchWriter(plan, batch_columns)
+    source, ctes = writer.rows, list[str]()
+    if not distinct:
+        first, text = _first_of_each_key(writer, plan)
+        source, ctes = f"{first} AS {writer.rows}", [text]
     passes = writer.passes(plan)
     changes = writer.changes(plan) if plan.update else "FALSE"
     columns = ["passes", "changes", *(f"r{n}" for n in range(len(plan.returning)))]
     values = ", ".join([f'{writer.rows}."ord"', passes, changes, *returned(plan)])
     names = ", ".join(map(quote, ["ord", *columns]))
     found = (
-        f"SELECT {values} FROM {name_table(plan)}, {writer.rows}"
-        f" WHERE {writer.key(plan)}"
+        f"SELECT {values} FROM {name_table(plan)}, {source} WHERE {writer.key(plan)}"
     )
     rest = [quote(c) for c in columns[2:]]
     rest = [NOT_COMPARED, *rest, *rest] if plan.old else rest
@@ -513,7 +531,7 @@ def _find_unchanged(
             f'SELECT "code", pg_catalog.array_agg("ord") FROM ({query}) AS alone'
             ' GROUP BY "code"'
         )
-    return _Draft(writer, [], query)
+    return _Draft(writer, ctes, query)
 
 
 def _written(writer: _BatchWriter, plan: Plan, code: str, *first: str) -> str:
@@ -651,13 +669,8 @@ def _update_first(
     if not distinct:
         # Of rows with the same key the first is written; the others are not reported,
         # and so are tried again.
-        first = name_cte(plan, "first")
-        keys = ", ".join(writer.key_value(k) for k in plan.key)
-        ctes.append(
-            f"{first} AS MATERIALIZED (SELECT * FROM (SELECT {rows}.*, pg_catalog.row_number()"
-            f' OVER (PARTITION BY {keys} ORDER BY {rows}."ord") AS "turn" FROM {rows})'
-            f' AS x WHERE "turn" {EQUALS} 1)'
-        )
+        first, text = _first_of_each_key(writer, plan)
+        ctes.append(text)
     written = [inserted]
     if plan.update:
         written.append(updated)

@@ -119,10 +119,12 @@ class KeyLock(NamedTuple):
     Attributes:
         sql: Its text, which returns the numbers of the keys that exist.
         columns: What its arrays hold.
+        locks: Whether it locks them, and does not only find them.
     """
 
     sql: str
     columns: tuple[BatchColumn, ...]
+    locks: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -479,9 +481,10 @@ def _leave_unchanged(
 def _lock(groups: Sequence[_Group]) -> Steps[_Places]:
     """Lock the existing rows that may be updated; return those that do not exist."""
     missing: _Places = []
+    draws = any(batch.draws for batch, _ in groups)
     locked: dict[KeyLock, tuple[_Places, list[list[Value]]]] = {}
     for number, (batch, group) in enumerate(groups):
-        if batch.lock is None:
+        if batch.lock is None or not (batch.lock.locks or draws):
             continue
         new: tuple[_Places, list[list[Value]]] = ([], [[] for _ in batch.lock.columns])
         places, keys = locked.setdefault(batch.lock, new)
@@ -490,7 +493,9 @@ def _lock(groups: Sequence[_Group]) -> Steps[_Places]:
         for key, column in zip(keys, values, strict=True):
             key.extend(column)
     by_index = all(batch.runs_no_code for batch, _ in groups)
-    for lock, (places, keys) in locked.items():
+    # In the same order by every writer, too.
+    for lock in sorted(locked, key=lambda lock: lock.sql):
+        places, keys = locked[lock]
         if places:
             arguments = [*map(ArrayArgument, keys)]
             kind: CommandKind = "query" if by_index else "once"
