@@ -7,7 +7,11 @@ concurrent callers `Coalescer`.
 
 from __future__ import annotations
 
-from aioupsert._bulk import create_or_update_many, iter_create_or_update
+from aioupsert._bulk import (
+    create_or_update_many,
+    get_or_create_many,
+    iter_create_or_update,
+)
 from aioupsert._coalescer import Coalescer
 from aioupsert._drivers import is_retryable
 from aioupsert._execution.table_cache import set_schema_cache_ttl
@@ -91,6 +95,7 @@ __all__ = [
     "create_or_update_many",
     "func",
     "get_or_create",
+    "get_or_create_many",
     "greatest",
     "is_retryable",
     "iter_create_or_update",

@@ -21,6 +21,7 @@ Operation: TypeAlias = Literal[
     "get_or_create",
     "create_or_update_many",
     "iter_create_or_update",
+    "get_or_create_many",
     "sync_rows",
     "Coalescer.create_or_update",
     "Coalescer.batch",
@@ -28,7 +29,8 @@ Operation: TypeAlias = Literal[
 """
 The operations that are reported.
 
-Each is a call, except that `iter_create_or_update` reports every batch separately. A
+Each is a call, except that `iter_create_or_update` and `get_or_create_many` report every
+batch separately. A
 `Coalescer` reports each call, with the time its caller waited, and each batch.
 """
 

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar, Unpack, overload
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Final,
+    Literal,
+    TypedDict,
+    TypeVar,
+    Unpack,
+    overload,
+)
 
 from aioupsert._bulk import running
 from aioupsert._bulk.running import Options
@@ -259,3 +268,127 @@ async def iter_create_or_update(
     async with aclosing(results):
         async for result in results:
             yield result
+
+
+class _ManyOptions(TypedDict, total=False):
+    """Further arguments of `get_or_create_many`."""
+
+    without_unique_index: WithoutUniqueIndex
+    batch_size: int | None
+    timeout: float | None
+    execution_options: Mapping[str, object] | None
+
+
+@overload
+async def get_or_create_many(
+    conn: Connection,
+    table: Table,
+    rows: Rows,
+    *,
+    key: str | Sequence[str],
+    returning: None,
+    **options: Unpack[_ManyOptions],
+) -> list[Result[None]]: ...
+
+
+@overload
+async def get_or_create_many(
+    conn: Connection,
+    table: Table,
+    rows: Rows,
+    *,
+    key: str | Sequence[str],
+    returning: type[R],
+    **options: Unpack[_ManyOptions],
+) -> list[Result[R]]: ...
+
+
+@overload
+async def get_or_create_many(
+    conn: Connection,
+    table: Table,
+    rows: Rows,
+    *,
+    key: str | Sequence[str],
+    returning: str | Sequence[str] = "*",
+    **options: Unpack[_ManyOptions],
+) -> list[Result[Values]]: ...
+
+
+async def get_or_create_many(
+    conn: Connection,
+    table: Table,
+    rows: Rows,
+    *,
+    key: str | Sequence[str],
+    returning: Returning = "*",
+    without_unique_index: WithoutUniqueIndex = "warn",
+    batch_size: int | None = None,
+    timeout: float | None = TIMEOUT,
+    execution_options: Mapping[str, object] | None = None,
+) -> list[Result[Any]]:
+    """
+    Return the rows that have these keys as they are, and create those that are missing.
+
+    Existing rows are only read: nothing is written, no row is locked, no trigger fires,
+    and a read-only transaction is enough if no row is missing. A key that comes again
+    gives the same row. Concurrent calls with the same keys create each row once, and
+    each of them gets every row.
+
+    Rows are read a batch at a time. On PostgreSQL a batch of existing rows takes one
+    statement, outside of a transaction if the caller has none open; on SQLite it is one
+    job on the connection's thread. Missing rows are then created as by
+    `create_or_update_many`. Unless the caller has a transaction open, every batch is
+    committed by itself.
+
+    Args:
+        conn: A connection or pool. A connection of a pool is acquired for each batch.
+        table: The table.
+        rows: An iterable or async iterable of rows, as for `create_or_update_many`. The
+            columns that are not part of the key are for creating the row.
+        key: The column or columns that identify a row.
+        returning: What `Result.row` is, as for `create_or_update`.
+        without_unique_index: What to do if no unique index makes the key unique, as for
+            `create_or_update`.
+        batch_size: The number of rows in a batch; 5,000 by default.
+        timeout: The number of seconds after which no batch is repeated after a
+            transient error, and for which to wait for a connection of a pool, or None
+            for no limit.
+        execution_options: As for `create_or_update`.
+
+    Returns:
+        The `Result` of each row, in the order of the rows, with the action CREATED or
+        UNCHANGED.
+
+    Raises:
+        AioupsertError: As for `create_or_update_many`.
+
+    References:
+        PostgreSQL, "INSERT" (ON CONFLICT) and "SET TRANSACTION".
+    """
+    arguments = BulkArguments(
+        key=key,
+        update=(),
+        create_defaults=None,
+        where=None,
+        skip_unchanged=False,
+        touch=None,
+        returning=returning,
+        old=False,
+        convert_text=False,
+        without_unique_index=without_unique_index,
+    )
+    results = running.iter_create_or_update(
+        Target(conn, table, execution_options),
+        rows,
+        arguments,
+        batch_size=_READ_ROWS if batch_size is None else batch_size,
+        timeout=timeout,
+        operation="get_or_create_many",
+    )
+    async with aclosing(results):
+        return [result async for result in results]
+
+
+# As many as arrays carry.
+_READ_ROWS: Final = 5_000

@@ -17,6 +17,7 @@ from aioupsert.errors import BulkError, UsageError
 if TYPE_CHECKING:
     from aioupsert._drivers.base import Handle
     from aioupsert._plan.bulk_request import BulkArguments
+    from aioupsert.events import Operation
     from aioupsert.results import BulkResult, Progress, Result
     from aioupsert.typing import Rows
 
@@ -107,16 +108,22 @@ async def iter_create_or_update(
     *,
     batch_size: int | None,
     timeout: float | None,
+    operation: Operation = "iter_create_or_update",
 ) -> AsyncGenerator[Result]:
-    """Write rows batch by batch; yield the result of each row."""
+    """
+    Write rows batch by batch; yield the result of each row.
+
+    As `get_or_create_many` it first reads the rows that exist.
+    """
     request = target.read_bulk(arguments)
-    write = BulkWrite(target.name, request, timeout, each=True)
+    reads_first = operation == "get_or_create_many"
+    write = BulkWrite(target.name, request, timeout, each=True, reads_first=reads_first)
     size = checked_size(_ITERATED_ROWS if batch_size is None else batch_size)
     source = Source(rows, size)
     async with session_on(target.handle, timeout) as session:
         await write.check(session)
     async for batch in source.batches():
-        with observed("iter_create_or_update", target.name) as observation:
+        with observed(operation, target.name) as observation:
             async with session_on(target.handle, timeout) as session:
                 if observation is not None:
                     observation.event.system = session.engine.system

@@ -52,6 +52,7 @@ class BulkWrite:
         *,
         skip: bool = False,
         each: bool = False,
+        reads_first: bool = False,
         progress: Callable[[Progress], object] | None = None,
         rows: RowGrouper | None = None,
     ) -> None:
@@ -64,6 +65,7 @@ class BulkWrite:
             timeout: Seconds after which no batch is tried again.
             skip: Whether rows that cannot be stored are left out.
             each: Whether the result of each row is asked for.
+            reads_first: Whether rows that exist are only read.
             progress: What is told of progress.
             rows: Reads the rows; by default, what the request says.
         """
@@ -78,7 +80,9 @@ class BulkWrite:
         self._started = self._reported_at = time.monotonic()
         self._reported_rows: int = 0
         self._done = BatchOutcome(each=False)
-        self._writer = BatchWriter(name, self._rows, timeout, skip=skip, each=each)
+        self._writer = BatchWriter(
+            name, self._rows, timeout, skip=skip, each=each, reads_first=reads_first
+        )
 
     def result(self) -> BulkResult:
         """Return what has been done."""

@@ -245,6 +245,17 @@ class CompiledBatch(Protocol):
         """Write a group of rows in the open transaction."""
         ...
 
+    def read_existing(
+        self, group: RowGroup, outcome: BatchOutcome, /
+    ) -> Steps[Sequence[int]]:
+        """
+        Record the existing rows of a group that updates nothing; write nothing.
+
+        Returns:
+            Steps that return the rows which do not exist.
+        """
+        ...
+
     def write_autocommit(
         self, group: RowGroup, outcome: BatchOutcome, /
     ) -> Steps[Sequence[int]] | None:

@@ -13,7 +13,8 @@ from aioupsert.errors import NotAppliedError
 from aioupsert.results import Action, Result
 
 if TYPE_CHECKING:
-    from aioupsert._plan import Plan, RejectedRow
+    from aioupsert._engines.base import CompiledCall
+    from aioupsert._plan import Plan, RejectedRow, RowGroup
     from aioupsert._plan.schema import TableName
 
 
@@ -198,3 +199,17 @@ class BatchOutcome:
             self.results.update(other.results or {})
         self.rejected += other.rejected
         self.sent += other.sent
+
+
+def read_each(
+    call: CompiledCall, group: RowGroup, outcome: BatchOutcome
+) -> Steps[Sequence[int]]:
+    """Record the existing rows of a group one by one; return those that do not exist."""
+    left: list[int] = []
+    for row, position in enumerate(group.positions):
+        result = yield from call.read_existing(group.values(row))
+        if result is None:
+            left.append(row)
+        else:
+            outcome.add(position, result)
+    return left

@@ -95,6 +95,7 @@ class BatchWriter:
         *,
         skip: bool,
         each: bool,
+        reads_first: bool = False,
     ) -> None:
         """
         Write to a table.
@@ -105,6 +106,8 @@ class BatchWriter:
             timeout: Seconds after which no batch is tried again.
             skip: Whether rows that cannot be stored are left out.
             each: Whether the result of each row is asked for.
+            reads_first: Whether rows that exist are only read, outside of a transaction
+                and without a lock.
         """
         self.retries = 0
         self._some_pass = False
@@ -113,6 +116,7 @@ class BatchWriter:
         self._timeout = timeout
         self._skip = skip
         self._each = each
+        self._reads_first = reads_first
 
     async def store(
         self, session: Session, batch: Batch, *, inside: bool, alone: bool = False
@@ -299,7 +303,14 @@ class BatchWriter:
         groups, rejected = await self._compile(session, batch)
         outcome = BatchOutcome(each=self._each)
         if groups:
-            await session.run(_steps(session.engine, groups, outcome, alone=alone))
+            steps = _steps(
+                session.engine,
+                groups,
+                outcome,
+                alone=alone,
+                reads_first=self._reads_first,
+            )
+            await session.run(steps)
         outcome.use_input_positions(batch.positions)
         outcome.rejected += rejected
         return outcome
@@ -373,8 +384,13 @@ def _steps(
     outcome: BatchOutcome,
     *,
     alone: bool,
+    reads_first: bool,
 ) -> Steps[None]:
     """Write groups in one transaction, or by one statement that is one."""
+    if reads_first:
+        groups = yield from _read_existing(groups, outcome)
+        if not groups:
+            return
     inside = bool((yield IN_TRANSACTION))
     if alone and not inside and len(groups) == 1:
         ((compiled, group),) = groups
@@ -385,6 +401,18 @@ def _steps(
             return
     scope = engine.scope("batch", in_transaction=inside)
     yield from in_scope(scope, _write_groups(engine, groups, outcome))
+
+
+def _read_existing(
+    groups: Sequence[CompiledGroup], outcome: BatchOutcome
+) -> Steps[Sequence[CompiledGroup]]:
+    """Record the rows that exist; return the groups of the others."""
+    missing: list[CompiledGroup] = []
+    for compiled, group in groups:
+        left = yield from compiled.read_existing(group, outcome)
+        if left:
+            missing.append((compiled, group.part(left)))
+    return missing
 
 
 def _write_groups(

@@ -19,6 +19,7 @@ from aioupsert import (
     create_or_update,
     create_or_update_many,
     get_or_create,
+    get_or_create_many,
     iter_create_or_update,
     observe,
     on_event,
@@ -91,6 +92,12 @@ async def test_each_batch_of_many_results_is_an_event(
     assert [(e.operation, e.system, e.result) for e in events] == [
         ("iter_create_or_update", db.engine, BulkResult(created=4)),
         ("iter_create_or_update", db.engine, BulkResult(updated=2)),
+    ]
+    events.clear()
+    await get_or_create_many(conn, "t", [*rows, {"k": 5}], key="k", batch_size=6)
+    assert [(e.operation, e.result) for e in events] == [
+        ("get_or_create_many", BulkResult(unchanged=6)),
+        ("get_or_create_many", BulkResult(created=1)),
     ]
 
 

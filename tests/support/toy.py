@@ -18,7 +18,7 @@ from aioupsert._engines.base import (
     TransactionScope,
     as_they_are,
 )
-from aioupsert._engines.outcomes import BatchOutcome, LostRace, read_result
+from aioupsert._engines.outcomes import BatchOutcome, LostRace, read_each, read_result
 from aioupsert._engines.sql import CompiledStatement, RowCode
 from aioupsert._plan import Assignment, Plan, RowGroup
 from aioupsert._plan.schema import Column, Names, Table, TableName, UniqueIndex
@@ -84,6 +84,11 @@ class ToyBatch:
         for row, position in enumerate(group.positions):
             result = yield from self.per_row.write(group.values(row))
             outcome.add(position, result)
+
+    def read_existing(
+        self, group: RowGroup, outcome: BatchOutcome
+    ) -> Steps[Sequence[int]]:
+        return read_each(self.per_row, group, outcome)
 
     def write_autocommit(self, _group: RowGroup, _outcome: BatchOutcome) -> None:
         return None

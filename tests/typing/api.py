@@ -35,6 +35,7 @@ from aioupsert import (
     create_or_update_many,
     func,
     get_or_create,
+    get_or_create_many,
     greatest,
     is_retryable,
     iter_create_or_update,
@@ -167,6 +168,15 @@ async def returns_every_kind_of_class(conn: aiosqlite.Connection) -> None:
     assert_type(model, Model)
     row, _ = await create_or_update(conn, "t", Record("/"), key="path", returning=Model)
     assert_type(row, Model)
+
+
+async def gets_many(conn: aiosqlite.Connection) -> None:
+    rows = [{"path": "/"}]
+    assert_type(
+        await get_or_create_many(conn, "t", rows, key="path"), list[Result[Row]]
+    )
+    several = await get_or_create_many(conn, "t", rows, key="path", returning=Record)
+    assert_type([result.row for result in several], list[Record])
 
 
 async def annotates(conn: aiosqlite.Connection, names: str | None) -> Result:

@@ -48,7 +48,7 @@ from aioupsert._engines.base import (
     in_scope,
     single_command,
 )
-from aioupsert._engines.outcomes import BatchOutcome, read_result
+from aioupsert._engines.outcomes import BatchOutcome, read_each, read_result
 from aioupsert._engines.postgresql.steps import PostgresqlCall, scope
 from aioupsert._engines.sql import CompiledStatement, Encoder, RowCode, quote
 from aioupsert.typing import Value
@@ -178,6 +178,20 @@ class PostgresqlBatch:
         for row in self._in_key_order(group, pending):
             result = yield from self.per_row.write(group.values(row))
             outcome.add(group.positions[row], result)
+
+    def read_existing(
+        self, group: RowGroup, outcome: BatchOutcome
+    ) -> Steps[Sequence[int]]:
+        """Record the existing rows of a group; return those that do not exist."""
+        number = len(group.positions)
+        if self.upsert is None or self.find_unchanged is None or not self.takes_arrays:
+            return (yield from read_each(self.per_row, group, outcome))
+        write = _GroupWrite(self, self.upsert, group, outcome)
+        left: list[int] = []
+        for start in range(0, number, MAX_ARRAY_ROWS):
+            some = range(start, min(start + MAX_ARRAY_ROWS, number))
+            left += yield from write.find_unchanged(self.find_unchanged, some)
+        return left
 
     def write_autocommit(
         self, group: RowGroup, outcome: BatchOutcome

@@ -13,11 +13,12 @@ References:
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from aioupsert._engines.base import Command, Steps
+from aioupsert._engines.outcomes import read_each
 from aioupsert._engines.sql import RowCode
 from aioupsert._engines.sqlite.steps import checked
 from aioupsert.typing import Value
@@ -63,6 +64,12 @@ class SqliteBatch:
 
     def write_autocommit(self, _group: RowGroup, _outcome: BatchOutcome) -> None:
         """Return None: a statement runs for each row, in one transaction around all."""
+
+    def read_existing(
+        self, group: RowGroup, outcome: BatchOutcome
+    ) -> Steps[Sequence[int]]:
+        """Record the existing rows of a group; return those that do not exist."""
+        return read_each(self.per_row, group, outcome)
 
     def write(self, group: RowGroup, outcome: BatchOutcome) -> Steps[None]:
         """Write a group of rows in the open transaction."""
