@@ -9,7 +9,7 @@ are not among them are removed or marked in the end.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from dataclasses import replace
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -18,6 +18,7 @@ from aioupsert._bulk.batching import Source, checked_size
 from aioupsert._bulk.writing import BulkWrite
 from aioupsert._drivers import is_retryable, session_on
 from aioupsert._drivers.base import TransientError
+from aioupsert._engines.base import StaleTableError
 from aioupsert._execution.batches import AFTER_A_BATCH
 from aioupsert._execution.retrying import Deadline, back_off
 from aioupsert._execution.table_cache import read_table
@@ -113,13 +114,12 @@ async def _attempts(
     while True:
         sync = _Sync(target, request, options)
         try:
-            with suppress(_DryRun):
-                async with transaction(session):
-                    await sync.run(session, source)
-                    if options.dry_run:
-                        raise _DryRun  # noqa: TRY301  # what leaves a transaction undone
+            await _attempt(session, source, sync, dry_run=options.dry_run)
         except TransientError as exc:
             deadline.check(exc.__cause__)  # the transaction could not begin
+        except StaleTableError:
+            if sync.is_reading or deadline.is_over():
+                raise
         except Exception as exc:
             # What was reported cannot be taken back.
             may_repeat = own and is_retryable(exc) and options.on_result is None
@@ -130,6 +130,18 @@ async def _attempts(
         else:
             return sync.result()
         await back_off(AFTER_A_BATCH)
+
+
+async def _attempt(
+    session: Session, source: Source, sync: _Sync, *, dry_run: bool
+) -> None:
+    try:
+        async with transaction(session):
+            await sync.run(session, source)
+            if dry_run:
+                raise _DryRun  # noqa: TRY301  # what leaves a transaction undone
+    except _DryRun:
+        return
 
 
 class _DryRun(Exception):  # noqa: N818  # it is not an error
@@ -157,13 +169,19 @@ class _NotingRows(RowGrouper):
 
 
 class _Sync:
-    """One attempt, in an open transaction."""
+    """
+    One attempt, in an open transaction.
+
+    Attributes:
+        is_reading: Whether rows of the source have been asked for.
+    """
 
     def __init__(self, target: Target, request: SyncRequest, options: Options) -> None:
         self._target = target
         self._request = request
         self._options = options
         self._deleted = 0
+        self.is_reading = False
         self._rows = _NotingRows(request.rows)
         self._write = BulkWrite(
             target.name,
@@ -192,7 +210,7 @@ class _Sync:
         size = 0
         if not request.keeps:
             size = await session.run(sync.begin(request.values))
-        is_empty = True
+        is_empty = self.is_reading = True
         self._write.enter(session)
         async with aclosing(source.batches()) as batches:
             async for batch in batches:

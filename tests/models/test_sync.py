@@ -30,6 +30,28 @@ class Price(Own):
     changed: Mapped[str | None] = mapped_column(onupdate="yes")
 
 
+class Item(Own):
+    """Has children, and these children, on one table."""
+
+    __tablename__ = "items"
+    __mapper_args__ = {"polymorphic_on": "kind", "polymorphic_identity": "item"}  # noqa: RUF012  # as above
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    kind: Mapped[str]
+
+
+class Book(Item):
+    """Is one."""
+
+    __mapper_args__ = {"polymorphic_identity": "book"}  # noqa: RUF012  # as above
+
+
+class Comic(Book):
+    """Is one, too."""
+
+    __mapper_args__ = {"polymorphic_identity": "comic"}  # noqa: RUF012  # as above
+
+
 async def prices(session: AsyncSession) -> list[Any]:
     await (await session.connection()).run_sync(Own.metadata.create_all)
     made = [
@@ -124,6 +146,21 @@ async def test_a_class_leaves_the_rows_of_others_alone(session: AsyncSession) ->
     assert report == BulkResult(updated=1, deleted=1)
     kinds = await session.execute(sa.select(Animal.id, Animal.kind).order_by("id"))
     assert [tuple(row) for row in kinds] == [(1, "animal"), (3, "cat")]
+    await session.rollback()
+
+
+async def test_a_class_with_others_below_it_leaves_the_rest_alone(
+    session: AsyncSession,
+) -> None:
+    await (await session.connection()).run_sync(Own.metadata.create_all)
+    session.add_all([Item(id=1), Book(id=2), Comic(id=3), Comic(id=4)])
+    await session.flush()
+    report = await sync_rows(
+        session, Book, [{"id": 4}], key="id", scope={}, max_missing=2
+    )
+    assert report == BulkResult(unchanged=1, deleted=2)
+    left = await session.execute(sa.select(Item.id).order_by(Item.id))
+    assert [*left.scalars()] == [1, 4]
     await session.rollback()
 
 

@@ -259,10 +259,9 @@ def _number(row: Sequence[Value]) -> Value:
 def _reasons_against(plan: Plan) -> Iterator[str]:
     """Yield why the rows of a table cannot be told apart by their places."""
     table = plan.table
-    if not table.all_indexes_known or table.has_remote_rows:
+    is_elsewhere = table.has_remote_rows or table.exact_because == citus.EXACT_BECAUSE
+    if is_elsewhere or not table.all_indexes_known:
         yield "it is a view, or other servers have some of its rows"
-    if table.exact_because == citus.EXACT_BECAUSE:
-        yield citus.EXACT_BECAUSE
     if not table.temporary_tables_allowed:
         yield "this role may not create temporary tables in the database"
 
