@@ -179,6 +179,8 @@ class CoalescerStats:
         pending: The number of calls that are pending now, up to *max_pending*.
         waiting_for_connection: How many of them are in batches that wait for a
             connection of the pool.
+        waiting_for_lock: How many of them wait, apart from the others, for rows that
+            other sessions have locked.
         oldest_seconds: For how long the oldest of them has been pending; 0 if none is.
     """
 
@@ -192,4 +194,5 @@ class CoalescerStats:
     seconds: float = 0.0
     pending: int = 0
     waiting_for_connection: int = 0
+    waiting_for_lock: int = 0
     oldest_seconds: float = 0.0

@@ -26,6 +26,7 @@ BENCHMARKS: Final = {
     "bulk_forms": "the statements that many rows can be sent with",
     "coalescer": "a thousand tasks: plain calls and a Coalescer",
     "crowd": "one to two thousand tasks: plain calls and a Coalescer",
+    "locked_rows": "a Coalescer while other sessions have rows locked",
     "growth": "one call and many rows as the table grows",
     "peers": "the same task in other libraries: one call, or many rows",
     "memory": "the memory that ten million rows take",

@@ -18,6 +18,7 @@ from aioupsert._drivers import is_retryable
 from aioupsert._engines.outcomes import BatchOutcome
 from aioupsert._execution.batches import (
     AFTER_A_BATCH,
+    LOCK_TIMEOUT,
     Batch,
     BatchWriter,
     RejectedRowError,
@@ -83,6 +84,15 @@ class BulkWrite:
         self._writer = BatchWriter(
             name, self._rows, timeout, skip=skip, each=each, reads_first=reads_first
         )
+        self._giving_way = BatchWriter(
+            name,
+            RowGrouper(request, LOCK_TIMEOUT),
+            timeout,
+            skip=skip,
+            each=each,
+            reads_first=reads_first,
+            gives_way=True,
+        )
 
     def result(self) -> BulkResult:
         """Return what has been done."""
@@ -99,8 +109,13 @@ class BulkWrite:
 
     async def store(self, session: Session, batch: Batch) -> BatchOutcome:
         """Store a batch, and count it as done; on an error nothing of it is stored."""
+        return await self._store(session, batch, self._writer)
+
+    async def _store(
+        self, session: Session, batch: Batch, writer: BatchWriter
+    ) -> BatchOutcome:
         try:
-            outcome = await self._writer.store(session, batch, inside=self._inside)
+            outcome = await writer.store(session, batch, inside=self._inside)
         except RejectedRowError as exc:
             committed = bulk_result(self._done.counts) if self.commits else BulkResult()
             raise _error(exc.rejected, committed) from exc.rejected.error
@@ -132,17 +147,24 @@ class BulkWrite:
         results = outcome.results or {}
         return [results[position] for position in batch.positions]
 
-    def share(
-        self, table: Table, engine: Engine, batch: Batch, number: int
-    ) -> list[Batch] | None:
-        """Split a batch by the rows' keys; None where it is not known which are equal."""
-        shares = self._rows.share(batch.rows, table, engine, number)
-        if shares is None:
-            return None
-        return [
-            Batch([batch.positions[p] for p in share], [batch.rows[p] for p in share])
-            for share in shares
-        ]
+    def hashes(self, table: Table, engine: Engine, batch: Batch) -> list[int] | None:
+        """Return a hash of each row's key; None if it is not known which are equal."""
+        return self._rows.hashes(batch.rows, table, engine)
+
+    async def try_now(self, session: Session, batch: Batch) -> bool:
+        """Store a batch if its rows can be locked soon; return whether it is stored."""
+        try:
+            await self._store(session, batch, self._giving_way)
+        except Exception as exc:
+            if session.fault_of(exc) != "lock":
+                raise
+            return False
+        return True
+
+    async def find_locked(self, session: Session, batch: Batch) -> set[int]:
+        """Return which rows of a batch others have locked, as far as can be told."""
+        found = await self._giving_way.find_locked(session, batch)
+        return {position for position, exists in found or () if exists}
 
     async def write_all(
         self, session: Session, source: Source, *, atomic: bool

@@ -12,6 +12,7 @@ The life of a call
       |                                      (or its caller waits for one, in order)
       | queued                queue.py       ready, or put aside while its row is under way
       | under way             dispatch.py    in the batch of exactly one lease
+      | set aside             locks.py       if its row is locked by another session
       | answered              sending.py     a result, or an error of its own
       v
     the caller goes on; its slot is free
@@ -20,6 +21,10 @@ A *lease* is a task with a connection: it acquires one from the pool, or uses th
 caller's only one, sends a batch, and up to a few more before it gives the connection
 back. The calls that are queued meanwhile make the next batches.
 
+Over a pool, a batch waits for a lock of another session only for a moment. What was
+locked is set aside: one lease more sends those calls, each once its row is free, and the
+other leases go on without them.
+
 What always holds
 -----------------
 
@@ -27,14 +32,16 @@ What always holds
     of one lease, and however that lease ends, it fails the calls of its batch that have
     no answer. A call that is still queued when nothing more is sent fails there.
 2.  Two batches under way never have a row in common. A batch holds its rows from
-    `Queue.take` until `Queue.release`; calls for them are put aside. Rows are compared
+    `Queue.take` until `Queue.release`, also while its calls are set aside for a lock;
+    calls for them are put aside. Rows are compared
     by the hash of the key: rows that collide wait for each other, which does no harm.
 3.  The calls for one row are sent in the order in which they were made. Callers are
     admitted in order, the queue is first in, first out for each row, and within a batch
     the calls for one row are applied in order.
 4.  At most *max_pending* calls are admitted. A slot is free again when its caller has
     been answered or cancelled, whichever comes first.
-5.  At most *concurrency* connections are leased at once.
+5.  At most *concurrency* connections are leased at once, and one for calls whose rows
+    are locked.
 6.  A call is sent at most once, unless it is certain that nothing of it was stored.
 7.  A lease runs in a copy of the context in which the coalescer was entered: no batch
     sees a context variable of one of its callers.

@@ -20,7 +20,7 @@ from aioupsert._coalescer.dispatch import Dispatcher, Schedule
 from aioupsert._coalescer.queue import Queue
 from aioupsert._coalescer.requests import RequestReader
 from aioupsert._coalescer.sending import Sender
-from aioupsert._drivers import is_pool, session_on
+from aioupsert._drivers import is_pool, pool_size, session_on
 from aioupsert._drivers.base import in_steps_of_a_call
 from aioupsert._execution.targets import Target
 from aioupsert._observation import Observation, register
@@ -150,7 +150,8 @@ class Coalescer:
         columns = names if target.model is None else target.model.key_names(names)
         self._reader = RequestReader(target, names)
         self._admission = Admission(max_pending)
-        self._sender = Sender(target.name, columns, timeout)
+        several = is_pool(target.handle)
+        self._sender = Sender(target.name, columns, timeout, gives_way=several)
         queue = Queue(len(columns))
         self._dispatcher = Dispatcher(
             target.handle,
@@ -160,7 +161,8 @@ class Coalescer:
                 queue,
                 max_batch=max_batch,
                 max_delay=max_delay,
-                concurrency=concurrency if is_pool(target.handle) else 1,
+                concurrency=concurrency,
+                connections=pool_size(target.handle),
             ),
             admission=self._admission,
             sender=self._sender,
@@ -182,6 +184,7 @@ class Coalescer:
             seconds=dispatcher.seconds,
             pending=self._admission.pending,
             waiting_for_connection=dispatcher.waiting_for_connection(),
+            waiting_for_lock=dispatcher.waiting_for_lock(),
             oldest_seconds=dispatcher.oldest_seconds(),
         )
 

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakKeyDictionary
 
 from aioupsert._coalescer.admission import Admission
-from aioupsert._coalescer.queue import FUTURE, MADE, PendingCall, Queue
+from aioupsert._coalescer.locks import LockedCalls
+from aioupsert._coalescer.queue import FUTURE, MADE, ROW, PendingCall, Queue
 from aioupsert._coalescer.sending import Sender, fail
 from aioupsert._drivers import session_on
 from aioupsert._drivers.base import Session, finish
@@ -48,6 +49,12 @@ Several, since a pool resets a connection that it gets back, which takes a round
 not any number, since others may be waiting for a connection.
 """
 
+_PAUSE: Final = 0.25
+"""
+For how long a pool of one connection is left to calls that wait for no lock.
+
+Several times as long as a statement waits for one.
+"""
 _LAST_WAIT: Final = 0.05
 """
 How long calls that have waited for too long, behind others, wait for a connection.
@@ -81,10 +88,17 @@ class Schedule:
         max_batch: How many calls make a batch at most.
         max_delay: Seconds that a call may wait for others.
         free: How many more connections may be leased.
+        connections: How many connections there are.
     """
 
     def __init__(
-        self, queue: Queue, *, max_batch: int, max_delay: float, concurrency: int
+        self,
+        queue: Queue,
+        *,
+        max_batch: int,
+        max_delay: float,
+        concurrency: int,
+        connections: int,
     ) -> None:
         """
         Decide for the calls of a queue.
@@ -94,7 +108,10 @@ class Schedule:
             max_batch: How many calls make a batch at most.
             max_delay: Seconds that a call may wait for others.
             concurrency: How many connections may be leased at once.
+            connections: How many connections there are.
         """
+        concurrency = min(concurrency, connections)
+        self.connections = connections
         self.max_batch = max_batch
         self.max_delay = max_delay
         self.free = concurrency
@@ -167,16 +184,20 @@ class Lease:
 
     Attributes:
         batch: The calls under way; empty when there is nothing to send.
+        is_for_locked: Whether they are those for rows that others have locked.
         started: When they were sent, or began to wait for the connection.
         observation: What observers see of them.
-        session: The connection; None while it is waited for.
+        session: The connection; None while there is none.
     """
 
-    __slots__ = ("batch", "observation", "session", "started")
+    __slots__ = ("batch", "is_for_locked", "observation", "session", "started")
 
-    def __init__(self, batch: list[PendingCall]) -> None:
+    def __init__(
+        self, batch: list[PendingCall], *, is_for_locked: bool = False
+    ) -> None:
         """Create the sender of a batch."""
         self.batch = batch
+        self.is_for_locked = is_for_locked
         self.started = 0.0
         self.observation: Observation | None = None
         self.session: Session | None = None
@@ -231,6 +252,9 @@ class Dispatcher:
         self._sender = sender
         self._timeout = timeout
         self._leases: dict[asyncio.Task[None], Lease] = {}
+        # Calls for rows that others have locked, and whether a lease has them.
+        self._locked = LockedCalls(sender, timeout)
+        self._looks_at_locked = False
         # In which leases run, each in a copy: what a batch does for the calls of many
         # callers, such as acquiring a connection, must not depend on one of them.
         self._context = Context()
@@ -275,8 +299,12 @@ class Dispatcher:
         return sum(
             sum(not call[FUTURE].done() for call in lease.batch)
             for lease in [*self._leases.values()]
-            if lease.session is None
+            if lease.session is None and not lease.is_for_locked
         )
+
+    def waiting_for_lock(self) -> int:
+        """Return how many calls wait for rows that others have locked."""
+        return sum(not call[FUTURE].done() for call in [*self._locked.calls])
 
     def oldest_seconds(self) -> float:
         """Return for how long the oldest call without an answer has been pending."""
@@ -361,12 +389,26 @@ class Dispatcher:
         if lease is not None and batches:
             lease.batch = batches.pop(0)
         for batch in batches:
-            another = Lease(batch)
-            task = asyncio.Task(
-                self.run(another), loop=loop, context=self._context.copy(), **_EAGERLY
-            )
-            self._leases[task] = another
-            task.add_done_callback(partial(self._end, another))
+            self._start(Lease(batch))
+
+    def _start(self, lease: Lease) -> None:
+        task = asyncio.Task(
+            self.run(lease),
+            loop=asyncio.get_running_loop(),
+            context=self._context.copy(),
+            **_EAGERLY,
+        )
+        self._leases[task] = lease
+        task.add_done_callback(partial(self._end, lease))
+
+    def _set_aside(self, lease: Lease, locked: list[PendingCall]) -> None:
+        """Have calls of a batch wait for locks, apart from the others."""
+        rows = {call[ROW] for call in locked}
+        lease.batch = [call for call in lease.batch if call[ROW] not in rows]
+        self._locked.add(locked)
+        if not self._looks_at_locked:
+            self._looks_at_locked = True
+            self._start(Lease(self._locked.calls, is_for_locked=True))
 
     def _look(self, loop: asyncio.AbstractEventLoop) -> None:
         """Send what is due now that a call was added, or set a time to look for it."""
@@ -409,13 +451,26 @@ class Dispatcher:
             )
 
     def _finish(self, lease: Lease, error: BaseException | None = None) -> None:
-        """End a batch: count and report it, and let go of its rows."""
+        """End a batch, and let go of its rows."""
         batch, lease.batch = lease.batch, []
+        if lease.is_for_locked:
+            batch = self._locked.clear()
+            self._looks_at_locked = False
+        self._count(lease, batch, error)
+
+    def _count(
+        self,
+        lease: Lease,
+        batch: list[PendingCall],
+        error: BaseException | None = None,
+    ) -> None:
+        """Count and report calls that were sent together, and let go of their rows."""
         self.seconds += time.perf_counter() - lease.started
         self.batches += 1
         self.largest_batch = max(self.largest_batch, len(batch))
         if lease.observation is not None:
             self._report(lease.observation, batch, error)
+            lease.observation = None
         self._queue.release(batch)
 
     def _report(
@@ -437,7 +492,8 @@ class Dispatcher:
     def _end(self, lease: Lease, task: asyncio.Task[None]) -> None:
         """End a lease: its connection has been given back."""
         del self._leases[task]
-        self._schedule.free += 1
+        if not lease.is_for_locked:
+            self._schedule.free += 1
         if task.cancelled():
             # Perhaps before it had begun.
             self._abandon(lease.batch, _NOT_SENT)
@@ -463,6 +519,10 @@ class Dispatcher:
         self._begin(lease)
         error: BaseException | None = None
         try:
+            if lease.is_for_locked:
+                await self._send_locked(lease)
+                self._looks_at_locked = False
+                return
             async with session_on(self._handle, self._patience(lease.batch)) as session:
                 lease.session = session
                 await self._send(session, lease)
@@ -497,7 +557,9 @@ class Dispatcher:
             if columns and self._queue.compare_as(columns, session.engine):
                 # What could not be told from the rows of this batch need not wait.
                 self._dispatch_next()
-            await self._sender.send(session, lease.batch)
+            locked = await self._sender.send(session, lease.batch)
+            if locked:
+                self._set_aside(lease, locked)
             self._finish(lease)
             sent += 1
             if sent < BATCHES_PER_LEASE:
@@ -506,3 +568,25 @@ class Dispatcher:
                 self._looks_soon = not self._schedule.max_delay
                 await asyncio.sleep(0)
                 self._dispatch_next(lease)
+
+    async def _send_locked(self, lease: Lease) -> None:
+        """Send calls for rows that others have locked, until none is left."""
+        several = self._schedule.connections > 1
+        while lease.batch:
+            async with session_on(self._handle, self._timeout) as session:
+                lease.session = session
+                for _ in range(BATCHES_PER_LEASE if several else 1):
+                    if lease.batch:
+                        await self._look_at_locked(session, lease)
+            lease.session = None
+            if lease.batch and not several:
+                # The others need the only connection, on which this has waited.
+                await asyncio.sleep(_PAUSE)
+
+    async def _look_at_locked(self, session: Session, lease: Lease) -> None:
+        if lease.observation is None:
+            self._begin(lease)
+        answered = await self._locked.look(session)
+        if answered:
+            self._count(lease, answered)
+            self._dispatch_next()

@@ -33,6 +33,8 @@ The row is a hash of the key, or None if it may be any row; distinct keys may co
 plain tuple, which Python reuses: a named tuple takes several times as long to make, and
 each one brings the next garbage collection nearer.
 """
+ROW: Final = 2
+"""Where the row is in a pending call."""
 FUTURE: Final = 3
 """Where the future is in a pending call."""
 MADE: Final = 4

@@ -118,6 +118,24 @@ def is_pool(connection: object) -> bool:
     return (_kinds.get(type(connection)) or _find_kind(connection)).is_pool
 
 
+def pool_size(connection: object) -> int:
+    """
+    Return how many connections can be acquired from it at once.
+
+    As many as can be wished for where that is not limited or not known.
+
+    Raises:
+        UnsupportedConnectionError: As in `session_on`.
+    """
+    kind = _kinds.get(type(connection)) or _find_kind(connection)
+    if not kind.is_pool:
+        return 1
+    return kind.size(connection) or _MANY
+
+
+_MANY: Final = 20
+
+
 def is_retryable(error: BaseException) -> bool:
     """
     Return whether it is safe and useful to repeat the whole transaction.

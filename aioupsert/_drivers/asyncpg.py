@@ -208,8 +208,13 @@ def _acquire(pool: Handle) -> AbstractAsyncContextManager[Handle]:
     return context
 
 
+def _size_of(pool: Handle) -> int:
+    size: int = pool.get_max_size()
+    return size
+
+
 KINDS: Final = (
     ConnectionKind(asyncpg.Connection, AsyncpgSession),
     ConnectionKind(PoolConnectionProxy, AsyncpgSession),
-    ConnectionKind(asyncpg.Pool, AsyncpgSession, _acquire, is_pool=True),
+    ConnectionKind(asyncpg.Pool, AsyncpgSession, _acquire, is_pool=True, size=_size_of),
 )

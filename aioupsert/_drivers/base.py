@@ -146,6 +146,10 @@ class Session(Protocol):
         ...
 
 
+def _unknown_size(_: Handle) -> None:
+    return None
+
+
 class ConnectionKind(NamedTuple):
     """
     A kind of connection that callers hold.
@@ -156,12 +160,14 @@ class ConnectionKind(NamedTuple):
         acquire: Acquires a connection of the driver, and releases it on exit; None if
             it is such a connection itself.
         is_pool: Whether several connections can be acquired at once.
+        size: Returns how many; None if that is not limited, or not known.
     """
 
     type: type
     session: Callable[[Handle], Session]
     acquire: Callable[[Handle], AbstractAsyncContextManager[Handle]] | None = None
     is_pool: bool = False
+    size: Callable[[Handle], int | None] = _unknown_size
 
 
 class Driver(Protocol):

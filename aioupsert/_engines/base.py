@@ -99,6 +99,9 @@ ResultRows: TypeAlias = Sequence[ResultRow]
 Steps: TypeAlias = Generator[Command, ResultRows, T]
 """Yields each command, receives its rows or its error, returns a T."""
 
+FoundRows: TypeAlias = list[tuple[int, int]]
+"""The positions of rows in a batch, each with what was found out about it."""
+
 IN_TRANSACTION: Final = Command("", kind="transaction")
 """Returns a row if a transaction is open on the connection."""
 
@@ -178,11 +181,11 @@ def check_committed(status: ResultRows) -> None:
 
 # --- Errors ---------------------------------------------------------------------------
 
-Fault: TypeAlias = Literal["row", "unknown", "transaction", "connection"]
+Fault: TypeAlias = Literal["row", "lock", "unknown", "transaction", "connection"]
 """
-What an error comes from: the values of a row; perhaps those, perhaps whatever is sent;
-the values of a row, but it has ended the whole transaction; or the connection or the
-server, so that nothing else will pass either.
+What an error comes from: the values of a row; a lock that was not had in time; perhaps
+a row, perhaps whatever is sent; the values of a row, but it has ended the whole
+transaction; or the connection or the server, so that nothing else will pass either.
 """
 
 
@@ -268,6 +271,26 @@ class CompiledBatch(Protocol):
         """
         ...
 
+    def find_locked(self, group: RowGroup, /) -> Steps[FoundRows] | None:
+        """
+        Find the rows of a group that others have locked, or that do not exist.
+
+        Returns:
+            Steps that return the rows, each with whether it exists; None if that cannot
+            be told.
+        """
+        ...
+
+    def find_holders(self, group: RowGroup, /) -> Steps[FoundRows] | None:
+        """
+        Find out who has locked the rows of a group.
+
+        Returns:
+            Steps that return the rows of which it is known, each with the process of a
+            session; None if that cannot be told.
+        """
+        ...
+
 
 class CompiledSync(Protocol):
     """
@@ -344,6 +367,16 @@ class Engine(ValueSemantics, Protocol):
     @property
     def system(self) -> str:
         """The value of OpenTelemetry's ``db.system.name``."""
+        ...
+
+    @property
+    def lock_limits(self) -> Command | None:
+        """
+        The query for how long a connection waits for a lock.
+
+        It returns milliseconds by *lock_timeout* and *statement_timeout*, 0 for no limit.
+        None if a wait for a row cannot be told from other waits.
+        """
         ...
 
     def reflect(self, name: TableName) -> Steps[Table]:

@@ -24,6 +24,7 @@ from aioupsert._engines.base import (
     IN_TRANSACTION,
     CompiledGroup,
     Engine,
+    FoundRows,
     Steps,
     in_scope,
 )
@@ -43,6 +44,15 @@ from aioupsert._plan.schema import Table, TableName
 from aioupsert.errors import AioupsertError, NotAppliedError, UsageError
 from aioupsert.typing import Value
 
+# What a row may have caused.
+_OF_A_ROW: Final = frozenset({"row", "lock", "unknown"})
+LOCK_TIMEOUT: Final = 50
+"""
+For how many milliseconds a batch that gives way waits for a lock.
+
+Longer than other batches, or a short transaction, have rows locked; but not so long that
+callers would notice.
+"""
 AFTER_A_BATCH: Final = 6
 """A pause after a batch is as long as after so many attempts of one row."""
 
@@ -68,6 +78,12 @@ class Batch(NamedTuple):
 
     positions: Sequence[int]
     rows: Sequence[Value]
+
+    def some(self, chosen: Sequence[int]) -> Batch:
+        """Return some of the rows."""
+        return Batch(
+            [self.positions[at] for at in chosen], [self.rows[at] for at in chosen]
+        )
 
 
 class RejectedRowError(Exception):
@@ -96,6 +112,7 @@ class BatchWriter:
         skip: bool,
         each: bool,
         reads_first: bool = False,
+        gives_way: bool = False,
     ) -> None:
         """
         Write to a table.
@@ -108,6 +125,8 @@ class BatchWriter:
             each: Whether the result of each row is asked for.
             reads_first: Whether rows that exist are only read, outside of a transaction
                 and without a lock.
+            gives_way: Whether a lock that is not had in time ends the whole batch, of
+                which nothing is stored then.
         """
         self.retries = 0
         self._some_pass = False
@@ -117,6 +136,7 @@ class BatchWriter:
         self._skip = skip
         self._each = each
         self._reads_first = reads_first
+        self._gives_way = gives_way
 
     async def store(
         self, session: Session, batch: Batch, *, inside: bool, alone: bool = False
@@ -153,7 +173,7 @@ class BatchWriter:
                     continue
                 if not inside and session.fault_of(exc) == "transaction":
                     return await self._store_others(session, batch, exc)
-                if not _may_be_bisected(session, exc):
+                if not self._may_be_bisected(session, exc):
                     raise
                 stored = await self._store_what_passes(session, batch, exc, deadline)
                 if stored is not None:
@@ -162,6 +182,22 @@ class BatchWriter:
                 self._some_pass = True
                 return outcome
             await self._pause()
+
+    async def find_locked(self, session: Session, batch: Batch) -> FoundRows | None:
+        """
+        Return the rows that others have locked, or that do not exist.
+
+        Returns:
+            Their positions in the batch, each with whether the row exists; None if it
+            cannot be told.
+        """
+        groups, _ = await self._compile(session, batch)
+        return await _found(session, [c.find_locked(group) for c, group in groups])
+
+    async def find_holders(self, session: Session, batch: Batch) -> FoundRows | None:
+        """Return rows, each with a session that has locked it; None if it is unknown."""
+        groups, _ = await self._compile(session, batch)
+        return await _found(session, [c.find_holders(group) for c, group in groups])
 
     async def _store_what_passes(
         self, session: Session, batch: Batch, failed: Exception, deadline: Deadline
@@ -185,7 +221,7 @@ class BatchWriter:
         """Store halves, each committed by itself: the error may be one of COMMIT."""
         if (
             not self._skip
-            or not _may_be_bisected(session, failed)
+            or not self._may_be_bisected(session, failed)
             or len(batch.rows) == 1
         ):
             raise failed
@@ -251,7 +287,7 @@ class BatchWriter:
             try:
                 written = await self._write(session, half)
             except Exception as exc:
-                if not _may_be_bisected(session, exc):
+                if not self._may_be_bisected(session, exc):
                     raise
                 outcome.merge(await self._bisect(session, half, exc, search))
             else:
@@ -292,9 +328,24 @@ class BatchWriter:
                 isinstance(exc, TransientError)
                 or is_retryable(exc)
                 or session.fault_of(exc) == "connection"
+                or self._is_for_lock(session, exc)
             ):
                 raise
             return exc
+
+    def _may_be_bisected(self, session: Session, error: Exception) -> bool:
+        """Return whether rows may pass alone, although they have failed together."""
+        if isinstance(error, RejectedRowError) or is_retryable(error):
+            return False
+        if isinstance(error, AioupsertError):
+            return _comes_from_row(session, error)
+        return session.fault_of(error) in _OF_A_ROW and not self._is_for_lock(
+            session, error
+        )
+
+    def _is_for_lock(self, session: Session, error: Exception) -> bool:
+        """Return whether an error ends a batch that gives way to locks."""
+        return self._gives_way and session.fault_of(error) == "lock"
 
     async def _write(
         self, session: Session, batch: Batch, *, alone: bool = False
@@ -351,6 +402,17 @@ class BatchWriter:
         if not self._skip:
             raise RejectedRowError(rejected[0])
         return ready, rejected
+
+
+async def _found(
+    session: Session, queries: Sequence[Steps[FoundRows] | None]
+) -> FoundRows | None:
+    found: FoundRows = []
+    for steps in queries:
+        if steps is None:
+            return None
+        found += await session.run(steps)
+    return found
 
 
 class _UndoError(Exception):
@@ -443,15 +505,6 @@ def _halves(batch: Batch) -> tuple[Batch, Batch]:
         Batch(batch.positions[:middle], batch.rows[:middle]),
         Batch(batch.positions[middle:], batch.rows[middle:]),
     )
-
-
-def _may_be_bisected(session: Session, error: Exception) -> bool:
-    """Return whether rows may pass alone, although they have failed together."""
-    if isinstance(error, RejectedRowError) or is_retryable(error):
-        return False
-    if isinstance(error, AioupsertError):
-        return _comes_from_row(session, error)
-    return session.fault_of(error) in {"row", "unknown"}
 
 
 def _comes_from_row(session: Session, error: Exception) -> bool:

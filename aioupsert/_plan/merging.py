@@ -37,9 +37,16 @@ OneCall: TypeAlias = tuple[RequestShape, Sequence[Value], *tuple[object, ...]]
 class CallGrouper:
     """Reads the calls of one coalescer; caches which request shapes can be merged."""
 
-    def __init__(self, key: Names) -> None:
-        """Read calls whose key has these columns, in this order."""
+    def __init__(self, key: Names, lock_timeout: int = 0) -> None:
+        """
+        Read calls.
+
+        Args:
+            key: The columns of their keys, in this order.
+            lock_timeout: As in `Request`.
+        """
         self._key = key
+        self._lock_timeout = lock_timeout
         self._table: Table | None = None
         self._rules: dict[RequestShape, _MergeRule | None] = {}
 
@@ -71,7 +78,7 @@ class CallGrouper:
             UniformRows(positions, [*zip(*values, strict=True)])
             for positions, values in found.values()
         ]
-        requests = [(_coalesced(shape), ()) for shape in found]
+        requests = [(_coalesced(shape, self._lock_timeout), ()) for shape in found]
         groups = order_groups(uniform, requests, self._key, table, semantics)
         if merged:
             groups = [
@@ -137,8 +144,8 @@ _Write: TypeAlias = tuple[list[int], RequestShape, Sequence[Value]]
 """The positions of the calls that make one write, its shape, and its values."""
 
 
-def _coalesced(shape: RequestShape) -> RequestShape:
-    return Request(*shape)._replace(coalesced=True)
+def _coalesced(shape: RequestShape, lock_timeout: int = 0) -> RequestShape:
+    return Request(*shape)._replace(coalesced=True, lock_timeout=lock_timeout)
 
 
 # --- Merging --------------------------------------------------------------------------

@@ -74,6 +74,7 @@ class Plan:
             when many rows are written.
         warning: A warning for the caller, given once, or None.
         checks: Checks of key values, each with the parameter it reads.
+        lock_timeout: As in `Request`.
     """
 
     table: Table
@@ -93,6 +94,7 @@ class Plan:
     row_parameters: int
     warning: str | None
     checks: tuple[tuple[int, KeyCheck], ...]
+    lock_timeout: int
 
     @property
     def key_nulls(self) -> dict[str, bool]:
@@ -213,6 +215,7 @@ def make_plan(shape: RequestShape, table: Table) -> Plan:
             if k.kind not in {"null", "text"}
             and (check := key_check(k.column)) is not None
         ),
+        lock_timeout=request.lock_timeout,
     )
     _check_strategy(request, plan)
     return plan

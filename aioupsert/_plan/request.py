@@ -43,6 +43,8 @@ class Request(NamedTuple):
             one statement.
         constants: The columns of the key that have a constant of an index's predicate,
             with that; None before they are compared with the table's.
+        lock_timeout: For how many milliseconds the statements wait for a lock at most;
+            0 for as long as the connection's settings let them.
     """
 
     key: KeyItems
@@ -59,6 +61,7 @@ class Request(NamedTuple):
     spares: Names | None
     coalesced: bool
     constants: tuple[tuple[str, Constant], ...] | None = None
+    lock_timeout: int = 0
 
 
 RequestShape: TypeAlias = tuple[
@@ -76,6 +79,7 @@ RequestShape: TypeAlias = tuple[
     Names | None,
     bool,
     "tuple[tuple[str, Constant], ...] | None",
+    int,
 ]
 """A `Request`, or the same as a plain tuple, which is quicker to make."""
 
@@ -203,6 +207,7 @@ def read_request(
         None,
         False,
         None,
+        0,
     )
     return shape, values
 

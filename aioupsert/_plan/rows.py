@@ -38,6 +38,7 @@ from aioupsert._plan.request import (
     CONTAINERS,
     PLAIN,
     PLAIN_CLASSES,
+    Request,
     RequestShape,
     plain_node,
     read_value,
@@ -139,9 +140,16 @@ def _read(
 class RowGrouper:
     """Reads the rows of one bulk call."""
 
-    def __init__(self, request: BulkRequest) -> None:
-        """Read rows for this call."""
+    def __init__(self, request: BulkRequest, lock_timeout: int = 0) -> None:
+        """
+        Read rows.
+
+        Args:
+            request: The call that they are for.
+            lock_timeout: As in `Request`.
+        """
         self._request = request
+        self._lock_timeout = lock_timeout
         self._requests: dict[
             tuple[Names, Sequence[Node], frozenset[str]],
             tuple[RequestShape, Sequence[Value]],
@@ -176,7 +184,9 @@ class RowGrouper:
         if found is None:
             if len(self._requests) >= _MAX_REQUESTS:
                 self._requests.clear()
-            found = self._requests[columns] = self._request.request(*columns)
+            shape, constants = self._request.request(*columns)
+            shape = Request(*shape)._replace(lock_timeout=self._lock_timeout)
+            found = self._requests[columns] = shape, constants
         return found
 
     def read_row(self, row: Row) -> tuple[RequestShape, list[Value]]:
@@ -213,37 +223,29 @@ class RowGrouper:
         values += constants
         return shape, values
 
-    def share(
-        self,
-        rows: Sequence[Row],
-        table: Table,
-        semantics: ValueSemantics,
-        number: int,
-    ) -> list[list[int]] | None:
+    def hashes(
+        self, rows: Sequence[Row], table: Table, semantics: ValueSemantics
+    ) -> list[int] | None:
         """
-        Divide the rows of a batch by their keys, all rows of a key in one share.
+        Return a hash of the key of each row, the same for equal ones.
 
-        Returns:
-            The positions of each share, in their order; None if it is not known which
-            keys are equal.
+        It is 0 for a row that cannot be read. None if it is not known which keys are
+        equal.
         """
         try:
-            records, rejected = _read(rows, self._request, only_key=True)
+            records, _ = _read(rows, self._request, only_key=True)
         except Exception:  # noqa: BLE001  # of a column's type; writing the row reports it
             return None
         columns = [some.columns for some in records]
         if not are_comparable(columns, self._request.key, table, semantics):
             return None
-        shares: list[list[int]] = [[] for _ in range(number)]
+        hashes = [0] * len(rows)
         for some in records:
             for position, key in zip(
                 some.positions, zip(*some.columns, strict=True), strict=True
             ):
-                shares[hash(key) % number].append(position)
-        shares[0] += [row.position for row in rejected]
-        for share in shares:
-            share.sort()
-        return shares
+                hashes[position] = hash(key)
+        return hashes
 
 
 def read_row_request(

@@ -16,6 +16,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from sqlite3 import SQLITE_BUSY, SQLITE_LOCKED
 from typing import Any, Final, NamedTuple
 
+from sqlalchemy import StaticPool
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import (
     AsyncConnection,
@@ -266,11 +267,20 @@ def is_retryable(error: BaseException) -> bool:
     return state in TRANSIENT or code in {SQLITE_BUSY, SQLITE_LOCKED}
 
 
+def _size_of(handle: BoundHandle) -> int | None:
+    """Return how many connections an engine's pool has, if it limits them."""
+    pool: Handle = handle.handle.pool
+    if isinstance(pool, StaticPool):
+        return 1
+    overflow: int = getattr(pool, "_max_overflow", -1)
+    return None if overflow < 0 else pool.size() + overflow
+
+
 def _as_it_is(session: Session) -> Session:
     return session
 
 
 KINDS: Final = (
-    ConnectionKind(BoundPool, _as_it_is, BoundPool.lend, is_pool=True),
+    ConnectionKind(BoundPool, _as_it_is, BoundPool.lend, is_pool=True, size=_size_of),
     ConnectionKind(BoundHandle, _as_it_is, BoundHandle.lend),
 )

@@ -70,12 +70,42 @@ async def unblocked(pg: PostgresDatabase) -> None:
     await _waiting(pg, lambda found: not found)
 
 
-async def _waiting(pg: PostgresDatabase, enough: Callable[[int], bool]) -> list[int]:
+async def make_sleepy(pg: PostgresDatabase, *keys: int) -> None:
+    """Have whoever writes one of these rows sleep, which is no lock, until `wake`."""
+    among = ", ".join(map(str, keys))
+    await pg.run(
+        "CREATE TABLE naps (); INSERT INTO naps DEFAULT VALUES;"
+        "CREATE FUNCTION nap() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+        f" IF NEW.k IN ({among}) AND EXISTS (SELECT FROM naps) THEN"
+        " PERFORM pg_sleep(60); END IF; RETURN NEW; END $$;"
+        "CREATE TRIGGER nap BEFORE INSERT OR UPDATE ON t"
+        " FOR EACH ROW EXECUTE FUNCTION nap()"
+    )
+
+
+async def wake(pg: PostgresDatabase) -> None:
+    """Let nobody sleep any more who does not sleep yet."""
+    await pg.run("DELETE FROM naps")
+
+
+async def asleep(pg: PostgresDatabase, number: int = 1) -> list[int]:
+    """Return once so many sessions of the test sleep: their processes."""
+    return await _waiting(pg, lambda found: found >= number, _SLEEPS)
+
+
+_BLOCKED: Final = (
+    "EXISTS (SELECT FROM pg_locks l WHERE l.pid = a.pid AND NOT l.granted)"
+)
+_SLEEPS: Final = "wait_event = 'PgSleep'"
+
+
+async def _waiting(
+    pg: PostgresDatabase, enough: Callable[[int], bool], how: str = _BLOCKED
+) -> list[int]:
     async with asyncio.timeout(PATIENCE):
         while True:
             rows = await pg.query(
-                "SELECT a.pid FROM pg_stat_activity a WHERE EXISTS (SELECT FROM pg_locks"
-                " l WHERE l.pid = a.pid AND NOT l.granted)"
+                f"SELECT a.pid FROM pg_stat_activity a WHERE {how}"
                 f" AND application_name = '{pg.schema}'"
             )
             if enough(len(rows)):

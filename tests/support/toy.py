@@ -90,12 +90,19 @@ class ToyBatch:
     ) -> Steps[Sequence[int]]:
         return read_each(self.per_row, group, outcome)
 
+    def find_locked(self, _group: RowGroup) -> None:
+        return None
+
+    def find_holders(self, _group: RowGroup) -> None:
+        return None
+
     def write_autocommit(self, _group: RowGroup, _outcome: BatchOutcome) -> None:
         return None
 
 
 class ToyEngine:
     system: str = "toy"
+    lock_limits: None = None
 
     def reflect(self, name: TableName) -> Steps[Table]:
         rows = yield Command("DESCRIBE", [name[-1]], kind="catalog")

@@ -38,7 +38,12 @@ class Ready:
         self._queue = Queue(1)
         self._queue.compare_as([INTEGER], PostgresqlEngine())
         self._number = 0
-        defaults = {"max_batch": 1_000, "max_delay": 0.0, "concurrency": 3}
+        defaults = {
+            "max_batch": 1_000,
+            "max_delay": 0.0,
+            "concurrency": 3,
+            "connections": 20,
+        }
         self.schedule = Schedule(self._queue, **{**defaults, **options})
 
     def add(self, number: int) -> None:
@@ -173,7 +178,7 @@ def test_calls_whose_callers_have_gone_are_no_batch(
     loop: asyncio.AbstractEventLoop,
 ) -> None:
     queue = Queue(1)
-    schedule = Schedule(queue, max_batch=10, max_delay=0, concurrency=2)
+    schedule = Schedule(queue, max_batch=10, max_delay=0, concurrency=2, connections=2)
     for key in range(5):
         future = loop.create_future()
         future.cancel()

@@ -60,6 +60,7 @@ from aioupsert._engines.postgresql.compiler import (
     name_table,
     native_code,
     returned,
+    statement_guards,
     type_guards,
 )
 from aioupsert._engines.postgresql.qualifying import EQUALS, LESS, operator
@@ -82,11 +83,14 @@ def compile_batch(plan: Plan, *, distinct: bool) -> PostgresqlBatch:
     """
     per_row = compile_call(plan)
     lock = _lock(plan)
+    locks: tuple[KeyLock, ...] = ()
+    if lock is not None and plan.lock_timeout:
+        locks = _find_locked(plan), _find_holders(plan)
     draws = bool(_drawn_columns(plan))
     reason = next(_reasons_for_one_by_one(plan), None)
     if reason is not None:
         how = f"one by one: {reason}"
-        return PostgresqlBatch(per_row, how, lock=lock, draws=draws)
+        return PostgresqlBatch(per_row, how, lock=lock, draws=draws, locks=locks)
     reason = next(_reasons_against_on_conflict(plan, distinct=distinct), None)
     write: _WriteDraft
     if reason is None:
@@ -122,6 +126,7 @@ def compile_batch(plan: Plan, *, distinct: bool) -> PostgresqlBatch:
         draw=tuple(_draw(plan, c) for c in _drawn_beforehand(plan)),
         runs_no_code=plan.table.runs_no_code
         and all(part.kind not in {"call", "sql"} for part in expressions_of(plan)),
+        locks=locks,
     )
 
 
@@ -290,7 +295,7 @@ class _BatchWriter(PostgresqlWriter):
         super().__init__()
         self.rows: str = name_cte(plan, "rows")
         self.columns = columns
-        self.guards: str = " AND ".join(type_guards(plan))
+        self.guards: str = " AND ".join(statement_guards(plan))
         self._row_parameters = plan.row_parameters
         self._excluded: Mapping[int, Column] = {}
 
@@ -462,7 +467,7 @@ def _lock(plan: Plan) -> KeyLock | None:
     ):
         return None
     writer = _BatchWriter(plan, [])
-    writer.guards = " AND ".join(type_guards(plan, only_key=True))
+    writer.guards = " AND ".join(statement_guards(plan, only_key=True))
     locked = name_cte(plan, "locked")
     cte = (
         f'{locked} AS MATERIALIZED (SELECT {writer.rows}."ord" FROM {name_table(plan)},'
@@ -532,6 +537,46 @@ def _find_unchanged(
             ' GROUP BY "code"'
         )
     return _Draft(writer, ctes, query)
+
+
+def _find_locked(plan: Plan) -> KeyLock:
+    """Write the query for the rows that cannot be locked now, or do not exist."""
+    writer = _BatchWriter(plan, [])
+    writer.guards = " AND ".join(type_guards(plan, only_key=True))
+    free = name_cte(plan, "free")
+    rows, table, key = writer.rows, name_table(plan), writer.key(plan)
+    cte = (
+        f'{free} AS MATERIALIZED (SELECT {rows}."ord" FROM {table}, {rows}'
+        f" WHERE {key} FOR NO KEY UPDATE OF {ALIAS} SKIP LOCKED)"
+    )
+    exists = f"{writer.column(plan.key[0].column)} IS NOT NULL"
+    query = (
+        f'SELECT {rows}."ord", {exists} FROM {rows} LEFT JOIN {table} ON {key}'
+        f' WHERE NOT {rows}."ord" {EQUALS} ANY (SELECT "ord" FROM {free})'
+    )
+    statement = _Draft(writer, [cte], query).finished()
+    return KeyLock(statement.arrays, tuple(writer.columns), locks=True)
+
+
+def _find_holders(plan: Plan) -> KeyLock:
+    """
+    Write the query for the sessions whose transactions hold the locks of rows.
+
+    A row that is locked by one transaction has its number in xmax; by several, another
+    number, which belongs to no transaction that uses the table.
+    """
+    writer = _BatchWriter(plan, [])
+    writer.guards = " AND ".join(type_guards(plan, only_key=True))
+    rows = writer.rows
+    query = (
+        f'SELECT {rows}."ord", l.pid FROM {name_table(plan)}, {rows},'
+        " pg_catalog.pg_locks AS l, pg_catalog.pg_locks AS r"
+        f" WHERE {writer.key(plan)} AND l.transactionid {EQUALS} {ALIAS}.xmax"
+        f" AND l.granted AND r.pid {EQUALS} l.pid AND r.relation {EQUALS}"
+        f" {ALIAS}.tableoid"
+    )
+    statement = _Draft(writer, [], query).finished()
+    return KeyLock(statement.arrays, tuple(writer.columns), locks=False)
 
 
 def _written(writer: _BatchWriter, plan: Plan, code: str, *first: str) -> str:

@@ -42,6 +42,7 @@ from aioupsert._engines.base import (
     CommandKind,
     CompiledBatch,
     CompiledGroup,
+    FoundRows,
     ResultRow,
     ResultRows,
     Steps,
@@ -114,10 +115,10 @@ class ReportingStatement(NamedTuple):
 
 class KeyLock(NamedTuple):
     """
-    A query that locks rows in the order of their keys.
+    A query for the existing rows of some keys, and their locks.
 
     Attributes:
-        sql: Its text, which returns the numbers of the keys that exist.
+        sql: Its text, which returns numbers of the keys.
         columns: What its arrays hold.
         locks: Whether it locks them, and does not only find them.
     """
@@ -147,6 +148,8 @@ class PostgresqlBatch:
         draw: The queries for a number of the next values of a sequence, one for each
             column whose values can be taken beforehand.
         runs_no_code: Whether no other statement runs within this one, as in a trigger.
+        locks: The queries for rows that are locked, and for who has locked them; none
+            where this is never asked.
     """
 
     per_row: PostgresqlCall
@@ -162,6 +165,21 @@ class PostgresqlBatch:
     draws: bool = False
     draw: tuple[str, ...] = ()
     runs_no_code: bool = False
+    locks: tuple[KeyLock, ...] = ()
+
+    def find_locked(self, group: RowGroup) -> Steps[FoundRows] | None:
+        """Find the rows that cannot be locked now or do not exist."""
+        return self._find(self.locks[0], group) if self.locks else None
+
+    def find_holders(self, group: RowGroup) -> Steps[FoundRows] | None:
+        """Find the sessions that have locked rows."""
+        return self._find(self.locks[1], group) if self.locks else None
+
+    def _find(self, query: KeyLock, group: RowGroup) -> Steps[FoundRows]:
+        arguments = map(ArrayArgument, _encoded(query.columns, group.columns))
+        # Planned each time: the table may have been small when it was prepared.
+        rows = yield Command(query.sql, [*arguments], kind="once")
+        return [(group.positions[number - 1], what) for number, what in rows]
 
     def write(self, group: RowGroup, outcome: BatchOutcome) -> Steps[None]:
         """Write a group of rows in the open transaction."""

@@ -89,6 +89,7 @@ class CockroachdbEngine(PostgresqlEngine):
     """CockroachDB."""
 
     system: str = "cockroachdb"
+    lock_limits: Command | None = None
 
     def reflect(self, name: TableName) -> Steps[Table]:
         """

@@ -28,6 +28,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
+from aioupsert._engines.postgresql.citus import EXACT_BECAUSE
 from aioupsert._engines.postgresql.qualifying import (
     CONCATENATED,
     EQUALS,
@@ -302,7 +303,7 @@ class PostgresqlWriter(SqlWriter):
 
     def insert_guards(self, plan: Plan) -> list[str]:
         """Write what must hold for the insert's values to be right."""
-        guards = type_guards(plan)
+        guards = statement_guards(plan)
         if self.inlines_default:
             guards.append(self.guard(plan))
         return guards
@@ -319,6 +320,21 @@ def _relation(plan: Plan) -> str:
 
 def _same_relation(plan: Plan) -> str:
     return f"{_relation(plan)} {EQUALS} {plan.table.relation_id}::pg_catalog.oid"
+
+
+def statement_guards(plan: Plan, *, only_key: bool = False) -> list[str]:
+    """
+    Write what holds before a statement reads or locks a row.
+
+    A timeout for locks is set by the statement itself, which saves a round trip: as a
+    subquery of its own that part is evaluated once, first. What is set so ends with the
+    transaction, which by default is the statement.
+    """
+    guards = type_guards(plan, only_key=only_key)
+    if not plan.lock_timeout or plan.table.exact_because == EXACT_BECAUSE:
+        return guards
+    limit = f"pg_catalog.set_config('lock_timeout', '{plan.lock_timeout}', true)"
+    return [f"(SELECT {limit}) IS NOT NULL", *guards]
 
 
 def type_guards(plan: Plan, *, only_key: bool = False) -> list[str]:
@@ -495,7 +511,7 @@ def name_table(plan: Plan) -> str:
 
 
 def _identified(writer: PostgresqlWriter, plan: Plan) -> str:
-    return " AND ".join([writer.key(plan), *type_guards(plan)])
+    return " AND ".join([writer.key(plan), *statement_guards(plan)])
 
 
 def _conditions(writer: PostgresqlWriter, plan: Plan) -> str:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
+from aioupsert._engines.base import Command
 from aioupsert._engines.postgresql import bulk_steps, catalog, steps, values
 from aioupsert._engines.postgresql.bulk_compiler import compile_batch
 from aioupsert._engines.postgresql.compiler import compile_call
+from aioupsert._engines.postgresql.qualifying import qualified
 from aioupsert._engines.postgresql.sync import compile_sync
 
 if TYPE_CHECKING:
@@ -27,10 +29,18 @@ if TYPE_CHECKING:
     from aioupsert.typing import Value
 
 
+# Each is a text such as 500ms or 2s.
+_LOCK_LIMITS: Final = qualified(
+    "SELECT (date_part('epoch', current_setting('lock_timeout')::interval) * 1000)::int8,"
+    " (date_part('epoch', current_setting('statement_timeout')::interval) * 1000)::int8"
+)
+
+
 class PostgresqlEngine:
     """PostgreSQL, and servers that are compatible with it."""
 
     system: str = "postgresql"
+    lock_limits: Command | None = Command(_LOCK_LIMITS)
 
     def reflect(self, name: TableName) -> Steps[Table]:
         """Read a table from the catalog."""

@@ -55,6 +55,7 @@ query_canceled, as a statement's timeout raises it), system_error.
 
 
 _CANCELED: Final = "57014"
+_LOCK_NOT_AVAILABLE: Final = "55P03"
 
 
 def fault_by_sqlstate(state: str, message: str) -> Fault:
@@ -63,6 +64,8 @@ def fault_by_sqlstate(state: str, message: str) -> Fault:
     # wants the call to end, not its rows to be tried one by one.
     if state == _CANCELED and "user request" in message:
         return "connection"
+    if state == _LOCK_NOT_AVAILABLE:
+        return "lock"
     if state.startswith(_ROW):
         return "row"
     return "connection" if state.startswith(_CONNECTION) else "unknown"

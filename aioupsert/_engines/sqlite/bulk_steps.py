@@ -71,6 +71,12 @@ class SqliteBatch:
         """Record the existing rows of a group; return those that do not exist."""
         return read_each(self.per_row, group, outcome)
 
+    def find_locked(self, _group: RowGroup) -> None:
+        """Return None: the file is locked, not a row."""
+
+    def find_holders(self, _group: RowGroup) -> None:
+        """Return None, as SQLite does not tell."""
+
     def write(self, group: RowGroup, outcome: BatchOutcome) -> Steps[None]:
         """Write a group of rows in the open transaction."""
         return checked(self.per_row.plan, self._write(group, outcome))

@@ -32,6 +32,7 @@ class SqliteEngine:
     """SQLite."""
 
     system: str = "sqlite"
+    lock_limits: None = None
 
     def reflect(self, name: TableName) -> Steps[Table]:
         """Read a table from the schema."""
