@@ -28,6 +28,7 @@ from tests.stress import interleavings as alternating
 from tests.stress import permutations as permuting
 from tests.stress import processes as counting
 from tests.stress import races as racing
+from tests.stress import service as serving
 from tests.stress import simulation as simulating
 from tests.stress import soak as soaking
 from tests.stress import waiters as awaiting
@@ -167,6 +168,18 @@ def soak(seed: Seed = None, minutes: float = 30.0, clients: int = 32) -> None:
     """Everything at once for a long time, while the table changes."""
     chosen, dsn = seeded(seed), server_dsn()
     finish(soaking.soak(dsn, soaking.Size(clients, minutes * 60), chosen))
+
+
+@app.command()
+def service(
+    seed: Seed = None,
+    seconds: Annotated[float, typer.Option(help="In each situation.")] = 20.0,
+    clients: int = 64,
+) -> None:
+    """An application under uvicorn: clients go away, rows are locked, it restarts."""
+    chosen = seeded(seed)
+    with failing.running() as node:
+        finish(serving.serve(node, serving.Size(clients, seconds), chosen))
 
 
 @app.command()

@@ -4,7 +4,14 @@ from typing import Any
 
 import pytest
 
-from tests.stress import cancellations, differential, faults, processes, soak
+from tests.stress import (
+    cancellations,
+    differential,
+    faults,
+    processes,
+    service,
+    soak,
+)
 from tests.support.databases import CONNECTIONS
 from tests.support.servers import Server
 
@@ -27,6 +34,12 @@ async def test_whatever_fails() -> None:
     size = faults.Size(4, 1, 1, 3, 5)
     with faults.running() as node:
         line, is_good = await faults.fail(node, size, seed=1)
+    assert is_good, line
+
+
+async def test_an_application_in_service() -> None:
+    with faults.running() as node:
+        line, is_good = await service.serve(node, service.Size(16, 0.3), seed=1)
     assert is_good, line
 
 
