@@ -28,6 +28,7 @@ BENCHMARKS: Final = {
     "crowd": "one to two thousand tasks: plain calls and a Coalescer",
     "locked_rows": "a Coalescer while other sessions have rows locked",
     "growth": "one call and many rows as the table grows",
+    "pools": "pools of several sizes, slow rows and networks",
     "peers": "the same task in other libraries: one call, or many rows",
     "memory": "the memory that ten million rows take",
     "observers": "one call with each kind of observer",

@@ -30,7 +30,7 @@ from benchmarks.support.rows import seeded
 from benchmarks.support.timing import in_turns, ratio
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncGenerator
 
 QUICK: Final = {"turns": 1, "seconds": 0.2, "tasks": 20}
 ROWS: Final = 2_000
@@ -57,7 +57,7 @@ class Turn(NamedTuple):
 
 
 @asynccontextmanager
-async def locked(dsn: str, rows: range) -> AsyncIterator[None]:
+async def locked(dsn: str, rows: range) -> AsyncGenerator[None]:
     """Hold the locks of rows."""
     conn = await asyncpg.connect(dsn)
     try:

@@ -41,7 +41,8 @@ What always holds
 4.  At most *max_pending* calls are admitted. A slot is free again when its caller has
     been answered or cancelled, whichever comes first.
 5.  At most *concurrency* connections are leased at once, and one for calls whose rows
-    are locked.
+    are locked. Without *concurrency* it is three, or all of the pool while each call
+    takes the database long (see `Pace`).
 6.  A call is sent at most once, unless it is certain that nothing of it was stored.
 7.  A lease runs in a copy of the context in which the coalescer was entered: no batch
     sees a context variable of one of its callers.

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import (
     TYPE_CHECKING,
     Any,
-    Final,
     Self,
     TypedDict,
     TypeVar,
@@ -44,8 +43,6 @@ if TYPE_CHECKING:
         Values,
         WithoutUniqueIndex,
     )
-
-_CONCURRENCY: Final = 3
 
 R = TypeVar("R")
 
@@ -97,7 +94,7 @@ class Coalescer:
         max_batch: int = 1_000,
         max_delay: float = 0.0,
         max_pending: int = 10_000,
-        concurrency: int = _CONCURRENCY,
+        concurrency: int | None = None,
         without_unique_index: WithoutUniqueIndex = "warn",
         timeout: float | None = TIMEOUT,
         close_timeout: float | None = None,
@@ -117,6 +114,8 @@ class Coalescer:
                 order.
             concurrency: The maximum number of batches in progress at the same time,
                 each over its own connection of a pool. They never contain the same row.
+                By default three, and as many as the pool has connections while the
+                database takes long for each row.
             without_unique_index: What to do if no unique index makes the key unique, as
                 for `create_or_update`.
             timeout: The number of seconds after which a batch is not repeated after a
@@ -136,7 +135,7 @@ class Coalescer:
             ("max_pending", max_pending),
             ("concurrency", concurrency),
         ):
-            if value < 1:
+            if value is not None and value < 1:
                 msg = f"{argument} must be 1 or more, not {value!r}"
                 raise UsageError(msg)
         if max_delay < 0:

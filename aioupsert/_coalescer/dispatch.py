@@ -40,7 +40,21 @@ Fewer wait for the batch, since a small batch costs nearly as much as a large on
 `SECONDS_BEHIND_A_BATCH`.
 """
 SECONDS_BEHIND_A_BATCH: Final = 0.01
-"""How long calls wait for a batch under way, which may itself be waiting for a lock."""
+"""How long calls wait for a batch under way."""
+CONNECTIONS: Final = 3
+"""
+How many connections are used at once while the database is quick.
+
+With more of them it does no more; where each row takes long, it does.
+"""
+SLOW_CALL: Final = 0.002
+"""
+From so many seconds a call on, all of the pool's connections are used.
+
+A quick one takes a hundredth of it, beside others in a batch.
+"""
+SECONDS_OF_A_BATCH: Final = 0.05
+"""For so long a batch takes at most, as far as is known beforehand."""
 BATCHES_PER_LEASE: Final = 8
 """
 How many batches a lease sends at most before it gives its connection back.
@@ -78,6 +92,63 @@ _UNKNOWN: Final = (
 )
 
 
+class Pace:
+    """
+    How long the database takes for a call more in a batch.
+
+    It is the slope of what batches of several sizes have taken, those last seen counting
+    most: what is the same for all sizes, such as the network and the commit, is left out.
+
+    Attributes:
+        seconds: The estimate.
+        is_known: Whether batches of several sizes were seen.
+    """
+
+    def __init__(self) -> None:
+        """Begin as if calls took no time."""
+        self.seconds = 0.0
+        self.is_known = False
+        self._number = self._time = 0.0
+        self._variance = self._covariance = 0.0
+
+    def record(self, seconds: float, calls: int) -> None:
+        """Take in how long a batch of so many calls took."""
+        expected = self._time + self.seconds * (calls - self._number)
+        is_new = seconds > max(SECONDS_OF_A_BATCH, _FAR * expected)
+        if not self._number or is_new:
+            # What was seen before no longer holds.
+            self._number, self._time = calls, seconds
+            self._variance = self._covariance = 0.0
+        more, longer = calls - self._number, seconds - self._time
+        self._number += _WEIGHT * more
+        self._time += _WEIGHT * longer
+        rest = 1 - _WEIGHT
+        self._variance = rest * (self._variance + _WEIGHT * more * more)
+        self._covariance = rest * (self._covariance + _WEIGHT * more * longer)
+        if self._variance > _LEAST_VARIANCE:
+            self.is_known = True
+            self.seconds = max(0.0, self._covariance / self._variance)
+        elif self.is_known and is_new:
+            self.seconds = seconds / calls
+        elif not self.is_known and seconds >= SECONDS_BEHIND_A_BATCH:
+            self.suspect()
+        # No call has taken longer than its whole batch.
+        self.seconds = min(self.seconds, seconds / calls)
+
+    def suspect(self) -> None:
+        """Take calls for slow, unless it is known: a batch has not come back for long."""
+        if not self.is_known:
+            self.seconds = _SUSPECTED
+
+
+_FAR: Final = 3
+"""So many times the expected seconds are not chance."""
+_WEIGHT: Final = 0.3
+_LEAST_VARIANCE: Final = 1e-3
+_SUSPECTED: Final = SECONDS_OF_A_BATCH / 4
+"""So that the next batch is small, and tells."""
+
+
 class Schedule:
     """
     Decides when a batch goes: by the number of ready calls and of free connections.
@@ -87,8 +158,9 @@ class Schedule:
     Attributes:
         max_batch: How many calls make a batch at most.
         max_delay: Seconds that a call may wait for others.
-        free: How many more connections may be leased.
+        leased: How many connections are leased.
         connections: How many connections there are.
+        pace: How long calls take.
     """
 
     def __init__(
@@ -97,7 +169,7 @@ class Schedule:
         *,
         max_batch: int,
         max_delay: float,
-        concurrency: int,
+        concurrency: int | None,
         connections: int,
     ) -> None:
         """
@@ -107,24 +179,22 @@ class Schedule:
             queue: The calls.
             max_batch: How many calls make a batch at most.
             max_delay: Seconds that a call may wait for others.
-            concurrency: How many connections may be leased at once.
+            concurrency: How many connections may be leased at once; None to decide
+                that, too.
             connections: How many connections there are.
         """
-        concurrency = min(concurrency, connections)
-        self.connections = connections
         self.max_batch = max_batch
         self.max_delay = max_delay
-        self.free = concurrency
+        self.leased = 0
+        self.connections = connections
+        self.pace = Pace()
         self._queue = queue
-        self._concurrency = concurrency
-        # So many ready calls wait for no others.
-        self._enough = max_batch
-        if not max_delay:
-            self._enough = min(CALLS_WORTH_A_CONNECTION, max_batch)
+        self._usual = min(concurrency or CONNECTIONS, connections)
+        self._most = self._usual if concurrency else connections
 
     def is_idle(self) -> bool:
         """Return whether a new call has nothing to wait for."""
-        return self.free == self._concurrency and not self.max_delay
+        return not self.leased and not self.max_delay
 
     def look_in(self, *, is_set: bool) -> float | None:
         """
@@ -136,9 +206,31 @@ class Schedule:
         Returns:
             The seconds, 0 for the next turn of the loop; None to leave it as it is.
         """
-        if len(self._queue.ready) >= self._enough:
+        if len(self._queue.ready) >= self._enough():
             return 0.0
         return None if is_set else self.max_delay
+
+    def _is_slow(self) -> bool:
+        """Return whether each call takes long, or may do so."""
+        return self.pace.seconds >= SLOW_CALL
+
+    def _enough(self) -> int:
+        """Return how many ready calls wait for no others."""
+        if self.max_delay:
+            return self.max_batch
+        return 1 if self._is_slow() else min(CALLS_WORTH_A_CONNECTION, self.max_batch)
+
+    def _size(self, free: int) -> int:
+        """Return how many calls make the next batch."""
+        ready = len(self._queue.ready)
+        if self._is_slow():
+            # For each connection the same, but no batch takes long.
+            most = int(SECONDS_OF_A_BATCH / self.pace.seconds)
+            return max(1, min(-(-ready // free), most, self.max_batch))
+        # Shared out over all connections, so that the database works on one part while
+        # another is made ready.
+        share = max(-(-ready // self._usual), self._enough())
+        return min(share, self.max_batch)
 
     def take(
         self, *, leased: bool, waited: bool
@@ -157,24 +249,26 @@ class Schedule:
             waited long enough; None if none are, or if they wait for a connection.
         """
         ready, batches = self._queue.ready, list[list[PendingCall]]()
+        if waited and self.leased > leased and not self.max_delay:
+            self.pace.suspect()
+        limit = self._most if self._is_slow() and self.pace.is_known else self._usual
         while ready:
-            free = self.free + leased
-            if not free:
+            busy = self.leased - leased
+            free = limit - busy
+            if free <= 0:
                 break
-            is_busy = free < self._concurrency
-            if is_busy and not waited and len(ready) < self._enough:
+            if busy and not waited and len(ready) < self._enough():
                 return batches, max(SECONDS_BEHIND_A_BATCH, self.max_delay)
-            # Shared out over all connections, so that the database works on one part
-            # while another is made ready.
-            share = max(-(-len(ready) // self._concurrency), self._enough)
-            batch = self._queue.take(min(share, self.max_batch), self.max_batch)
+            size = self._size(free)
+            most = size if self._is_slow() else self.max_batch
+            batch = self._queue.take(size, most)
             if not batch:
                 break
             batches.append(batch)
             if leased:
                 leased = False
             else:
-                self.free -= 1
+                self.leased += 1
         return batches, None
 
 
@@ -493,7 +587,7 @@ class Dispatcher:
         """End a lease: its connection has been given back."""
         del self._leases[task]
         if not lease.is_for_locked:
-            self._schedule.free += 1
+            self._schedule.leased -= 1
         if task.cancelled():
             # Perhaps before it had begun.
             self._abandon(lease.batch, _NOT_SENT)
@@ -553,13 +647,17 @@ class Dispatcher:
         while lease.batch:
             if sent:
                 self._begin(lease)
+            calls = len(lease.batch)
             columns = await self._sender.key_columns(session)
             if columns and self._queue.compare_as(columns, session.engine):
                 # What could not be told from the rows of this batch need not wait.
                 self._dispatch_next()
+            started = time.perf_counter()
             locked = await self._sender.send(session, lease.batch)
             if locked:
                 self._set_aside(lease, locked)
+            else:
+                self._schedule.pace.record(time.perf_counter() - started, calls)
             self._finish(lease)
             sent += 1
             if sent < BATCHES_PER_LEASE:

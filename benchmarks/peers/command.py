@@ -11,7 +11,6 @@ from typing import Final
 from urllib.parse import urlsplit, urlunsplit
 
 from benchmarks.peers.database import Database
-from benchmarks.peers.delay import delayed
 from benchmarks.peers.figures import Figure, groups_of, markdown, show_tables
 from benchmarks.peers.libraries import POSTGRESQL, SQLITE
 from benchmarks.peers.library import Peer
@@ -19,6 +18,7 @@ from benchmarks.peers.many import measure_many
 from benchmarks.peers.one import measure_one
 from benchmarks.peers.plots import draw
 from benchmarks.support.databases import postgresql_server, sqlite_path
+from benchmarks.support.delay import delayed
 from benchmarks.support.options import add_turns
 from benchmarks.support.report import show_versions
 

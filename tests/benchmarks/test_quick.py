@@ -27,6 +27,7 @@ QUICK: Final = (
     "locked_rows",
     "memory",
     "observers",
+    "pools",
     "single_call",
 )
 # One after the other, as both use the same table.

@@ -28,6 +28,7 @@ from aioupsert import (
     UsageError,
     create_or_update,
 )
+from aioupsert._coalescer.dispatch import Pace
 from tests.support.databases import (
     PSYCOPG,
     Database,
@@ -800,7 +801,15 @@ async def test_a_lone_call_is_what_a_plain_call_is(
     assert coalescer.stats.batches == coalescer.stats.rows == 1
 
 
+@pytest.fixture
+def at_any_pace(monkeypatch: pytest.MonkeyPatch) -> None:
+    """How large batches are does not depend on how busy the machine is."""
+    for name in ("record", "suspect"):
+        monkeypatch.setattr(Pace, name, lambda *_: None)
+
+
 @every_handle
+@pytest.mark.usefixtures("at_any_pace")
 async def test_calls_made_while_a_batch_is_under_way_make_the_next(
     plain: Database,
 ) -> None:
@@ -845,6 +854,7 @@ async def test_no_batch_is_larger_than_it_may_be(plain: Database) -> None:
 
 
 @every_handle
+@pytest.mark.usefixtures("at_any_pace")
 @pytest.mark.parametrize("max_pending", [1, 2, 8])
 async def test_callers_beyond_the_limit_wait_in_order(
     plain: Database, max_pending: int

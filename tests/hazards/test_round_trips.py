@@ -5,6 +5,7 @@ import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Final
 
+import asyncpg
 import pytest
 
 from aioupsert import (
@@ -16,7 +17,8 @@ from aioupsert import (
     get_or_create,
     now,
 )
-from tests.support.databases import PostgresDatabase
+from tests.support.databases import PostgresDatabase, settings
+from tests.support.servers import Server
 
 Call = Callable[[Any], Awaitable[Result]]
 
@@ -173,14 +175,26 @@ async def test_the_pool_adds_only_its_own_reset(
     assert (update, create) == (resets + 1, resets + 1)
 
 
-@pytest.mark.parametrize("db", ["pool"], indirect=True)
-async def test_a_coalescer_borrows_a_connection_for_several_batches(
-    db: PostgresDatabase, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    await db.run(TABLE)
+@pytest.fixture
+async def pool(pg: PostgresDatabase, pg_server: Server) -> AsyncIterator[Any]:
+    """A pool of one connection: of several, which is used depends on the resets."""
+    await pg.run(TABLE)
+    async with asyncpg.create_pool(
+        pg_server.dsn, min_size=1, max_size=1, server_settings=settings(pg.schema)
+    ) as pool:
+        yield pool
 
+
+async def flights_of(pool: Any, monkeypatch: pytest.MonkeyPatch) -> Flights:
+    async with pool.acquire() as proxy:
+        return Flights(proxy._con, monkeypatch)
+
+
+async def test_a_coalescer_borrows_a_connection_for_several_batches(
+    pool: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async def batches() -> int:
-        async with Coalescer(db.handle, "t", key="k") as coalescer:
+        async with Coalescer(pool, "t", key="k") as coalescer:
             for _ in range(16):
                 await coalescer.create_or_update(
                     key={"k": "old"}, defaults={"hits": F("hits") + 1}
@@ -188,10 +202,26 @@ async def test_a_coalescer_borrows_a_connection_for_several_batches(
         return coalescer.stats.batches
 
     await batches()
-    async with db.handle.acquire() as proxy:
-        flights = Flights(proxy._con, monkeypatch)
+    flights = await flights_of(pool, monkeypatch)
     # Every eighth one ends with the pool's reset.
     assert await flights.of(batches()) == (16, 16 + 2)
+
+
+async def test_a_batch_that_gives_way_to_locks_is_one_message(
+    pool: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def batch() -> int:
+        async with Coalescer(pool, "t", key="k", max_delay=0.01) as coalescer:
+            calls = (
+                coalescer.create_or_update(key={"k": key}, defaults={"v": 2})
+                for key in ("old", "new", "newer")
+            )
+            await asyncio.gather(*calls)
+        return coalescer.stats.largest_batch
+
+    await batch()
+    flights = await flights_of(pool, monkeypatch)
+    assert await flights.of(batch()) == (3, 1 + 1)
 
 
 @pytest.mark.parametrize("others", [["new", "newer"], ["new", "old"]])
