@@ -15,7 +15,7 @@ from contextlib import suppress
 from typing import Final, TypeVar
 
 from aioupsert._coalescer.queue import FUTURE, ROW, PendingCall
-from aioupsert._drivers.base import Session
+from aioupsert._drivers.base import CALLERS, NobodyWaitsError, Session
 from aioupsert._execution.batches import LOCK_TIMEOUT, Batch, BatchWriter
 from aioupsert._execution.calls import write
 from aioupsert._execution.table_cache import has_changed, read_table
@@ -119,14 +119,20 @@ class Sender:
         """
         calls = [call for call in batch if not call[FUTURE].done()]
         locked: list[PendingCall] = []
-        if (
-            self._gives_way
-            and session.engine.lock_limits is not None
-            and all(call[ROW] is not None for call in calls)
-        ):
-            locked = await self._send_unlocked(session, calls)
-        else:
-            await self._store_all(session, calls, self._patient)
+        token = CALLERS.set([call[FUTURE] for call in calls])
+        try:
+            if (
+                self._gives_way
+                and session.engine.lock_limits is not None
+                and all(call[ROW] is not None for call in calls)
+            ):
+                locked = await self._send_unlocked(session, calls)
+            else:
+                await self._store_all(session, calls, self._patient)
+        except NobodyWaitsError:
+            pass  # all have been cancelled
+        finally:
+            CALLERS.reset(token)
         if not locked:
             # None is left; if one is, it must not hang.
             fail(batch, RuntimeError(_UNANSWERED))

@@ -10,18 +10,20 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 from weakref import WeakKeyDictionary
 
 import aiosqlite
 
 from aioupsert._drivers.base import (
+    CALLERS,
     STATES,
     TRANSACTION_IS_OPEN,
     ConnectionKind,
     ConnectionSession,
+    NobodyWaitsError,
     TransientError,
     log,
     state_of,
@@ -85,16 +87,17 @@ class AiosqliteSession(ConnectionSession):
         raw: sqlite3.Connection = connection._conn  # noqa: SLF001  # it has no public name
         result: T
         waiting = [steps]
+        callers = CALLERS.get()
         if not self.state.holds:
             try:
-                result = await connection._execute(_run, self, raw, waiting)  # noqa: SLF001  # the only way to run a function on its thread
+                result = await connection._execute(_run, self, raw, waiting, callers)  # noqa: SLF001  # the only way to run a function on its thread
             except asyncio.CancelledError:
                 waiting.clear()  # its caller has gone: it need not begin
                 raise
         else:
             # It may be one of several steps, and the one that rolls back: never left out.
             async with self.state.lock:
-                result = await connection._execute(_run, self, raw, waiting)  # noqa: SLF001  # the only way to run a function on its thread
+                result = await connection._execute(_run, self, raw, waiting, ())  # noqa: SLF001  # the only way to run a function on its thread
         return result
 
     async def fetch(
@@ -144,9 +147,14 @@ class AiosqliteSession(ConnectionSession):
 
 
 def _run(
-    session: AiosqliteSession, connection: sqlite3.Connection, waiting: list[Steps[T]]
+    session: AiosqliteSession,
+    connection: sqlite3.Connection,
+    waiting: list[Steps[T]],
+    callers: Sequence[asyncio.Future[Any]],
 ) -> T:
     """Run the steps that wait for it, if any; executed on the connection's thread."""
+    if callers and all(caller.done() for caller in callers):
+        raise NobodyWaitsError
     try:
         steps = waiting.pop()
     except IndexError:

@@ -300,6 +300,20 @@ class ConnectionState:
                 _current_hold.reset(token)
 
 
+CALLERS: Final[ContextVar[Sequence[asyncio.Future[Any]]]] = ContextVar(
+    "CALLERS", default=()
+)
+"""Who waits for the work in this context; work for nobody need not begin."""
+
+
+class NobodyWaitsError(asyncio.CancelledError):
+    """
+    Work has not begun, as all of its `CALLERS` had gone.
+
+    Callers of the library never see this.
+    """
+
+
 STATES: Final[WeakKeyDictionary[object, ConnectionState]] = WeakKeyDictionary()
 """The state of each connection; `state_of` adds one."""
 

@@ -1,8 +1,14 @@
-"""A server that answers no more: a cancelled call ends all the same, and soon."""
+"""
+A server that answers no more: a cancelled call ends all the same, and soon.
+
+The network is dead, or the server's process for the connection is stopped.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -11,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 import anyio
 import pytest
 
-from aioupsert import Result, create_or_update, create_or_update_many
+from aioupsert import Coalescer, Result, create_or_update, create_or_update_many
 from tests.support.databases import connected, psycopg_connected
 from tests.support.proxy import Proxy, proxied
 
@@ -41,8 +47,17 @@ async def bulk(conn: Any) -> object:
     return await create_or_update_many(conn, "t", rows, key="k")
 
 
+async def coalesced(conn: Any) -> object:
+    async with Coalescer(conn, "t", key="k", close_timeout=0) as coalescer:
+        calls = (
+            coalescer.create_or_update(key={"k": k}, defaults={"n": 1})
+            for k in range(5)
+        )
+        return await asyncio.gather(*calls)
+
+
 Call = Callable[[Any], Awaitable[object]]
-CALLS: Final[tuple[Call, ...]] = (plain, exact, bulk)
+CALLS: Final[tuple[Call, ...]] = (plain, exact, bulk, coalesced)
 
 
 @asynccontextmanager
@@ -62,20 +77,43 @@ async def frozen(
             proxy.passes.set()
 
 
+@asynccontextmanager
+async def stopped(
+    db: PostgresDatabase, _: Server, call: Call
+) -> AsyncIterator[tuple[Any, None]]:
+    """The same with a process of the server that is stopped."""
+    await db.run("CREATE TABLE t (k integer PRIMARY KEY, n integer)")
+    async with db.connect() as conn:
+        await call(conn)
+        process = (
+            conn.get_server_pid() if db.kind == "asyncpg" else conn.info.backend_pid
+        )
+        try:
+            os.kill(process, signal.SIGSTOP)
+        except OSError:
+            pytest.skip("the server is on another machine, or another user's")
+        try:
+            yield conn, None
+        finally:
+            os.kill(process, signal.SIGCONT)
+
+
 def is_closed(conn: Any) -> bool:
     return bool(conn.is_closed() if hasattr(conn, "is_closed") else conn.closed)
 
 
 drivers = pytest.mark.parametrize("db", ["asyncpg", "psycopg"], indirect=True)
 calls = pytest.mark.parametrize("call", CALLS)
+ways = pytest.mark.parametrize("way", [frozen, stopped])
 
 
 @drivers
 @calls
+@ways
 async def test_a_cancelled_call_ends_soon(
-    db: PostgresDatabase, pg_server: Server, call: Call
+    db: PostgresDatabase, pg_server: Server, call: Call, way: Any
 ) -> None:
-    async with frozen(db, pg_server, call) as (conn, _):
+    async with way(db, pg_server, call) as (conn, _):
         task = asyncio.ensure_future(call(conn))
         await asyncio.sleep(0.05)
         started = time.monotonic()
@@ -87,10 +125,11 @@ async def test_a_cancelled_call_ends_soon(
 
 @drivers
 @calls
+@ways
 async def test_under_anyio_it_does_not_spin(
-    db: PostgresDatabase, pg_server: Server, call: Call
+    db: PostgresDatabase, pg_server: Server, call: Call, way: Any
 ) -> None:
-    async with frozen(db, pg_server, call) as (conn, _):
+    async with way(db, pg_server, call) as (conn, _):
         started, used = time.monotonic(), time.process_time()
         with anyio.move_on_after(0.05) as scope:
             await call(conn)

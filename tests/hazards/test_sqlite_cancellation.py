@@ -15,7 +15,14 @@ from typing import Any
 import aiosqlite
 import pytest
 
-from aioupsert import F, Result, create_or_update, create_or_update_many, get_or_create
+from aioupsert import (
+    Coalescer,
+    F,
+    Result,
+    create_or_update,
+    create_or_update_many,
+    get_or_create,
+)
 from tests.support.cancellation import CancelledAt
 from tests.support.databases import SQLiteDatabase
 
@@ -215,4 +222,39 @@ async def test_what_nobody_waits_for_any_more_is_not_begun(
     await kept
     assert all(task.cancelled() for task in gone)
     assert await lite.query("SELECT k FROM t ORDER BY k") == [("0",), ("101",)]
+    assert not conn.in_transaction
+
+
+@pytest.mark.parametrize("number", [1, 5])
+async def test_a_batch_that_nobody_waits_for_any_more_is_not_begun(
+    conn: aiosqlite.Connection, lite: SQLiteDatabase, number: int
+) -> None:
+    async with Coalescer(conn, "t", key="k", max_delay=0.001) as coalescer:
+
+        def begin(*keys: str) -> list[asyncio.Task[Result]]:
+            return [
+                asyncio.create_task(coalescer.create_or_update(key={"k": key}))
+                for key in keys
+            ]
+
+        await asyncio.gather(*begin("0"))
+        async with busy(conn):
+            gone = begin(*"abcde"[:number])
+            await asyncio.sleep(0.02)
+            assert coalescer._dispatcher._leases  # it has been sent to the thread
+            for task in gone:
+                task.cancel()
+            kept = begin("1")
+            await asyncio.sleep(0)
+        await asyncio.gather(*kept)
+        # Of a batch of which one is waited for, all are stored.
+        async with busy(conn):
+            some = begin("2", "3")
+            await asyncio.sleep(0.02)
+            some[0].cancel()
+            await asyncio.sleep(0)
+        await asyncio.wait(some)
+    assert all(task.cancelled() for task in gone)
+    rows = await lite.query("SELECT k FROM t ORDER BY k")
+    assert rows == [("0",), ("1",), ("2",), ("3",)]
     assert not conn.in_transaction
