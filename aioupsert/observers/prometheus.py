@@ -54,10 +54,10 @@ def metrics(
       `Coalescer`.
     - ``aioupsert_pending_calls``, a gauge of the calls of coalescers that have begun
       and not ended; of all live processes in multiprocess mode.
-    - ``aioupsert_waiting_for_connection`` and ``aioupsert_oldest_call_seconds``, gauges
-      of `CoalescerStats.waiting_for_connection` and the largest
-      `CoalescerStats.oldest_seconds`, read when they are collected. They are not
-      available in multiprocess mode.
+    - ``aioupsert_waiting_for_connection``, ``aioupsert_waiting_for_lock`` and
+      ``aioupsert_oldest_call_seconds``, gauges of the attributes of `CoalescerStats`, of
+      *oldest_seconds* the largest, read when they are collected. They are not available
+      in multiprocess mode.
 
     A call of a `Coalescer` is counted twice: as ``Coalescer.create_or_update``, and in
     its batch as ``Coalescer.batch``.
@@ -208,11 +208,13 @@ class _Coalescers(Collector):
     def collect(self) -> list[Metric]:
         """Return the metrics as they are now."""
         waiting: dict[str, int] = {}
+        locked: dict[str, int] = {}
         oldest: dict[str, float] = {}
         for table, reference in [*COALESCERS.values()]:
             coalescer = reference()
             stats = CoalescerStats() if coalescer is None else coalescer.stats
             waiting[table] = waiting.get(table, 0) + stats.waiting_for_connection
+            locked[table] = locked.get(table, 0) + stats.waiting_for_lock
             oldest[table] = max(oldest.get(table, 0.0), stats.oldest_seconds)
         families: list[Metric] = []
         for name, help_text, values in (
@@ -220,6 +222,11 @@ class _Coalescers(Collector):
                 "aioupsert_waiting_for_connection",
                 "Number of calls in batches that wait for a connection.",
                 waiting,
+            ),
+            (
+                "aioupsert_waiting_for_lock",
+                "Number of calls that wait for rows which others have locked.",
+                locked,
             ),
             (
                 "aioupsert_oldest_call_seconds",

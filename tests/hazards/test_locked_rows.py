@@ -18,10 +18,12 @@ from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 from aioupsert import (
     Action,
     Coalescer,
+    Event,
     F,
     RetriesExhaustedError,
     create_or_update_many,
     is_retryable,
+    on_event,
 )
 from aioupsert._bulk import parallel
 from aioupsert._coalescer import locks
@@ -183,6 +185,28 @@ async def test_rows_that_are_written_one_by_one_are_tried_one_by_one(
         await other.execute("COMMIT")
         await outcomes(tasks)
     assert await numbers(db) == dict.fromkeys(range(1, 7), 1)
+
+
+@on_pool
+async def test_observers_see_every_call_in_one_batch(db: PostgresDatabase) -> None:
+    await db.run(TABLE)
+    events: list[Event] = []
+    stop = on_event(events.append)
+    try:
+        async with Coalescer(db.handle, "t", key="k") as coalescer:
+            await coalescer.create_or_update(key={"k": 0})
+            async with locked(db, 1, 2):
+                tasks = begin(coalescer, *range(1, 9))
+                await has_set_aside(coalescer, 2)
+                await outcomes(tasks[2:])
+            await outcomes(tasks)
+    finally:
+        stop()
+    batches = [e for e in events if e.operation == "Coalescer.batch"]
+    assert sum(event.rows for event in batches) == 9
+    assert sum(event.result.rows for event in batches if event.result) == 9
+    calls = [e for e in events if e.operation == "Coalescer.create_or_update"]
+    assert len(calls) == 9
 
 
 # --- How long a call waits ----------------------------------------------------------------

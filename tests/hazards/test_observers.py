@@ -261,7 +261,7 @@ async def test_metrics_show_what_is_pending_while_it_is(conn: Any) -> None:
             ]
             await asyncio.sleep(0.02)
             assert value("pending_calls") == 3
-            assert value("waiting_for_connection") == 0
+            assert value("waiting_for_connection") == value("waiting_for_lock") == 0
             assert 0.01 < value("oldest_call_seconds") < 20
             calls[0].cancel()
             await asyncio.wait(calls[:1])
