@@ -20,7 +20,7 @@ import aiosqlite
 from aioupsert._drivers.base import (
     CALLERS,
     STATES,
-    TRANSACTION_IS_OPEN,
+    YES,
     ConnectionKind,
     ConnectionSession,
     NobodyWaitsError,
@@ -195,7 +195,7 @@ def _answer(
 ) -> ResultRows:
     kind = command.kind
     if kind == "transaction":
-        return TRANSACTION_IS_OPEN if connection.in_transaction else ()
+        return YES if connection.in_transaction else ()
     if kind == "identity":
         for query, expected in command.arguments:
             if cursor.execute(query).fetchall() != expected:

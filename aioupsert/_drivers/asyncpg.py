@@ -168,6 +168,13 @@ class AsyncpgSession(PostgresqlSession):
     ) -> ResultRows:
         return await self._fetch(sql.ljust(_ONCE), arguments, caller_columns)
 
+    async def _drop_unnamed(self) -> None:
+        await self._connection.execute("SELECT 1")  # a simple query ends it
+
+    def _prepares(self) -> bool:
+        # Programs set it to 0 behind a pooler.
+        return bool(self._real._config.statement_cache_size)  # noqa: SLF001  # it has no public name
+
     async def _command(self, sql: str) -> ResultRows:
         return [(await self._connection.execute(sql),)]
 

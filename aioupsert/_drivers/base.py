@@ -344,8 +344,8 @@ class ConnectionSession:
 
 # --- Running steps --------------------------------------------------------------------
 
-TRANSACTION_IS_OPEN: Final[ResultRows] = ((True,),)
-"""The answer to `IN_TRANSACTION` if a transaction is open."""
+YES: Final[ResultRows] = ((True,),)
+"""The answer to a command that asks about the connection, and sends nothing."""
 
 
 async def drive(

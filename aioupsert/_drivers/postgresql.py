@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from aioupsert._drivers.base import (
-    TRANSACTION_IS_OPEN,
+    YES,
     ConnectionSession,
     ReadOnlyError,
     TransientError,
@@ -56,7 +56,9 @@ class PostgresqlSession(ConnectionSession, abc.ABC):
         """Send a command and return its rows."""
         kind, sql = command.kind, command.sql
         if kind == "transaction":
-            return TRANSACTION_IS_OPEN if self.in_transaction() else ()
+            return YES if self.in_transaction() else ()
+        if kind == "own session":
+            return YES if self._prepares() else ()
         log(sql)
         if kind == "command":
             return await self._command(sql)
@@ -66,8 +68,15 @@ class PostgresqlSession(ConnectionSession, abc.ABC):
         if kind == "copy":
             await self._copy(sql, command.arguments)
             return ()
-        fetch = self._fetch_once if kind == "once" else self._fetch
-        return await fetch(sql, command.arguments, command.caller_columns)
+        fetch = self._fetch if kind == "query" else self._fetch_once
+        rows = await fetch(sql, command.arguments, command.caller_columns)
+        if kind == "catalog":
+            await self._drop_unnamed()
+        return rows
+
+    @abc.abstractmethod
+    def _prepares(self) -> bool:
+        """Return whether the driver keeps prepared statements in the server's session."""
 
     @abc.abstractmethod
     async def _fetch(
@@ -80,6 +89,10 @@ class PostgresqlSession(ConnectionSession, abc.ABC):
         self, sql: str, arguments: Iterable[Value], caller_columns: int, /
     ) -> ResultRows:
         """Do the same, and leave no prepared statement on the server."""
+
+    @abc.abstractmethod
+    async def _drop_unnamed(self) -> None:
+        """Make the server drop the statement without a name, which may be large."""
 
     @abc.abstractmethod
     async def _command(self, sql: str) -> ResultRows:

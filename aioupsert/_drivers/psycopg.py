@@ -298,6 +298,13 @@ class PsycopgSession(PostgresqlSession):
             and psycopg.AsyncPipeline.is_supported()
         )
 
+    async def _drop_unnamed(self) -> None:
+        """Do nothing, as the next statement has no name either."""
+
+    def _prepares(self) -> bool:
+        # Programs set it to None behind a pooler.
+        return self._connection.prepare_threshold is not None
+
     async def _send_waiting(self) -> None:
         """Send the BEGIN or SAVEPOINT that no statement has followed."""
         waiting, self._waiting = self._waiting, []

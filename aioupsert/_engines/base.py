@@ -54,20 +54,22 @@ CommandKind: TypeAlias = Literal[
     "copy",
     "repeat",
     "transaction",
+    "own session",
 ]
 """
 How a command is sent, and what answers it.
 
-``query``: the statement's rows. ``once``: the same, and the server keeps no prepared
-statement. ``command`` (BEGIN, COMMIT, SAVEPOINT): one row with the
+``query``: the statement's rows. ``once``: the same, and no statement is
+prepared. ``command`` (BEGIN, COMMIT, SAVEPOINT): one row with the
 completion status, if the database reports one. ``rollback``: no rows; completed even
 while the call is being cancelled. ``catalog``: the statement's rows, with names as str
-whatever the caller's settings. ``identity``: a row if one of the
+whatever the caller's settings; the server keeps nothing of it. ``identity``: a row if one of the
 queries in *arguments* no longer returns the rows beside it, none otherwise; not logged,
 as every call asks it. ``copy``: no rows; copies the rows in *arguments* to the
 table that *sql* names. ``repeat``: runs the statement once for each row in *arguments*;
 returns what the marking functions recorded. ``transaction``: sends nothing; returns one
-row if a transaction is open, none otherwise.
+row if a transaction is open, none otherwise. ``own session``: sends nothing; returns one row
+if the driver keeps prepared statements, and so the server's session serves no other client.
 """
 
 
@@ -104,6 +106,10 @@ FoundRows: TypeAlias = list[tuple[int, int]]
 
 IN_TRANSACTION: Final = Command("", kind="transaction")
 """Returns a row if a transaction is open on the connection."""
+
+
+OWN_SESSION: Final = Command("", kind="own session")
+"""Returns a row if what is left in the server's session is there for the next call."""
 
 
 class ArrayArgument(list[Value]):

@@ -274,8 +274,8 @@ class Table:
         row_security: Whether it has policies, which hide rows from some roles.
         mergeable: Whether several updates of a row can become one: nothing but the
             columns themselves sees each of them.
-        runs_no_code: Whether writing a row runs no code of the table's owner:
-            no trigger, policy, rule or function.
+        is_small: Whether it is so small that a statement may be planned to scan it.
+        is_partitioned: Whether its rows are in partitions.
         temporary_tables_allowed: Whether this role may create a temporary table, which
             rows are copied to.
         has_remote_rows: Whether other servers hold some of its rows. Every statement,
@@ -313,7 +313,8 @@ class Table:
     updates_may_be_refused: bool = False
     row_security: bool = False
     mergeable: bool = False
-    runs_no_code: bool = False
+    is_small: bool = False
+    is_partitioned: bool = False
     temporary_tables_allowed: bool = False
     has_remote_rows: bool = False
     distribution_column: str | None = None

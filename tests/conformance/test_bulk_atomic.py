@@ -222,7 +222,7 @@ async def test_settings_of_the_session_are_left_as_they_were(
 @pytest.mark.usefixtures("made")
 @pytest.mark.parametrize("inside", [False, True], ids=["own", "caller's"])
 @pytest.mark.parametrize("db", ["asyncpg", "pooled", "psycopg"], indirect=True)
-async def test_no_temporary_table_is_left(
+async def test_the_temporary_table_that_is_left_is_empty(
     db: PostgresDatabase, *, inside: bool
 ) -> None:
     await db.run("ALTER TABLE t ADD id serial")
@@ -235,12 +235,13 @@ async def test_no_temporary_table_is_left(
             await create_or_update_many(db.handle, "t", rows, key="k")
         except BulkError as error:
             assert error.index == 5_999  # noqa: PT017  # or there is none
-        left = await fetched(
+        (left,) = await fetched(
             db.handle,
-            "SELECT relname FROM pg_class WHERE relpersistence = 't'"
-            " AND relnamespace = pg_my_temp_schema()",
+            "SELECT relname FROM pg_class"
+            " WHERE relkind = 'r' AND relnamespace = pg_my_temp_schema()",
         )
-        assert left == []
+        rows_left = await fetched(db.handle, f"SELECT FROM pg_temp.{left['relname']}")
+        assert rows_left == []
     if inside:
         await db.handle.execute("COMMIT")
     assert await stored(db) == 6_000

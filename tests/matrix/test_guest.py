@@ -2,59 +2,34 @@
 
 from __future__ import annotations
 
+import asyncio
+import re
+from contextlib import asynccontextmanager
+from decimal import Decimal
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
-from aioupsert import SQL, F, create_or_update, create_or_update_many
+from aioupsert import (
+    Excluded,
+    create_or_update,
+    create_or_update_many,
+    get_or_create,
+)
 from tests.support.tables import describe
+from tests.support.versions import major
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Awaitable, Callable
+
     from tests.support.databases import PostgresDatabase
 
 drivers = pytest.mark.parametrize("db", ["asyncpg", "psycopg"], indirect=True)
 
 # --- Plans of others ------------------------------------------------------------------
 
-FUNCTION: Final = (
-    "CREATE FUNCTION one() RETURNS integer LANGUAGE plpgsql AS 'BEGIN RETURN 1; END'"
-)
 TABLE: Final = "CREATE TABLE t (k text PRIMARY KEY, v integer)"
-QUIET: Final = {
-    "plain": TABLE,
-    "built-in functions": "CREATE TABLE t (k text PRIMARY KEY, v serial CHECK (v > abs(-1)),"
-    " at timestamptz DEFAULT now());"
-    " CREATE UNIQUE INDEX ON t (lower(k)) WHERE v < 3",
-    "enum": "CREATE TYPE e AS ENUM ('a'); CREATE TABLE t (k text PRIMARY KEY, v e)",
-}
-LOUD: Final = {
-    "default": f"{FUNCTION}; CREATE TABLE t (k text PRIMARY KEY, v integer DEFAULT one())",
-    "generated": "CREATE FUNCTION two(i integer) RETURNS integer IMMUTABLE LANGUAGE sql"
-    " AS 'SELECT 2'; CREATE TABLE t (k text PRIMARY KEY, v integer,"
-    " w integer GENERATED ALWAYS AS (two(v)) STORED)",
-    "check": f"{FUNCTION}; CREATE TABLE t (k text PRIMARY KEY, v integer CHECK (v > one()))",
-    "domain": "CREATE DOMAIN d AS integer; CREATE TABLE t (k text PRIMARY KEY, v d)",
-    "policy": f"{TABLE}; ALTER TABLE t ENABLE ROW LEVEL SECURITY",
-    "trigger": f"{TABLE}; CREATE FUNCTION g() RETURNS trigger LANGUAGE plpgsql AS"
-    " 'BEGIN RETURN new; END'; CREATE TRIGGER g AFTER UPDATE ON t EXECUTE FUNCTION g()",
-    "foreign key": "CREATE TABLE o (k text PRIMARY KEY);"
-    " CREATE TABLE t (k text PRIMARY KEY REFERENCES o, v integer)",
-    "referenced": f"{TABLE}; CREATE TABLE o (k text REFERENCES t)",
-    "partitioned": "CREATE TABLE t (k text PRIMARY KEY, v integer) PARTITION BY HASH (k)",
-    "inherited": f"{TABLE}; CREATE TABLE o () INHERITS (t)",
-    "index": "CREATE FUNCTION two(i text) RETURNS text IMMUTABLE LANGUAGE sql"
-    f" AS 'SELECT i'; {TABLE}; CREATE INDEX ON t (two(k))",
-}
-
-
-@pytest.mark.parametrize("name", [*QUIET, *LOUD])
-async def test_the_catalog_says_whether_writing_runs_code(
-    pg: PostgresDatabase, name: str
-) -> None:
-    await pg.run({**QUIET, **LOUD}[name])
-    assert (await describe(pg.handle)).runs_no_code == (name in QUIET)
-
-
 SETTINGS: Final = (
     *("enable_seqscan", "enable_hashjoin", "enable_mergejoin", "jit_above_cost"),
 )
@@ -80,11 +55,13 @@ CREATE TRIGGER g AFTER UPDATE ON t FOR EACH STATEMENT EXECUTE FUNCTION g()
 @pytest.mark.parametrize("number", [3, 12])
 @pytest.mark.usefixtures("small_copies")
 async def test_a_trigger_is_planned_as_it_always_is(
-    db: PostgresDatabase, number: int
+    db: PostgresDatabase, number: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     await db.run(WATCHED)
     rows = [{"k": f"k{n}", "v": 1} for n in range(1, number + 1)]
-    await create_or_update_many(db.handle, "t", rows, key="k")
+    with caplog.at_level("DEBUG", "aioupsert"):
+        await create_or_update_many(db.handle, "t", rows, key="k")
+    assert not any("set_config" in text for text in caplog.messages)
     names = ", ".join(f"'{name}'" for name in SETTINGS)
     assert await db.query("SELECT count(*) > 0 FROM seen") == [(True,)]
     changed = await db.query(
@@ -94,21 +71,143 @@ async def test_a_trigger_is_planned_as_it_always_is(
     assert changed == []
 
 
-@drivers
-async def test_code_of_the_caller_is_planned_as_it_always_is(
-    db: PostgresDatabase, caplog: pytest.LogCaptureFixture
+# --- Our own plans --------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def explained(pg: PostgresDatabase) -> AsyncGenerator[tuple[Any, list[str]]]:
+    """A connection, and the plans of what it has executed."""
+    plans: list[str] = []
+
+    def keep(_: object, message: Any) -> None:
+        plans.append(message.message)
+
+    async with pg.connect() as conn:
+        conn.add_log_listener(keep)
+        await conn.execute(
+            "LOAD 'auto_explain'; SET auto_explain.log_min_duration = 0;"
+            " SET auto_explain.log_level = 'notice'"
+        )
+        yield conn, plans
+
+
+async def planned(conn: Any, plans: list[str], call: Awaitable[object]) -> str:
+    """The plans of a call."""
+    plans.clear()
+    await call
+    await conn.execute("SELECT")  # its answer comes after the messages
+    await asyncio.sleep(0)
+    return "\n".join(plan for plan in plans if "Seq Scan" in plan or "Index" in plan)
+
+
+LOUD: Final = (
+    "CREATE FUNCTION g() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN new; END';"
+    " CREATE TRIGGER g AFTER UPDATE ON t EXECUTE FUNCTION g()"
+)
+# What the first calls find: a table that was never analyzed, or one with few rows, or one that
+# is large.
+STARTS: Final = {
+    "new": "SELECT",
+    "empty": "VACUUM ANALYZE t",
+    "two rows": "INSERT INTO t VALUES ('a'), ('b'); VACUUM ANALYZE t",
+    "many rows": "INSERT INTO t SELECT 'a' || i FROM generate_series(1, 400) i; ANALYZE t",
+    "large": "INSERT INTO t SELECT 'a' || i FROM generate_series(1, 30000) i; ANALYZE t",
+}
+GROW: Final = "INSERT INTO t SELECT 'k' || i, 1 FROM generate_series(1000, 40000) i"
+
+
+async def many(conn: Any, turn: int, size: int = 20, **options: Any) -> None:
+    rows = [{"k": f"k{turn * size + n}", "v": turn} for n in range(size)]
+    await create_or_update_many(
+        *(conn, "t"), rows, key="k", update={"v": Excluded("v")}, **options
+    )
+
+
+async def one(conn: Any, turn: int, **options: Any) -> None:
+    await create_or_update(
+        *(conn, "t"), key={"k": f"k{turn}"}, defaults={"v": 1}, **options
+    )
+
+
+LOOK_UPS: Final[dict[str, Callable[[Any, int], Awaitable[object]]]] = {
+    "many": many,
+    "many unchanged": partial(many, skip_unchanged=True),
+    "one": one,
+    "one unchanged": partial(one, skip_unchanged=True),
+    "step by step": partial(one, strategy="exact"),
+    "get_or_create": lambda conn, turn: get_or_create(conn, "t", key={"k": f"k{turn}"}),
+}
+
+
+@pytest.mark.parametrize(
+    ("start", "name"),
+    [
+        *((start, "many") for start in STARTS),
+        *(("two rows", name) for name in LOOK_UPS if name != "many"),
+        *(("large", name) for name in LOOK_UPS if name != "many"),
+    ],
+)
+async def test_rows_are_looked_up_by_an_index_after_the_table_has_grown(
+    pg: PostgresDatabase, start: str, name: str
 ) -> None:
-    await db.run(TABLE)
-    rows = [{"k": f"k{n}", "v": 1} for n in range(4)]
-    sent: list[bool] = []
-    for update in ({"v": F("v") + 1}, {"v": SQL("{} + 1", F("v"))}):
-        caplog.clear()
-        with caplog.at_level("DEBUG", "aioupsert"):
-            await create_or_update_many(
-                db.handle, "t", rows, key="k", update=update, skip_unchanged=True
+    # A column that is NOT NULL and not given has rows updated first.
+    await pg.run(f"{TABLE}; ALTER TABLE t ADD id serial NOT NULL; {LOUD}")
+    for statement in STARTS[start].split("; "):
+        await pg.run(statement)
+    call = LOOK_UPS[name]
+    async with explained(pg) as (conn, plans), conn.transaction():
+        for turn in range(8):  # the server keeps a plan after five
+            await call(conn, turn)
+        await conn.execute(GROW)
+        plan = await planned(conn, plans, call(conn, 100))
+    assert "Index Scan using t_pkey" in plan or "Index Only Scan using t_pkey" in plan
+    assert not re.search(r"Seq Scan on t\b|JIT", plan), plan
+
+
+async def test_a_plan_is_kept_for_a_large_table_only(pg: PostgresDatabase) -> None:
+    await pg.run(f"{TABLE}; ALTER TABLE t ADD id serial NOT NULL")
+    kept: list[int] = []
+    for start in ("two rows", "large"):
+        await pg.run("TRUNCATE t")
+        for statement in STARTS[start].split("; "):
+            await pg.run(statement)
+        async with pg.connect() as conn:
+            for turn in range(8):
+                await many(conn, turn)
+            if major(conn) < 14:
+                return
+            kept.append(
+                await conn.fetchval(
+                    "SELECT sum(generic_plans) FROM pg_prepared_statements"
+                    " WHERE statement ~ 'aioupsert_[l]ocked'"
+                )
             )
-        sent.append(any("enable_seqscan" in text for text in caplog.messages))
-    assert sent == [True, False]
+    assert kept == [0, 3]
+
+
+async def test_only_partitions_with_the_keys_are_touched(pg: PostgresDatabase) -> None:
+    parts = [
+        f"CREATE TABLE p{n} PARTITION OF t FOR VALUES FROM ({n * 10}) TO ({n * 10 + 10})"
+        for n in range(30)
+    ]
+    await pg.run(
+        "CREATE TABLE t (k numeric(6, 1) PRIMARY KEY, v integer)"
+        f" PARTITION BY RANGE (k); {'; '.join(parts)}"
+    )
+    # Rounded as the column does, the first is in another partition.
+    rows = [{"k": Decimal(k), "v": 1} for k in ("39.96", "57", "150", "151")]
+    async with explained(pg) as (conn, plans):
+        for _ in range(8):
+            await create_or_update_many(conn, "t", rows, key="k", skip_unchanged=True)
+            await conn.execute("UPDATE t SET v = 2")
+        plan = await planned(
+            *(conn, plans), create_or_update_many(conn, "t", rows, key="k")
+        )
+    touched = {*re.findall(r"Scan (?:using \w+ )?on (p\d+)", plan)}
+    assert touched <= {"p4", "p5", "p15"}
+    assert await pg.query("SELECT k, v FROM t ORDER BY k") == [
+        (Decimal(k), 1) for k in ("40.0", "57.0", "150.0", "151.0")
+    ]
 
 
 # --- Statistics -----------------------------------------------------------------------

@@ -28,7 +28,7 @@ from typing import Any, Final, Self, TypeVar
 from aioupsert import Coalescer, CoalescerClosedError
 from aioupsert._drivers import DRIVERS
 from aioupsert._drivers.base import (
-    TRANSACTION_IS_OPEN,
+    YES,
     ConnectionKind,
     ConnectionState,
     TransientError,
@@ -113,7 +113,7 @@ class SimulatedConnection:
     async def send(self, command: Command) -> ResultRows:
         world, sql = self.world, command.sql
         if command.kind == "transaction":
-            return TRANSACTION_IS_OPEN if self.levels else ()
+            return YES if self.levels else ()
         if command.kind == "rollback":  # which no cancellation interrupts
             return () if self.closed else self._answer(command)
         for _ in range(world.choose.randrange(3)):

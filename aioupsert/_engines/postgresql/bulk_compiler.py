@@ -12,7 +12,8 @@ or a temporary table to which the rows were copied. It is one of two forms:
   rows that are then updated.
 
 Both take the rows in the order of their keys, so that two writers of the same rows lock
-them in the same order and cannot deadlock. A condition that may leave rows unchanged
+them in the same order and cannot deadlock. Whatever the statistics say, rows are looked up
+in the table by an index; see `_FEW` and `_PLANNED_ANEW`. A condition that may leave rows unchanged
 adds a query, sent first, which finds those rows.
 
 A statement reports each row that it wrote. A row that it does not report conflicted with
@@ -32,7 +33,8 @@ References:
 from __future__ import annotations
 
 import contextlib
-import zlib
+import hashlib
+import re
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
@@ -63,7 +65,12 @@ from aioupsert._engines.postgresql.compiler import (
     statement_guards,
     type_guards,
 )
-from aioupsert._engines.postgresql.qualifying import EQUALS, LESS, operator
+from aioupsert._engines.postgresql.qualifying import (
+    EQUALS,
+    LESS,
+    PG_CATALOG,
+    operator,
+)
 from aioupsert._engines.sql import RowCode, encode_json, quote
 from aioupsert._plan.resolving import added_parameter
 from aioupsert.expressions import MEMBERS
@@ -119,13 +126,12 @@ def compile_batch(plan: Plan, *, distinct: bool) -> PostgresqlBatch:
         f' ("ord" pg_catalog.int8, {names})'
         if plan.table.temporary_tables_allowed
         else "",
+        # A table that is kept would be in the way of somebody who drops or alters a type.
+        keeps_staging_table=all(c.type.startswith(f"{PG_CATALOG}.") for c in columns),
         takes_arrays=all(column.supports_unnest for column in _typing_columns(plan)),
-        joins_table=plan.unique and (may_skip or reason is not None),
         lock=lock,
         draws=draws,
         draw=tuple(_draw(plan, c) for c in _drawn_beforehand(plan)),
-        runs_no_code=plan.table.runs_no_code
-        and all(part.kind not in {"call", "sql"} for part in expressions_of(plan)),
         locks=locks,
     )
 
@@ -146,9 +152,13 @@ def _drawn_beforehand(plan: Plan) -> list[Column]:
 
 
 def _staging_table(columns: Sequence[BatchColumn]) -> str:
-    """Name a temporary table after its columns, as drivers cache the columns of one."""
+    """
+    Name a temporary table after its columns.
+
+    Drivers cache the columns of a name, and the server counts statements by the table.
+    """
     types = ",".join(column.type for column in columns)
-    return f"aioupsert_{zlib.crc32(types.encode()):08x}"
+    return f"aioupsert_{hashlib.blake2b(types.encode(), digest_size=8).hexdigest()}"
 
 
 def _typing_columns(plan: Plan) -> Iterator[Column]:
@@ -278,6 +288,27 @@ def _counts_from_zero(column: Column) -> bool:
 
 # --- Statements -----------------------------------------------------------------------
 
+# True of every row, but the server estimates that one row of nine meets these conditions, or
+# one of 200 the two of a range ("Row Estimation Examples" in its documentation). By the true
+# number it would hash and scan the table, which is ruinous where the table has grown since,
+# and compile the statement, which takes longer than to run it. So it uses an index, unless
+# the table is tiny.
+_FEW: Final = f'"ord" {operator(">")} 0 AND ("ord" {operator("+")} 1) {operator(">")} 1'
+_STAGED: Final = (
+    f'"ord" {operator(">")} 0 AND "ord" {operator("<")} 1000000000000::pg_catalog.int8'
+)
+# A kept plan would scan a small table also after it has grown. So this makes it so costly
+# that the server plans the statement each time, for its arguments: with those the condition
+# is TRUE when it is planned. Nothing evaluates the query.
+_PLANNED_ANEW: Final = (
+    f"(pg_catalog.cardinality({{array}}) {operator('>=')} 0"
+    f" OR (SELECT pg_catalog.count(*) {operator('>')} 0"
+    " FROM pg_catalog.generate_series(1, 1000000000)))"
+)
+# Around a condition that only the statement for arrays has, and around an array's number.
+_IF_ARRAYS: Final = re.compile("\x01(.*?)\x02")
+_ARRAY: Final = re.compile("\x03(\\d+)\x03")
+
 
 class _BatchWriter(PostgresqlWriter):
     """
@@ -288,6 +319,8 @@ class _BatchWriter(PostgresqlWriter):
         columns: Its columns, shared by all statements for the batch; a value that none
             of them has used yet becomes another column.
         guards: What must hold for the rows to be read at all.
+        joins_table: Whether the statement looks rows up by their keys.
+        is_small: Whether the table may be so small that a plan would scan it.
     """
 
     def __init__(self, plan: Plan, columns: list[BatchColumn]) -> None:
@@ -295,7 +328,9 @@ class _BatchWriter(PostgresqlWriter):
         super().__init__()
         self.rows: str = name_cte(plan, "rows")
         self.columns = columns
-        self.guards: str = " AND ".join(statement_guards(plan))
+        self.guards: Sequence[str] = statement_guards(plan)
+        self.joins_table: bool = False
+        self.is_small: bool = plan.table.is_small
         self._row_parameters = plan.row_parameters
         self._excluded: Mapping[int, Column] = {}
 
@@ -316,6 +351,28 @@ class _BatchWriter(PostgresqlWriter):
         if column not in self.columns:
             self.columns.append(column)
         return f'{self.rows}."c{self.columns.index(column) + 1}"'
+
+    def key(self, plan: Plan) -> str:
+        """Write the condition that a stored row has the key of a row of the batch."""
+        self.joins_table = True
+        text = super().key(plan)
+        if plan.table.is_partitioned:
+            text += "".join(
+                self._prunes(key) for key in plan.key if key.constant is None
+            )
+        return text
+
+    def _prunes(self, key: KeyColumn) -> str:
+        """Write a condition by which the server leaves partitions without the keys out."""
+        column = key.column
+        number = next(
+            n
+            for n, sent in enumerate(self.columns)
+            if sent.parameter == key.parameter and sent.encode is None
+        )
+        equals = operator("=", column.operators)
+        array = f"\x03{number}\x03::{column.key_type}[]"
+        return f"\x01 AND {self.column(column)} {equals} ANY ({array})\x02"
 
     def key_value(self, key: KeyColumn) -> str:
         """Write a value of the key, which is compared to others as the column's are."""
@@ -387,23 +444,29 @@ class _Draft(NamedTuple):
         """Return the statement, once the columns of the batch are complete."""
         writer = self.writer
         first = len(writer.parameters) + 1
-        arrays = ", ".join(
-            f"pg_catalog.unnest(${n}::{c.type}[])"
-            for n, c in enumerate(writer.columns, start=first)
-        )
+        arrays = [
+            f"${n}::{c.type}[]" for n, c in enumerate(writer.columns, start=first)
+        ]
+        sources = ", ".join(f"pg_catalog.unnest({array})" for array in arrays)
         names = [f'"c{n}"' for n in range(1, len(writer.columns) + 1)]
         columns = ", ".join([*names, '"ord"'])
         staging_table = quote(_staging_table(writer.columns))
-        where = f" WHERE {writer.guards}" if writer.guards else ""
+        anew = writer.is_small and writer.joins_table
+        guards = "".join(f" AND {guard}" for guard in writer.guards)
+        condition = f" AND {_PLANNED_ANEW.format(array=arrays[0])}" if anew else ""
+        by_arrays = self._reading(
+            f"MATERIALIZED (SELECT * FROM ROWS FROM ({sources})"
+            f" WITH ORDINALITY AS x ({columns}) WHERE {_FEW}{condition}{guards})"
+        )
+        staged = self._reading(
+            f"NOT MATERIALIZED (SELECT {columns} FROM"
+            f" pg_temp.{staging_table} WHERE {_STAGED}{guards})"
+        )
         return BatchStatement(
-            self._reading(
-                f"MATERIALIZED (SELECT * FROM ROWS FROM ({arrays})"
-                f" WITH ORDINALITY AS x ({columns}){where})"
+            _ARRAY.sub(
+                lambda number: arrays[int(number[1])], _IF_ARRAYS.sub(r"\1", by_arrays)
             ),
-            self._reading(
-                f"NOT MATERIALIZED (SELECT {columns} FROM"
-                f" pg_temp.{staging_table}{where})"
-            ),
+            _IF_ARRAYS.sub("", staged),
             writer.compiled("", ""),
         )
 
@@ -467,7 +530,7 @@ def _lock(plan: Plan) -> KeyLock | None:
     ):
         return None
     writer = _BatchWriter(plan, [])
-    writer.guards = " AND ".join(statement_guards(plan, only_key=True))
+    writer.guards = statement_guards(plan, only_key=True)
     locked = name_cte(plan, "locked")
     cte = (
         f'{locked} AS MATERIALIZED (SELECT {writer.rows}."ord" FROM {name_table(plan)},'
@@ -542,7 +605,7 @@ def _find_unchanged(
 def _find_locked(plan: Plan) -> KeyLock:
     """Write the query for the rows that cannot be locked now, or do not exist."""
     writer = _BatchWriter(plan, [])
-    writer.guards = " AND ".join(type_guards(plan, only_key=True))
+    writer.guards = type_guards(plan, only_key=True)
     free = name_cte(plan, "free")
     rows, table, key = writer.rows, name_table(plan), writer.key(plan)
     cte = (
@@ -566,7 +629,7 @@ def _find_holders(plan: Plan) -> KeyLock:
     number, which belongs to no transaction that uses the table.
     """
     writer = _BatchWriter(plan, [])
-    writer.guards = " AND ".join(type_guards(plan, only_key=True))
+    writer.guards = type_guards(plan, only_key=True)
     rows = writer.rows
     query = (
         f'SELECT {rows}."ord", l.pid FROM {name_table(plan)}, {rows},'

@@ -5,12 +5,15 @@ A group of rows has one request shape, so one statement can write all of it. Wha
 sends, in the open transaction:
 
 1. for up to `MAX_ARRAY_ROWS` rows: nothing, as arrays carry them. For more: a savepoint,
-   CREATE TEMPORARY TABLE and COPY, which is faster then;
-2. settings of the planner, for this statement only, unless they could affect others;
-3. if a condition may leave rows unchanged: the query that finds those rows; the others
+   CREATE TEMPORARY TABLE, unless the session has it, and COPY, which is faster then;
+2. if a condition may leave rows unchanged: the query that finds those rows; the others
    go on;
-4. the statement of `bulk_compiler`, which reports the rows that it wrote;
-5. the settings as they were before, and DROP TABLE.
+3. the statement of `bulk_compiler`, which reports the rows that it wrote;
+4. TRUNCATE: the session keeps the table, as one made for each batch would fill the catalog
+   with dead rows. It is dropped behind a pooler, and if it has columns of the caller's types.
+
+No setting of the planner is changed: triggers, foreign keys, policies and functions would
+be planned with it, and PL/pgSQL keeps such plans for the session.
 
 A row that was not reported conflicted with a concurrent call, has the key of an earlier
 row of the group, or was silently not written. Such rows take part in the next round, as
@@ -24,22 +27,21 @@ Without a condition and with few rows a round is one statement. It is then sent 
 of a transaction, in one round trip, if the caller has none open.
 
 References:
-    PostgreSQL, "INSERT" (ON CONFLICT Clause), "COPY", "Query Planning" (19.7.1, Planner
-    Method Configuration), "Populating a Database".
+    PostgreSQL, "INSERT" (ON CONFLICT Clause), "COPY", "Populating a Database".
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
 from aioupsert._engines.base import (
+    OWN_SESSION,
     ArrayArgument,
     CannotCopyError,
     Command,
-    CommandKind,
     CompiledBatch,
     CompiledGroup,
     FoundRows,
@@ -47,7 +49,6 @@ from aioupsert._engines.base import (
     ResultRows,
     Steps,
     in_scope,
-    single_command,
 )
 from aioupsert._engines.outcomes import BatchOutcome, read_each, read_result
 from aioupsert._engines.postgresql.steps import PostgresqlCall, scope
@@ -57,13 +58,8 @@ from aioupsert.typing import Value
 if TYPE_CHECKING:
     from aioupsert._plan import RowGroup
 
-T = TypeVar("T")
-
 MAX_ARRAY_ROWS: Final = 5_000
 """The number of rows up to which arrays are as fast as COPY to a temporary table."""
-# The number of rows up to which the server itself mostly plans a scan of an index, and does
-# not compile the statement.
-_MAX_PLANNED_ROWS: Final = 1_000
 # The number of rows up to which one by one is as fast as a statement for all.
 _FEW_ROWS: Final = 2
 
@@ -141,13 +137,12 @@ class PostgresqlBatch:
         columns: The columns of the batch, in the order of the arrays.
         staging_table: The name of the temporary table that rows are copied to.
         create_staging_table: Creates it; empty if this role may not.
+        keeps_staging_table: Whether it may be emptied after a batch, and not dropped.
         takes_arrays: Whether arrays can carry the rows.
-        joins_table: Whether the statement finds rows by a join with the table.
         lock: Locks the existing rows in the order of their keys; None if it cannot.
         draws: Whether new rows take values of a sequence, in the order of the rows.
         draw: The queries for a number of the next values of a sequence, one for each
             column whose values can be taken beforehand.
-        runs_no_code: Whether no other statement runs within this one, as in a trigger.
         locks: The queries for rows that are locked, and for who has locked them; none
             where this is never asked.
     """
@@ -159,12 +154,11 @@ class PostgresqlBatch:
     columns: tuple[BatchColumn, ...] = ()
     staging_table: str = ""
     create_staging_table: str = ""
+    keeps_staging_table: bool = False
     takes_arrays: bool = True
-    joins_table: bool = False
     lock: KeyLock | None = None
     draws: bool = False
     draw: tuple[str, ...] = ()
-    runs_no_code: bool = False
     locks: tuple[KeyLock, ...] = ()
 
     def find_locked(self, group: RowGroup) -> Steps[FoundRows] | None:
@@ -226,7 +220,7 @@ class PostgresqlBatch:
             self.upsert is None
             or self.find_unchanged is not None
             or not self.takes_arrays
-            or self.joins_table
+            or not group.distinct
             or number > MAX_ARRAY_ROWS
         ):
             return None
@@ -244,14 +238,7 @@ class PostgresqlBatch:
         by_copy = number > MAX_ARRAY_ROWS and self.create_staging_table
         if by_copy or not self.takes_arrays or not group.distinct:
             return False
-        return number > self.size
-
-    @property
-    def size(self) -> int:
-        """The number of rows that one statement takes as arrays."""
-        if self.joins_table and not self.runs_no_code:
-            return min(MAX_ARRAY_ROWS, _MAX_PLANNED_ROWS)
-        return MAX_ARRAY_ROWS
+        return number > MAX_ARRAY_ROWS
 
     def _in_key_order(self, group: RowGroup, rows: Sequence[int]) -> Sequence[int]:
         """Sort rows by their keys, so that two writers do not deadlock."""
@@ -305,17 +292,10 @@ class _GroupWrite:
         if not batch.takes_arrays:
             return pending
         left: list[int] = []
-        by_index = batch.joins_table and batch.runs_no_code
-        size = batch.size
-        if not self._group.distinct:
-            # Rows that may be equal must not overtake one that is left.
-            size = len(pending)
+        # Rows that may be equal must not overtake one that is left.
+        size = MAX_ARRAY_ROWS if self._group.distinct else len(pending)
         for start in range(0, len(pending), size):
-            some = pending[start : start + size]
-            body = self.by_arrays(some)
-            if by_index:
-                body = _with_settings(_BY_INDEX, body)
-            left += yield from body
+            left += yield from self.by_arrays(pending[start : start + size])
         return left
 
     def by_arrays(self, some: Sequence[int]) -> Steps[list[int]]:
@@ -325,14 +305,18 @@ class _GroupWrite:
     def _by_copy(self, some: Sequence[int]) -> Steps[list[int]]:
         """Write rows through a temporary table; return those that were not reported."""
         batch = self._batch
-        yield Command(batch.create_staging_table, kind="command")
+        table = f"pg_temp.{quote(batch.staging_table)}"
+        kept = batch.keeps_staging_table and bool((yield OWN_SESSION))
+        exists = False
+        if kept:
+            sql = f"SELECT pg_catalog.to_regclass('{table}') IS NOT NULL"
+            exists = bool((yield Command(sql))[0][0])
+        if not exists:
+            yield Command(batch.create_staging_table, kind="command")
         yield self._copy(some)
-        body: Steps[list[int]] = self._write(some, copied=True)
-        if batch.runs_no_code:
-            body = _with_settings(_NO_JIT, body)
-        left = yield from body
-        sql = f"DROP TABLE pg_temp.{quote(batch.staging_table)}"
-        yield Command(sql, kind="command")
+        left = yield from self._write(some, copied=True)
+        end = "TRUNCATE" if kept else "DROP TABLE"
+        yield Command(f"{end} {table}", kind="command")
         return left
 
     def _copy(self, some: Sequence[int]) -> Command:
@@ -402,13 +386,8 @@ class _GroupWrite:
         if copied:
             return Command(statement.staged, constants, caller_columns=returning)
         arrays = map(ArrayArgument, self._columns(some))
-        arguments = [*constants, *arrays]
-        once = batch.joins_table and not batch.runs_no_code
         return Command(
-            statement.arrays,
-            arguments,
-            kind="once" if once else "query",
-            caller_columns=returning,
+            statement.arrays, [*constants, *arrays], caller_columns=returning
         )
 
     def _record(self, some: Sequence[int], rows: ResultRows) -> list[int]:
@@ -524,15 +503,11 @@ def _lock(groups: Sequence[_Group]) -> Steps[_Places]:
         values = _encoded(batch.lock.columns, group.columns)
         for key, column in zip(keys, values, strict=True):
             key.extend(column)
-    by_index = all(batch.runs_no_code for batch, _ in groups)
     # In the same order by every writer, too.
     for lock in sorted(locked, key=lambda lock: lock.sql):
         places, keys = locked[lock]
         if places:
-            arguments = [*map(ArrayArgument, keys)]
-            kind: CommandKind = "query" if by_index else "once"
-            body = single_command(Command(lock.sql, arguments, kind))
-            found = yield from _with_settings(_BY_INDEX, body) if by_index else body
+            found = yield Command(lock.sql, [*map(ArrayArgument, keys)])
             existing = {*(found[0][0] or ())}
             missing += [p for n, p in enumerate(places, 1) if n not in existing]
     return sorted(missing)
@@ -578,34 +553,3 @@ def _draw(groups: Sequence[_Group], missing: _Places) -> Steps[Sequence[Compiled
         (batch, group._replace(drawn=columns) if columns else group)
         for (batch, group), columns in zip(groups, drawn, strict=True)
     ]
-
-
-# JIT compilation of a statement takes longer than running it once. (Not by "jit": asyncpg
-# sets that itself when it introspects a type, and then, for the session, to the value
-# that it found.)
-_NO_JIT: Final = {"jit_above_cost": "-1"}
-# The server may have planned a statement when the table was small, or underestimate the
-# arrays: a sequential scan or hash join that is right then is ruinous for many rows. An
-# index scan is right in every case. Triggers (those of foreign keys, too), policies and
-# functions would be planned with the same settings, and PL/pgSQL keeps such plans for the
-# session. Where any may run, the statement is planned each time, for its arrays, instead.
-_BY_INDEX: Final = {
-    **_NO_JIT,
-    **dict.fromkeys(("enable_seqscan", "enable_hashjoin", "enable_mergejoin"), "off"),
-}
-
-
-def _with_settings(settings: Mapping[str, str], body: Steps[T]) -> Steps[T]:
-    """Run steps with settings of the planner, and restore those afterwards."""
-    now = [f"pg_catalog.current_setting('{name}')" for name in settings]
-    new = [
-        f"pg_catalog.set_config('{name}', '{s}', true)" for name, s in settings.items()
-    ]
-    rows = yield Command(f"SELECT {', '.join(now + new)}")
-    result = yield from body
-    back = [
-        f"pg_catalog.set_config('{name}', ${n}, true)"
-        for n, name in enumerate(settings, 1)
-    ]
-    yield Command(f"SELECT {', '.join(back)}", rows[0][: len(settings)])
-    return result

@@ -73,7 +73,7 @@ def _change_arguments(change: Callable[[dict[str, Any]], dict[str, Any]]) -> Non
 
 
 @changes_objects(
-    "tests/conformance/test_bulk_atomic.py::test_no_temporary_table_is_left"
+    "tests/conformance/test_bulk_atomic.py::test_the_temporary_table_that_is_left_is_empty"
 )
 def copied_rows_are_lost() -> None:
     """the last row of those that are copied is lost."""

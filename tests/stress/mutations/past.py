@@ -16,18 +16,6 @@ from tests.stress.mutations.registry import (
 
 
 @changes_statements(
-    "tests/conformance/test_bulk_atomic.py"
-    "::test_settings_of_the_session_are_left_as_they_were",
-    commit="972aac9",
-)
-def jit_is_turned_off(sql: str) -> str:
-    """asyncpg, which sets jit itself, leaves it off in the session after a batch."""
-    return sql.replace("jit_above_cost', '-1'", "jit', 'off'").replace(
-        "jit_above_cost", "jit"
-    )
-
-
-@changes_statements(
     "tests/matrix/test_bulk_tables.py::test_a_reload_uses_up_no_number_of_a_sequence",
     commit="c9ce6ac",
 )
