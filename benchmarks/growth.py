@@ -3,6 +3,9 @@ One call and many rows as the table grows, and the statement by hand.
 
 One row updated, one created, and 10,000 rows of which half exist, in tables of a thousand
 to ten million rows, in turns of one run. The 10,000 by hand are COPY and ON CONFLICT.
+
+Then tables that are filled row by row in one transaction, in which no ANALYZE comes: the
+first tenth of the calls and the last one, which a plan for a small table would make slow.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ from typing import Final, NamedTuple
 import asyncpg
 from rich.table import Table
 
-from aioupsert import F, create_or_update, create_or_update_many
+from aioupsert import F, create_or_update, create_or_update_many, get_or_create
 from benchmarks.support.by_hand import copy_rows, count_view
 from benchmarks.support.databases import postgresql, postgresql_server
 from benchmarks.support.options import add_plot, add_turns
@@ -27,7 +30,7 @@ from benchmarks.support.report import show, show_versions
 from benchmarks.support.rows import Row, as_dicts, seeded
 from benchmarks.support.timing import in_turns, ratio, stopwatch
 
-QUICK: Final = {"turns": 1, "most": 1_000}
+QUICK: Final = {"turns": 1, "most": 1_000, "fill": 100}
 FILL: Final = """
 INSERT INTO views
 SELECT '/page/' || n, n % 100, 'the note of page ' || n FROM generate_series({}, {}) AS n
@@ -117,10 +120,69 @@ async def measure(case: Case, turns: int) -> tuple[list[float], list[float]]:
     return times["ours"], times["by hand"]
 
 
+def fills(
+    conn: asyncpg.Connection[asyncpg.Record],
+) -> dict[str, Callable[[str], Awaitable[object]]]:
+    """Return the ways to create a row."""
+    statement = count_view("views")
+    defaults = {"hits": 1, "note": "seen"}
+    return {
+        "by hand": lambda path: conn.fetchval(statement, path, 1, "seen"),
+        "create_or_update": lambda path: create_or_update(
+            conn, "views", key={"path": path}, defaults=defaults
+        ),
+        "skip_unchanged": lambda path: create_or_update(
+            conn, "views", key={"path": path}, defaults=defaults, skip_unchanged=True
+        ),
+        "get_or_create": lambda path: get_or_create(
+            conn, "views", key={"path": path}, defaults=defaults
+        ),
+    }
+
+
+async def fill(
+    conn: asyncpg.Connection[asyncpg.Record],
+    create: Callable[[str], Awaitable[object]],
+    number: int,
+    start: int,
+) -> tuple[float, float]:
+    """Return the milliseconds of a call at the beginning and at the end."""
+    await conn.execute("TRUNCATE views")
+    for row in range(start):
+        await conn.execute(f"INSERT INTO views VALUES ('/first/{row}')")
+    await conn.execute("VACUUM ANALYZE views")
+    tenths: list[float] = []
+    async with conn.transaction():
+        for first in range(0, number, number // 10):
+            with stopwatch() as elapsed:
+                for n in range(first, first + number // 10):
+                    await create(f"/page/{n}")
+            tenths.append(elapsed.wall / (number // 10) * 1e3)
+    return tenths[0], tenths[-1]
+
+
+async def measure_filling(
+    conn: asyncpg.Connection[asyncpg.Record], number: int
+) -> Table:
+    table = Table("rows before", "filled by", "first tenth, ms", "last, ms", "ratio")
+    for start in (0, 20):
+        for name, create in fills(conn).items():
+            first, last = await fill(conn, create, number, start)
+            table.add_row(
+                *(str(start), name),
+                *(f"{first:.3f}", f"{last:.3f}", f"{last / first:.2f}"),
+            )
+        table.add_section()
+    return table
+
+
 def add_options(parser: ArgumentParser) -> None:
     add_turns(parser, 9)
     parser.add_argument(
         "--most", type=int, default=10_000_000, help="rows of the largest table"
+    )
+    parser.add_argument(
+        "--fill", type=int, default=100_000, help="rows of a table that is filled"
     )
     add_plot(parser)
 
@@ -154,7 +216,9 @@ async def measure_all(options: Namespace) -> int:
                     )
                 table.add_section()
                 size, filled = size * 10, size
+            filling = await measure_filling(conn, options.fill)
     show(table)
+    show(filling)
     show_versions(server)
     if options.plot:
         draw_lines(

