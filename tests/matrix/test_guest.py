@@ -17,6 +17,7 @@ from aioupsert import (
     create_or_update_many,
     get_or_create,
 )
+from tests.support.databases import fetched
 from tests.support.tables import describe
 from tests.support.versions import major
 
@@ -292,6 +293,61 @@ async def test_our_savepoint_hides_none_of_the_callers_for_long(
             )
         await conn.execute("ROLLBACK TO SAVEPOINT aioupsert_step")
     assert await pg.query("SELECT * FROM t") == []
+
+
+# --- Locks ----------------------------------------------------------------------------
+
+
+@drivers
+@pytest.mark.usefixtures("small_copies")
+async def test_calls_lock_the_table_as_any_insert_does(db: PostgresDatabase) -> None:
+    await db.run(f"{TABLE}; CREATE INDEX ON t (v); INSERT INTO t VALUES ('0'), ('k')")
+    # As pg_dump does, and so it is in nobody's way.
+    await db.run("BEGIN; LOCK TABLE t IN ACCESS SHARE MODE")
+    async with db.transaction() as conn:
+        await create_or_update(conn, "t", key={"k": "0"}, defaults={"v": 1})
+        for size in (3, 9):
+            rows = [{"k": f"{n}", "v": n} for n in range(size)]
+            await create_or_update_many(conn, "t", rows, key="k", skip_unchanged=True)
+        held = await db.query(
+            "SELECT DISTINCT mode, locktype FROM pg_locks WHERE relation IN"
+            " (SELECT indexrelid FROM pg_index WHERE indrelid = 't'::regclass"
+            " UNION SELECT 't'::regclass) OR locktype = 'advisory'"
+        )
+        # Locks on rows are in the rows: another writer of the key's columns alone would
+        # not wait, as for a foreign key.
+        await db.run("SELECT FROM t WHERE k = '0' FOR KEY SHARE NOWAIT; COMMIT")
+    assert {mode for mode, _ in held} <= {
+        *("AccessShareLock", "RowShareLock", "RowExclusiveLock")
+    }
+    assert {kind for _, kind in held} == {"relation"}
+
+
+@drivers
+@pytest.mark.usefixtures("small_copies")
+@pytest.mark.parametrize("bulk", [False, True])
+async def test_updates_are_hot_beside_ten_indexes(
+    db: PostgresDatabase, *, bulk: bool
+) -> None:
+    columns = [f"i{n} integer DEFAULT {n}" for n in range(10)]
+    indexes = [f"CREATE INDEX ON t (i{n})" for n in range(10)]
+    await db.run(
+        f"CREATE TABLE t (k text PRIMARY KEY, v integer, {', '.join(columns)});"
+        f" {'; '.join(indexes)}; INSERT INTO t SELECT i FROM generate_series(0, 8) i"
+    )
+    sql = "SELECT pg_stat_get_xact_tuples_{}('t'::regclass) AS n"
+    names = ("updated", "hot_updated", "inserted")
+    async with db.transaction() as conn:
+        rows = [{"k": f"{n}", "v": n} for n in range(9)]
+        if bulk:
+            await create_or_update_many(conn, "t", rows, key="k")
+        else:
+            for row in rows:
+                await create_or_update(
+                    *(conn, "t"), key={"k": row["k"]}, defaults={"v": row["v"]}
+                )
+        counts = [(await fetched(conn, sql.format(name)))[0]["n"] for name in names]
+    assert counts == [9, 9, 0]
 
 
 # --- Memory ---------------------------------------------------------------------------

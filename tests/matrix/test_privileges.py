@@ -13,6 +13,7 @@ from aioupsert import (
     NotAppliedError,
     UsageError,
     create_or_update,
+    create_or_update_many,
     get_or_create,
 )
 from tests.support.databases import PostgresDatabase
@@ -122,6 +123,29 @@ async def test_rights_on_the_columns_that_are_used_suffice(
         await create_or_update(
             conn, "t", key={"k": "a"}, defaults=HIT, returning="*", strategy=strategy
         )
+
+
+@pytest.mark.parametrize("number", [2, 3, 9])
+@pytest.mark.usefixtures("small_copies")
+async def test_they_suffice_for_many_rows(
+    pg: PostgresDatabase, role: str, number: int
+) -> None:
+    conn = await act_as(pg, role, TABLE + COLUMNS)
+    rows = [{"k": f"{n}", "hits": n} for n in range(number)]
+    result = await create_or_update_many(conn, "t", rows, key="k", skip_unchanged=True)
+    assert result.created == number
+
+
+@pytest.mark.usefixtures("small_copies")
+async def test_the_temporary_table_of_another_role_is_left_alone(
+    pg: PostgresDatabase, role: str
+) -> None:
+    await pg.run(TABLE)
+    rows = [{"k": f"{n}", "hits": n} for n in range(9)]
+    await create_or_update_many(pg.handle, "t", rows, key="k")
+    conn = await act_as(pg, role, COLUMNS)
+    result = await create_or_update_many(conn, "t", rows, key="k")
+    assert (result.created, result.updated) == (0, 9)
 
 
 async def test_a_table_of_a_schema_without_usage_is_refused(

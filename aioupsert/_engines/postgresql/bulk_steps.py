@@ -303,16 +303,24 @@ class _GroupWrite:
         return self._write(some, copied=False)
 
     def _by_copy(self, some: Sequence[int]) -> Steps[list[int]]:
-        """Write rows through a temporary table; return those that were not reported."""
+        """
+        Write rows through a temporary table; return those that were not reported.
+
+        Raises:
+            CannotCopyError: The session has one of another role.
+        """
         batch = self._batch
         table = f"pg_temp.{quote(batch.staging_table)}"
         kept = batch.keeps_staging_table and bool((yield OWN_SESSION))
-        exists = False
+        is_ours = None
         if kept:
-            sql = f"SELECT pg_catalog.to_regclass('{table}') IS NOT NULL"
-            exists = bool((yield Command(sql))[0][0])
-        if not exists:
+            relation = f"pg_catalog.to_regclass('{table}')::pg_catalog.oid"
+            sql = f"SELECT pg_catalog.has_table_privilege({relation}, 'TRUNCATE')"
+            is_ours = (yield Command(sql))[0][0]  # NULL if there is none
+        if is_ours is None:
             yield Command(batch.create_staging_table, kind="command")
+        elif not is_ours:
+            raise CannotCopyError
         yield self._copy(some)
         left = yield from self._write(some, copied=True)
         end = "TRUNCATE" if kept else "DROP TABLE"
