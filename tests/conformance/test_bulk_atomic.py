@@ -229,12 +229,13 @@ async def test_the_temporary_table_that_is_left_is_empty(
     rows = [{"k": n, "a": n} for n in range(6_000)]
     if inside:
         await db.handle.execute("BEGIN")
-    for last in (0, -1):
+    for last in (1, -1):
         rows[-1]["a"] = last
-        try:
+        if last < 0:
+            with pytest.raises(BulkError, match="row 5999"):
+                await create_or_update_many(db.handle, "t", rows, key="k")
+        else:
             await create_or_update_many(db.handle, "t", rows, key="k")
-        except BulkError as error:
-            assert error.index == 5_999  # noqa: PT017  # or there is none
         (left,) = await fetched(
             db.handle,
             "SELECT relname FROM pg_class"
