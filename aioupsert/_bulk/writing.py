@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import replace
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Final
 
 from aioupsert._drivers import is_retryable
@@ -81,25 +82,25 @@ class BulkWrite:
         self._started = self._reported_at = time.monotonic()
         self._reported_rows: int = 0
         self._done = BatchOutcome(each=False)
-        self._writer = BatchWriter(
-            name, self._rows, timeout, skip=skip, each=each, reads_first=reads_first
+        self._new_writer = partial(
+            BatchWriter, name, timeout=timeout, skip=skip, each=each
         )
-        self._giving_way = BatchWriter(
-            name,
-            RowGrouper(request, LOCK_TIMEOUT),
-            timeout,
-            skip=skip,
-            each=each,
-            reads_first=reads_first,
-            gives_way=True,
-        )
+        self._writer = self._new_writer(self._rows, reads_first=reads_first)
+
+    @cached_property
+    def _giving_way(self) -> BatchWriter:
+        """Writes batches that do not wait for locks; most calls have none."""
+        rows = RowGrouper(self._request, LOCK_TIMEOUT)
+        return self._new_writer(rows, gives_way=True)
 
     def result(self) -> BulkResult:
         """Return what has been done."""
         stored = bulk_result(self._done.counts)
+        if not self._done.rejected:
+            return stored
         rejected = sorted(self._done.rejected, key=lambda row: row.position)
         errors = tuple(_error(row, stored) for row in rejected)
-        return replace(stored, rejected=errors) if errors else stored
+        return replace(stored, rejected=errors)
 
     async def check(self, session: Session) -> Table:
         """Check the arguments against the table, before any row is read."""

@@ -301,7 +301,7 @@ async def test_the_timeout_is_for_waiting_for_a_lock_too(
     if rows == "existing":
         await db.run("INSERT INTO t VALUES (1, 0)")
     async with (
-        Coalescer(db.handle, "t", key="k", timeout=0.1) as coalescer,
+        Coalescer(db.handle, "t", key="k", timeout=1) as coalescer,
         db.connect() as other,
     ):
         await other.execute("BEGIN")
