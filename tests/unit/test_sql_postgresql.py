@@ -22,6 +22,7 @@ from aioupsert import (
 )
 from aioupsert._engines.base import Command
 from aioupsert._engines.postgresql.catalog import reflect
+from aioupsert._engines.postgresql.citus import EXACT_BECAUSE
 from aioupsert._engines.postgresql.compiler import compile_call
 from aioupsert._engines.sql import CompiledStatement
 from aioupsert._plan import Plan
@@ -674,3 +675,25 @@ def test_an_exclusion_constraint_of_equalities_is_like_a_unique_index() -> None:
         described = answered(A_TABLE | {"unique": [index]})
         assert [unique.columns for unique in described.unique] == [columns]
         assert described.needs_key_lock
+
+
+# --- Locks of others --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("lock_timeout", "exact_because", "limited"),
+    [(0, None, False), (50, None, True), (50, EXACT_BECAUSE, False)],
+)
+def test_a_statement_may_limit_how_long_it_waits_for_locks(
+    lock_timeout: int, exact_because: str | None, *, limited: bool
+) -> None:
+    """Not on Citus, whose servers would be sent a function of this one."""
+    made = dataclasses.replace(
+        plan(HITS, defaults={"name": "x"}),
+        lock_timeout=lock_timeout,
+        table=dataclasses.replace(HITS, exact_because=exact_because),
+    )
+    call = compile_call(made)
+    for statement in (call.update, call.insert):
+        assert statement is not None
+        assert ("set_config('lock_timeout', '50', true)" in statement.sql) == limited
