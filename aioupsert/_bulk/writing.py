@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import replace
-from functools import cached_property, partial
+from functools import cached_property
 from typing import TYPE_CHECKING, Final
 
 from aioupsert._drivers import is_retryable
@@ -82,25 +82,17 @@ class BulkWrite:
         self._started = self._reported_at = time.monotonic()
         self._reported_rows: int = 0
         self._done = BatchOutcome(each=False)
-        self._new_writer = partial(
-            BatchWriter, name, timeout=timeout, skip=skip, each=each
+        self._writer = BatchWriter(
+            name, self._rows, timeout, skip=skip, each=each, reads_first=reads_first
         )
-        self._writer = self._new_writer(self._rows, reads_first=reads_first)
-
-    @cached_property
-    def _giving_way(self) -> BatchWriter:
-        """Writes batches that do not wait for locks; most calls have none."""
-        rows = RowGrouper(self._request, LOCK_TIMEOUT)
-        return self._new_writer(rows, gives_way=True)
+        self._skip, self._reads_first = skip, reads_first
 
     def result(self) -> BulkResult:
         """Return what has been done."""
         stored = bulk_result(self._done.counts)
-        if not self._done.rejected:
-            return stored
         rejected = sorted(self._done.rejected, key=lambda row: row.position)
         errors = tuple(_error(row, stored) for row in rejected)
-        return replace(stored, rejected=errors)
+        return replace(stored, rejected=errors) if errors else stored
 
     async def check(self, session: Session) -> Table:
         """Check the arguments against the table, before any row is read."""
@@ -151,6 +143,19 @@ class BulkWrite:
     def hashes(self, table: Table, engine: Engine, batch: Batch) -> list[int] | None:
         """Return a hash of each row's key; None if it is not known which are equal."""
         return self._rows.hashes(batch.rows, table, engine)
+
+    @cached_property
+    def _giving_way(self) -> BatchWriter:
+        """What writes batches that do not wait for locks."""
+        return BatchWriter(
+            self._name,
+            RowGrouper(self._request, LOCK_TIMEOUT),
+            self._timeout,
+            skip=self._skip,
+            each=False,
+            reads_first=self._reads_first,
+            gives_way=True,
+        )
 
     async def try_now(self, session: Session, batch: Batch) -> bool:
         """Store a batch if its rows can be locked soon; return whether it is stored."""

@@ -315,6 +315,14 @@ ARGUMENTS: Final[list[dict[str, Any]]] = [
 ]
 
 
+@pytest.fixture
+def at_any_pace(monkeypatch: pytest.MonkeyPatch) -> None:
+    """How large batches are does not depend on how busy the machine is."""
+    for name in ("record", "suspect"):
+        monkeypatch.setattr(Pace, name, lambda *_: None)
+
+
+@pytest.mark.usefixtures("at_any_pace")
 @every_handle
 async def test_results_are_those_of_plain_calls_one_after_the_other(
     plain: Database,
@@ -799,13 +807,6 @@ async def test_a_lone_call_is_what_a_plain_call_is(
         assert caplog.messages == expected
     assert len(expected) == {"postgresql": 1, "sqlite": 3}[plain.engine]
     assert coalescer.stats.batches == coalescer.stats.rows == 1
-
-
-@pytest.fixture
-def at_any_pace(monkeypatch: pytest.MonkeyPatch) -> None:
-    """How large batches are does not depend on how busy the machine is."""
-    for name in ("record", "suspect"):
-        monkeypatch.setattr(Pace, name, lambda *_: None)
 
 
 @every_handle

@@ -26,7 +26,6 @@ from aioupsert import (
     on_event,
 )
 from aioupsert._bulk import parallel
-from aioupsert._coalescer import locks
 from tests.support.coalescing import (
     PATIENCE,
     TABLE,
@@ -293,17 +292,18 @@ async def test_a_setting_of_the_caller_s_fails_the_calls_for_locked_rows(
 @on_pool
 @pytest.mark.parametrize("rows", ["existing", "new"])
 async def test_the_timeout_is_for_waiting_for_a_lock_too(
-    db: PostgresDatabase, monkeypatch: pytest.MonkeyPatch, rows: str
+    db: PostgresDatabase, rows: str
 ) -> None:
     """The error says for whom, where a row shows it."""
-    monkeypatch.setattr(locks, "SHORTEST_WAIT", 0.0)
     await db.run(TABLE)
     if rows == "existing":
         await db.run("INSERT INTO t VALUES (1, 0)")
     async with (
-        Coalescer(db.handle, "t", key="k", timeout=1) as coalescer,
+        Coalescer(db.handle, "t", key="k") as coalescer,
         db.connect() as other,
     ):
+        assert coalescer._dispatcher._locked._timeout == 30
+        coalescer._dispatcher._locked._timeout = 0.1
         await other.execute("BEGIN")
         await other.execute(
             "INSERT INTO t VALUES (1) ON CONFLICT (k) DO UPDATE SET n = t.n"
