@@ -100,13 +100,18 @@ class BulkWrite:
         self._request.check(table)
         return table
 
-    async def store(self, session: Session, batch: Batch) -> BatchOutcome:
-        """Store a batch, and count it as done; on an error nothing of it is stored."""
-        return await self._store(session, batch, self._writer)
-
-    async def _store(
-        self, session: Session, batch: Batch, writer: BatchWriter
+    async def store(
+        self, session: Session, batch: Batch, *, gives_way: bool = False
     ) -> BatchOutcome:
+        """
+        Store a batch, and count it as done; on an error nothing of it is stored.
+
+        Args:
+            session: Where to.
+            batch: The rows.
+            gives_way: Whether a lock that is not had soon is an error of the batch.
+        """
+        writer = self._giving_way if gives_way else self._writer
         try:
             outcome = await writer.store(session, batch, inside=self._inside)
         except RejectedRowError as exc:
@@ -160,7 +165,7 @@ class BulkWrite:
     async def try_now(self, session: Session, batch: Batch) -> bool:
         """Store a batch if its rows can be locked soon; return whether it is stored."""
         try:
-            await self._store(session, batch, self._giving_way)
+            await self.store(session, batch, gives_way=True)
         except Exception as exc:
             if session.fault_of(exc) != "lock":
                 raise
