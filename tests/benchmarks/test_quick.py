@@ -29,6 +29,7 @@ QUICK: Final = (
     "observers",
     "pools",
     "single_call",
+    "sync",
 )
 # One after the other, as both use the same table.
 PEERS: Final = (

@@ -134,8 +134,15 @@ class PostgresqlSync:
                 f"sync_rows cannot remove or mark rows of {plan.table.label}: {reason}"
             )
             raise UsageError(msg)
-        yield Command(f"SELECT pg_catalog.set_config('{setting}', '{{}}', true)")
+        # The server plans the cursor now, and takes what is to come for few keys.
+        loops = yield Command(
+            "SELECT pg_catalog.current_setting('enable_nestloop'),"
+            f" pg_catalog.set_config('{setting}', '{{}}', true),"
+            " pg_catalog.set_config('enable_nestloop', 'off', true)"
+        )
         yield bind(self.declare, values)
+        restore = "SELECT pg_catalog.set_config('enable_nestloop', $1::pg_catalog.text, true)"
+        yield Command(restore, loops[0][:1])
         keys = ", ".join(
             f'{ALIAS}.{quote(k.column.name)} AS "k{n}"' for n, k in enumerate(plan.key)
         )
