@@ -31,6 +31,7 @@ from tests.stress import races as racing
 from tests.stress import service as serving
 from tests.stress import simulation as simulating
 from tests.stress import soak as soaking
+from tests.stress import syncs as synchronizing
 from tests.stress import waiters as awaiting
 from tests.stress.mutations import running as mutating
 from tests.stress.mutations.faults import MUTATIONS
@@ -114,6 +115,19 @@ def chains(
     """The old row of each call is the row of the call before."""
     dsn, size = server_dsn(), chaining.Size(writers, calls)
     finish(*(chaining.chain(dsn, *case, size) for case in chaining.CASES))
+
+
+@app.command()
+def syncs(
+    seed: Seed = None,
+    rounds: Annotated[int, typer.Option(help="Of each client.")] = 500,
+    writers: int = 16,
+    clients: Annotated[int, typer.Option(help="That synchronize.")] = 8,
+) -> None:
+    """Scopes equal one of their sources, and what others create stays."""
+    chosen, dsn = seeded(seed), server_dsn()
+    size = synchronizing.Size(clients, writers, rounds)
+    finish(*(synchronizing.syncs(dsn, k, size, chosen) for k in synchronizing.KINDS))
 
 
 @app.command()
