@@ -111,11 +111,17 @@ def read_marks(missing: object) -> dict[str, Value] | None:
 
 
 def with_scope(update: Update, scope: Sequence[str], key: Sequence[str]) -> Update:
-    """Return what an update sets, with the columns of the scope."""
+    """
+    Return what an update sets, with the columns of the scope.
+
+    Raises:
+        UsageError: It sets one of these to something else.
+    """
     names = [name for name in scope if name not in key]
     if update is None or not names:
         return update
     if isinstance(update, Mapping):
+        _check_outside("update", [name for name in names if name in update])
         return {**{name: Excluded(name) for name in names}, **update}
     given = [update] if isinstance(update, str) else [*update]
     return [*given, *(name for name in names if name not in given)]
@@ -198,14 +204,18 @@ def _check_apart(rows: BulkRequest, terms: SyncTerms) -> None:
         ("touch", {*rows.touch}),
         ("missing", marks),
     ):
-        if both := sorted(names & {*terms.scope, *rows.key}):
-            msg = (
-                f"{argument} cannot set {', '.join(map(repr, both))}, a column of the"
-                " scope or the key"
-            )
-            raise UsageError(msg)
+        _check_outside(argument, sorted(names & {*terms.scope, *rows.key}))
     if both := sorted(marks & ({*rows.touch} | updates)):
         msg = f"in both missing and update or touch: {', '.join(map(repr, both))}"
+        raise UsageError(msg)
+
+
+def _check_outside(argument: str, both: Sequence[str]) -> None:
+    if both:
+        msg = (
+            f"{argument} cannot set {', '.join(map(repr, both))}, a column of the scope"
+            " or the key"
+        )
         raise UsageError(msg)
 
 

@@ -390,6 +390,10 @@ WRONG: Final[dict[str, tuple[dict[str, Any], str]]] = {
     "no marks": ({"missing": {}}, "missing must be 'delete'"),
     "a mark in the key": ({"missing": {"sku": 1}}, "missing cannot set 'sku'"),
     "the scope set": ({"touch": {"shop": 1}}, "touch cannot set 'shop'"),
+    "the scope updated": (
+        {"scope": {"shop": 7}, "key": "sku", "update": {"shop": F("shop")}},
+        "update cannot set 'shop'",
+    ),
     "the scope created": ({"create_defaults": {"shop": 1}}, "create_defaults cannot"),
     "a mark touched": (
         {"missing": {"note": "x"}, "touch": {"note": "y"}},
