@@ -30,7 +30,7 @@ STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
 HIT = {"hits": F("hits") + 1}
 HOME = {"path": "/"}
 
-CREATED, UPDATED, UNCHANGED, SKIPPED = Action
+CREATED, UPDATED, UNCHANGED, SKIPPED, _ = Action
 
 every_strategy = pytest.mark.parametrize("strategy", STRATEGIES)
 

@@ -19,7 +19,7 @@ from aioupsert import (
 )
 from tests.support.databases import Database, PostgresDatabase, SQLiteDatabase
 
-CREATED, UPDATED, UNCHANGED, SKIPPED = Action
+CREATED, UPDATED, UNCHANGED, SKIPPED, _ = Action
 
 TABLE: Final = """
     CREATE TABLE t (
