@@ -154,6 +154,8 @@ class RowGrouper:
             tuple[Names, Sequence[Node], frozenset[str]],
             tuple[RequestShape, Sequence[Value]],
         ] = {}
+        # Of single rows, by their columns and the classes of their cells.
+        self._plain: dict[tuple[object, ...], tuple[RequestShape, Sequence[Value]]] = {}
 
     def group(
         self, rows: Sequence[Row], table: Table, semantics: ValueSemantics
@@ -197,31 +199,29 @@ class RowGrouper:
             UsageError: The row cannot be read.
         """
         translation = self._request.translation
-        generated: frozenset[str] = frozenset()
         if translation is None:
             names, cells = read_record(row, self._request.key)
+            kinds = (names, *map(type, cells))
+            kept = self._plain.get(kinds)
+            if kept is not None:
+                cells += kept[1]
+                return kept[0], cells
+            generated: frozenset[str] = frozenset()
         else:
             names, cells = read_record(row, translation.key)
             given = Records(names, (0,), [[cell] for cell in cells])
             names, _, columns, generated = translation.translate_rows(given)
             cells = [cell for (cell,) in columns]
-        width = len(self._request.key)
-        values: list[Value] = []
-        nodes: list[Node] = []
-        for number, cell in enumerate(cells):
-            if cell.__class__ in PLAIN_CLASSES:
-                nodes.append(_NULL if cell is None and number < width else PLAIN)
-                values.append(cell)
-            elif number >= width:
-                nodes.append(read_value(cell, values))
-            elif isinstance(cell, Expression):
-                raise UsageError(_KEY.format(cell))
-            else:
-                nodes.append(plain_node(cell))
-                values.append(cell)
-        shape, constants = self._request_for(names, tuple(nodes), generated)
-        values += constants
-        return shape, values
+            kinds = ()
+        nodes, cells = _nodes_of(cells, len(self._request.key))
+        request = shape, constants = self._request_for(names, nodes, generated)
+        # As the cells of most rows are plain, no more than their classes matters then.
+        if kinds and PLAIN_CLASSES.issuperset(kinds[1:]):
+            if len(self._plain) >= _MAX_REQUESTS:
+                self._plain.clear()
+            self._plain[kinds] = request
+        cells += constants
+        return shape, cells
 
     def hashes(
         self, rows: Sequence[Row], table: Table, semantics: ValueSemantics
@@ -246,6 +246,28 @@ class RowGrouper:
             ):
                 hashes[position] = hash(key)
         return hashes
+
+
+def _nodes_of(
+    cells: Sequence[Value], width: int
+) -> tuple[tuple[Node, ...], list[Value]]:
+    """
+    Return what the cells of a row are, and their values.
+
+    Raises:
+        UsageError: One of the first, which are the key's, is an expression.
+    """
+    nodes: list[Node] = []
+    values: list[Value] = []
+    for number, cell in enumerate(cells):
+        if number >= width:
+            nodes.append(read_value(cell, values))
+            continue
+        if isinstance(cell, Expression):
+            raise UsageError(_KEY.format(cell))
+        nodes.append(_NULL if cell is None else plain_node(cell))
+        values.append(cell)
+    return tuple(nodes), values
 
 
 def read_row_request(
@@ -277,9 +299,13 @@ def read_row_request(
         raise UsageError(msg)
     if create_defaults is None and where is None and touch is None and not of_model:
         # Such arguments are the same whenever a line of code runs.
-        names = (_hashable(key), _hashable(update), _hashable(returning))
+        names = (
+            tuple(key) if isinstance(key, list) else key,
+            tuple(update) if isinstance(update, list) else update,
+            tuple(returning) if isinstance(returning, list) else returning,
+        )
+        flags = (skip_unchanged, old)
         try:
-            flags = (skip_unchanged, old)
             grouper = _groupers(names, flags, without_unique_index, strategy)
         except TypeError:
             pass  # update is a mapping, or an argument is wrong
@@ -307,10 +333,6 @@ class _OfModel(TypedDict, total=False):
     on_update: Mapping[str, Value]
     convert_text: bool
     translation: RowTranslation
-
-
-def _hashable(names: Value) -> Value:
-    return tuple(names) if names.__class__ is list else names
 
 
 @functools.lru_cache(maxsize=256)
