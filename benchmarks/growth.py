@@ -6,6 +6,7 @@ to ten million rows, in turns of one run. The 10,000 by hand are COPY and ON CON
 
 Then tables that are filled row by row in one transaction, in which no ANALYZE comes: the
 first tenth of the calls and the last one, which a plan for a small table would make slow.
+At last ten rows into a table of a hundred partitions.
 """
 
 from __future__ import annotations
@@ -176,6 +177,61 @@ async def measure_filling(
     return table
 
 
+PARTITIONS: Final = 100
+PARTITIONED: Final = "; ".join(
+    [
+        (
+            "CREATE TEMPORARY TABLE parts (k integer PRIMARY KEY, v integer)"
+            " PARTITION BY RANGE (k)"
+        ),
+        *(
+            f"CREATE TEMPORARY TABLE part_{n} PARTITION OF parts"
+            f" FOR VALUES FROM ({n * 1_000}) TO ({n * 1_000 + 1_000})"
+            for n in range(PARTITIONS)
+        ),
+        f"INSERT INTO parts SELECT n * 2, 0 FROM generate_series(0, {PARTITIONS * 500 - 1}) n",
+        "ANALYZE parts",
+    ]
+)
+PARTS_BY_HAND: Final = (
+    "INSERT INTO parts SELECT * FROM unnest($1::integer[], $2::integer[])"
+    " ON CONFLICT (k) DO UPDATE SET v = excluded.v"
+)
+
+
+async def measure_partitions(
+    conn: asyncpg.Connection[asyncpg.Record], turns: int
+) -> Table:
+    await conn.execute(PARTITIONED)
+    choose = seeded(PARTITIONS)
+    batches = [sorted(choose.sample(range(PARTITIONS * 1_000), 10)) for _ in range(30)]
+
+    async def ours(keys: list[int]) -> object:
+        rows = [{"k": key, "v": 1} for key in keys]
+        return await create_or_update_many(conn, "parts", rows, key="k")
+
+    async def by_hand(keys: list[int]) -> object:
+        async with conn.transaction():
+            return await conn.execute(PARTS_BY_HAND, keys, [1] * len(keys))
+
+    async def timed(write: Callable[[list[int]], Awaitable[object]], _: int) -> float:
+        with stopwatch() as elapsed:
+            for keys in batches:
+                await write(keys)
+        return elapsed.wall / len(batches) * 1e3
+
+    times = await in_turns(
+        {"ours": partial(timed, ours), "by hand": partial(timed, by_hand)}, turns
+    )
+    table = Table("partitions", "aioupsert, ms", "by hand, ms", "ratio", "quartiles")
+    table.add_row(
+        str(PARTITIONS),
+        *(f"{statistics.median(times[name]):.3f}" for name in ("ours", "by hand")),
+        *ratio(times["ours"], times["by hand"]).cells(),
+    )
+    return table
+
+
 def add_options(parser: ArgumentParser) -> None:
     add_turns(parser, 9)
     parser.add_argument(
@@ -217,8 +273,10 @@ async def measure_all(options: Namespace) -> int:
                 table.add_section()
                 size, filled = size * 10, size
             filling = await measure_filling(conn, options.fill)
+            partitions = await measure_partitions(conn, options.turns)
     show(table)
     show(filling)
+    show(partitions)
     show_versions(server)
     if options.plot:
         draw_lines(

@@ -372,7 +372,11 @@ class _BatchWriter(PostgresqlWriter):
         )
         equals = operator("=", column.operators)
         array = f"\x03{number}\x03::{column.key_type}[]"
-        return f"\x01 AND {self.column(column)} {equals} ANY ({array})\x02"
+        name = self.column(column)
+        # The first key again, as the planner takes no OR for a condition of an index scan
+        # beside the equality with one key, which would look expensive with an array.
+        is_one = f"{name} {equals} ANY ({array}) OR {name} {equals} ({array})[1]"
+        return f"\x01 AND ({is_one})\x02"
 
     def key_value(self, key: KeyColumn) -> str:
         """Write a value of the key, which is compared to others as the column's are."""
