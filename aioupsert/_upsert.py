@@ -15,7 +15,10 @@ if TYPE_CHECKING:
     from aioupsert.results import Result, Statement
     from aioupsert.typing import (
         Connection,
+        Name,
         Returning,
+        RowValues,
+        SqlalchemyExpression,
         SqlalchemySession,
         Strategy,
         Table,
@@ -43,7 +46,7 @@ class _Options(_GetOptions, total=False):
     """Further arguments of `create_or_update`."""
 
     create_defaults: Values | None
-    where: Expression | None
+    where: Expression | SqlalchemyExpression | None
     skip_unchanged: bool
     touch: Values | None
     old: bool
@@ -80,9 +83,9 @@ async def create_or_update(
     *,
     key: Values,
     defaults: Values | None = None,
-    returning: str | Sequence[str],
+    returning: Name | Sequence[Name],
     **options: Unpack[_Options],
-) -> Result[Values]: ...
+) -> Result[RowValues]: ...
 
 
 @overload
@@ -91,7 +94,7 @@ async def create_or_update(
     table: Table,
     row: object,
     *,
-    key: str | Sequence[str],
+    key: Name | Sequence[Name],
     update: Update = None,
     returning: None = None,
     **options: Unpack[_Options],
@@ -104,7 +107,7 @@ async def create_or_update(
     table: Table,
     row: object,
     *,
-    key: str | Sequence[str],
+    key: Name | Sequence[Name],
     update: Update = None,
     returning: type[R],
     **options: Unpack[_Options],
@@ -117,11 +120,11 @@ async def create_or_update(
     table: Table,
     row: object,
     *,
-    key: str | Sequence[str],
+    key: Name | Sequence[Name],
     update: Update = None,
-    returning: str | Sequence[str],
+    returning: Name | Sequence[Name],
     **options: Unpack[_Options],
-) -> Result[Values]: ...
+) -> Result[RowValues]: ...
 
 
 async def create_or_update(
@@ -129,11 +132,11 @@ async def create_or_update(
     table: Table,
     row: object = None,
     *,
-    key: Values | str | Sequence[str],
+    key: Values | Name | Sequence[Name],
     update: Update = None,
     defaults: Values | None = None,
     create_defaults: Values | None = None,
-    where: Expression | None = None,
+    where: Expression | SqlalchemyExpression | None = None,
     skip_unchanged: bool = False,
     touch: Values | None = None,
     returning: Returning = None,
@@ -282,9 +285,9 @@ async def get_or_create(
     *,
     key: Values,
     defaults: Values | None = None,
-    returning: str | Sequence[str] = "*",
+    returning: Name | Sequence[Name] = "*",
     **options: Unpack[_GetOptions],
-) -> Result[Values]: ...
+) -> Result[RowValues]: ...
 
 
 async def get_or_create(
@@ -358,11 +361,11 @@ async def preview(
     table: Table,
     row: object = None,
     *,
-    key: Values | str | Sequence[str],
+    key: Values | Name | Sequence[Name],
     update: Update = None,
     defaults: Values | None = None,
     create_defaults: Values | None = None,
-    where: Expression | None = None,
+    where: Expression | SqlalchemyExpression | None = None,
     skip_unchanged: bool = False,
     touch: Values | None = None,
     returning: Returning = None,

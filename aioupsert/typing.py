@@ -118,10 +118,34 @@ With the extra ``sqlalchemy`` also a SQLAlchemy `Table`, a mapped class, or a SQ
 class.
 """
 
-Values: TypeAlias = Mapping[str, Value]
-"""A mapping of column names to values, expressions, or callables that return one."""
 
-Returning: TypeAlias = str | Sequence[str] | type[object] | None
+class SqlalchemyExpression(Protocol):
+    """An attribute of a mapped class, a column of a `Table`, or a condition of these."""
+
+    def label(self, name: str | None, /) -> object:
+        """Return the expression with a name."""
+        ...
+
+
+Name: TypeAlias = str | SqlalchemyExpression
+"""
+The name of a column or, with the extra ``sqlalchemy``, the attribute or column itself.
+
+An attribute or column is taken where its class or `Table` is the table of the call.
+"""
+
+Values: TypeAlias = Mapping[Any, Value]
+"""
+A mapping of columns to values, expressions, or callables that return one.
+
+Each column is a `Name`. For a type checker the keys are of any type, since the type of a
+mapping's keys is invariant: a mapping of attributes is not one of names.
+"""
+
+RowValues: TypeAlias = Mapping[str, Value]
+"""A returned row: a mapping of the names of columns to values."""
+
+Returning: TypeAlias = Name | Sequence[Name] | type[object] | None
 """
 What `Result.row` is: ``"*"``, one name or several names request a mapping.
 
@@ -144,5 +168,5 @@ Each is a mapping, or another object with ``keys()`` such as a driver's row; a n
 tuple; or an instance of a dataclass, an attrs class or a pydantic model.
 """
 
-Update: TypeAlias = Mapping[str, Value] | Sequence[str] | None
+Update: TypeAlias = Values | Name | Sequence[Name] | None
 """The columns to update: names, or a mapping of names to expressions."""

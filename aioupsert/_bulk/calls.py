@@ -26,8 +26,11 @@ if TYPE_CHECKING:
     from aioupsert.results import BulkResult, Progress, Result
     from aioupsert.typing import (
         Connection,
+        Name,
         Returning,
         Rows,
+        RowValues,
+        SqlalchemyExpression,
         Table,
         Update,
         Values,
@@ -42,10 +45,10 @@ async def create_or_update_many(
     table: Table,
     rows: Rows,
     *,
-    key: str | Sequence[str],
+    key: Name | Sequence[Name],
     update: Update = None,
     create_defaults: Values | None = None,
-    where: Expression | None = None,
+    where: Expression | SqlalchemyExpression | None = None,
     skip_unchanged: bool = False,
     touch: Values | None = None,
     convert_text: bool = False,
@@ -143,7 +146,7 @@ class _IterOptions(TypedDict, total=False):
 
     update: Update
     create_defaults: Values | None
-    where: Expression | None
+    where: Expression | SqlalchemyExpression | None
     skip_unchanged: bool
     touch: Values | None
     old: bool
@@ -160,7 +163,7 @@ def iter_create_or_update(
     table: Table,
     rows: Rows,
     *,
-    key: str | Sequence[str],
+    key: Name | Sequence[Name],
     returning: None = None,
     **options: Unpack[_IterOptions],
 ) -> AsyncGenerator[Result[None]]: ...
@@ -172,7 +175,7 @@ def iter_create_or_update(
     table: Table,
     rows: Rows,
     *,
-    key: str | Sequence[str],
+    key: Name | Sequence[Name],
     returning: type[R],
     **options: Unpack[_IterOptions],
 ) -> AsyncGenerator[Result[R]]: ...
@@ -184,10 +187,10 @@ def iter_create_or_update(
     table: Table,
     rows: Rows,
     *,
-    key: str | Sequence[str],
-    returning: str | Sequence[str],
+    key: Name | Sequence[Name],
+    returning: Name | Sequence[Name],
     **options: Unpack[_IterOptions],
-) -> AsyncGenerator[Result[Values]]: ...
+) -> AsyncGenerator[Result[RowValues]]: ...
 
 
 async def iter_create_or_update(
@@ -195,10 +198,10 @@ async def iter_create_or_update(
     table: Table,
     rows: Rows,
     *,
-    key: str | Sequence[str],
+    key: Name | Sequence[Name],
     update: Update = None,
     create_defaults: Values | None = None,
-    where: Expression | None = None,
+    where: Expression | SqlalchemyExpression | None = None,
     skip_unchanged: bool = False,
     touch: Values | None = None,
     returning: Returning = None,
@@ -285,7 +288,7 @@ async def get_or_create_many(
     table: Table,
     rows: Rows,
     *,
-    key: str | Sequence[str],
+    key: Name | Sequence[Name],
     returning: None,
     **options: Unpack[_ManyOptions],
 ) -> list[Result[None]]: ...
@@ -297,7 +300,7 @@ async def get_or_create_many(
     table: Table,
     rows: Rows,
     *,
-    key: str | Sequence[str],
+    key: Name | Sequence[Name],
     returning: type[R],
     **options: Unpack[_ManyOptions],
 ) -> list[Result[R]]: ...
@@ -309,10 +312,10 @@ async def get_or_create_many(
     table: Table,
     rows: Rows,
     *,
-    key: str | Sequence[str],
-    returning: str | Sequence[str] = "*",
+    key: Name | Sequence[Name],
+    returning: Name | Sequence[Name] = "*",
     **options: Unpack[_ManyOptions],
-) -> list[Result[Values]]: ...
+) -> list[Result[RowValues]]: ...
 
 
 async def get_or_create_many(
@@ -320,7 +323,7 @@ async def get_or_create_many(
     table: Table,
     rows: Rows,
     *,
-    key: str | Sequence[str],
+    key: Name | Sequence[Name],
     returning: Returning = "*",
     without_unique_index: WithoutUniqueIndex = "warn",
     batch_size: int | None = None,

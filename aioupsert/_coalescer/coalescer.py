@@ -37,7 +37,10 @@ if TYPE_CHECKING:
     from aioupsert.expressions import Expression
     from aioupsert.typing import (
         Connection,
+        Name,
         Returning,
+        RowValues,
+        SqlalchemyExpression,
         Table,
         Update,
         Values,
@@ -51,7 +54,7 @@ class _Options(TypedDict, total=False):
     """Further arguments of a call."""
 
     create_defaults: Values | None
-    where: Expression | None
+    where: Expression | SqlalchemyExpression | None
     skip_unchanged: bool
     touch: Values | None
     old: bool
@@ -90,7 +93,7 @@ class Coalescer:
         conn_or_pool: Connection,
         table: Table,
         *,
-        key: str | Sequence[str],
+        key: Name | Sequence[Name],
         max_batch: int = 1_000,
         max_delay: float = 0.0,
         max_pending: int = 10_000,
@@ -251,9 +254,9 @@ class Coalescer:
         *,
         key: Values,
         defaults: Values | None = None,
-        returning: str | Sequence[str],
+        returning: Name | Sequence[Name],
         **options: Unpack[_Options],
-    ) -> Result[Values]: ...
+    ) -> Result[RowValues]: ...
 
     @overload
     async def create_or_update(
@@ -281,9 +284,9 @@ class Coalescer:
         row: object,
         *,
         update: Update = None,
-        returning: str | Sequence[str],
+        returning: Name | Sequence[Name],
         **options: Unpack[_Options],
-    ) -> Result[Values]: ...
+    ) -> Result[RowValues]: ...
 
     async def create_or_update(
         self,
@@ -293,7 +296,7 @@ class Coalescer:
         update: Update = None,
         defaults: Values | None = None,
         create_defaults: Values | None = None,
-        where: Expression | None = None,
+        where: Expression | SqlalchemyExpression | None = None,
         skip_unchanged: bool = False,
         touch: Values | None = None,
         returning: Returning = None,

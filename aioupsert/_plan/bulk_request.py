@@ -28,18 +28,27 @@ from aioupsert._plan.request import (
 from aioupsert._plan.schema import Names, Table
 from aioupsert.errors import UnknownColumnError, UsageError
 from aioupsert.expressions import DEFAULT, Expression, Node, walk
-from aioupsert.typing import Returning, Strategy, Update, Value, WithoutUniqueIndex
+from aioupsert.typing import (
+    Name,
+    Returning,
+    SqlalchemyExpression,
+    Strategy,
+    Update,
+    Value,
+    Values,
+    WithoutUniqueIndex,
+)
 
 
 class BulkArguments(TypedDict):
     """The arguments of a bulk call, as the caller passed them."""
 
-    key: str | Sequence[str]
+    key: Name | Sequence[Name]
     update: Update
-    create_defaults: Mapping[str, Value] | None
-    where: Expression | None
+    create_defaults: Values | None
+    where: Expression | SqlalchemyExpression | None
     skip_unchanged: bool
-    touch: Mapping[str, Value] | None
+    touch: Values | None
     returning: Returning
     old: bool
     convert_text: bool
@@ -220,12 +229,12 @@ def _excluded(name: str) -> BoundExpression:
 
 def read_bulk_request(
     *,
-    key: str | Sequence[str],
+    key: Name | Sequence[Name],
     update: Update = None,
-    create_defaults: Mapping[str, Value] | None = None,
-    where: Expression | None = None,
+    create_defaults: Values | None = None,
+    where: Expression | SqlalchemyExpression | None = None,
     skip_unchanged: bool = False,
-    touch: Mapping[str, Value] | None = None,
+    touch: Values | None = None,
     returning: Returning = None,
     old: bool = False,
     convert_text: bool = False,
@@ -278,7 +287,7 @@ def read_bulk_request(
     )
 
 
-def read_key_names(key: str | Sequence[str]) -> Names:
+def read_key_names(key: Name | Sequence[Name]) -> Names:
     """
     Return the names of a key's columns.
 
@@ -304,7 +313,7 @@ def _names(argument: str, names: object) -> Names:
     raise UsageError(msg)
 
 
-def _read(argument: str, items: Mapping[str, Value]) -> BoundExpressions:
+def _read(argument: str, items: Values) -> BoundExpressions:
     read: dict[str, BoundExpression] = {}
     for name, value in pairs(argument, items):
         values: list[Value] = []

@@ -15,6 +15,9 @@ from aioupsert.typing import Value
 Row: TypeAlias = Any
 """A row as the caller passes it: a mapping, or an instance of a class with fields."""
 
+Columns: TypeAlias = tuple[Any, ...]
+"""The columns of a row as it has them, mostly their names."""
+
 
 class Records(NamedTuple):
     """
@@ -49,6 +52,10 @@ class RejectedRow(NamedTuple):
     row: Row = None
 
 
+def _as_it_is(column: object) -> object:
+    return column
+
+
 class RowTranslation(NamedTuple):
     """
     How to translate rows whose columns have other names in the database.
@@ -57,20 +64,25 @@ class RowTranslation(NamedTuple):
         key: The columns of the key, as the rows name them.
         translate_keys: Translates rows of which only the key was read.
         translate_rows: Translates whole rows.
+        name_of: Returns the name that is meant by something else than text.
     """
 
     key: Names
     translate_keys: Callable[[Records], Records]
     translate_rows: Callable[[Records], Records]
+    name_of: Callable[[object], object] = _as_it_is
 
 
-def read_record(row: Row, key: Names) -> tuple[Names, list[Value]]:
+def read_record(
+    row: Row, key: Names, name_of: Callable[[object], object] = _as_it_is
+) -> tuple[Names, list[Value]]:
     """
     Read a single row.
 
     Args:
         row: The row.
         key: The columns that come first, and that it must have.
+        name_of: As in `RowTranslation`.
 
     Returns:
         Its columns, and their values.
@@ -81,17 +93,19 @@ def read_record(row: Row, key: Names) -> tuple[Names, list[Value]]:
     layout = _layouts[_class_of(row)]
     if layout is None:
         raise UsageError(_not_a_row(_class_of(row)))
-    names = layout.columns_of(row) if layout.fields is None else layout.fields
-    order = _ordered(key, names)
-    if order is None:
-        raise UsageError(_why_not_ordered(key, names))
+    given = layout.columns_of(row) if layout.fields is None else layout.fields
+    names, columns = _ordered(key, given, name_of)
     if layout.getter is itemgetter:
-        return order, [row[name] for name in order]
-    return order, [getattr(row, name) for name in order]
+        return names, [row[column] for column in columns]
+    return names, [getattr(row, column) for column in columns]
 
 
 def read_records(
-    rows: Sequence[Row], key: Names, *, only_key: bool = False
+    rows: Sequence[Row],
+    key: Names,
+    *,
+    only_key: bool = False,
+    name_of: Callable[[object], object] = _as_it_is,
 ) -> tuple[list[Records], list[RejectedRow]]:
     """
     Read a batch.
@@ -100,56 +114,65 @@ def read_records(
         rows: The rows.
         key: The columns that come first, and that every row must have.
         only_key: Whether to read no other columns.
+        name_of: As in `RowTranslation`.
     """
-    uniform = _read_uniform(rows, key, only_key=only_key)
+    uniform = _read_uniform(rows, key, name_of, only_key=only_key)
     if uniform is not None:
         return [uniform], []
     rejected: list[RejectedRow] = []
     records: list[Records] = []
-    for (layout, names), positions in _sort_by_columns(rows, rejected).items():
-        ordered = _ordered(key, names)
-        if ordered is None:
-            error = UsageError(_why_not_ordered(key, names))
-            rejected += [RejectedRow(position, error) for position in positions]
+    width = len(key) if only_key else None
+    for (layout, given), positions in _sort_by_columns(rows, rejected).items():
+        try:
+            names, columns = _ordered(key, given, name_of)
+        except UsageError as exc:
+            rejected += [RejectedRow(position, exc) for position in positions]
         else:
-            order = key if only_key else ordered
-            columns = _columns(
-                layout, order, [rows[position] for position in positions]
-            )
-            records.append(Records(order, positions, columns))
+            some = [rows[position] for position in positions]
+            cells = _columns(layout, columns[:width], some)
+            records.append(Records(names[:width], positions, cells))
     return records, rejected
 
 
-def _read_uniform(rows: Sequence[Row], key: Names, *, only_key: bool) -> Records | None:
+def _read_uniform(
+    rows: Sequence[Row],
+    key: Names,
+    name_of: Callable[[object], object],
+    *,
+    only_key: bool,
+) -> Records | None:
     """Read rows that are all of one class and have the same columns, as most do."""
-    layout = _layouts[_class_of(rows[0])]
+    layout = _layouts[type(rows[0])]
     if layout is None or len(set(map(type, rows))) > 1:
         return None
     fields = layout.fields
-    names = layout.columns_of(rows[0]) if fields is None else fields
-    order = _ordered(key, names)
-    if order is None:
+    given = layout.columns_of(rows[0]) if fields is None else fields
+    try:
+        if {*map(type, given)} == {str}:  # as mostly, and without a call
+            names = columns = _ordered_names(key, given)
+        else:
+            names, columns = _ordered(key, given, name_of)
+    except UsageError:
         return None
     if layout.raises_key_error:
         # A row that lacks one of the columns raises the error below.
-        if sum(map(len, rows)) != len(names) * len(rows):
+        if sum(map(len, rows)) != len(given) * len(rows):
             return None
-    elif fields is None and set(map(layout.columns_of, rows)) != {names}:
+    elif fields is None and set(map(layout.columns_of, rows)) != {given}:
         return None
     try:
-        columns = _columns(layout, order, rows)
+        cells = _columns(layout, columns, rows)
     except KeyError:
         return None
-    if only_key:
-        order, columns = key, columns[: len(key)]
-    return Records(order, range(len(rows)), columns)
+    width = len(key) if only_key else None
+    return Records(names[:width], range(len(rows)), cells[:width])
 
 
 def _sort_by_columns(
     rows: Sequence[Row], rejected: list[RejectedRow]
-) -> dict[tuple[_Layout, Names], list[int]]:
+) -> dict[tuple[_Layout, Columns], list[int]]:
     """Return the positions of the rows that have the same class and columns."""
-    found: dict[tuple[_Layout, Names], list[int]] = {}
+    found: dict[tuple[_Layout, Columns], list[int]] = {}
     for position, row in enumerate(rows):
         cls = _class_of(row)
         layout = _layouts[cls]
@@ -171,8 +194,10 @@ def _not_a_row(cls: type[object]) -> str:
     return f"{_ROW}, not {cls.__module__}.{cls.__qualname__}"
 
 
-def _columns(layout: _Layout, names: Names, rows: Sequence[Row]) -> list[list[Value]]:
-    return [[*map(layout.getter(name), rows)] for name in names]
+def _columns(
+    layout: _Layout, columns: Columns, rows: Sequence[Row]
+) -> list[list[Value]]:
+    return [[*map(layout.getter(column), rows)] for column in columns]
 
 
 # --- Columns --------------------------------------------------------------------------
@@ -182,21 +207,36 @@ def _columns(layout: _Layout, names: Names, rows: Sequence[Row]) -> list[list[Va
 _MAX_CACHED: Final = 256
 
 
+def _ordered(
+    key: Names, columns: Columns, name_of: Callable[[object], object]
+) -> tuple[Names, Columns]:
+    """
+    Return the names of the columns of a row, the key's first, and the columns so.
+
+    Raises:
+        UsageError: The row cannot be stored.
+    """
+    if {*map(type, columns)} == {str}:
+        names = _ordered_names(key, columns)
+        return names, names
+    named = {name_of(column): column for column in columns}
+    if len(named) < len(columns):
+        msg = "it has a column twice"
+        raise UsageError(msg)
+    if not all(isinstance(name, str) for name in named):
+        msg = "its columns are not named by text"
+        raise UsageError(msg)
+    names = _ordered_names(key, tuple(named))
+    return names, tuple(named[name] for name in names)
+
+
 @functools.lru_cache(maxsize=_MAX_CACHED)
-def _ordered(key: Names, names: Names) -> Names | None:
-    """Return the columns of a row, the key's first; None if they cannot be stored."""
-    if _why_not_ordered(key, names):
-        return None
-    return (*key, *sorted(set(names).difference(key)))
-
-
-def _why_not_ordered(key: Names, names: Names) -> str:
+def _ordered_names(key: Names, names: Columns) -> Names:
     missing = [name for name in key if name not in names]
     if missing:
-        return f"it has no {', '.join(map(repr, missing))}, which key names"
-    if not all(isinstance(name, str) for name in names):
-        return "its columns are not named by text"
-    return ""
+        msg = f"it has no {', '.join(map(repr, missing))}, which key names"
+        raise UsageError(msg)
+    return (*key, *sorted({*names}.difference(key)))
 
 
 class _Layout(NamedTuple):
@@ -211,10 +251,10 @@ class _Layout(NamedTuple):
         getter: Returns what reads a column of a row.
     """
 
-    fields: Names | None
-    columns_of: Callable[[Row], Names]
+    fields: Columns | None
+    columns_of: Callable[[Row], Columns]
     raises_key_error: bool = False
-    getter: Callable[[str], Callable[[Row], Value]] = itemgetter
+    getter: Callable[[Any], Callable[[Row], Value]] = itemgetter
 
 
 class _SetAttributes:

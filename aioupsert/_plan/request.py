@@ -18,7 +18,16 @@ from aioupsert._plan.row_classes import row_class
 from aioupsert._plan.schema import Constant, Names
 from aioupsert.errors import UsageError
 from aioupsert.expressions import Expression, LiteralKind, Node
-from aioupsert.typing import Returning, Strategy, Update, Value, WithoutUniqueIndex
+from aioupsert.typing import (
+    Name,
+    Returning,
+    SqlalchemyExpression,
+    Strategy,
+    Update,
+    Value,
+    Values,
+    WithoutUniqueIndex,
+)
 
 Items: TypeAlias = tuple[tuple[str, Node], ...]
 """Columns, each with the expression it is set to."""
@@ -94,13 +103,13 @@ class Arguments(TypedDict):
     """
 
     row: object
-    key: Mapping[str, Value] | str | Sequence[str]
+    key: Values | Name | Sequence[Name]
     update: Update
-    defaults: Mapping[str, Value] | None
-    create_defaults: Mapping[str, Value] | None
-    where: Expression | None
+    defaults: Values | None
+    create_defaults: Values | None
+    where: Expression | SqlalchemyExpression | None
     skip_unchanged: bool
-    touch: Mapping[str, Value] | None
+    touch: Values | None
     returning: Returning
     old: bool
     without_unique_index: WithoutUniqueIndex
@@ -135,12 +144,12 @@ _MAPPINGS: Final = ("defaults", "create_defaults", "touch")
 
 def read_request(
     *,
-    key: Mapping[str, Value] | str | Sequence[str],
-    defaults: Mapping[str, Value] | None,
-    create_defaults: Mapping[str, Value] | None,
-    where: Expression | None,
+    key: Values | Name | Sequence[Name],
+    defaults: Values | None,
+    create_defaults: Values | None,
+    where: Expression | SqlalchemyExpression | None,
     skip_unchanged: bool,
-    touch: Mapping[str, Value] | None,
+    touch: Values | None,
     returning: Returning,
     without_unique_index: WithoutUniqueIndex,
     strategy: Strategy,

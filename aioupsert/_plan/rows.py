@@ -47,10 +47,13 @@ from aioupsert._plan.schema import Column, Names, Table
 from aioupsert.errors import UsageError
 from aioupsert.expressions import Expression, Node
 from aioupsert.typing import (
+    Name,
     Returning,
+    SqlalchemyExpression,
     Strategy,
     Update,
     Value,
+    Values,
     WithoutUniqueIndex,
 )
 
@@ -131,7 +134,9 @@ def _read(
     translation = request.translation
     if translation is None:
         return read_records(rows, request.key, only_key=only_key)
-    records, rejected = read_records(rows, translation.key, only_key=only_key)
+    records, rejected = read_records(
+        rows, translation.key, only_key=only_key, name_of=translation.name_of
+    )
     if only_key:
         return [*map(translation.translate_keys, records)], rejected
     return [*map(translation.translate_rows, records)], rejected
@@ -208,7 +213,7 @@ class RowGrouper:
                 return kept[0], cells
             generated: frozenset[str] = frozenset()
         else:
-            names, cells = read_record(row, translation.key)
+            names, cells = read_record(row, translation.key, translation.name_of)
             given = Records(names, (0,), [[cell] for cell in cells])
             names, _, columns, generated = translation.translate_rows(given)
             cells = [cell for (cell,) in columns]
@@ -273,13 +278,13 @@ def _nodes_of(
 def read_row_request(
     *,
     row: Row,
-    key: Mapping[str, Value] | str | Sequence[str],
+    key: Values | Name | Sequence[Name],
     update: Update,
-    defaults: Mapping[str, Value] | None,
-    create_defaults: Mapping[str, Value] | None,
-    where: Expression | None,
+    defaults: Values | None,
+    create_defaults: Values | None,
+    where: Expression | SqlalchemyExpression | None,
     skip_unchanged: bool,
-    touch: Mapping[str, Value] | None,
+    touch: Values | None,
     returning: Returning,
     without_unique_index: WithoutUniqueIndex,
     strategy: Strategy,

@@ -123,8 +123,9 @@ def with_scope(update: Update, scope: Sequence[str], key: Sequence[str]) -> Upda
     if isinstance(update, Mapping):
         _check_outside("update", [name for name in names if name in update])
         return {**{name: Excluded(name) for name in names}, **update}
-    given = [update] if isinstance(update, str) else [*update]
-    return [*given, *(name for name in names if name not in given)]
+    if isinstance(update, str) or not isinstance(update, Sequence):
+        update = [update]
+    return [*update, *(name for name in names if name not in update)]
 
 
 def read_sync_request(
@@ -285,7 +286,9 @@ class _ScopedRows:
     def translation(self) -> RowTranslation:
         """Return the translation of rows, which need not have the scope's columns."""
         key = tuple(name for name in self._key if name not in self._cells)
-        return RowTranslation(key, self._rows, self._rows)
+        if self._base is None:
+            return RowTranslation(key, self._rows, self._rows)
+        return RowTranslation(key, self._rows, self._rows, self._base.name_of)
 
     def _rows(self, records: Records) -> Records:
         number = len(records.positions)

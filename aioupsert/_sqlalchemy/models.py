@@ -61,7 +61,7 @@ if TYPE_CHECKING:
     from aioupsert._plan.request import Arguments
     from aioupsert._plan.schema import TableName
     from aioupsert.results import Result
-    from aioupsert.typing import Returning, Values
+    from aioupsert.typing import Returning, Update, Values
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,7 +209,7 @@ class Model:
         if isinstance(names, Mapping):
             msg = f"key takes the names of columns, not {names!r}"
             raise UsageError(msg)
-        return tuple(self._key(name) for name in names)
+        return tuple(dict.fromkeys(self._key(name) for name in names))
 
     def call(self, arguments: Arguments) -> Arguments:
         """Translate the arguments of a call."""
@@ -259,9 +259,9 @@ class Model:
         self,
         *,
         key: Any,
-        update: Any,
+        update: Update,
         create_defaults: Values | None,
-        where: Expression | None,
+        where: Any,
         touch: Values | None,
         convert_text: bool,
         returning: Any = None,
@@ -271,7 +271,7 @@ class Model:
         keys = self.keys(key)
         keys = (keys,) if isinstance(keys, str) else keys
         if isinstance(update, Mapping):
-            update = self._items("update", cast("Values", update))
+            update = self._items("update", update)
         elif update is not None:
             update = self.names((update,) if _is_name(update) else update)
         return {
@@ -287,6 +287,7 @@ class Model:
                 keys,
                 partial(self._records, width=len(keys), convert_text=convert_text),
                 partial(self._rows, width=len(keys), convert_text=convert_text),
+                self._key,
             ),
             **others,
         }
@@ -323,6 +324,9 @@ class Model:
             convert_text: Whether text is left for the database to convert.
         """
         names = tuple(self._name(name) for name in records.names)
+        if len({*names}) < len(names):
+            msg = f"a row has a column twice: {', '.join(map(repr, records.names))}"
+            raise UsageError(msg)
         columns = [
             self._cells(self._by_name.get(name), cells, convert_text=convert_text)
             for name, cells in zip(names, records.columns, strict=True)
@@ -603,7 +607,13 @@ class Model:
 
     def _given(self, argument: str, items: object) -> dict[str, object]:
         """Return values by the names of their columns."""
-        return {self._name(key): value for key, value in pairs(argument, items)}
+        named = [*pairs(argument, items)]
+        given = {self._name(key): value for key, value in named}
+        if len(given) < len(named):
+            keys = ", ".join(str(key) for key, _ in named)
+            msg = f"{argument} has a column twice: {keys}"
+            raise UsageError(msg)
+        return given
 
     def _found(self, argument: str, items: object) -> dict[str, object]:
         """Return what identifies a row; the class of it need not be said."""

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from aioupsert.results import BulkResult, Progress, Result
     from aioupsert.typing import (
         Connection,
+        Name,
         Rows,
+        SqlalchemyExpression,
         Table,
         Update,
         Values,
@@ -29,7 +31,7 @@ async def sync_rows(
     table: Table,
     rows: Rows,
     *,
-    key: str | Sequence[str],
+    key: Name | Sequence[Name],
     scope: Values,
     missing: Literal["delete", "keep"] | Values = "delete",
     max_missing: float = 0.5,
@@ -38,7 +40,7 @@ async def sync_rows(
     on_result: Callable[[Result], object] | None = None,
     update: Update = None,
     create_defaults: Values | None = None,
-    where: Expression | None = None,
+    where: Expression | SqlalchemyExpression | None = None,
     touch: Values | None = None,
     convert_text: bool = False,
     without_unique_index: WithoutUniqueIndex = "warn",

@@ -204,6 +204,9 @@ async def test_versions_are_counted_by_updates_that_change(
     assert await version() == 2
     await create_or_update(engine, Doc, key={"name": "a"}, defaults={"title": "c"})
     assert await version() == 3
+    with pytest.raises(BulkError, match="a row has a column twice: 'name', 'body'"):
+        twice = {"name": "a", "body": "b", "title": "c"}
+        await create_or_update_many(engine, Doc, [twice], key="name")
     await get_or_create(engine, Doc, key={"name": "a"})
     assert await version() == 3
     rows = [{"name": "a", "body": "c"}, {"name": "b", "body": "b"}]

@@ -8,6 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from aioupsert import (
     Action,
+    BulkError,
     Coalescer,
     UsageError,
     create_or_update,
@@ -73,6 +74,58 @@ async def test_one_name(engine: AsyncEngine) -> None:
     await create_or_update_many(engine, Note, rows, key=Note.id, update=Note.title)
     found = await get_or_create(engine, Note, key={Note.id: 1}, returning=Note.hits)
     assert found.row == {"hits": 5}
+
+
+@pytest.mark.parametrize("by", [Seat, SEATS.c], ids=["attributes", "columns"])
+async def test_rows(engine: AsyncEngine, by: Any) -> None:
+    number = Seat.number if by is Seat else SEATS.c.n
+    rows = [{number: n, by.hall: "a", by.taken: True} for n in (1, 2)]
+    by_text = {"number": 3, "hall": "a"}
+    mixed: Any = {number: 4, "hall": "a", by.taken: False}
+    # Of one layout, of several, and of one but for the order.
+    for some in (rows, [*rows, by_text, mixed], [rows[0], mixed]):
+        await create_or_update_many(engine, Seat, some, key=[by.hall, number])
+    results = iter_create_or_update(
+        engine, Seat, [*rows, mixed], key=["number", by.hall], returning="taken"
+    )
+    assert [r.row async for r in results] == [
+        {"taken": True},
+        {"taken": True},
+        {"taken": False},
+    ]
+    # Keys alone are read to divide the rows; SQLite has one writer.
+    writers = 1 if engine.dialect.name == "sqlite" else 2
+    counts = await create_or_update_many(
+        engine, Seat, rows, key=[number, "number", by.hall], connections=writers
+    )
+    assert counts.updated == 2
+    async with engine.connect() as connection:
+        found = await connection.execute(sa.select(SEATS.c.n).order_by(SEATS.c.n))
+        assert [*found.scalars()] == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("row", "why"),
+    [
+        ({Note.id: 1, "id": 1}, "it has a column twice"),
+        ({Note.title: "t"}, "it has no 'id', which key names"),
+        ({Note.id: 1, 5: 1}, "its columns are not named by text"),
+        ({Note.id: 1, Seat.taken: True}, "Seat.taken is not a column of Note"),
+    ],
+    ids=["twice", "without its key", "a number", "of another table"],
+)
+async def test_rows_that_are_refused(engine: AsyncEngine, row: Any, why: str) -> None:
+    rows: Any = [{"id": 1}, row]
+    with pytest.raises(BulkError, match=why):
+        await create_or_update_many(engine, Note, rows, key="id")
+
+
+async def test_a_column_that_is_given_twice_is_refused(engine: AsyncEngine) -> None:
+    both: Any = {"title": "a", Note.title: "b"}
+    with pytest.raises(UsageError, match="defaults has a column twice: title, Note"):
+        await create_or_update(engine, Note, key={"id": 1}, defaults=both)
+    with pytest.raises(UsageError, match="update has a column twice"):
+        await create_or_update_many(engine, Note, [], key="id", update=both)
 
 
 async def test_columns_whose_names_are_those_of_others(engine: AsyncEngine) -> None:

@@ -13,8 +13,10 @@ import asyncpg
 import attrs
 import pydantic
 from asyncpg.pool import PoolConnectionProxy
+from sqlalchemy import Column, String, Table
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_scoped_session
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlmodel import Field, SQLModel, col
 
 from aioupsert import (
     DEFAULT,
@@ -43,6 +45,7 @@ from aioupsert import (
     preview,
     set_schema_cache_ttl,
 )
+from aioupsert.typing import Name, Returning
 
 Row: TypeAlias = Mapping[str, Any]
 
@@ -193,6 +196,15 @@ class Page(Base):
     __tablename__ = "pages"
 
     path: Mapped[str] = mapped_column(primary_key=True)
+    hits: Mapped[int | None]
+
+
+class Hero(SQLModel, table=True):
+    id: int | None = Field(default=None, primary_key=True)
+    name: str
+
+
+pages = Table("pages", Base.metadata, Column("path", String), extend_existing=True)
 
 
 async def takes_mapped_classes(
@@ -219,6 +231,44 @@ async def takes_mapped_classes(
         await coalescer.create_or_update(key={"path": "/"}, returning=["path"])
         called = await coalescer.create_or_update(key={"path": "/"}, returning=Page)
         assert_type(called, Result[Page])
+
+
+async def takes_attributes_and_columns(session: AsyncSession) -> None:
+    keys: list[Name] = [Page.path, pages.c.path, col(Hero.id), "path"]
+    returning: Returning = keys
+    await create_or_update(
+        session,
+        Page,
+        key={Page.path: "/"},
+        defaults={Page.hits: F("hits") + 1, "note": "mixed"},
+        touch={pages.c.path: "/"},
+        where=(Page.hits < 3) & Page.path.in_(["/"]),
+        returning=[Page.path, Page.hits],
+    )
+    await get_or_create(session, Hero, key={Hero.name: "a"}, returning=col(Hero.id))
+    await preview(session, pages, key={pages.c.path: "/"}, returning=returning)
+    found = {Page.path: "/", Page.hits: 3}
+    await create_or_update(session, Page, key=found)
+    await create_or_update_many(
+        session,
+        Page,
+        [found, {"path": "/", Page.hits: 1}],
+        key=Page.path,
+        update=[Page.hits, "note"],
+        create_defaults=found,
+    )
+    async for _ in iter_create_or_update(
+        session,
+        Page,
+        [found],
+        key=[Page.path, "hits"],
+        update={Page.hits: Excluded("hits")},
+        where=Page.hits.is_(None),
+        returning=Page.hits,
+    ):
+        pass
+    async with Coalescer(session, Page, key=(Page.path,)) as coalescer:
+        await coalescer.create_or_update(key=found, where=~Page.hits.is_(None))
 
 
 def shows(progress: Progress) -> None:
