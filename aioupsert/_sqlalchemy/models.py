@@ -9,7 +9,7 @@ of columns, is done here.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -17,7 +17,7 @@ from weakref import WeakKeyDictionary
 
 import sqlalchemy as sa
 from sqlalchemy.engine import make_url
-from sqlalchemy.orm import Mapper
+from sqlalchemy.orm import CompositeProperty, Mapper, RelationshipProperty
 from sqlalchemy.orm.attributes import set_committed_value
 
 from aioupsert._drivers import is_pool
@@ -137,6 +137,11 @@ class Model:
             column.name: (column, column.default)
             for column in columns
             if column.default is not None
+        }
+        self._read_by_sql = {
+            column.name
+            for column in table.columns
+            if column in keys and getattr(column.type, "_has_column_expression", False)
         }
         self._found_by: dict[str, object] = {}
         self._classes: Expression | None = None
@@ -582,7 +587,11 @@ class Model:
         """Return the name of a column; an unknown one is left for the plan to refuse."""
         key = self._key(key)
         column = self._by_key.get(key)
-        return key if column is None else column.name
+        if column is not None:
+            return column.name
+        if self._mapper is not None and key not in self._by_name:
+            self._refuse_other(key)
+        return key
 
     def _key(self, name: Any) -> Any:
         """
@@ -596,14 +605,48 @@ class Model:
         element: Any = getattr(name, "__clause_element__", lambda: name)()
         key = self._keys.get(element)
         if key is None:
+            if getattr(name, "class_", None) is self._class is not None:
+                self._refuse_other(name.key)
             msg = f"{name} is not a column of {'.'.join(self._label)}"
             raise UsageError(msg)
         return key
 
+    def _refuse_other(self, key: Any) -> None:
+        """
+        Refuse an attribute that is not a column.
+
+        Raises:
+            UsageError: It is one.
+        """
+        if key not in self._mapper.all_orm_descriptors:
+            return
+        attribute = self._mapper.attrs.get(key)
+        columns: Iterable[Any] = ()
+        if isinstance(attribute, RelationshipProperty):
+            columns = attribute.local_columns
+        elif isinstance(attribute, CompositeProperty):
+            columns = attribute.columns
+        names = sorted(self._keys[column] for column in columns)
+        instead = ", ".join(map(repr, names)) or "the columns that it is computed from"
+        msg = f"{self._class.__name__}.{key} is not a column; name {instead}"
+        raise UsageError(msg)
+
     def _asked(self, returning: Any) -> Any:
-        if returning is None or (isinstance(returning, str) and returning == "*"):
-            return returning
-        return self.names(returning)
+        if returning is None:
+            return None
+        names = returning
+        if not isinstance(returning, str) or returning != "*":
+            names = self.names(returning)
+        asked = {names} if isinstance(names, str) else {*names}
+        wrong = self._read_by_sql & (self._read_by_sql if names == "*" else asked)
+        if wrong:
+            msg = (
+                f"returning: the type of {', '.join(map(repr, sorted(wrong)))} reads values"
+                " through SQL (column_expression), which is not done here; ask for the"
+                " class, over a session, or for other columns"
+            )
+            raise UsageError(msg)
+        return names
 
     def _given(self, argument: str, items: object) -> dict[str, object]:
         """Return values by the names of their columns."""

@@ -1,5 +1,6 @@
 """What a mapper promises on a write: versions, classes of one table, instances."""
 
+import dataclasses
 import itertools
 from collections.abc import AsyncIterator
 from typing import Any
@@ -8,10 +9,13 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
+from sqlalchemy.ext.hybrid import hybrid_property
 from sqlalchemy.orm import (
     DeclarativeBase,
     Mapped,
     MappedAsDataclass,
+    column_property,
+    composite,
     mapped_column,
     relationship,
     synonym,
@@ -148,6 +152,45 @@ class Hero(SQLModel, table=True):
     name: str = Field(unique=True)
     power: str = "none"
     age: int | None = None
+
+
+class Shout(sa.types.TypeDecorator[str]):
+    """Read in capitals, which the database makes."""
+
+    impl = sa.String
+    cache_ok = True
+
+    def column_expression(self, column: Any) -> Any:
+        return sa.func.upper(column)
+
+
+@dataclasses.dataclass
+class Size:
+    """Two columns as one value."""
+
+    width: int
+    height: int
+
+
+class Parcel(Base):
+    """Has attributes that are not columns."""
+
+    __tablename__ = "parcels"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    label: Mapped[str] = mapped_column(Shout, server_default="none")
+    sender: Mapped[int | None] = mapped_column(sa.ForeignKey("pets.id"))
+    pet: Mapped[Pet | None] = relationship()
+    size: Mapped[Size] = composite(
+        mapped_column("width", server_default="1"),
+        mapped_column("height", server_default="2"),
+    )
+    area: Mapped[int] = column_property(sa.literal_column("width * height"))
+
+    @hybrid_property
+    def loud(self) -> str:
+        """In Python."""
+        return f"{self.label}!"
 
 
 @pytest.fixture
@@ -347,6 +390,52 @@ async def test_a_class_updates_those_below_it(engine: AsyncEngine) -> None:
     assert (counts.updated, counts.skipped) == (2, 1)
     assert await column(engine, Pet.kind, Pet.name) == ["poodle", "dog", "cat"]
     assert await column(engine, Pet.age, Pet.name) == [7, 7, 1]
+
+
+# --- Attributes that are not columns, and columns that are not read as they are --------
+
+
+@pytest.mark.parametrize(
+    ("attribute", "instead"),
+    [
+        ("pet", "'sender'"),
+        ("size", "'height', 'width'"),
+        ("area", "the columns that it is computed from"),
+        ("loud", "the columns that it is computed from"),
+    ],
+)
+async def test_what_is_not_a_column_is_refused(
+    engine: AsyncEngine, attribute: str, instead: str
+) -> None:
+    names: list[Any] = [attribute]
+    if attribute != "loud":  # a function for the class
+        names.append(getattr(Parcel, attribute))
+    why = f"Parcel.{attribute} is not a column; name {instead}"
+    for name in names:
+        for call in (
+            create_or_update(engine, Parcel, key={"id": 1}, defaults={name: 1}),
+            get_or_create(engine, Parcel, key={"id": 1}, returning=[name]),
+            create_or_update_many(engine, Parcel, [{"id": 1, name: 1}], key="id"),
+        ):
+            with pytest.raises((UsageError, BulkError), match=why):
+                await call
+    with pytest.raises(UsageError, match=why):
+        await create_or_update(engine, Parcel, key={"id": 1}, where=F(attribute) == 1)
+
+
+async def test_what_sql_reads_is_read_by_a_select(engine: AsyncEngine) -> None:
+    async with AsyncSession(engine) as session:
+        parcel, _ = await create_or_update(
+            session, Parcel, key={"id": 1}, defaults={"label": "a"}, returning=Parcel
+        )
+        assert (parcel.label, parcel.size, parcel.area) == ("A", Size(1, 2), 2)
+        await create_or_update(session, Parcel, key={"id": 1}, defaults={"label": "b"})
+        assert parcel.label == "B"
+        for returning in ("*", "label", [Parcel.id, Parcel.label]):
+            with pytest.raises(UsageError, match="the type of 'label' reads values"):
+                await get_or_create(session, Parcel, key={"id": 1}, returning=returning)
+        found = await get_or_create(session, Parcel, key={"id": 1}, returning="id")
+        assert found.row == {"id": 1}
 
 
 # --- Instances ------------------------------------------------------------------------
