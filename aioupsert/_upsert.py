@@ -372,6 +372,7 @@ async def preview(
     old: bool = False,
     without_unique_index: WithoutUniqueIndex = "warn",
     strategy: Strategy = "auto",
+    execution_options: Mapping[str, object] | None = None,
 ) -> tuple[Statement, ...]:
     """
     Return the statements that `create_or_update` would send, without sending them.
@@ -396,6 +397,7 @@ async def preview(
         old: Whether to return the row as it was, too.
         without_unique_index: What to do if no unique index makes the key unique.
         strategy: How to execute the call.
+        execution_options: As for `create_or_update`.
 
     Returns:
         The statements in the order in which they would be sent, each with its arguments
@@ -423,4 +425,4 @@ async def preview(
         without_unique_index=without_unique_index,
         strategy=strategy,
     )
-    return await calls.preview(conn, table, arguments, TIMEOUT)
+    return await calls.preview(conn, table, arguments, TIMEOUT, execution_options)

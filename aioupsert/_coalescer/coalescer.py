@@ -32,6 +32,7 @@ from aioupsert.events import OBSERVERS
 from aioupsert.results import CoalescerStats, Result
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from types import TracebackType
 
     from aioupsert.expressions import Expression
@@ -101,6 +102,7 @@ class Coalescer:
         without_unique_index: WithoutUniqueIndex = "warn",
         timeout: float | None = TIMEOUT,
         close_timeout: float | None = None,
+        execution_options: Mapping[str, object] | None = None,
     ) -> None:
         """
         Create a coalescer for one table and key, without sending anything.
@@ -125,13 +127,15 @@ class Coalescer:
                 transient error, and for which a call may wait for a connection of a
                 pool, or None for no limit.
             close_timeout: The *timeout* of `aclose` when the context manager is exited.
+            execution_options: As for `create_or_update`. Objects that a session has
+                loaded are not refreshed but expired.
 
         Raises:
             UsageError: An argument is invalid.
             UnsupportedConnectionError: *conn_or_pool* is not a supported connection or
                 pool.
         """
-        self._target = target = Target(conn_or_pool, table)
+        self._target = target = Target(conn_or_pool, table, execution_options)
         names = read_key_names(key if target.model is None else target.model.keys(key))
         for argument, value in (
             ("max_batch", max_batch),
@@ -372,6 +376,7 @@ class Coalescer:
                 raise
             finally:
                 admission.leave()
+                self._target.expire()
         except BaseException as exc:
             self._failures += isinstance(exc, Exception)
             if observation is not None:

@@ -129,10 +129,14 @@ async def _get_or_create(
 
 
 async def preview(
-    conn: object, table: object, arguments: Arguments, timeout: float | None
+    conn: object,
+    table: object,
+    arguments: Arguments,
+    timeout: float | None,
+    options: Mapping[str, object] | None,
 ) -> tuple[Statement, ...]:
     """Return the statements that a call would send."""
-    target = Target(conn, table)
+    target = Target(conn, table, options)
     shape, values = target.read(arguments)
     retries = _Retries(target.name, timeout, time.monotonic())
     async with session_on(target.handle, timeout) as session:

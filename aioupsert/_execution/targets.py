@@ -243,6 +243,11 @@ class Target:
         if self.model is not None and self._synchronizes():
             await self.model.synchronize_all(self._conn, self._options, removed=removed)
 
+    def expire(self) -> None:
+        """Expire them, after a call whose row is not known."""
+        if self.model is not None and self._synchronizes():
+            self.model.expire_all(self._conn)
+
     def _synchronizes(self) -> bool:
         return (
             self.model is not None

@@ -71,6 +71,24 @@ async def refresh(
     return gone
 
 
+def expire(session: Handle, states: Iterable[Value], attributes: Iterable[str]) -> None:
+    """
+    Have SQLAlchemy read loaded objects again before they are looked at.
+
+    What the caller has set but not flushed is kept.
+
+    Args:
+        session: The session.
+        states: The states of the objects.
+        attributes: The attributes that may have changed.
+    """
+    for state in states:
+        instance = state.obj()
+        if instance is not None:
+            names = [name for name in attributes if name not in state.committed_state]
+            session.sync_session.expire(instance, names)
+
+
 def _set(state: Any, stored: Mapping[str, Value], *, expired: bool) -> None:
     instance = state.obj()
     if instance is None:

@@ -35,7 +35,13 @@ from aioupsert._sqlalchemy.binds import (
 )
 from aioupsert._sqlalchemy.conditions import condition_of
 from aioupsert._sqlalchemy.defaults import Maker, UnknownVersion, maker_of
-from aioupsert._sqlalchemy.loaded import ROWS_AT_ONCE, loaded_states, refresh, with_keys
+from aioupsert._sqlalchemy.loaded import (
+    ROWS_AT_ONCE,
+    expire,
+    loaded_states,
+    refresh,
+    with_keys,
+)
 from aioupsert.errors import UsageError
 from aioupsert.expressions import (
     ARITHMETIC,
@@ -547,6 +553,11 @@ class Model:
         gone = await self._refresh(session, None, options)
         if removed and gone:
             session.sync_session._remove_newly_deleted(gone)  # noqa: SLF001  # as its own DELETE does
+
+    def expire_all(self, handle: Handle) -> None:
+        """Expire all objects of the class that a session has loaded."""
+        session = session_of(handle)
+        expire(session, loaded_states(session, self._mapper), self._attributes)
 
     async def _refresh(
         self,

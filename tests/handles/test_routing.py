@@ -23,6 +23,7 @@ from aioupsert import (
     create_or_update_many,
     get_or_create,
     iter_create_or_update,
+    preview,
 )
 from tests.support.engines import engine_on
 from tests.support.servers import Server
@@ -250,6 +251,34 @@ async def test_a_connection_s_and_a_session_s_schemas_are_translated(
         await session.commit()
     assert await stored(engine, f"{alpha[None]}.items") == {"a": 2}
     assert await stored(engine, f"{beta[None]}.items") == {"a": 2, "b": 0}
+
+
+async def test_a_call_s_schemas_are_translated(
+    engine: AsyncEngine, tenants: list[dict[str | None, str]]
+) -> None:
+    alpha, beta = tenants
+    other: Any = {"schema_translate_map": alpha}
+    options: Any = {"schema_translate_map": beta}
+    async with AsyncSession(engine) as session:
+        # The call's win over those of the session.
+        await session.connection(execution_options=other)
+        await create_or_update(session, Item, **ADD, execution_options=options)
+        await create_or_update_many(
+            session, Item, [{"k": "b", "n": 7}], key="k", execution_options=options
+        )
+        async with Coalescer(
+            session, Item, key="k", execution_options=options
+        ) as coalescer:
+            await coalescer.create_or_update(**ADD)
+        found = await get_or_create(
+            session, Item, key={"k": "a"}, execution_options=options
+        )
+        assert found.row == {"k": "a", "n": 2}
+        shown = await preview(session, Item, **ADD, execution_options=options)
+        assert all(beta[None] in statement.sql for statement in shown)
+        await session.commit()
+    assert await stored(engine, f"{alpha[None]}.items") == {}
+    assert await stored(engine, f"{beta[None]}.items") == {"a": 2, "b": 7}
 
 
 @pytest.mark.parametrize("driver", ["asyncpg", "psycopg"], indirect=True)

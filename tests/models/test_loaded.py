@@ -1,5 +1,6 @@
 """Objects that the session holds, after a call has written their rows."""
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from aioupsert import (
+    Coalescer,
     F,
     UsageError,
     create_or_update,
@@ -140,6 +142,41 @@ async def test_it_can_be_switched_off(engine: AsyncEngine, call: Any) -> None:
         await session.refresh(note)
         await call(session, execution_options=SILENT)
         assert note.hits == 1
+        await session.rollback()
+
+
+@pytest.mark.parametrize("silent", [False, True])
+async def test_a_coalescer_expires_what_it_may_have_changed(
+    engine: AsyncEngine, *, silent: bool
+) -> None:
+    async with AsyncSession(engine, autoflush=False) as session:
+        session.add_all(
+            [note := Note(id=1, hits=1, title="t"), seat := Seat(number=1, hall="a")]
+        )
+        await session.flush()
+        for loaded in (note, seat):
+            await session.refresh(loaded)
+        note.title = "mine"
+        options = SILENT if silent else None
+        async with Coalescer(
+            session, Note, key="id", execution_options=options
+        ) as all_:
+            await asyncio.gather(
+                *(
+                    all_.create_or_update(
+                        key={"id": n}, defaults={"hits": F("hits") + 5}
+                    )
+                    for n in (1, 1, 2)
+                )
+            )
+        if silent:
+            assert (note.hits, note.title) == (1, "mine")
+        else:
+            # A look at it would have SQLAlchemy read it, or say that it cannot.
+            assert "hits" in sa.inspect(note).expired_attributes
+            await session.refresh(note, ["hits"])
+            assert (note.hits, note.title) == (11, "mine")
+        assert seat.taken is False
         await session.rollback()
 
 
