@@ -2,8 +2,9 @@
 Take orders in a session of SQLAlchemy, and count what each customer has spent.
 
 One request is one transaction: the customer's row is created or updated by one call, the
-order is an object that the session adds, and both are stored or neither. They are stored
-in SQLite, or in the database that ORDERS_DB names.
+order is an object that the session adds, and both are stored or neither. What a day has
+brought is counted after the answer, by a background task with a session of its own. All
+is stored in SQLite, or in the database that ORDERS_DB names.
 """
 
 import datetime as dt
@@ -13,10 +14,10 @@ from contextlib import asynccontextmanager
 from decimal import Decimal
 from typing import Annotated, Any
 
-from fastapi import Depends, FastAPI, HTTPException
+from fastapi import BackgroundTasks, Depends, FastAPI, HTTPException
 from pydantic import Field as Limits
 from sqlalchemy import DateTime, Numeric, func
-from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
 from sqlmodel import Field, SQLModel, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
@@ -25,6 +26,7 @@ from aioupsert import F, create_or_update
 engine = create_async_engine(
     os.environ.get("ORDERS_DB", "sqlite+aiosqlite:///orders.db")
 )
+sessions = async_sessionmaker(engine, class_=AsyncSession, expire_on_commit=False)
 # Types with arguments, which the annotations of SQLModel do not know.
 MONEY: Any = Numeric(12, 2)
 ZONED: Any = DateTime(timezone=True)
@@ -57,6 +59,14 @@ class Order(SQLModel, table=True):
     amount: Decimal = Field(sa_type=MONEY)
 
 
+class Day(SQLModel, table=True):
+    """What a day has brought."""
+
+    day: dt.date = Field(primary_key=True)
+    orders: int = Field(sa_column_kwargs={"server_default": "0"})
+    taken: Decimal = Field(sa_type=MONEY, sa_column_kwargs={"server_default": "0"})
+
+
 class NewOrder(SQLModel):
     """What is sent to order."""
 
@@ -79,7 +89,7 @@ class Account(SQLModel):
 
 async def session() -> AsyncIterator[AsyncSession]:
     """One session and one transaction for each request."""
-    async with AsyncSession(engine, expire_on_commit=False) as opened, opened.begin():
+    async with sessions.begin() as opened:
         yield opened
 
 
@@ -97,13 +107,24 @@ app = FastAPI(title="Orders", lifespan=lifespan)
 Session = Annotated[AsyncSession, Depends(session, scope="function")]
 
 
+async def count(amount: Decimal) -> None:
+    """Count an order, after its answer: the session of the request has ended."""
+    async with sessions.begin() as own:
+        await create_or_update(
+            own,
+            Day,
+            key={"day": now().date()},
+            defaults={"orders": F("orders") + 1, "taken": F("taken") + amount},
+        )
+
+
 @app.post("/orders")
-async def order(new: NewOrder, session: Session) -> Account:
+async def order(new: NewOrder, session: Session, later: BackgroundTasks) -> Account:
     """Take an order, of a customer who may be new."""
     customer, created = await create_or_update(
         session,
         Customer,
-        key={"email": new.email},
+        key={Customer.email: new.email},
         defaults={
             "name": new.name,
             "orders": F("orders") + 1,
@@ -114,6 +135,7 @@ async def order(new: NewOrder, session: Session) -> Account:
     if await session.get(Order, new.number):
         raise HTTPException(409, "there is an order of this number")
     session.add(Order(number=new.number, customer=customer.id, amount=new.amount))
+    later.add_task(count, new.amount)
     return Account(**customer.model_dump(), created=created)
 
 
@@ -122,3 +144,9 @@ async def total(session: Session) -> Decimal:
     """Give what all orders come to."""
     found = await session.exec(select(func.coalesce(func.sum(Order.amount), 0)))
     return Decimal(found.one())
+
+
+@app.get("/days")
+async def days(session: Session) -> list[Day]:
+    """Give what each day has brought."""
+    return [*(await session.exec(select(Day)))]

@@ -5,6 +5,7 @@ from typing import Any, Final
 
 import httpx
 import pytest
+from sqlalchemy import select
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlmodel import SQLModel
 
@@ -75,3 +76,8 @@ async def test_the_page_does_what_it_says(engine: Any) -> None:
     async with httpx.AsyncClient(transport=transport, base_url="http://app") as client:
         answers = [(await client.post("/view/x")).json() for _ in range(2)]
     assert answers == [{"hits": 1, "created": True}, {"hits": 2, "created": False}]
+    async with done["sessions"]() as session:
+        counted = await session.execute(
+            select(done["Page"].hits).where(done["Page"].path == "all")
+        )
+        assert counted.scalar_one() == 2
