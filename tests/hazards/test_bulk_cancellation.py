@@ -23,6 +23,7 @@ from tests.support.databases import (
 )
 from tests.support.pairwise import pairwise
 from tests.support.sessions import clients, idle, together, waiting
+from tests.support.versions import asyncpg_cancels_well
 
 TABLES: Final = {
     "plain": "CREATE TABLE t (k integer PRIMARY KEY, n integer DEFAULT 0, r integer)",
@@ -207,6 +208,7 @@ async def test_through_the_pool_at_every_suspension_point(
         assert not any(map(has_begun, conns))
 
 
+@asyncpg_cancels_well
 @tables
 async def test_at_random_instants_of_several_writers(
     pg: PostgresDatabase, table: str

@@ -15,6 +15,7 @@ from tests.support.cancellation import DELAYS, CancelledAt, delays, twice
 from tests.support.databases import PostgresDatabase
 from tests.support.pairwise import pairwise
 from tests.support.sessions import clients, idle, together, waiting
+from tests.support.versions import ASYNCPG, asyncpg_cancels_well
 
 TABLES: Final = """
 CREATE TABLE t (k integer PRIMARY KEY, hits integer DEFAULT 0);
@@ -39,6 +40,16 @@ CALLS: Final[dict[str, Any]] = {"fast": fast, "exact": exact, "lock": lock}
 calls = pytest.mark.parametrize(
     ("name", "delay", "twice"), pairwise(CALLS, DELAYS, [False, True])
 )
+
+
+async def waiting_in(pg: PostgresDatabase, event: str) -> None:
+    """Return once the connection of the test waits for an event."""
+    pid = pg.handle.get_server_pid()
+    await pg.run(
+        "DO $$ BEGIN WHILE NOT EXISTS (SELECT FROM pg_stat_get_activity("
+        f"{pid}) WHERE wait_event = '{event}')"
+        " LOOP PERFORM pg_sleep(0.001), pg_stat_clear_snapshot(); END LOOP; END $$"
+    )
 
 
 async def stored(pg: PostgresDatabase, key: int) -> int:
@@ -224,6 +235,24 @@ async def test_through_the_pool_at_every_suspension_point(
     assert await idle(db)
 
 
+async def test_cancelled_while_it_cancels(pg: PostgresDatabase) -> None:
+    """The driver alone: with an older one all that follows is taken for cancelled."""
+    sleeping = asyncio.ensure_future(pg.handle.execute("SELECT pg_sleep(60)"))
+    await waiting_in(pg, "PgSleep")
+    sleeping.cancel()
+    await asyncio.wait({sleeping})
+    following = asyncio.ensure_future(pg.handle.execute("SELECT 1"))
+    await asyncio.sleep(0)
+    following.cancel()
+    await asyncio.wait({following})
+    assert sleeping.cancelled()
+    last = asyncio.ensure_future(pg.handle.execute("SELECT 1"))
+    await asyncio.wait({last})
+    assert last.cancelled() is (ASYNCPG < (0, 32))
+    pg.handle.terminate()
+
+
+@asyncpg_cancels_well
 @pytest.mark.parametrize("call", [fast, exact, lock], ids=["fast", "exact", "lock"])
 async def test_at_random_instants_nothing_acknowledged_is_lost(
     pg: PostgresDatabase, call: Any
@@ -258,7 +287,13 @@ async def test_at_random_instants_nothing_acknowledged_is_lost(
 
 
 @pytest.mark.parametrize(
-    "db", ["asyncpg", "pooled", "pool", "psycopg", "psycopg_pool"], indirect=True
+    "db",
+    [
+        pytest.param("asyncpg", marks=asyncpg_cancels_well),
+        pytest.param("pooled", marks=asyncpg_cancels_well),
+        *("pool", "psycopg", "psycopg_pool"),
+    ],
+    indirect=True,
 )
 async def test_at_random_instants_of_tasks_that_share_a_handle(
     db: PostgresDatabase,

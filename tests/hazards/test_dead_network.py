@@ -20,6 +20,7 @@ import pytest
 from aioupsert import Coalescer, Result, create_or_update, create_or_update_many
 from tests.support.databases import connected, psycopg_connected
 from tests.support.proxy import Proxy, proxied
+from tests.support.versions import asyncpg_cancels_well
 
 if TYPE_CHECKING:
     from tests.support.databases import PostgresDatabase
@@ -102,7 +103,11 @@ def is_closed(conn: Any) -> bool:
     return bool(conn.is_closed() if hasattr(conn, "is_closed") else conn.closed)
 
 
-drivers = pytest.mark.parametrize("db", ["asyncpg", "psycopg"], indirect=True)
+drivers = pytest.mark.parametrize(
+    "db",
+    [pytest.param("asyncpg", marks=asyncpg_cancels_well), "psycopg"],
+    indirect=True,
+)
 calls = pytest.mark.parametrize("call", CALLS)
 ways = pytest.mark.parametrize("way", [frozen, stopped])
 

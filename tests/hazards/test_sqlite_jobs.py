@@ -42,6 +42,10 @@ class CountingQueue:
         self._queue = conn._tx
         conn._tx = self
 
+    def __getattr__(self, name: str) -> Any:
+        # In older releases the thread looks it up for each job that it takes.
+        return getattr(self._queue, name)
+
     def put_nowait(self, job: Any) -> None:
         self.jobs += 1
         self._queue.put_nowait(job)

@@ -1,11 +1,19 @@
-"""What only newer versions of PostgreSQL have, and how the older ones refuse it."""
+"""What only newer versions of PostgreSQL and its drivers have."""
 
 import math
 from decimal import Decimal
+from importlib.metadata import version
 from typing import Any, Final, NamedTuple
 
 import asyncpg
 import pytest
+
+ASYNCPG: Final = tuple(map(int, version("asyncpg").split(".")[:2]))
+# For a test that cancels calls one upon the other: see docs/servers.md, "Older drivers".
+# `test_cancelled_while_it_cancels` shows what the older ones do.
+asyncpg_cancels_well = pytest.mark.skipif(
+    ASYNCPG < (0, 32), reason="asyncpg before 0.32 breaks its own connection"
+)
 
 
 class Newer(NamedTuple):
