@@ -13,6 +13,7 @@ from aioupsert import (
     RetriesExhaustedError,
     create_or_update,
     get_or_create,
+    preview,
 )
 from aioupsert.typing import Strategy
 from tests.support.databases import Database, SQLiteDatabase, every_handle, execute
@@ -166,6 +167,7 @@ async def obstacle(db: Database) -> AsyncIterator[None]:
 async def test_attempts_end_with_the_timeout(
     counters: Database, key: str, timeout: float
 ) -> None:
+    await preview(counters.handle, "counters", key={"k": key})  # an engine connects
     async with obstacle(counters):
         with pytest.raises(RetriesExhaustedError) as caught:
             await count(counters.handle, key, timeout=timeout)
@@ -181,6 +183,7 @@ async def test_attempts_end_with_the_timeout(
 async def test_attempts_of_get_or_create_end_too(
     counters: Database, timeout: float
 ) -> None:
+    await preview(counters.handle, "counters", key={"k": "x"})  # an engine connects
     call = get_or_create(counters.handle, "counters", key={"k": "x"}, timeout=timeout)
     async with obstacle(counters):
         with pytest.raises(RetriesExhaustedError):

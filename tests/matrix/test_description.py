@@ -15,7 +15,7 @@ from aioupsert import (
 from aioupsert._drivers.base import state_of
 from tests.support.databases import PostgresDatabase
 from tests.support.tables import describe, make_collation
-from tests.support.versions import created
+from tests.support.versions import NAME, created
 
 
 @pytest.fixture
@@ -501,7 +501,7 @@ async def test_the_closest_name_is_told(pg: PostgresDatabase, conn: Any) -> None
 async def test_codecs_of_the_caller_take_no_part(conn: Any) -> None:
     await conn.execute("CREATE TABLE t (k varchar(3) PRIMARY KEY, n int DEFAULT 7)")
     plain = await describe(conn)
-    for kind in ("json", "jsonb", "oid", "name", "bool", "int2", "int4"):
+    for kind in ("json", "jsonb", "oid", *NAME, "bool", "int2", "int4"):
         await conn.set_type_codec(
             kind,
             encoder=str,

@@ -12,7 +12,7 @@ import pytest
 
 from aioupsert import Action, F, UsageError, create_or_update
 from tests.support.databases import PostgresDatabase
-from tests.support.versions import refusal
+from tests.support.versions import NAME, refusal
 
 DAY: Final = dt.date(2020, 1, 2)
 MOMENT: Final = dt.datetime(2020, 1, 2, 3, 4, 5, 678901)  # noqa: DTZ001  # for columns without a zone
@@ -212,7 +212,7 @@ async def test_an_odd_codec_does_not_disturb_the_description(
     pg: PostgresDatabase,
 ) -> None:
     await pg.run("CREATE TABLE t (id integer PRIMARY KEY, v text)")
-    for kind in ("json", "jsonb", "text", "name", "oid", "bool"):
+    for kind in ("json", "jsonb", "text", *NAME, "oid", "bool"):
         await pg.handle.set_type_codec(
             kind, encoder=str, decoder=lambda text: text, schema="pg_catalog"
         )

@@ -15,6 +15,9 @@ asyncpg_cancels_well = pytest.mark.skipif(
     ASYNCPG < (0, 32), reason="asyncpg before 0.32 breaks its own connection"
 )
 
+# asyncpg before 0.31 takes no codec for the type of the names in the catalog.
+NAME: Final = ("name",) if ASYNCPG >= (0, 31) else ()
+
 
 class Newer(NamedTuple):
     """The first major version to have something, and the error of those before."""
