@@ -271,7 +271,7 @@ async def test_a_call_s_schemas_are_translated(
         ) as coalescer:
             await coalescer.create_or_update(**ADD)
         found = await get_or_create(
-            session, Item, key={"k": "a"}, execution_options=options
+            session, Item, key={"k": "a"}, returning="*", execution_options=options
         )
         assert found.row == {"k": "a", "n": 2}
         shown = await preview(session, Item, **ADD, execution_options=options)

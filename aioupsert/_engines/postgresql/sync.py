@@ -141,7 +141,9 @@ class PostgresqlSync:
             " pg_catalog.set_config('enable_nestloop', 'off', true)"
         )
         yield bind(self.declare, values)
-        restore = "SELECT pg_catalog.set_config('enable_nestloop', $1::pg_catalog.text, true)"
+        restore = (
+            "SELECT pg_catalog.set_config('enable_nestloop', $1::pg_catalog.text, true)"
+        )
         yield Command(restore, loops[0][:1])
         keys = ", ".join(
             f'{ALIAS}.{quote(k.column.name)} AS "k{n}"' for n, k in enumerate(plan.key)
