@@ -1,5 +1,6 @@
 """The classic steps of PostgreSQL, answered as a server might."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ from aioupsert import Action, F, NotAppliedError, SerializationConflictError
 from aioupsert._engines.outcomes import LostRace
 from aioupsert._engines.postgresql.compiler import compile_call
 from aioupsert._plan import Plan
+from aioupsert._plan.schema import UniqueIndex
 from tests.unit.plans import column, plan, table
 
 VALUES = [1, 2, 3]
@@ -98,3 +100,34 @@ def test_a_conflict_in_a_snapshot_is_one_that_stays_or_a_race() -> None:
     with pytest.raises(ServerError, match="42501"):
         in_snapshot([], ServerError("42501"), [])
     assert in_snapshot([], [(1,)], []).action is Action.CREATED
+
+
+class ViolationError(ServerError):
+    """One whose detail names the key in the way, as asyncpg has it."""
+
+    def __init__(self, detail: str | None) -> None:
+        super().__init__("23505")
+        self.constraint_name = "t_pkey"
+        self.detail = detail
+
+
+class DiagnosedError(ServerError):
+    """The same as psycopg has it."""
+
+    def __init__(self, detail: str | None) -> None:
+        super().__init__("23505")
+        self.diag = SimpleNamespace(constraint_name="t_pkey", message_detail=detail)
+
+
+@pytest.mark.parametrize("violation", [ViolationError, DiagnosedError])
+def test_a_row_with_the_very_key_in_the_way_is_a_race(violation: Any) -> None:
+    moved = {"may_store_others": True, "unique": (UniqueIndex("t_pkey", ("id",)),)}
+    seen: Any = [[], [("read committed", False, False)]]
+    looks: Any = [[(True, False, "1")]] * 5
+    race = violation("Key (id)=(1) already exists.")
+    answers = [INSIDE, [], [], race, *seen, *looks]
+    assert outcome(made(table=moved), 1, *answers) == LostRace(race)
+    for detail in ("Key (id)=(7) already exists.", None):
+        answers[3] = violation(detail)
+        with pytest.raises(ServerError, match="23505"):
+            outcome(made(table=moved), 1, *answers)

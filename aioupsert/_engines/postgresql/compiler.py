@@ -770,9 +770,14 @@ def _look(plan: Plan) -> CompiledStatement:
         if plan.table.may_store_others
         else f"pg_catalog.row_security_active({_relation(plan)})"
     )
+    # As the detail of a violation has them.
+    written = [
+        "NULL" if k.is_null else f"({writer.key_value(k)})::{TEXT}" for k in plan.key
+    ]
     sql = (
         f"SELECT {hides},"
-        f" EXISTS (SELECT FROM {name_table(plan)} WHERE {writer.key(plan)})"
+        f" EXISTS (SELECT FROM {name_table(plan)} WHERE {writer.key(plan)}),"
+        f" {', '.join(written)}"
         f" FROM pg_catalog.pg_sleep({_LOOK_SECONDS})"
     )
     return writer.compiled(sql, f"{_AGAIN} in a transaction")

@@ -62,8 +62,11 @@ from aioupsert._engines.sql import CompiledStatement, RowCode
 from aioupsert.errors import SerializationConflictError, UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from aioupsert._plan import Plan
     from aioupsert.results import Result
+    from aioupsert.typing import Value
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,12 +262,26 @@ class PostgresqlCall:
         if self.look is not None and not visible:
             for _ in range(_LOOKS):
                 rows = yield bind(self.look, values)
-                has_policies, visible = rows[0]
-                if visible or not has_policies:
+                may_hide, visible, *key = rows[0]
+                if visible or not may_hide or self._is_of_key(conflict, key):
                     break
             else:
                 raise conflict
         return LostRace(conflict, visible=visible)
+
+    def _is_of_key(self, conflict: Exception, key: Sequence[Value]) -> bool:
+        """Return whether the row in the way has this very key, and so can be found."""
+        written = {
+            k.column.name: value for k, value in zip(self.plan.key, key, strict=True)
+        }
+        return any(
+            index.name == _constraint_of(conflict)
+            and written.keys() >= {*index.columns}
+            and f"({', '.join(str(c) for c in index.columns)})="
+            f"({', '.join(str(written[c or '']) for c in index.columns)})"
+            in _detail_of(conflict)
+            for index in self.plan.table.unique
+        )
 
     def _settle(
         self,
@@ -329,6 +346,17 @@ def _constraint_of(error: Exception) -> str | None:
     # psycopg's errors have it in their diagnostics.
     name: str | None = getattr(getattr(error, "diag", error), "constraint_name", None)
     return name
+
+
+def _detail_of(error: Exception) -> str:
+    """Return the detail of an error, in which the server names the key in the way."""
+    diagnostics = getattr(error, "diag", None)
+    detail: str | None = (
+        getattr(error, "detail", None)
+        if diagnostics is None
+        else diagnostics.message_detail
+    )
+    return detail or ""
 
 
 def _plainly(statement: Command) -> Steps[ResultRows | Exception]:
