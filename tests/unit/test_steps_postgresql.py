@@ -131,3 +131,17 @@ def test_a_row_with_the_very_key_in_the_way_is_a_race(violation: Any) -> None:
         answers[3] = violation(detail)
         with pytest.raises(ServerError, match="23505"):
             outcome(made(table=moved), 1, *answers)
+
+
+def test_where_an_insert_cannot_ignore_conflicts_one_in_a_snapshot_is_a_race() -> None:
+    ruled = made(table={"supports_do_nothing": False})
+    found = [[("repeatable read", False, False)]]
+    with pytest.raises(SerializationConflictError):
+        outcome(ruled, 1, INSIDE, [], [], CONFLICT, [], *found)
+
+
+def test_a_row_that_can_be_seen_in_the_end_is_a_race() -> None:
+    ruled = made(table={"supports_do_nothing": False, "may_store_others": True})
+    found = [[("read committed", True, False)]]
+    lost = outcome(ruled, 1, OUTSIDE, [], CONFLICT, *found)
+    assert lost == LostRace(CONFLICT, visible=True)
