@@ -24,6 +24,8 @@ from aioupsert import (
 )
 from aioupsert._engines.postgresql import bulk_steps, engine
 from aioupsert._engines.postgresql.bulk_compiler import compile_batch
+from aioupsert._engines.postgresql.bulk_steps import PostgresqlBatch
+from aioupsert._plan import Plan
 from tests.support.databases import PostgresDatabase, SQLiteDatabase
 from tests.support.sessions import clients, together, waiting
 from tests.support.tables import trigger
@@ -245,6 +247,12 @@ SEVERAL: Final = {
 }
 
 
+def without_copy(plan: Plan, *, distinct: bool) -> PostgresqlBatch:
+    """Compile for a role that may not make temporary tables."""
+    batch = compile_batch(plan, distinct=distinct)
+    return replace(batch, create_staging_table="")
+
+
 @pytest.mark.parametrize("options", [{}, {"skip_unchanged": True}])
 @pytest.mark.parametrize("table", SEVERAL)
 async def test_rows_are_locked_in_the_order_of_their_keys_by_several_statements(
@@ -254,14 +262,11 @@ async def test_rows_are_locked_in_the_order_of_their_keys_by_several_statements(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     if table == "parts":
-        # As for a role that may not make temporary tables.
         monkeypatch.setattr(bulk_steps, "MAX_ARRAY_ROWS", 7)
         monkeypatch.setattr(
             engine,
             "compile_batch",
-            lambda plan, **options: replace(
-                compile_batch(plan, **options), create_staging_table=""
-            ),
+            without_copy,
         )
     await pg.run(SEVERAL[table])
     await pg.run("INSERT INTO t (k) SELECT generate_series(0, 19)")
