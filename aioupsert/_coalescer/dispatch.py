@@ -652,12 +652,13 @@ class Dispatcher:
             if columns and self._queue.compare_as(columns, session.engine):
                 # What could not be told from the rows of this batch need not wait.
                 self._dispatch_next()
-            started = time.perf_counter()
+            clock = asyncio.get_running_loop().time
+            started = clock()
             locked = await self._sender.send(session, lease.batch)
             if locked:
                 self._set_aside(lease, locked)
             else:
-                self._schedule.pace.record(time.perf_counter() - started, calls)
+                self._schedule.pace.record(clock() - started, calls)
             self._finish(lease)
             sent += 1
             if sent < BATCHES_PER_LEASE:

@@ -91,7 +91,7 @@ def compile_batch(plan: Plan, *, distinct: bool) -> PostgresqlBatch:
     per_row = compile_call(plan)
     lock = _lock(plan)
     locks: tuple[KeyLock, ...] = ()
-    if lock is not None and plan.lock_timeout:
+    if lock is not None and plan.update and plan.lock_timeout:
         locks = _find_locked(plan), _find_holders(plan)
     draws = bool(_drawn_columns(plan))
     reason = next(_reasons_for_one_by_one(plan), None)
