@@ -157,7 +157,11 @@ async def test_what_is_locked_may_be_another_row(db: PostgresDatabase) -> None:
             waits = begin(coalescer, 1, 2, defaults={"n": 2})
             await outcomes(begin(coalescer, 3, 4, 5, defaults={"n": 1}))
             await has_set_aside(coalescer, 2)
-            await asyncio.sleep(0.1)  # for the lease to have looked
+            async with asyncio.timeout(PATIENCE):
+                hindered = coalescer._dispatcher._locked._hindered
+                while len(hindered) < 2:  # noqa: ASYNC110  # as above
+                    await asyncio.sleep(0.01)
+                    hindered = coalescer._dispatcher._locked._hindered
             waits += begin(coalescer, 6, defaults={"n": 2})
             await has_set_aside(coalescer, 3)
             await other.execute("ROLLBACK")
