@@ -27,6 +27,7 @@ from aioupsert import (
 )
 from aioupsert._bulk import parallel
 from tests.support.coalescing import (
+    ADD,
     PATIENCE,
     TABLE,
     begin,
@@ -159,7 +160,7 @@ async def test_what_is_locked_may_be_another_row(db: PostgresDatabase) -> None:
             await has_set_aside(coalescer, 2)
             async with asyncio.timeout(PATIENCE):
                 hindered = coalescer._dispatcher._locked._hindered
-                while len(hindered) < 2:  # noqa: ASYNC110  # as above
+                while len(hindered) < 2:
                     await asyncio.sleep(0.01)
                     hindered = coalescer._dispatcher._locked._hindered
             waits += begin(coalescer, 6, defaults={"n": 2})
@@ -175,14 +176,22 @@ async def test_rows_that_are_written_one_by_one_are_tried_one_by_one(
     db: PostgresDatabase,
 ) -> None:
     """It cannot be told which of them are locked."""
-    await db.run("CREATE TABLE t (k integer, n integer DEFAULT 0)")
-    await db.run("INSERT INTO t SELECT i, 0 FROM generate_series(1, 6) i")
+    # A key with NULL is not looked up with others.
+    await db.run("CREATE TABLE t (k integer, j integer, n integer DEFAULT 0)")
+    await db.run("INSERT INTO t SELECT i, NULL, 0 FROM generate_series(1, 6) i")
     async with (
         db.connect() as other,
-        Coalescer(db.handle, "t", key="k", without_unique_index="lock") as coalescer,
+        Coalescer(
+            db.handle, "t", key=["k", "j"], without_unique_index="lock", max_delay=0.01
+        ) as coalescer,
     ):
         await other.execute("BEGIN; UPDATE t SET n = n WHERE k < 3")
-        tasks = begin(coalescer, *range(1, 7))
+        tasks = [
+            asyncio.create_task(
+                coalescer.create_or_update(key={"k": k, "j": None}, defaults=ADD)
+            )
+            for k in range(1, 7)
+        ]
         await outcomes(tasks[2:])
         assert not any(task.done() for task in tasks[:2])
         await other.execute("COMMIT")
