@@ -16,6 +16,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Final
 
 from aioupsert._drivers import is_retryable
+from aioupsert._drivers.base import TransientError
 from aioupsert._engines.outcomes import BatchOutcome
 from aioupsert._execution.batches import (
     AFTER_A_BATCH,
@@ -188,7 +189,7 @@ class BulkWrite:
         deadline = Deadline(self._timeout)
         while True:
             try:
-                await self._write_once(session, source, atomic=atomic)
+                await self._write_once(session, source, deadline, atomic=atomic)
             except Exception as exc:
                 # The rows of different batches are not sorted among each other, so one
                 # transaction of several batches may have been chosen to end a deadlock.
@@ -204,7 +205,7 @@ class BulkWrite:
                 return
 
     async def _write_once(
-        self, session: Session, source: Source, *, atomic: bool
+        self, session: Session, source: Source, deadline: Deadline, *, atomic: bool
     ) -> None:
         async with aclosing(source.batches()) as batches, AsyncExitStack() as stack:
             first = await anext(batches, None)
@@ -212,10 +213,24 @@ class BulkWrite:
                 return
             # One batch by itself has a transaction of its own already.
             if atomic and not source.is_empty:
-                await stack.enter_async_context(transaction(session))
+                await enter_transaction(stack, session, deadline)
             await self.store(session, first)
             async for batch in batches:
                 await self.store(session, batch)
+
+
+async def enter_transaction(
+    stack: AsyncExitStack, session: Session, deadline: Deadline
+) -> None:
+    """Open a transaction that the stack ends, as soon as the database lets one begin."""
+    while True:
+        try:
+            await stack.enter_async_context(transaction(session))
+        except TransientError as exc:
+            deadline.check(exc.__cause__)
+        else:
+            return
+        await back_off(AFTER_A_BATCH)
 
 
 def _error(rejected: RejectedRow, stored: BulkResult) -> BulkError:

@@ -9,20 +9,18 @@ are not among them are removed or marked in the end.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import aclosing
+from contextlib import AsyncExitStack, aclosing
 from dataclasses import replace
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from aioupsert._bulk.batching import Source, checked_size
-from aioupsert._bulk.writing import BulkWrite
+from aioupsert._bulk.writing import BulkWrite, enter_transaction
 from aioupsert._drivers import is_retryable, session_on
-from aioupsert._drivers.base import TransientError
 from aioupsert._engines.base import StaleTableError
 from aioupsert._execution.batches import AFTER_A_BATCH
 from aioupsert._execution.retrying import Deadline, back_off
 from aioupsert._execution.table_cache import read_table
-from aioupsert._execution.transactions import transaction
 from aioupsert._observation import observed
 from aioupsert._plan import RejectedRow, RowGroup, RowGrouper, make_plan
 from aioupsert.errors import BulkError, SyncRefusedError, UsageError
@@ -114,9 +112,7 @@ async def _attempts(
     while True:
         sync = _Sync(target, request, options)
         try:
-            await _attempt(session, source, sync, dry_run=options.dry_run)
-        except TransientError as exc:
-            deadline.check(exc.__cause__)  # the transaction could not begin
+            await _attempt(session, source, sync, deadline, dry_run=options.dry_run)
         except StaleTableError:
             if sync.is_reading or deadline.is_over():
                 raise
@@ -133,10 +129,16 @@ async def _attempts(
 
 
 async def _attempt(
-    session: Session, source: Source, sync: _Sync, *, dry_run: bool
+    session: Session,
+    source: Source,
+    sync: _Sync,
+    deadline: Deadline,
+    *,
+    dry_run: bool,
 ) -> None:
     try:
-        async with transaction(session):
+        async with AsyncExitStack() as stack:
+            await enter_transaction(stack, session, deadline)
             await sync.run(session, source)
             if dry_run:
                 raise _DryRun  # noqa: TRY301  # what leaves a transaction undone

@@ -13,14 +13,17 @@ import pytest
 
 from aioupsert import (
     Action,
+    BulkResult,
     F,
     Result,
     RetriesExhaustedError,
     create_or_update,
+    create_or_update_many,
     get_or_create,
     is_retryable,
+    sync_rows,
 )
-from tests.support.databases import opened, run_query, run_script
+from tests.support.databases import SQLiteDatabase, opened, run_query, run_script
 
 TABLE = "CREATE TABLE t (k TEXT PRIMARY KEY, hits INTEGER DEFAULT 0)"
 
@@ -296,3 +299,35 @@ async def test_a_commit_that_a_reader_blocks_is_rolled_back(
         assert run_query(rollback_journal, "SELECT hits FROM t") == [(1,)]
         await count(conn)
     assert run_query(rollback_journal, "SELECT hits FROM t") == [(2,)]
+
+
+@pytest.mark.parametrize("call", [create_or_update_many, sync_rows])
+async def test_a_call_of_several_batches_waits_until_it_may_begin(
+    lite: SQLiteDatabase, monkeypatch: pytest.MonkeyPatch, call: Any
+) -> None:
+    await lite.run("CREATE TABLE t (k integer PRIMARY KEY)")
+    await lite.handle.execute("PRAGMA busy_timeout = 0")
+    options: Any = {"scope": {}} if call is sync_rows else {}
+    with closing(
+        sqlite3.connect(lite.path, isolation_level=None, check_same_thread=False)
+    ) as other:
+
+        async def write(timeout: float | None) -> BulkResult:
+            rows = ({"k": k} for k in (1, 2))  # can be read once
+            result: BulkResult = await call(
+                *(lite.handle, "t", rows),
+                key="k",
+                batch_size=1,
+                timeout=timeout,
+                **options,
+            )
+            return result
+
+        async def release(_: int) -> None:
+            other.execute("ROLLBACK")
+
+        monkeypatch.setattr("aioupsert._bulk.writing.back_off", release)
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(RetriesExhaustedError, match="locked"):
+            await write(0)
+        assert await write(None) == BulkResult(created=2)

@@ -1,7 +1,6 @@
 """`sync_rows` on tables of every kind: keys, foreign keys, triggers, partitions."""
 
 import asyncio
-import sqlite3
 from typing import Any, Final
 
 import asyncpg
@@ -17,7 +16,9 @@ from aioupsert import (
 )
 from aioupsert.events import Event, on_event
 from tests.support.databases import Database, PostgresDatabase, SQLiteDatabase
+from tests.support.servers import Server
 from tests.support.sessions import waiting
+from tests.support.tables import make_collation, without_temporary_tables
 
 # Statements, rows of the source, the key, and the keys that are left, as text.
 TABLES: Final[dict[str, tuple[str, list[dict[str, Any]], str, list[Any]]]] = {
@@ -49,17 +50,6 @@ TABLES: Final[dict[str, tuple[str, list[dict[str, Any]], str, list[Any]]]] = {
         [{"k": 1}, {"k": 3}],
         "k",
         [1, 3],
-    ),
-    "collation": (
-        (
-            "CREATE COLLATION ci (provider = icu, locale = 'und-u-ks-level2',"
-            " deterministic = false);"
-            "CREATE TABLE t (k text COLLATE ci PRIMARY KEY, n int);"
-            "INSERT INTO t VALUES ('a'), ('b'), ('C')"
-        ),
-        [{"k": "A"}, {"k": "c"}],
-        "k",
-        ["C", "a"],
     ),
     "padded": (
         (
@@ -134,6 +124,19 @@ async def test_what_is_missing_goes(
     stored = [row[0] for row in await pg.query(f'SELECT "{quoted}" FROM t')]
     texts = sorted(map(str, stored))
     assert texts == sorted(map(str, left))
+
+
+async def test_keys_are_equal_as_their_collation_has_it(pg: PostgresDatabase) -> None:
+    if not await make_collation(pg.handle):
+        return
+    await pg.run(
+        "CREATE TABLE t (k text COLLATE ci PRIMARY KEY, n int);"
+        "INSERT INTO t VALUES ('a'), ('b'), ('C')"
+    )
+    rows = [{"k": "A"}, {"k": "c"}]
+    report = await sync_rows(pg.handle, "t", rows, key="k", scope={})
+    assert report == BulkResult(unchanged=2, deleted=1)
+    assert sorted(await pg.query("SELECT k FROM t")) == [("C",), ("a",)]
 
 
 LITE_TABLES: Final[dict[str, tuple[str, list[Any], list[Any], list[Any]]]] = {
@@ -298,52 +301,18 @@ async def test_a_call_is_one_event(db: Database) -> None:
 
 
 async def test_a_role_without_temporary_tables_can_only_keep(
-    pg: PostgresDatabase,
+    pg: PostgresDatabase, pg_server: Server
 ) -> None:
-    await pg.run("CREATE TABLE t (k integer PRIMARY KEY, n integer)")
-    await pg.run("INSERT INTO t VALUES (1, 1), (2, 9)")
-    role = f"{pg.schema}_role"
-    database = (await pg.query("SELECT current_database()"))[0][0]
-    await pg.run(
-        f"CREATE ROLE {role}; GRANT USAGE ON SCHEMA {pg.schema} TO {role};"
-        f"GRANT ALL ON t TO {role}; REVOKE TEMPORARY ON DATABASE {database} FROM public"
+    table = (
+        "CREATE TABLE t (k integer PRIMARY KEY, n integer);"
+        "INSERT INTO t VALUES (1, 1), (2, 9)"
     )
-    try:
-        await pg.handle.execute(f"SET ROLE {role}")
+    async with without_temporary_tables(pg, pg_server, table) as conn:
+        rows = [{"k": 1}]
         with pytest.raises(UsageError, match="may not create temporary tables"):
-            await sync_rows(pg.handle, "t", [{"k": 1}], key="k", scope={})
-        report = await sync_rows(
-            pg.handle, "t", [{"k": 1}], key="k", scope={}, missing="keep"
-        )
+            await sync_rows(conn, "t", rows, key="k", scope={})
+        report = await sync_rows(conn, "t", rows, key="k", scope={}, missing="keep")
         assert report == BulkResult(unchanged=1)
-    finally:
-        await pg.handle.execute("RESET ROLE")
-        await pg.run(
-            f"GRANT TEMPORARY ON DATABASE {database} TO public;"
-            f"DROP OWNED BY {role}; DROP ROLE {role}"
-        )
-
-
-async def test_a_busy_file_is_waited_for_until_the_timeout(
-    lite: SQLiteDatabase,
-) -> None:
-    await lite.run("CREATE TABLE t (k integer PRIMARY KEY, n integer)")
-    await lite.handle.execute("PRAGMA busy_timeout = 0")
-    other = sqlite3.connect(lite.path, isolation_level=None, check_same_thread=False)
-    other.execute("BEGIN IMMEDIATE")
-
-    def released() -> Any:
-        yield {"k": 1}
-
-    try:
-        with pytest.raises(
-            Exception, match="transient errors lasted until the timeout"
-        ):
-            await sync_rows(lite.handle, "t", released(), key="k", scope={}, timeout=0)
-    finally:
-        other.close()
-    report = await sync_rows(lite.handle, "t", released(), key="k", scope={})
-    assert report == BulkResult(created=1)
 
 
 async def test_a_scope_of_several_columns_and_of_null(db: Database) -> None:
