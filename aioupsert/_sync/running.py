@@ -112,7 +112,7 @@ async def _attempts(
     while True:
         sync = _Sync(target, request, options)
         try:
-            await _attempt(session, source, sync, deadline, dry_run=options.dry_run)
+            await _attempt(session, source, sync, deadline)
         except StaleTableError:
             if sync.is_reading or deadline.is_over():
                 raise
@@ -129,19 +129,12 @@ async def _attempts(
 
 
 async def _attempt(
-    session: Session,
-    source: Source,
-    sync: _Sync,
-    deadline: Deadline,
-    *,
-    dry_run: bool,
+    session: Session, source: Source, sync: _Sync, deadline: Deadline
 ) -> None:
     try:
         async with AsyncExitStack() as stack:
             await enter_transaction(stack, session, deadline)
             await sync.run(session, source)
-            if dry_run:
-                raise _DryRun  # noqa: TRY301  # what leaves a transaction undone
     except _DryRun:
         return
 
@@ -200,7 +193,12 @@ class _Sync:
         return replace(self._write.result(), deleted=self._deleted)
 
     async def run(self, session: Session, source: Source) -> None:
-        """Write the rows of the source; remove or mark the others of the scope."""
+        """
+        Write the rows of the source; remove or mark the others of the scope.
+
+        Raises:
+            _DryRun: All is done, and is to be undone.
+        """
         request = self._request
         # The open transaction keeps the table as it is from its first statement on.
         table = (await read_table(session, self._target.name)).table
@@ -228,6 +226,8 @@ class _Sync:
             raise SyncRefusedError(size, size, "the source is empty")
         if not request.keeps:
             await self._remove(session, sync, plan, size)
+        if self._options.dry_run:
+            raise _DryRun
 
     async def _remove(
         self, session: Session, sync: CompiledSync, plan: Plan, size: int
