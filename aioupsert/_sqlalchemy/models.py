@@ -17,7 +17,12 @@ from weakref import WeakKeyDictionary
 
 import sqlalchemy as sa
 from sqlalchemy.engine import make_url
-from sqlalchemy.orm import CompositeProperty, Mapper, RelationshipProperty
+from sqlalchemy.orm import (
+    CompositeProperty,
+    Mapper,
+    RelationshipProperty,
+    SynonymProperty,
+)
 from sqlalchemy.orm.attributes import set_committed_value
 
 from aioupsert._drivers import is_pool
@@ -632,6 +637,8 @@ class Model:
         if key not in self._mapper.all_orm_descriptors:
             return
         attribute = self._mapper.attrs.get(key)
+        if isinstance(attribute, SynonymProperty):
+            attribute = self._mapper.attrs.get(attribute.name)
         columns: Iterable[Any] = ()
         if isinstance(attribute, RelationshipProperty):
             columns = attribute.local_columns
