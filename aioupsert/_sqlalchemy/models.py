@@ -560,9 +560,10 @@ class Model:
             session.sync_session._remove_newly_deleted(gone)  # noqa: SLF001  # as its own DELETE does
 
     def expire_all(self, handle: Handle) -> None:
-        """Expire all objects of the class that a session has loaded."""
+        """Expire all objects of the class that a session has loaded, but for their keys."""
         session = session_of(handle)
-        expire(session, loaded_states(session, self._mapper), self._attributes)
+        names = [name for name in self._attributes if name not in self.identity]
+        expire(session, loaded_states(session, self._mapper), names)
 
     async def _refresh(
         self,
