@@ -106,7 +106,7 @@ class ParallelWriter:
             while (share := await queue.get()) is not None:
                 if share.hashes is not None and session.engine.lock_limits is not None:
                     await self._write_free(session, share, share.hashes, aside)
-                else:
+                elif share.batch.rows:
                     await self._write.store(session, share.batch)
                 if share.is_last or len(aside.positions) >= _MOST_ASIDE:
                     await self._wait_for(session, aside)

@@ -359,13 +359,12 @@ async def test_what_an_update_sets(engine: AsyncEngine, update: Any) -> None:
 
 
 async def test_rows_spread_over_connections(engine: AsyncEngine) -> None:
-    if engine.dialect.name == "postgresql":
-        rows = [{"name": f"n{n}", "hits": n} for n in range(50)]
-        for counts in (BulkResult(created=50), BulkResult(updated=50)):
-            done = await create_or_update_many(
-                engine, Thing, rows, key="name", connections=3
-            )
-            assert done == counts
+    rows = [{"name": f"n{n}", "hits": n} for n in range(50)]
+    for counts in (BulkResult(created=50), BulkResult(updated=50)):
+        done = await create_or_update_many(
+            engine, Thing, rows, key="name", connections=3
+        )
+        assert done == counts
 
 
 async def test_a_row_that_its_type_refuses_is_named(engine: AsyncEngine) -> None:

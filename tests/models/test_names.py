@@ -93,10 +93,9 @@ async def test_rows(engine: AsyncEngine, by: Any) -> None:
         {"taken": True},
         {"taken": False},
     ]
-    # Keys alone are read to divide the rows; SQLite has one writer.
-    writers = 1 if engine.dialect.name == "sqlite" else 2
+    # Keys alone are read to divide the rows.
     counts = await create_or_update_many(
-        engine, Seat, rows, key=[number, "number", by.hall], connections=writers
+        engine, Seat, rows, key=[number, "number", by.hall], connections=2
     )
     assert counts.updated == 2
     async with engine.connect() as connection:
