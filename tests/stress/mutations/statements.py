@@ -71,7 +71,8 @@ def where_is_true(sql: str) -> str:
 
 
 @changes_statements(
-    "tests/hazards/test_bulk_races.py::test_sums_are_exact_and_each_key_has_one_creator"
+    "tests/hazards/test_bulk_races.py"
+    "::test_rows_are_locked_in_the_order_of_their_keys_by_several_statements"
 )
 def batches_are_not_sorted(sql: str) -> str:
     """the rows of a batch are written in any order."""
