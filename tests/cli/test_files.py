@@ -378,6 +378,9 @@ def test_a_point_where_it_cannot_be_is_an_error_then(
     assert result.exit_code == 1
     assert "line 3, column 'n': '1.5' is not a number with a decimal" in result.stderr
     assert database.query("SELECT * FROM t") == []
+    skipping = ("--decimal-comma", "--on-error", "skip")
+    assert database.load(path, "--key", "id", *skipping).exit_code == 3
+    assert database.query("SELECT id FROM t") == [(1,)]
 
 
 @pytest.mark.parametrize(

@@ -85,7 +85,7 @@ async def test_the_scope_need_not_be_part_of_the_key(db: Database) -> None:
     await db.run("INSERT INTO t VALUES (1, 7, 1), (2, 7, 2), (3, 8, 3), (4, NULL, 4)")
     rows = [{"id": 1, "n": 1}, {"id": 3, "n": 3}]
     # The third row moves into the scope.
-    updates: list[Update] = [None, ["n"], {"n": F("n") + 0}]
+    updates: list[Update] = [None, "n", ["n"], {"n": F("n") + 0}]
     for update in updates:
         await db.run("UPDATE t SET shop = 8 WHERE id = 3")
         report = await sync_rows(

@@ -189,7 +189,10 @@ async def test_an_error_of_the_check_of_the_table_is_sqlalchemy_s(
         raw: Any = (await connection.get_raw_connection()).driver_connection
         await raw.set_authorizer(deny)
         with pytest.raises(DatabaseError, match="not authorized"):
-            await create_or_update(connection, "t", key={"k": "b"})
+            # A new row takes a default, which is that of the table as it was described.
+            await create_or_update(
+                connection, "t", key={"k": "b"}, defaults={"n": F("n") + 1}
+            )
         await connection.commit()
         assert (await connection.execute(sa.text("SELECT k FROM t"))).all() == [("a",)]
 

@@ -296,6 +296,20 @@ async def test_new_rows_are_numbered_in_their_order(
     ]
 
 
+async def test_so_they_are_where_the_numbers_are_no_integers(
+    pg: PostgresDatabase,
+) -> None:
+    await pg.run(
+        "CREATE SEQUENCE numbers; CREATE TABLE t"
+        " (id numeric DEFAULT nextval('numbers'), k integer UNIQUE, n integer)"
+    )
+    for keys in ([3, 1], [2, 3, 0, 1], [5, 0, 4]):
+        rows = [{"k": k, "n": k} for k in keys]
+        await create_or_update_many(pg.handle, "t", rows, key="k")
+    stored = await pg.query("SELECT id, k FROM t ORDER BY id")
+    assert stored == [*enumerate([3, 1, 2, 0, 5, 4], start=1)]
+
+
 @engines
 @pytest.mark.parametrize("number", [1, 3, 50, 5_200])
 async def test_an_update_needs_no_column_that_only_an_insert_needs(

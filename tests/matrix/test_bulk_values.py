@@ -110,17 +110,18 @@ async def test_no_placeholder_of_sqlite_is_numbered(
 
 
 @engines
-@pytest.mark.parametrize("table", ["excluded", "EXCLUDED", "t"])
-async def test_a_table_may_be_called_excluded(db: Database, table: str) -> None:
-    await db.run(
-        f'CREATE TABLE "{table}" (k integer PRIMARY KEY, excluded integer, n text)'
-    )
-    for turn in range(2):
-        rows = [{"k": k, "excluded": k + turn, "n": f"{turn}"} for k in range(5)]
-        result = await create_or_update_many(
-            db.handle, (table,), rows, key="k", skip_unchanged=True
+async def test_a_table_may_be_called_excluded(db: Database) -> None:
+    columns = "(k integer PRIMARY KEY, excluded integer, n text)"
+    for table in ("excluded", "EXCLUDED", "t"):
+        await db.run(
+            f'DROP TABLE IF EXISTS "{table}"; CREATE TABLE "{table}" {columns}'
         )
-        assert result == (BulkResult(updated=5) if turn else BulkResult(created=5))
-    assert await db.query(f'SELECT k, excluded, n FROM "{table}" ORDER BY k') == [
-        (k, k + 1, "1") for k in range(5)
-    ]
+        for turn in range(2):
+            rows = [{"k": k, "excluded": k + turn, "n": f"{turn}"} for k in range(5)]
+            result = await create_or_update_many(
+                db.handle, (table,), rows, key="k", skip_unchanged=True
+            )
+            assert result == (BulkResult(updated=5) if turn else BulkResult(created=5))
+        assert await db.query(f'SELECT k, excluded, n FROM "{table}" ORDER BY k') == [
+            (k, k + 1, "1") for k in range(5)
+        ]

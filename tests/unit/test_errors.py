@@ -18,6 +18,7 @@ from aioupsert import (
     PoolTimeoutError,
     RetriesExhaustedError,
     SerializationConflictError,
+    SyncRefusedError,
     UnknownColumnError,
     UnknownTableError,
     UnsupportedConnectionError,
@@ -98,6 +99,7 @@ def test_unknown_columns_come_sorted_each_with_the_closest_name() -> None:
         PoolTimeoutError(0.5),
         UnknownTableError("pages", ["page"]),
         UnknownColumnError("t", ["titel"], ["title"]),
+        SyncRefusedError(3, 4, "words"),
     ],
     ids=lambda error: type(error).__name__,
 )

@@ -95,6 +95,9 @@ def test_requests_without_number_do_not_fill_the_memory() -> None:
     for number in range(600):
         group(grouper, {"id": 1, f"column {number}": 2})
     assert len(grouper._requests) <= 256
+    for number in range(600):
+        grouper.read_row({"id": 1, f"column {number}": 2})
+    assert len(grouper._plain) <= 256
 
 
 @dataclass

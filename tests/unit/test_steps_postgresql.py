@@ -6,8 +6,10 @@ from typing import Any
 import pytest
 
 from aioupsert import Action, F, NotAppliedError, SerializationConflictError
-from aioupsert._engines.outcomes import LostRace
+from aioupsert._engines.base import Command
+from aioupsert._engines.outcomes import MAX_LOST_RACES, LostRace, race_error
 from aioupsert._engines.postgresql.compiler import compile_call
+from aioupsert._execution.calls import _Retries
 from aioupsert._plan import Plan
 from aioupsert._plan.schema import UniqueIndex
 from tests.unit.plans import column, plan, table
@@ -145,3 +147,37 @@ def test_a_row_that_can_be_seen_in_the_end_is_a_race() -> None:
     found = [[("read committed", True, False)]]
     lost = outcome(ruled, 1, OUTSIDE, [], CONFLICT, *found)
     assert lost == LostRace(CONFLICT, visible=True)
+
+
+def test_one_of_many_that_loses_every_race_fails_in_the_end() -> None:
+    steps = compile_call(made(strategy="auto")).write(VALUES)
+    sent = [next(steps)]
+
+    def answer(command: Command) -> Any:
+        if command.sql.startswith("INSERT"):
+            return steps.throw(CONFLICT)
+        if "transaction_isolation" in command.sql:
+            return steps.send([("read committed", False, False)])
+        return steps.send([])
+
+    with pytest.raises(ServerError, match="23505"):
+        while True:
+            sent.append(answer(sent[-1]))
+    inserts = [command for command in sent if command.sql.startswith("INSERT")]
+    assert len(inserts) <= MAX_LOST_RACES
+
+
+def test_a_race_that_is_lost_for_good_has_the_error_of_the_insert() -> None:
+    name = made().table.name
+    assert race_error(name, LostRace(CONFLICT)) is CONFLICT
+    refused = race_error(name, LostRace(CONFLICT, visible=True))
+    assert isinstance(refused, NotAppliedError)
+    assert refused.__cause__ is CONFLICT
+    assert isinstance(race_error(name, LostRace()), NotAppliedError)
+
+
+async def test_a_call_that_has_lost_too_many_races_fails() -> None:
+    retries = _Retries(made().table.name, None, 0.0)
+    retries.attempts = MAX_LOST_RACES - 1
+    with pytest.raises(ServerError, match="23505"):
+        await retries.follow_lost_race(LostRace(CONFLICT))
