@@ -651,6 +651,24 @@ async def test_withdrawn_calls_do_not_fill_the_memory(plain: PostgresDatabase) -
     assert await numbers(plain) == {1: 2, 2: 1}
 
 
+@pytest.mark.parametrize("db", ["asyncpg"], indirect=True)
+async def test_the_error_that_ended_the_transaction_is_reported(
+    db: PostgresDatabase,
+) -> None:
+    await db.run('CREATE TABLE t (k integer PRIMARY KEY, "\u540d" text)')
+    async with db.connect() as other:
+        await other.execute("BEGIN; SET LOCAL client_encoding = 'LATIN1'")
+        # The name of the column cannot be sent to the client.
+        async with Coalescer(other, "t", key="k") as coalescer:
+            errors = [*await outcomes(begin(coalescer, 1))]
+            errors += await outcomes(begin(coalescer, 2))
+        await other.execute("ROLLBACK")
+    assert [type(error) for error in errors] == [
+        asyncpg.UntranslatableCharacterError,
+        asyncpg.InFailedSQLTransactionError,
+    ]
+
+
 async def test_shapes_without_number_do_not_fill_the_memory(
     lite: SQLiteDatabase,
 ) -> None:

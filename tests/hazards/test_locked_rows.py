@@ -16,6 +16,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
 from aioupsert import (
+    SQL,
     Action,
     Coalescer,
     Event,
@@ -385,6 +386,20 @@ async def test_a_table_that_changes_while_locks_are_expected(
         await db.run("ALTER TABLE t RENAME n TO m")
         results = await outcomes(begin(coalescer, 1, 2, defaults={"m": F("m") + 1}))
         assert {r.action for r in results} == {Action.UPDATED}
+
+
+@on_pool
+async def test_shapes_without_number_do_not_fill_the_memory(
+    db: PostgresDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aioupsert._coalescer.sending._MAX_SHAPES", 3)
+    await db.run(TABLE)
+    async with Coalescer(db.handle, "t", key="k") as coalescer:
+        for number in range(8):
+            values = {"n": SQL(f"{number}")}
+            await coalescer.create_or_update(key={"k": 1}, defaults=values)
+        assert len(coalescer._sender._shapes) <= 3
+    assert await numbers(db) == {1: 7}
 
 
 @of_pool

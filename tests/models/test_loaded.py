@@ -17,6 +17,7 @@ from aioupsert import (
     get_or_create,
     iter_create_or_update,
 )
+from aioupsert._sqlalchemy.loaded import expire, loaded_states
 from tests.models.tables import Note, Seat
 
 SILENT: dict[str, Any] = {"synchronize_session": False}
@@ -178,6 +179,20 @@ async def test_a_coalescer_expires_what_it_may_have_changed(
             assert (note.hits, note.title) == (11, "mine")
         assert seat.taken is False
         await session.rollback()
+
+
+async def test_an_object_that_is_collected_in_between_is_not_expired(
+    engine: AsyncEngine,
+) -> None:
+    async with AsyncSession(engine) as session:
+        held = [Note(id=1, hits=1)]
+        session.add_all([*held, kept := Note(id=2, hits=1)])
+        await session.flush()
+        states = loaded_states(session, sa.inspect(Note))
+        held.clear()
+        assert len(session.identity_map) == 1
+        expire(session, states, ["hits"])
+        assert sa.inspect(kept).expired_attributes == {"hits"}
 
 
 async def test_a_key_of_two_columns(engine: AsyncEngine) -> None:
