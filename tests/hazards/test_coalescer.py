@@ -850,8 +850,10 @@ async def test_giving_up_fails_what_waits_for_a_row_that_is_under_way(
         unsent = begin(coalescer, 1, 1)
         await outcomes(begin(coalescer, 2))  # with which they were put aside
         await coalescer.aclose(cancel=True)
-        results = await outcomes([*sent, *unsent])
-        assert [str(r) for r in results] == [UNKNOWN, NOT_SENT, NOT_SENT]
+        first, *others = map(str, await outcomes([*sent, *unsent]))
+        # It may wait apart by now, with nothing under way for it.
+        assert first in {UNKNOWN, NOT_SENT}
+        assert others == [NOT_SENT, NOT_SENT]
     assert await numbers(plain) == {1: 0, 2: 1}
 
 
