@@ -788,6 +788,9 @@ _WITHOUT_WAITING: Final = re.compile(
 )
 
 
+_POOLS: Final = {"pool", "psycopg_pool", "engine of asyncpg", "engine of psycopg"}
+
+
 @every_handle
 async def test_a_lone_call_is_what_a_plain_call_is(
     plain: Database, caplog: pytest.LogCaptureFixture
@@ -800,7 +803,7 @@ async def test_a_lone_call_is_what_a_plain_call_is(
             expected = list(caplog.messages)
             caplog.clear()
             await coalescer.create_or_update(**call)
-    if plain.kind in {"pool", "psycopg_pool"}:
+    if plain.kind in _POOLS:
         assert "lock_timeout" not in expected[0]
         assert _WITHOUT_WAITING.sub("", caplog.messages[0]) == expected[0]
     else:

@@ -12,7 +12,7 @@ from aioupsert import (
     UnknownColumnError,
     get_or_create_many,
 )
-from tests.support.databases import Database, PostgresDatabase, every_handle
+from tests.support.databases import Database, PostgresDatabase, every_handle, execute
 
 TAGS: Final = """
     CREATE TABLE tags (
@@ -76,14 +76,14 @@ async def test_a_read_only_transaction_is_enough_if_all_exist(tags: Database) ->
     await get_or_create_many(tags.handle, "tags", names, key="name")
     async with tags.transaction() as conn:
         if isinstance(tags, PostgresDatabase):
-            await conn.execute("SET TRANSACTION READ ONLY")
+            await execute(conn, "SET TRANSACTION READ ONLY")
         else:
-            await conn.execute("PRAGMA query_only = ON")
+            await execute(conn, "PRAGMA query_only = ON")
         for rows in (names[:1], names):
             results = await get_or_create_many(conn, "tags", rows, key="name")
             assert {result.action for result in results} == {UNCHANGED}
         if not isinstance(tags, PostgresDatabase):
-            await conn.execute("PRAGMA query_only = OFF")
+            await execute(conn, "PRAGMA query_only = OFF")
 
 
 @dataclass

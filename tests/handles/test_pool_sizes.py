@@ -15,6 +15,7 @@ from sqlalchemy import (
     StaticPool,
     Table,
 )
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from aioupsert._drivers import pool_size
 from aioupsert._sqlalchemy.connections import bound
@@ -47,4 +48,7 @@ async def test_a_pool_has_as_many_as_it_may_open() -> None:
 
 
 async def test_a_connection_is_one(db: Database) -> None:
-    assert pool_size(db.handle) == 1
+    handle = db.handle
+    if isinstance(handle, AsyncConnection):
+        handle = bound(handle, Table("t", MetaData()))
+    assert pool_size(handle) == 1
