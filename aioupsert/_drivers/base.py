@@ -303,7 +303,7 @@ class ConnectionState:
 CALLERS: Final[ContextVar[Sequence[asyncio.Future[Any]]]] = ContextVar(
     "CALLERS", default=()
 )
-"""Who waits for the work in this context; work for nobody need not begin."""
+"""The callers that wait for the work in this context; without any it need not begin."""
 
 
 class NobodyWaitsError(asyncio.CancelledError):

@@ -141,12 +141,12 @@ async def order(new: NewOrder, session: Session, later: BackgroundTasks) -> Acco
 
 @app.get("/total")
 async def total(session: Session) -> Decimal:
-    """Give what all orders come to."""
+    """Return the sum of all orders."""
     found = await session.exec(select(func.coalesce(func.sum(Order.amount), 0)))
     return Decimal(found.one())
 
 
 @app.get("/days")
 async def days(session: Session) -> list[Day]:
-    """Give what each day has brought."""
+    """Return the totals of each day."""
     return [*(await session.exec(select(Day)))]

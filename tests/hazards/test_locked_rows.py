@@ -298,7 +298,7 @@ async def test_a_setting_of_the_caller_s_fails_the_calls_for_locked_rows(
             ]
         assert not coalescer.stats.waiting_for_lock
         await other.execute("ROLLBACK")
-        # The rows are nobody's any more.
+        # The rows are no longer locked.
         assert all(r.created is False for r in await outcomes(begin(coalescer, 1, 2)))
     assert (await numbers(pg))[1] == 1
 

@@ -302,7 +302,7 @@ async def test_our_savepoint_hides_none_of_the_callers_for_long(
 @pytest.mark.usefixtures("small_copies")
 async def test_calls_lock_the_table_as_any_insert_does(db: PostgresDatabase) -> None:
     await db.run(f"{TABLE}; CREATE INDEX ON t (v); INSERT INTO t VALUES ('0'), ('k')")
-    # As pg_dump does, and so it is in nobody's way.
+    # As pg_dump does, which so blocks no call.
     await db.run("BEGIN; LOCK TABLE t IN ACCESS SHARE MODE")
     async with db.transaction() as conn:
         await create_or_update(conn, "t", key={"k": "0"}, defaults={"v": 1})

@@ -126,7 +126,7 @@ def compile_batch(plan: Plan, *, distinct: bool) -> PostgresqlBatch:
         f' ("ord" pg_catalog.int8, {names})'
         if plan.table.temporary_tables_allowed
         else "",
-        # A table that is kept would be in the way of somebody who drops or alters a type.
+        # A table that is kept would prevent others from dropping or altering a type.
         keeps_staging_table=all(c.type.startswith(f"{PG_CATALOG}.") for c in columns),
         takes_arrays=all(column.supports_unnest for column in _typing_columns(plan)),
         lock=lock,

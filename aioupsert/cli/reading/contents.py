@@ -17,7 +17,7 @@ from aioupsert.cli.errors import LoadError
 
 
 class _KeptOpen(io.RawIOBase):
-    """A file that whoever reads it may close; the caller closes the one behind it."""
+    """Reads another file, and does not close it when it is closed itself."""
 
     def __init__(self, binary: IO[bytes]) -> None:
         self._binary = binary
