@@ -1,5 +1,5 @@
 """
-The code that docs/migrating.md starts from, run with the library that it is for.
+The code that docs/guides/coming-from.md starts from, run with the library that it is for.
 
     python -m tests.documentation.others Django pages.db
 
@@ -24,10 +24,10 @@ from tortoise import Tortoise, fields
 from tortoise.models import Model
 
 from tests.documentation.models import Page
-from tests.documentation.pages import ROOT, blocks, checked, run, tables
+from tests.documentation.pages import DOCS, blocks, checked, run, tables
 from tests.support.engines import engine_on
 
-PAGE: Final = ROOT / "docs" / "migrating.md"
+PAGE: Final = DOCS / "guides" / "coming-from.md"
 
 
 @asynccontextmanager
@@ -90,7 +90,7 @@ LIBRARIES: Final[dict[str, Preparing]] = {
 
 async def run_those_of(library: str, path: Path) -> None:
     """Run what the page has of the library, on a file with the table of the guide."""
-    (table,) = tables(ROOT / "docs" / "guide.md")
+    (table,) = tables(DOCS / "reference" / "arguments.md")
     with closing(sqlite3.connect(path)) as conn:
         conn.execute(table)
     texts = [block.text for block in blocks(PAGE) if block.mark == library]

@@ -8,11 +8,18 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 ROOT: Final = Path(__file__).parents[2]
+DOCS: Final = ROOT / "docs"
+PAGES: Final = sorted(DOCS.rglob("*.md"))
 FENCE: Final = re.compile(
     r"(?:^ *<!-- (?P<mark>[^>]+?) -->\n+)?^ *```(?P<language>python|sql|text)[^\n]*\n(?P<text>.+?)^ *```",
     re.DOTALL | re.MULTILINE,
 )
 VALUE: Final = re.compile(r"^( *)(\S.*?)  # => (.+)$", re.MULTILINE)
+
+
+def page_name(page: Path) -> str:
+    """Return the path of a page in the folder of pages, or of another in the project."""
+    return page.relative_to(DOCS if page.is_relative_to(DOCS) else ROOT).as_posix()
 
 
 class Block(NamedTuple):

@@ -23,18 +23,31 @@ from sqlalchemy.ext.asyncio import AsyncSession
 import aioupsert
 from aioupsert.events import OBSERVERS
 from tests.documentation.models import Page
-from tests.documentation.pages import ROOT, blocks, checked, run, tables
+from tests.documentation.pages import (
+    DOCS,
+    PAGES,
+    ROOT,
+    blocks,
+    checked,
+    page_name,
+    run,
+    tables,
+)
 from tests.support.databases import open_postgresql, open_sqlite, url_in
 from tests.support.engines import engine_on
 from tests.support.servers import Server
 
 # Run by tests of their own, as what they need is not a table.
-ELSEWHERE: Final = {"sqlalchemy.md", "servers.md", "quickstart.md"}
+ELSEWHERE: Final = {
+    "guides/sqlalchemy.md",
+    "guides/servers.md",
+    "get-started/quickstart.md",
+}
 DSN: Final = "postgresql://localhost/test"
-PAGES: Final = [
+WITH_CODE: Final = [
     page
-    for page in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-    if page.name not in ELSEWHERE and "```python" in page.read_text("utf-8")
+    for page in [ROOT / "README.md", *PAGES]
+    if page_name(page) not in ELSEWHERE and "```python" in page.read_text("utf-8")
 ]
 
 
@@ -84,11 +97,11 @@ def afterwards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None
         REGISTRY.unregister(collector)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=[page.name for page in PAGES])
+@pytest.mark.parametrize("page", WITH_CODE, ids=map(page_name, WITH_CODE))
 async def test_the_code_of_a_page_runs(page: Path, scope: dict[str, Any]) -> None:
     made = tables(page)
     if not any("CREATE TABLE page_views" in table for table in made):
-        made += tables(ROOT / "docs" / "guide.md")
+        made += tables(DOCS / "reference" / "arguments.md")
     for table in made:
         await scope["conn"].execute(table)
     text = program(page, scope["engine"]).replace(DSN, scope["dsn"])
@@ -98,7 +111,7 @@ async def test_the_code_of_a_page_runs(page: Path, scope: dict[str, Any]) -> Non
 def test_the_programs_of_the_quickstart_print_what_it_says(
     pg_server: Server, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    page = ROOT / "docs" / "quickstart.md"
+    page = DOCS / "get-started" / "quickstart.md"
     scope: dict[str, Any] = {}
     exec(program(page, "postgresql").replace(DSN, pg_server.dsn), scope)  # noqa: S102 - our own documentation
     printed = [block.text for block in blocks(page) if block.language == "text"]
@@ -106,7 +119,7 @@ def test_the_programs_of_the_quickstart_print_what_it_says(
 
 
 def test_the_commands_of_the_import_do_what_it_says() -> None:
-    page = ROOT / "docs" / "tutorial-import.md"
+    page = DOCS / "get-started" / "import-a-file.md"
     exec(blocks(page)[0].text)  # noqa: S102 - it writes the files
     commands = re.findall(r"^\$ (aioupsert .+)", page.read_text("utf-8"), re.MULTILINE)
     said = [

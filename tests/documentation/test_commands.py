@@ -1,4 +1,4 @@
-"""The commands in docs/command-line.md print what stands there."""
+"""The commands in docs/reference/command-line.md print what stands there."""
 
 import re
 import shlex
@@ -9,11 +9,11 @@ from typing import Final
 
 import pytest
 
-from tests.documentation.pages import ROOT
+from tests.documentation.pages import DOCS, ROOT
 from tests.support.databases import PostgresDatabase, url_in
 from tests.support.servers import Server
 
-PAGE: Final = (ROOT / "docs" / "command-line.md").read_text("utf-8")
+PAGE: Final = (DOCS / "reference" / "command-line.md").read_text("utf-8")
 BLOCK: Final = re.compile(r"^```console\n(\$.+?)^```", re.DOTALL | re.MULTILINE)
 SHOP: Final = "postgresql:///shop"
 PRICES: Final = """

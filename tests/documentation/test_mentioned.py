@@ -12,10 +12,10 @@ import typer
 import aioupsert
 from aioupsert import Coalescer, events, results, typing
 from aioupsert.cli.app import app
-from tests.documentation.pages import ROOT
+from tests.documentation.pages import PAGES, ROOT, page_name
 
-PAGES: Final = {page.name: page.read_text("utf-8") for page in ROOT.glob("docs/*.md")}
-TEXT: Final = "\n".join(PAGES.values())
+TEXTS: Final = {page_name(page): page.read_text("utf-8") for page in PAGES}
+TEXT: Final = "\n".join(TEXTS.values())
 CALLS: Final = (
     aioupsert.create_or_update,
     aioupsert.get_or_create,
@@ -35,7 +35,7 @@ def is_mentioned(name: str, text: str = TEXT) -> bool:
 @pytest.mark.parametrize("name", aioupsert.__all__)
 def test_every_public_name_is(name: str) -> None:
     # The page that is made of the docstrings mentions modules as a whole.
-    assert is_mentioned(name, TEXT.replace(PAGES["reference.md"], ""))
+    assert is_mentioned(name, TEXT.replace(TEXTS["reference/api.md"], ""))
 
 
 @pytest.mark.parametrize("call", CALLS, ids=lambda call: call.__name__)
@@ -59,11 +59,11 @@ def test_every_argument_is(call: Any) -> None:
 def test_every_attribute_of_what_is_reported_is_described(cls: Any) -> None:
     for field in dataclasses.fields(cls):
         assert f"{field.name}: " in (cls.__doc__ or ""), field.name
-    assert f"::: {cls.__module__}" in PAGES["reference.md"]
+    assert f"::: {cls.__module__}" in TEXTS["reference/api.md"]
 
 
 def test_every_name_to_annotate_with_is_described() -> None:
-    assert "::: aioupsert.typing" in PAGES["reference.md"]
+    assert "::: aioupsert.typing" in TEXTS["reference/api.md"]
     text = Path(inspect.getfile(typing)).read_text("utf-8")
     _, *aliases = re.split(r"^(?=\w+: TypeAlias = )", text, flags=re.MULTILINE)
     assert aliases
@@ -84,7 +84,7 @@ def options() -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize(("command", "option"), options())
 def test_every_option_of_the_command_line_is(command: str, option: str) -> None:
-    page = PAGES["command-line.md"]
+    page = TEXTS["reference/command-line.md"]
     assert is_mentioned(f"aioupsert {command}", page)
     assert is_mentioned(option, page)
 
@@ -97,4 +97,4 @@ def test_every_line_of_the_log_is() -> None:
     assert len(found) == 4
     for line in found:
         shown = re.escape(line).replace("%s", "[A-Z]+").replace("%d", "N")
-        assert re.search(f"`{shown}`", PAGES["observability.md"]), line
+        assert re.search(f"`{shown}`", TEXTS["guides/observability.md"]), line

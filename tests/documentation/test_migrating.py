@@ -1,4 +1,4 @@
-"""What others are coming from does what docs/migrating.md says."""
+"""What others are coming from does what docs/guides/coming-from.md says."""
 
 import subprocess
 import sys
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.documentation.pages import ROOT, blocks
+from tests.documentation.pages import DOCS, ROOT, blocks
 
 LIBRARIES = ("Django", "SQLAlchemy", "Tortoise", "sqlite-utils")
 
@@ -27,5 +27,5 @@ def test_the_code_of_a_library_does_what_the_page_says(
 
 
 def test_no_other_library_is_left_out() -> None:
-    marks = {block.mark for block in blocks(ROOT / "docs" / "migrating.md")}
+    marks = {block.mark for block in blocks(DOCS / "guides" / "coming-from.md")}
     assert marks - {"", "PostgreSQL only", "SQLite only"} == {*LIBRARIES}

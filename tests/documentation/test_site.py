@@ -14,10 +14,9 @@ from urllib.parse import unquote, urldefrag, urljoin
 import pytest
 from selenium.webdriver import Chrome
 
-from tests.documentation.pages import ROOT
+from tests.documentation.pages import PAGES, ROOT, page_name
 from tests.examples.browser import browsing, console, use_screen
 
-PAGES: Final = sorted(page.stem for page in (ROOT / "docs").glob("*.md"))
 WIDE: Final = "return document.documentElement.scrollWidth - window.innerWidth"
 COLOR: Final = "return getComputedStyle(document.body).backgroundColor"
 
@@ -52,8 +51,12 @@ class Links(HTMLParser):
         self.names |= {given["id"] or ""} if "id" in given else set()
 
 
-def address(page: str) -> str:
-    return "" if page == "index" else f"{page}/"
+def address(page: Path) -> str:
+    return (
+        ""
+        if page_name(page) == "index.md"
+        else f"{page_name(page).removesuffix('.md')}/"
+    )
 
 
 def file_of(site: Path, path: str) -> Path:
@@ -61,8 +64,8 @@ def file_of(site: Path, path: str) -> Path:
     return file / "index.html" if path.endswith("/") or not path else file
 
 
-@pytest.mark.parametrize("page", PAGES)
-def test_every_link_leads_somewhere(site: Path, page: str) -> None:
+@pytest.mark.parametrize("page", PAGES, ids=map(page_name, PAGES))
+def test_every_link_leads_somewhere(site: Path, page: Path) -> None:
     here = f"http://site/{address(page)}"
     links = Links(file_of(site, address(page)).read_text("utf-8"))
     for target in links.targets:
@@ -99,9 +102,9 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
         yield browser
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", PAGES, ids=map(page_name, PAGES))
 def test_every_page_can_be_read_on_a_phone_by_day_and_by_night(
-    served: str, browser: Chrome, page: str
+    served: str, browser: Chrome, page: Path
 ) -> None:
     colors: list[str] = []
     for scheme in ("light", "dark"):

@@ -1,4 +1,4 @@
-"""The code in docs/sqlalchemy.md, from the first block to the last, is a program."""
+"""The code in docs/guides/sqlalchemy.md, from the first block to the last, is a program."""
 
 from pathlib import Path
 from typing import Any, Final
@@ -9,11 +9,11 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlmodel import SQLModel
 
-from tests.documentation.pages import ROOT, blocks, run
+from tests.documentation.pages import DOCS, blocks, run
 from tests.support.databases import PostgresDatabase
 from tests.support.servers import Server
 
-PAGE: Final = ROOT / "docs" / "sqlalchemy.md"
+PAGE: Final = DOCS / "guides" / "sqlalchemy.md"
 ENGINE: Final = 'create_async_engine("sqlite+aiosqlite:///pages.db")'
 
 

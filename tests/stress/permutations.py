@@ -31,7 +31,7 @@ from aioupsert import (
 )
 from tests.support.databases import PostgresDatabase, open_postgresql
 
-DOCUMENT: Final = Path(__file__).parents[2] / "docs" / "isolation.md"
+DOCUMENT: Final = Path(__file__).parents[2] / "docs" / "evidence" / "isolation-outcomes.md"
 LEVELS: Final = ("READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE")
 PATIENCE: Final = 20
 FAILURES: Final = ("40001", SerializationConflictError.__name__)

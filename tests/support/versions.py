@@ -9,7 +9,7 @@ import asyncpg
 import pytest
 
 ASYNCPG: Final = tuple(map(int, version("asyncpg").split(".")[:2]))
-# For a test that cancels calls one upon the other: see docs/servers.md, "Older drivers".
+# For a test that cancels calls one upon the other: see docs/guides/servers.md, "Older drivers".
 # `test_cancelled_while_it_cancels` shows what the older ones do.
 asyncpg_cancels_well = pytest.mark.skipif(
     ASYNCPG < (0, 32), reason="asyncpg before 0.32 breaks its own connection"

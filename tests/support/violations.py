@@ -30,7 +30,7 @@ FOREIGN_KEY: tuple[type[Exception], ...] = (
     psycopg.errors.ForeignKeyViolation,
     sqlite3.IntegrityError,
 )
-# Of asyncpg, as docs/servers.md has them.
+# Of asyncpg, as docs/guides/servers.md has them.
 LOST: Final = (
     OSError,
     asyncpg.PostgresConnectionError,

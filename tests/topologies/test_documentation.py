@@ -1,4 +1,4 @@
-"""The code in docs/servers.md does what is said there."""
+"""The code in docs/guides/servers.md does what is said there."""
 
 import ast
 import asyncio
@@ -22,7 +22,7 @@ from tests.support.violations import LOST
 from tests.topologies.failover import replicating
 from tests.topologies.pgbouncer import bouncing
 
-PAGE: Final = Path(__file__).parents[2] / "docs" / "servers.md"
+PAGE: Final = Path(__file__).parents[2] / "docs" / "guides" / "servers.md"
 MODULES: Final = {
     module.__name__: module
     for module in (anyio, asyncio, asyncpg, psycopg_pool, trio, uvloop)

@@ -6,7 +6,7 @@ Mutation testing: break the library on purpose, and see which test notices.
 Each fault is injected in a process of its own, by the plugin, and the tests that should
 notice it run there. The same tests pass without a fault: that is the control, which
 comes first. A fault that no test reaches counts as not noticed, since what failed then
-was something else. The table is written to docs/mutations.md.
+was something else. The table is written to docs/evidence/mutations.md.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from tests.stress.mutations.faults import MUTATIONS
 from tests.stress.mutations.registry import Mutation
 
 ROOT: Final = Path(__file__).parents[3]
-DOCUMENT: Final = ROOT / "docs" / "mutations.md"
+DOCUMENT: Final = ROOT / "docs" / "evidence" / "mutations.md"
 # Seconds after which a test counts as hanging.
 _HANGS_AFTER: Final = 45
 
