@@ -144,23 +144,25 @@ class _DryRun(Exception):  # noqa: N818  # it is not an error
 
 
 class _NotingRows(RowGrouper):
-    """
-    Reads the rows of batches.
-
-    Attributes:
-        groups: Those of the last batch.
-    """
+    """Reads the rows of batches, and keeps those of a batch until they are noted."""
 
     def __init__(self, request: BulkRequest) -> None:
         super().__init__(request)
-        self.groups: list[RowGroup] = []
+        self._groups: list[RowGroup] = []
 
     def group(
         self, rows: Sequence[Value], table: Table, semantics: ValueSemantics
     ) -> tuple[list[RowGroup], list[RejectedRow]]:
-        """Sort the rows of a batch into groups, and keep these."""
-        self.groups, rejected = super().group(rows, table, semantics)
-        return self.groups, rejected
+        """Sort the rows of a batch into groups."""
+        groups, rejected = super().group(rows, table, semantics)
+        # A batch that fails as a whole is read again in parts.
+        self._groups = self._groups or groups
+        return groups, rejected
+
+    def take_groups(self) -> list[RowGroup]:
+        """Return the groups of the batch that was stored, which has been read first."""
+        groups, self._groups = self._groups, []
+        return groups
 
 
 class _Sync:
@@ -217,7 +219,7 @@ class _Sync:
                 is_empty = False
                 outcome = await self._write.store(session, batch)
                 if not request.keeps:
-                    for group in self._rows.groups:
+                    for group in self._rows.take_groups():
                         await session.run(sync.note(group))
                 results = outcome.results or {}
                 for position in sorted(results):

@@ -255,6 +255,28 @@ async def test_a_row_that_is_silently_left_is_an_error(db: Database) -> None:
     assert await db.query("SELECT k, n FROM t ORDER BY k") == [(1, 1), (2, 1), (3, 1)]
 
 
+FEW: Final = """
+    CREATE TABLE t (k integer PRIMARY KEY, n integer);
+    INSERT INTO t SELECT k, k / 31 FROM generate_series(1, 100) AS k;
+    CREATE FUNCTION few() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+        IF (SELECT count(*) FROM changed) > 60 THEN RAISE 'too many'; END IF;
+        RETURN NULL; END $$;
+    CREATE TRIGGER few AFTER UPDATE ON t REFERENCING NEW TABLE AS changed
+        FOR EACH STATEMENT EXECUTE FUNCTION few()
+"""
+
+
+async def test_rows_that_are_only_stored_in_parts_are_not_missing(
+    pg: PostgresDatabase,
+) -> None:
+    """A batch that fails as a whole is written in halves."""
+    await pg.run(FEW)
+    rows = [{"k": k, "n": 0} for k in range(1, 101)]
+    report = await sync_rows(pg.handle, "t", rows, key="k", scope={})
+    assert report == BulkResult(updated=70, unchanged=30)
+    assert await pg.query("SELECT count(*) FROM t WHERE n = 0") == [(100,)]
+
+
 async def test_text_of_a_file_is_converted_in_the_scope_as_well(db: Database) -> None:
     await db.run("CREATE TABLE t (shop integer, k integer, n integer)")
     await db.run("CREATE UNIQUE INDEX u ON t (shop, k)")
