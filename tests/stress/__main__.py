@@ -16,6 +16,7 @@ import logging
 import random
 import sys
 from collections.abc import Coroutine
+from itertools import chain
 from typing import Annotated, Any, TypeAlias
 
 import typer
@@ -35,6 +36,7 @@ from tests.stress import syncs as synchronizing
 from tests.stress import waiters as awaiting
 from tests.stress.mutations import running as mutating
 from tests.stress.mutations.faults import MUTATIONS
+from tests.stress.outcomes import document
 from tests.support.databases import CONNECTIONS
 from tests.support.servers import NoServerError, session_server, stop_session_server
 
@@ -216,7 +218,7 @@ def simulation(seed: Seed = None, seeds: int = 10_000) -> None:
 
 @app.command()
 def permutations() -> None:
-    """Transactions in each other's way, in every order; writes the page."""
+    """Transactions in each other's way, in every order; writes the list."""
     dsn = server_dsn()
 
     async def observe() -> list[dict[tuple[str, str], list[permuting.Outcome]]]:
@@ -234,11 +236,10 @@ def permutations() -> None:
         taken = asyncio.run(observe_races())
     finally:
         stop_session_server()
-    sections = map(permuting.section, permuting.SCENARIOS, found)
-    scenes = map(awaiting.scene_section, awaiting.SCENES, freed)
-    raced = map(alternating.race_section, alternating.RACES, taken)
-    text = permuting.HEAD + "".join((*sections, *scenes, *raced))
-    permuting.DOCUMENT.write_text(text, "utf-8")
+    permuted = map(permuting.listed, permuting.SCENARIOS, found)
+    awaited = map(awaiting.scene_listed, awaiting.SCENES, freed)
+    raced = map(alternating.race_listed, alternating.RACES, taken)
+    document(chain.from_iterable((*permuted, *awaited, *raced)))
     number = sum(len(some) for each in found for some in each.values())
     number += sum(map(len, freed))
     number += sum(len(some) for each in taken for some in each.values())

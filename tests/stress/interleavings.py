@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import AsyncExitStack
 from typing import Any, Final, NamedTuple
 
+from tests.stress.outcomes import Listed
 from tests.stress.permutations import CALLS, LEVELS, Actor, end_done, orders
 from tests.support.databases import PostgresDatabase, open_postgresql
 
@@ -86,7 +87,7 @@ class Taken(NamedTuple):
     again: bool
 
     def text(self) -> str:
-        """As the page has it."""
+        """As the documentation has it."""
         rows = ", ".join(f"{k}={n}" for k, n in self.rows)
         return f"{' / '.join(self.said)}; {rows}"
 
@@ -203,22 +204,11 @@ async def taken_in(
         }
 
 
-def race_lines(found: dict[tuple[str, str], list[Taken]]) -> list[str]:
-    """The lines of the page: how many orders had which outcome."""
+def race_listed(race: Race, found: dict[tuple[str, str], list[Taken]]) -> list[Listed]:
+    """Return what the documentation lists: how many orders had which outcome."""
+    setting = f"the steps of each are: {', '.join(race.steps[0])}"
     return [
-        f"| `{name}` | {level} | {number} | {text} |"
+        Listed(race.name, setting, "", name, level, str(number), text)
         for (name, level), some in found.items()
         for text, number in sorted(Counter(one.text() for one in some).items())
     ]
-
-
-def race_section(race: Race, found: dict[tuple[str, str], list[Taken]]) -> str:
-    """What the page says of a race."""
-    lines = [
-        f"\n## {race.name.capitalize()}\n",
-        f"The steps of each are: {', '.join(race.steps[0])}.\n",
-        "| call | isolation | orders | outcome |",
-        "|---|---|---|---|",
-        *race_lines(found),
-    ]
-    return "\n".join(lines) + "\n"

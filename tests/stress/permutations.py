@@ -13,7 +13,6 @@ import asyncio
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeVar
 
 import asyncpg
@@ -29,9 +28,9 @@ from aioupsert import (
     get_or_create,
     is_retryable,
 )
+from tests.stress.outcomes import Listed
 from tests.support.databases import PostgresDatabase, open_postgresql
 
-DOCUMENT: Final = Path(__file__).parents[2] / "docs" / "evidence" / "isolation-outcomes.md"
 LEVELS: Final = ("READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE")
 PATIENCE: Final = 20
 FAILURES: Final = ("40001", SerializationConflictError.__name__)
@@ -321,46 +320,34 @@ async def observed(
             }
 
 
-def section(scenario: Scenario, found: dict[tuple[str, str], list[Outcome]]) -> str:
-    """What the page says of a scenario: the calls and levels of each outcome."""
-    lines = [f"\n## {scenario.name.capitalize()}\n"]
-    lines += [f"`1` is `{scenario.first}`.\n"] if scenario.first else []
-    lines += ["| order | call | isolation | outcome |", "|---|---|---|---|"]
+def listed(
+    scenario: Scenario, found: dict[tuple[str, str], list[Outcome]]
+) -> list[Listed]:
+    """Return what the documentation lists: the calls and levels of each outcome."""
     cases: dict[tuple[str, str], list[tuple[str, str]]] = defaultdict(list)
     for case, its_outcomes in found.items():
         for outcome in its_outcomes:
             cases[", ".join(outcome.order), outcome.text()].append(case)
     # The orders one after the other, each with its outcomes.
     places = list(dict.fromkeys(order for order, _ in cases))
-    for order, text in sorted(cases, key=lambda case: places.index(case[0])):
-        lines += [
-            f"| {order} | {group} | {text} |" for group in grouped(cases[order, text])
-        ]
-    return "\n".join(lines) + "\n"
+    setting = f"1 is {scenario.first}" if scenario.first else ""
+    return [
+        Listed(scenario.name, setting, order, calls, levels, "", text)
+        for order, text in sorted(cases, key=lambda case: places.index(case[0]))
+        for calls, levels in grouped(cases[order, text])
+    ]
 
 
-def grouped(cases: list[tuple[str, str]]) -> list[str]:
-    """The calls that have an outcome, with their levels; those of the same levels together."""
+def grouped(cases: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Return the calls that have an outcome, with their levels; those of the same levels together."""
     by_levels: dict[tuple[str, ...], list[str]] = defaultdict(list)
     for call in dict.fromkeys(call for call, _ in cases):
         mine = tuple(level for level in LEVELS if (call, level) in cases)
         by_levels[mine].append(call)
     return [
-        f"{', '.join(f'`{call}`' for call in calls)} | "
-        + ("all" if len(mine) == len(LEVELS) else ", ".join(mine))
+        (
+            ", ".join(calls),
+            "all" if len(mine) == len(LEVELS) else ", ".join(mine),
+        )
         for mine, calls in by_levels.items()
     ]
-
-
-HEAD: Final = """# Two transactions and one row
-
-What happens when two transactions write the same row, in every order of their steps, at each isolation level. This page is written by `python -m tests.stress permutations`, and a test fails when it is not what happens.
-
-`1` and `2` are the calls of the two transactions, `end 1` and `commit 2` their ends, `read 2` a statement with which the second one takes its snapshot. Every call adds 1 to the row with the key 1, or creates it; `get_or_create` only creates it; `create_or_update_many` writes the rows 7 and 8 as well. "waits" is what the server says of a step while the other transaction holds what it needs. An order in which a transaction would have to go on while it waits cannot be.
-
-`SerializationConflictError` and `40001` are errors for which `is_retryable` is true: roll back, and repeat the transaction. Outside of a transaction of yours the library does that by itself. No outcome is another error, or a row that is written without being told.
-
-After those, two transactions call while a third one is open, and its end sets both free. Either may be the first, so that what they said stands in the order of the alphabet. What failed is rolled back, the rest committed. A `where` is judged by the row that was waited for; one that the row does not meet yet does not wait, and leaves the row as it saw it. `create_or_update_many` is not listed for a row that moves to another partition: before PostgreSQL 18 it fails with 40001, from 18 on it creates the row.
-
-At last, three transactions make the same call, in each of the orders of their calls and commits; and two that are held inside of their statements, by an index on a function that waits when the row is looked for ("go" ends that), and when it is entered in the index ("go" ends that, too), so that both may have found no row. A commit that has to wait for its call follows it. "orders" is how many of the orders had the outcome.
-"""

@@ -15,6 +15,7 @@ from contextlib import AsyncExitStack
 from typing import Any, Final, NamedTuple
 
 from aioupsert import F, create_or_update
+from tests.stress.outcomes import Listed
 from tests.stress.permutations import CALLS, LEVELS, PATIENCE, Actor, end_done, executed
 from tests.support.databases import PostgresDatabase, open_postgresql
 
@@ -97,7 +98,7 @@ SCENES: Final = (
 
 
 # From 18 on many rows of a partitioned table are written in another way, and create the
-# row; before, they fail with 40001. The page is for every version.
+# row; before, they fail with 40001. The list is for every version.
 VARYING: Final = {(PARTITIONED, "create_or_update_many")}
 
 
@@ -110,12 +111,12 @@ class Freed(NamedTuple):
     said: list[str]
     rows: list[tuple[int, int]]
 
-    def line(self) -> str:
-        """The line of the page."""
+    def text(self) -> str:
+        """As the documentation has it."""
         rows = ", ".join(f"{k}={n}" for k, n in self.rows) or "no row"
         waited = "wait, then " if self.waited else ""
         said = " / ".join(self.said)
-        return f"| `{self.call}` | {self.level} | {waited}{said}; {rows} |"
+        return f"{waited}{said}; {rows}"
 
 
 async def by_condition(conn: Any) -> str:
@@ -173,14 +174,11 @@ async def freed_in(dsn: str, scene: Scene) -> list[Freed]:
         ]
 
 
-def scene_section(scene: Scene, found: list[Freed]) -> str:
-    """What the page says of a scene."""
+def scene_listed(scene: Scene, found: list[Freed]) -> list[Listed]:
+    """Return what the documentation lists of a scene."""
     first = scene.first.replace(LARGE, "<32,000 characters>")
-    lines = [
-        f"\n## {scene.name.capitalize()}\n",
-        f"The first one is `{first}`, and ends with {scene.end}.\n",
-        "| call | isolation | outcome |",
-        "|---|---|---|",
-        *(one.line() for one in found),
+    setting = f"the first one is {first}, and ends with {scene.end}"
+    return [
+        Listed(scene.name, setting, "", one.call, one.level, "", one.text())
+        for one in found
     ]
-    return "\n".join(lines) + "\n"

@@ -1,0 +1,138 @@
+"""
+What mkdocs does with the pages of this folder beside building them.
+
+A page may show a file of data: `<!-- table: FILE.csv -->` becomes a table for each value
+of its first column. For machines every page is also written as Markdown, at its address
+with `.md` for the last slash, and `llms.txt` lists them (https://llmstxt.org/).
+"""
+
+import csv
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import groupby
+from operator import itemgetter
+from pathlib import Path
+from textwrap import dedent
+from typing import Any, Final
+
+import griffe
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import Files
+from mkdocs.structure.nav import Navigation
+from mkdocs.structure.pages import Page
+
+_TABLE: Final = re.compile(r"^<!-- table: (\S+\.csv) -->$", re.MULTILINE)
+# A tab, or a box that may be closed, and what is indented below it.
+_BOX: Final = re.compile(
+    r'^(?P<indent> *)(?:===|\?\?\?\+?|!!!) .*"(?P<title>.+)"\n'
+    r"(?P<body>(?:\n|(?P=indent)    .*\n)+)",
+    re.MULTILINE,
+)
+_GENERATED: Final = re.compile(
+    r"^::: (?P<path>[\w.]+)\n(?:    .*\n)*?(?P<members>(?:        - \w+\n)*)(?:    .*\n)*",
+    re.MULTILINE,
+)
+_MARKDOWN: Final[dict[str, str]] = {}
+
+
+def on_page_markdown(
+    markdown: str, page: Page, config: MkDocsConfig, files: Files
+) -> str:
+    """Put the tables into the page."""
+    del files
+    folder = Path(config.docs_dir, page.file.src_path).parent
+    shown = _TABLE.sub(lambda found: tables(folder / found[1]), markdown)
+    _MARKDOWN[page.file.src_uri] = plain(shown)
+    return shown
+
+
+def on_nav(nav: Navigation, config: MkDocsConfig, files: Files) -> Navigation:
+    """Remember the order of the pages."""
+    del files
+    config.extra["llms"] = [*sections(nav)]
+    return nav
+
+
+def on_post_build(config: MkDocsConfig) -> None:
+    """Write the pages for machines."""
+    site = Path(config.site_dir)
+    lines = [f"# {config.site_name}", "", f"> {config.site_description}"]
+    for title, pages in config.extra["llms"]:
+        lines += ["", f"## {title}", ""]
+        lines += [f"- [{page.title}]({page.file.src_uri})" for page in pages]
+    site.joinpath("llms.txt").write_text("\n".join(lines) + "\n", "utf-8")
+    for name, text in _MARKDOWN.items():
+        site.joinpath(name).parent.mkdir(parents=True, exist_ok=True)
+        site.joinpath(name).write_text(text, "utf-8")
+
+
+def sections(nav: Navigation) -> Iterator[tuple[str, list[Page]]]:
+    """Return the sections of the navigation, each with its pages."""
+    for section in nav.items:
+        yield str(section.title), [page for page in section.children or () if page]
+
+
+def tables(file: Path) -> str:
+    """Return a section with a table for each value of the first column."""
+    with file.open(encoding="utf-8", newline="") as opened:
+        rows = [*csv.DictReader(opened)]
+    first, second, *_ = rows[0]
+    parts = []
+    for title, group in groupby(rows, itemgetter(first)):
+        some = [*group]
+        columns = [c for c in (*some[0],)[2:] if any(row[c] for row in some)]
+        setting = some[0][second]
+        parts += [
+            f"## {title.capitalize()}\n",
+            *([f"{setting.capitalize()}.\n"] if setting else []),
+            table(columns, some),
+        ]
+    return "\n".join(parts)
+
+
+def table(columns: list[str], rows: Iterable[Mapping[str, str]]) -> str:
+    """Return a table in Markdown."""
+    lines = [columns, ["---"] * len(columns)]
+    lines += [[row[column] for column in columns] for row in rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def plain(markdown: str) -> str:
+    """Return the page without what only the site can show."""
+    while _BOX.search(markdown):
+        markdown = _BOX.sub(
+            lambda box: f"{box['indent']}**{box['title']}**\n" + outdented(box),
+            markdown,
+        )
+    return _GENERATED.sub(generated, markdown)
+
+
+def outdented(box: re.Match[str]) -> str:
+    """Return what is inside of a box, as far left as the box."""
+    lines = dedent(box["body"]).splitlines(keepends=True)
+    return "".join(box["indent"] + line if line.strip() else "\n" for line in lines)
+
+
+def generated(found: re.Match[str]) -> str:
+    """Return the docstrings that the site has in this place."""
+    path = found["path"]
+    of: Any = griffe.load(path, docstring_parser="google", resolve_aliases=True)
+    members = found["members"].split()[1::2]
+    if not members and of.is_module:
+        members = [name for name, member in of.members.items() if member.is_public]
+    objects = [of[name] for name in members] if members else [of]
+    return "\n".join(documented(one) for one in objects)
+
+
+def documented(one: Any, inside: str = "") -> str:
+    """Return the signature and the docstring of what is documented, and of its methods."""
+    target = one.final_target if one.is_alias else one
+    name = target.signature() if target.is_function else one.name
+    docstring = target.docstring.value if target.docstring else ""
+    parts = [f"### `{inside}{name}`\n\n{docstring}\n"]
+    if target.is_class:
+        methods = [
+            m for m in target.members.values() if m.is_public and m.has_docstring
+        ]
+        parts += [documented(m, f"{one.name}.") for m in methods if m.is_function]
+    return "\n".join(parts)
