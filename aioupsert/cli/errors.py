@@ -91,6 +91,12 @@ class RowError(LoadError):
 
 def message_of(error: BaseException) -> str:
     """Return the message of an error, or the name of its type if it has none."""
+    # psycopg quotes the statement after the message; asyncpg does not.
+    report = getattr(error, "diag", None)
+    if report is not None and report.message_primary is not None:
+        parts = {"DETAIL": report.message_detail, "HINT": report.message_hint}
+        lines = [f"{name}:  {text}" for name, text in parts.items() if text is not None]
+        return "\n".join([report.message_primary, *lines])
     return str(error) or type(error).__name__
 
 

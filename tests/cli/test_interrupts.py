@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from aioupsert.cli import databases, load, values
+from aioupsert.cli import load, values
+from aioupsert.cli.databases import base, postgresql
 from aioupsert.cli.reading import files
 from tests.cli.databases import CliDatabase, Write, counts, expected_counts
 
@@ -119,7 +120,7 @@ def test_ignored_interrupts_stay_ignored(
 
 async def test_an_interrupt_that_comes_after_the_commit_is_too_late() -> None:
     answered = asyncio.Event()
-    task = asyncio.create_task(databases._end_transaction(answered.wait()))
+    task = asyncio.create_task(base.end_transaction(answered.wait()))
     for _ in range(3):
         await asyncio.sleep(0)
         task.cancel()
@@ -130,7 +131,7 @@ async def test_an_interrupt_that_comes_after_the_commit_is_too_late() -> None:
 def test_a_server_that_does_not_say_goodbye(
     postgresql_database: CliDatabase, file: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(databases, "_CLOSE_TIMEOUT", 0)
+    monkeypatch.setattr(postgresql, "_CLOSE_TIMEOUT", 0)
     assert counts(postgresql_database.load(file("id\n1\n"), *NEW)) == expected_counts(
         created=1
     )
