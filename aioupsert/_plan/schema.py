@@ -275,6 +275,9 @@ class Table:
         mergeable: Whether several updates of a row can become one: nothing but the
             columns themselves sees each of them.
         is_small: Whether it is so small that a statement may be planned to scan it.
+        is_empty: Whether it has pages but no rows, by its statistics.
+        scan_limit: The number of bytes from which on a statement must not be sent again
+            that was planned to scan it; 0 if it is not planned so.
         is_partitioned: Whether its rows are in partitions.
         temporary_tables_allowed: Whether this role may create a temporary table, which
             rows are copied to.
@@ -314,6 +317,8 @@ class Table:
     row_security: bool = False
     mergeable: bool = False
     is_small: bool = False
+    is_empty: bool = False
+    scan_limit: int = 0
     is_partitioned: bool = False
     temporary_tables_allowed: bool = False
     has_remote_rows: bool = False

@@ -111,10 +111,14 @@ LOUD: Final = (
 STARTS: Final = {
     "new": "SELECT",
     "empty": "VACUUM ANALYZE t",
+    "one row": "INSERT INTO t VALUES ('a'); VACUUM ANALYZE t",
+    "emptied": "INSERT INTO t VALUES ('a'); DELETE FROM t; ANALYZE t",
     "two rows": "INSERT INTO t VALUES ('a'), ('b'); VACUUM ANALYZE t",
     "many rows": "INSERT INTO t SELECT 'a' || i FROM generate_series(1, 400) i; ANALYZE t",
     "large": "INSERT INTO t SELECT 'a' || i FROM generate_series(1, 30000) i; ANALYZE t",
 }
+# The plan for one row scans, and serves no table of more pages.
+PLANNED_FOR_ONE_ROW: Final = {"one row", "emptied"}
 GROW: Final = "INSERT INTO t SELECT 'k' || i, 1 FROM generate_series(1000, 40000) i"
 
 
@@ -147,6 +151,8 @@ LOOK_UPS: Final[dict[str, Callable[[Any, int], Awaitable[object]]]] = {
         *((start, "many") for start in STARTS),
         *(("two rows", name) for name in LOOK_UPS if name != "many"),
         *(("large", name) for name in LOOK_UPS if name != "many"),
+        *((start, "one unchanged") for start in sorted(PLANNED_FOR_ONE_ROW)),
+        *(("one row", name) for name in ("step by step", "get_or_create")),
     ],
 )
 async def test_rows_are_looked_up_by_an_index_after_the_table_has_grown(
@@ -161,6 +167,8 @@ async def test_rows_are_looked_up_by_an_index_after_the_table_has_grown(
         for turn in range(8):  # the server keeps a plan after five
             await call(conn, turn)
         await conn.execute(GROW)
+        if start in PLANNED_FOR_ONE_ROW:
+            await call(conn, 99)  # scans nothing, and has the table described again
         plan = await planned(conn, plans, call(conn, 100))
     assert "Index Scan using t_pkey" in plan or "Index Only Scan using t_pkey" in plan
     assert not re.search(r"Seq Scan on t\b|JIT", plan), plan

@@ -40,6 +40,10 @@ if TYPE_CHECKING:
 # that were never vacuumed or analyzed have none.
 _SMALL: Final = 64
 
+# The pages up to which a table that has no rows, by its statistics, may be scanned. Then the
+# scan is more expensive by the estimate, too. Of one row, a table has two in twice the pages.
+_EMPTY: Final = 10
+
 # A domain is resolved to its base type. The expression of a generated column is in pg_attrdef
 # too, but is not a default. Bits of a trigger's type: 1 row, 2 before, 4 insert, 16 update,
 # 64 instead of. Rules of type 2 and 3 rewrite UPDATE and INSERT.
@@ -84,6 +88,11 @@ SELECT json_build_object(
       SELECT FROM pg_catalog.pg_index i
       WHERE i.indrelid = c.oid AND (i.indexprs IS NOT NULL OR i.indpred IS NOT NULL)),
   'small', c.relpages < {SMALL},
+  'empty', c.relpages > 0 AND c.reltuples = 0,
+  'scan_limit', CASE
+    WHEN c.relkind <> 'r' OR c.relpages <= 0 OR c.reltuples > 1
+      OR pg_relation_size(c.oid, 'main') >= z.size THEN 0
+    ELSE z.size END,
   'refuses', c.relrowsecurity OR b.on_update,
   'row_security', c.relrowsecurity,
   'remote', b.is_remote,
@@ -201,6 +210,8 @@ SELECT json_build_object(
 FROM pg_catalog.pg_class c
 JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 CROSS JOIN LATERAL (
+  SELECT CASE WHEN c.reltuples = 0 THEN {EMPTY} ELSE c.relpages * 2 END * 8192 AS size) z
+CROSS JOIN LATERAL (
   WITH RECURSIVE family (oid) AS (
     SELECT c.oid
     UNION ALL
@@ -216,6 +227,7 @@ WHERE c.oid = to_regclass($1::cstring::text)
 """.replace("{HAS_XMAX}", yugabytedb.HAS_XMAX)
     .replace("{IS_CITUS}", citus.IS_INSTALLED)
     .replace("{SMALL}", str(_SMALL))
+    .replace("{EMPTY}", str(_EMPTY))
 )
 
 TABLES: Final = qualified("""
@@ -316,6 +328,8 @@ class FoundTable(TypedDict):
     children: bool
     foldable: bool
     small: NotRequired[bool]
+    empty: NotRequired[bool]
+    scan_limit: NotRequired[int]
     refuses: bool
     row_security: NotRequired[bool]
     remote: bool
@@ -367,6 +381,8 @@ def read_table(name: TableName, found: FoundTable) -> Table:
         updates_may_be_refused=found["refuses"],
         row_security=found.get("row_security", False),
         is_small=found.get("small", False),
+        is_empty=found.get("empty", False),
+        scan_limit=found.get("scan_limit", 0),
         is_partitioned=kind == "p",
         has_remote_rows=remote,
         distribution_column=found.get("distributed_by"),

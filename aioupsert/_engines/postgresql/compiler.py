@@ -32,6 +32,7 @@ from aioupsert._engines.postgresql.citus import EXACT_BECAUSE
 from aioupsert._engines.postgresql.qualifying import (
     CONCATENATED,
     EQUALS,
+    LESS,
     is_built_in,
     operator,
 )
@@ -255,10 +256,12 @@ class PostgresqlWriter(SqlWriter):
         is written again as part of an OR whose other part is costly by the planner's
         estimate, for each row that a scan would read. The equality implies the OR, which
         therefore disappears from a scan of the index, and nothing evaluates its other part.
+        A scan of one row stays cheaper, and of none: see `size_guards`.
         """
         text = self.key(plan)
         given = [key for key in plan.key if not key.is_null and key.constant is None]
-        if not (plan.table.is_small and plan.unique and given):
+        table = plan.table
+        if not (table.is_small and not table.is_empty and plan.unique and given):
             return text
         first = given[0]
         test = self.equal(
@@ -328,7 +331,7 @@ class PostgresqlWriter(SqlWriter):
 
     def insert_guards(self, plan: Plan) -> list[str]:
         """Write what must hold for the insert's values to be right."""
-        guards = statement_guards(plan)
+        guards = [*statement_guards(plan), *size_guards(plan)]
         if self.inlines_default:
             guards.append(self.guard(plan))
         return guards
@@ -404,6 +407,21 @@ def type_guards(plan: Plan, *, only_key: bool = False) -> list[str]:
         # A type hides the name, so the row type's schema is written.
         guards.append(_same_relation(plan))
     return guards
+
+
+def size_guards(plan: Plan) -> list[str]:
+    """
+    Write whether the table is still as small as a plan took it to be.
+
+    If not, a statement that looks up one row finds nothing, the classic steps end in an
+    error, as after a change of types, and the statement for a larger table is planned.
+    """
+    limit = plan.table.scan_limit
+    if not (limit and plan.unique) or plan.on_conflict:
+        return []
+    size = f"pg_catalog.pg_relation_size({_relation(plan)}, 'main')"
+    # As a subquery of its own it is evaluated once.
+    return [f"(SELECT {size}) {LESS} {limit}"]
 
 
 # A cast to one of these changes no value, so no other type of the column makes it wrong.
@@ -536,7 +554,8 @@ def name_table(plan: Plan) -> str:
 
 
 def _identified(writer: PostgresqlWriter, plan: Plan) -> str:
-    return " AND ".join([writer.lookup(plan), *statement_guards(plan)])
+    guards = [*statement_guards(plan), *size_guards(plan)]
+    return " AND ".join([writer.lookup(plan), *guards])
 
 
 def _conditions(writer: PostgresqlWriter, plan: Plan) -> str:
