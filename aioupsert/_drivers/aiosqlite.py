@@ -201,17 +201,30 @@ def _answer(
             if cursor.execute(query).fetchall() != expected:
                 return ((query,),)
         return ()
+    if kind in {"repeat", "each"}:
+        marks = _marks_of(owner, connection)
+        _run_for_rows(cursor, command)
+        return tuple(marks)
     log(command.sql)
     if kind == "rollback" and not connection.in_transaction:
         return ()  # a conflict clause or a trigger has ended the transaction
-    if kind == "repeat":
-        marks = _marks_of(owner, connection)
-        cursor.executemany(command.sql, command.arguments)
-        return tuple(marks)
     if kind == "catalog":
         with _names_as_str(connection):
             return _fetch(cursor, command)
     return _fetch(cursor, command)
+
+
+def _run_for_rows(cursor: sqlite3.Cursor, command: Command) -> None:
+    """Run a statement, or several, for the rows of a batch."""
+    rows: Any = command.arguments
+    if command.kind == "repeat":
+        log(command.sql)
+        cursor.executemany(command.sql, rows)
+        return
+    for sql in {sql: None for sql, _ in rows}:
+        log(sql)
+    for sql, values in rows:
+        cursor.execute(sql, values)
 
 
 def _fetch(cursor: sqlite3.Cursor, command: Command) -> ResultRows:

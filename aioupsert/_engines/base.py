@@ -53,6 +53,7 @@ CommandKind: TypeAlias = Literal[
     "identity",
     "copy",
     "repeat",
+    "each",
     "transaction",
     "own session",
 ]
@@ -67,7 +68,8 @@ whatever the caller's settings; the server keeps nothing of it. ``identity``: a 
 queries in *arguments* no longer returns the rows beside it, none otherwise; not logged,
 as every call asks it. ``copy``: no rows; copies the rows in *arguments* to the
 table that *sql* names. ``repeat``: runs the statement once for each row in *arguments*;
-returns what the marking functions recorded. ``transaction``: sends nothing; returns one
+returns what the marking functions recorded. ``each``: the same, for the statements and rows
+in *arguments*. ``transaction``: sends nothing; returns one
 row if a transaction is open, none otherwise. ``own session``: sends nothing; returns one row
 if the driver keeps prepared statements, and so the server's session serves no other client.
 """
@@ -250,10 +252,6 @@ class CompiledBatch(Protocol):
         """The form of the statement, or why the rows are written one by one."""
         ...
 
-    def write(self, group: RowGroup, outcome: BatchOutcome) -> Steps[None]:
-        """Write a group of rows in the open transaction."""
-        ...
-
     def read_existing(
         self, group: RowGroup, outcome: BatchOutcome, /
     ) -> Steps[Sequence[int]]:
@@ -361,12 +359,6 @@ CompiledGroup: TypeAlias = "tuple[CompiledBatch, RowGroup]"
 """Rows of one request shape, and the statements that write them."""
 
 
-def as_they_are(groups: Sequence[CompiledGroup]) -> Steps[Sequence[CompiledGroup]]:
-    """Return groups that need no preparation."""
-    yield from ()
-    return groups
-
-
 class Engine(ValueSemantics, Protocol):
     """A database engine."""
 
@@ -412,16 +404,14 @@ class Engine(ValueSemantics, Protocol):
         """
         ...
 
-    def arrange(
+    def write(
         self, groups: Sequence[CompiledGroup], outcome: BatchOutcome, /
-    ) -> Steps[Sequence[CompiledGroup]]:
+    ) -> Steps[None]:
         """
-        Prepare to write the groups of a batch, in the open transaction.
+        Write the groups of a batch in the open transaction.
 
-        Rows that are left unchanged may be recorded, and left out, here.
-
-        Returns:
-            Steps that return the groups as they are to be written, one after the other.
+        If they are distinct, in the order of the groups; otherwise in that of the rows,
+        whatever their groups.
         """
         ...
 

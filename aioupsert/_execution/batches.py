@@ -462,7 +462,9 @@ def _steps(
             _count_calls(outcome, group, left)
             return
     scope = engine.scope("batch", in_transaction=inside)
-    yield from in_scope(scope, _write_groups(engine, groups, outcome))
+    yield from in_scope(scope, engine.write(groups, outcome))
+    for _, group in groups:
+        _count_calls(outcome, group)
 
 
 def _read_existing(
@@ -475,14 +477,6 @@ def _read_existing(
         if left:
             missing.append((compiled, group.part(left)))
     return missing
-
-
-def _write_groups(
-    engine: Engine, groups: Sequence[CompiledGroup], outcome: BatchOutcome
-) -> Steps[None]:
-    for compiled, group in (yield from engine.arrange(groups, outcome)):
-        yield from compiled.write(group, outcome)
-        _count_calls(outcome, group)
 
 
 def _count_calls(

@@ -168,8 +168,8 @@ class RowGrouper:
         """
         Sort the rows of a batch into groups.
 
-        Groups come in the order in which they must be written, so that rows with the
-        same key follow each other as in the batch.
+        If they are distinct, groups come in the order in which they must be written, so
+        that rows with the same key follow each other as in the batch.
         """
         request = self._request
         records, rejected = _read(rows, request)
@@ -561,6 +561,8 @@ def order_groups(
     """
     Return groups of rows that may be written together, in the order to write them.
 
+    If it is not known which keys are equal, all rows must be written in their order.
+
     Args:
         uniform: The rows.
         requests: The request of each of *uniform*: its shape and constants.
@@ -573,10 +575,10 @@ def order_groups(
     columns = [rows.columns for rows in uniform]
     if are_comparable(columns, key, table, semantics):
         return _in_turns(uniform, requests, len(key))
-    if len(uniform) == 1:
-        (rows,) = uniform
-        return [RowGroup(*requests[0], rows.positions, rows.columns, distinct=False)]
-    return _in_segments(uniform, requests)
+    return [
+        RowGroup(*request, rows.positions, rows.columns, distinct=False)
+        for rows, request in zip(uniform, requests, strict=True)
+    ]
 
 
 def are_comparable(
@@ -630,29 +632,8 @@ def _in_turns(
         turn = seen[key] = seen.get(key, -1) + 1
         turns.setdefault((turn, number), []).append((position, at))
     return [
-        _group(uniform[number], requests[number], turns[turn, number], distinct=True)
+        _group(uniform[number], requests[number], turns[turn, number])
         for turn, number in sorted(turns, key=lambda t: (t[0], order.index(t[1])))
-    ]
-
-
-def _in_segments(
-    uniform: Sequence[UniformRows],
-    requests: Sequence[tuple[RequestShape, Sequence[Value]]],
-) -> list[RowGroup]:
-    """Keep all rows in their order; put adjacent rows of one request together."""
-    rows = sorted(
-        (position, number, at)
-        for number, some in enumerate(uniform)
-        for at, position in enumerate(some.positions)
-    )
-    segments: list[tuple[int, list[tuple[int, int]]]] = []
-    for position, number, at in rows:
-        if not segments or segments[-1][0] != number:
-            segments.append((number, []))
-        segments[-1][1].append((position, at))
-    return [
-        _group(uniform[number], requests[number], members, distinct=False)
-        for number, members in segments
     ]
 
 
@@ -660,12 +641,10 @@ def _group(
     rows: UniformRows,
     request: tuple[RequestShape, Sequence[Value]],
     members: Sequence[tuple[int, int]],
-    *,
-    distinct: bool,
 ) -> RowGroup:
     return RowGroup(
         *request,
         [position for position, _ in members],
         [[column[at] for _, at in members] for column in rows.columns],
-        distinct,
+        distinct=True,
     )

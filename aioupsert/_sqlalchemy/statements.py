@@ -28,12 +28,12 @@ from aioupsert._drivers.base import (
     ReadOnlyError,
     TransientError,
 )
+from aioupsert._engines.base import Command
 from aioupsert.errors import AioupsertError
 
 if TYPE_CHECKING:
     from aioupsert._drivers.base import Session
     from aioupsert._engines.base import (
-        Command,
         Engine,
         Fault,
         ParameterValues,
@@ -253,23 +253,38 @@ class SQLAlchemySession(ConnectionSession):
                 if command.kind == "transaction":
                     command = steps.send((yield command))
                     continue
-                statement = None
-                if is_watched:
-                    command, statement = call(self._begin_command, command)
                 try:
-                    rows = yield command
-                except Exception as exc:  # noqa: BLE001  # the steps raise it again
-                    call(self._fail_command, exc, statement, command)
-                    command = steps.throw(exc)
-                except BaseException as exc:  # noqa: BLE001  # likewise
+                    rows = yield from self._answer(command, call, is_watched=is_watched)
+                except BaseException as exc:  # noqa: BLE001  # the steps raise it again
                     command = steps.throw(exc)
                 else:
-                    if statement is not None:
-                        call(self._end, statement, rows)
                     command = steps.send(rows)
         except StopIteration as stop:
             value: T = stop.value
             return value
+
+    def _answer(
+        self, command: Command, call: Callable[..., Any], *, is_watched: bool
+    ) -> Steps[ResultRows]:
+        """Send a command; show it, and what became of it."""
+        if is_watched and command.kind == "each":
+            marks: list[Any] = []
+            statements: Any = command.arguments
+            for sql, values in statements:
+                one = Command(sql, (values,), kind="repeat")
+                marks += yield from self._answer(one, call, is_watched=True)
+            return marks
+        statement = None
+        if is_watched:
+            command, statement = call(self._begin_command, command)
+        try:
+            rows = yield command
+        except Exception as exc:
+            call(self._fail_command, exc, statement, command)
+            raise
+        if statement is not None:
+            call(self._end, statement, rows)
+        return rows
 
     def _begin_command(self, command: Command) -> tuple[Command, _Statement | None]:
         """Show a command to SQLAlchemy; return it as listeners have changed it."""
@@ -289,7 +304,7 @@ class SQLAlchemySession(ConnectionSession):
     def _fail_command(
         self, error: Exception, statement: _Statement | None, command: Command
     ) -> None:
-        if command.kind == "identity":
+        if command.kind in {"identity", "each"}:
             self._fail(error, None, None, None, is_many=False)
         elif command.kind in {"copy", "repeat"}:
             # Its rows may have been read.

@@ -104,6 +104,8 @@ async def test_every_statement_is_seen(engine: AsyncEngine, seen: Seen) -> None:
         assert any("b" in parameters for parameters in seen.parameters)
         await get_or_create(session, "t", key={"k": "b"})
         await create_or_update_many(session, "t", [{"k": "c", "n": 1}] * 3, key="k")
+        mixed = [{"k": "d", "n": 1}, {"k": "e"}, {"k": "d", "n": 2}]
+        await create_or_update_many(session, "t", mixed, key="k")
         await session.commit()
     await create_or_update(engine, "t", **ADD)
     async with Coalescer(engine, "t", key="k") as coalescer:
@@ -132,6 +134,9 @@ async def test_a_failed_statement_is_handled(engine: AsyncEngine, seen: Seen) ->
             await create_or_update(engine, "t", **WRONG)
         with pytest.raises(BulkError):
             await create_or_update_many(engine, "t", [{"k": "c", "n": 100}], key="k")
+        with pytest.raises(BulkError):
+            mixed = [{"k": "c", "n": 1}, {"k": "d"}, {"k": "e", "n": 100}]
+            await create_or_update_many(engine, "t", mixed, key="k")
     assert seen.open == 0
     assert "error" in [kind for kind, _ in seen.events]
 

@@ -9,7 +9,16 @@ from typing import Any
 import aiosqlite
 import pytest
 
-from aioupsert import F, Result, create_or_update, get_or_create
+from aioupsert import (
+    Action,
+    Excluded,
+    F,
+    Result,
+    create_or_update,
+    create_or_update_many,
+    get_or_create,
+    iter_create_or_update,
+)
 from aioupsert._drivers import session_on
 from tests.support.databases import SQLiteDatabase, run_script
 
@@ -233,3 +242,52 @@ async def test_a_connection_outlives_work_that_is_broken_off(
     async with session_on(conn) as session:
         session.terminate()
     assert (await count(conn)).created
+
+
+LAYOUTS: tuple[dict[str, Any], ...] = (
+    {"n": 1, "m": 5},
+    {"n": 1},  # lacks a column that a new row needs
+    {"n": 1, "m": 5, "b": "x"},
+    {"n": 1, "m": 5},
+)
+
+
+async def test_rows_of_several_layouts_are_numbered_in_their_order(
+    lite: SQLiteDatabase,
+) -> None:
+    await lite.run(
+        "CREATE TABLE t (id INTEGER PRIMARY KEY, k TEXT UNIQUE, n INTEGER,"
+        " m INTEGER NOT NULL, b TEXT);"
+        " INSERT INTO t VALUES (1, 'k1', 0, 0, 'old'), (2, 'k5', 0, 0, 'old')"
+    )
+    rows = [{"k": f"k{at % 8}", **LAYOUTS[at % 4]} for at in range(12)]
+    done = await create_or_update_many(lite.handle, "t", rows, key="k")
+    assert (done.created, done.updated) == (6, 6)
+    assert await lite.query("SELECT k, m, b FROM t WHERE n = 1 ORDER BY id") == [
+        ("k1", 0, "old"),
+        ("k5", 0, "old"),
+        ("k0", 5, None),
+        ("k2", 5, "x"),
+        ("k3", 5, None),
+        ("k4", 5, None),
+        ("k6", 5, "x"),
+        ("k7", 5, None),
+    ]
+
+
+async def test_each_row_of_several_layouts_has_its_result(lite: SQLiteDatabase) -> None:
+    await lite.run("CREATE TABLE t (k TEXT PRIMARY KEY, n INTEGER, b TEXT)")
+    rows: list[dict[str, Any]] = [
+        {"k": "a", "n": 1},
+        {"k": "a", "n": 2, "b": "x"},
+        {"k": "a", "n": 1},
+        {"k": "b", "n": 1, "b": "x"},
+    ]
+    newer = Excluded("n") > F("n")
+    actions = [
+        result.action
+        async for result in iter_create_or_update(
+            lite.handle, "t", rows, key="k", where=newer
+        )
+    ]
+    assert actions == [Action.CREATED, Action.UPDATED, Action.SKIPPED, Action.CREATED]

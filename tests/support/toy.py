@@ -16,7 +16,6 @@ from aioupsert._engines.base import (
     ScopeLevel,
     Steps,
     TransactionScope,
-    as_they_are,
 )
 from aioupsert._engines.outcomes import BatchOutcome, LostRace, read_each, read_result
 from aioupsert._engines.sql import CompiledStatement, RowCode
@@ -122,11 +121,12 @@ class ToyEngine:
         del distinct
         return ToyBatch(ToyCall(plan))
 
-    def arrange(
+    def write(
         self, groups: Sequence[CompiledGroup], outcome: BatchOutcome
-    ) -> Steps[Sequence[CompiledGroup]]:
-        del outcome
-        return as_they_are(groups)
+    ) -> Steps[None]:
+        for compiled, group in groups:
+            assert isinstance(compiled, ToyBatch)
+            yield from compiled.write(group, outcome)
 
     def compile_sync(self, plan: Plan, scope: Names, number: int) -> CompiledSync:
         raise NotImplementedError

@@ -20,8 +20,8 @@ row of the group, or was silently not written. Such rows take part in the next r
 long as a round writes at least half of its rows. The rest is written one by one, by the
 classic steps, which find the reason why a row cannot be written.
 
-Where several groups, or several statements, write the rows of a batch, `arrange` locks
-those that exist before the first round.
+Where several groups, or several statements, write the rows of a batch, those that exist
+are locked before the first round.
 
 Without a condition and with few rows a round is one statement. It is then sent outside
 of a transaction, in one round trip, if the caller has none open.
@@ -431,9 +431,18 @@ def _encoded(
 # --- Several statements ---------------------------------------------------------------
 
 
-def arrange(
-    groups: Sequence[CompiledGroup], outcome: BatchOutcome
-) -> Steps[Sequence[CompiledGroup]]:
+def write(groups: Sequence[CompiledGroup], outcome: BatchOutcome) -> Steps[None]:
+    """Write the groups of a batch in the open transaction."""
+    several = [(_batch_of(compiled), group) for compiled, group in groups]
+    if len(several) > 1 and not several[0][1].distinct:
+        several = _in_row_order(several)
+    for batch, group in (yield from _arrange(several, outcome)):
+        yield from batch.write(group, outcome)
+
+
+def _arrange(
+    several: Sequence[_Group], outcome: BatchOutcome
+) -> Steps[Sequence[_Group]]:
     """
     Lock the existing rows of a batch in the order of their keys, if need be.
 
@@ -445,9 +454,8 @@ def arrange(
     Returns:
         The groups as they are to be written.
     """
-    several = [(_batch_of(compiled), group) for compiled, group in groups]
     if len(several) == 1 and not several[0][0].takes_several(several[0][1]):
-        return groups
+        return several
     if several[0][1].distinct:
         several = yield from _leave_unchanged(several, outcome)
     missing = yield from _lock(several)
@@ -490,7 +498,6 @@ def _leave_unchanged(
             write = _GroupWrite(batch, batch.upsert, group, outcome)
             rows = range(len(keys))
             rest = yield from write.find_unchanged(batch.find_unchanged, rows)
-            outcome.sent += len(keys) - len(rest)
             group = group.part(rest)  # noqa: PLW2901  # its other rows
         seen.update(keys)
         kept.append((batch, group))
@@ -521,14 +528,14 @@ def _lock(groups: Sequence[_Group]) -> Steps[_Places]:
     return sorted(missing)
 
 
-def _in_row_order(groups: Sequence[_Group]) -> Sequence[CompiledGroup]:
+def _in_row_order(groups: Sequence[_Group]) -> list[_Group]:
     """Split groups so that all rows are in the order of the batch."""
     places = sorted(
         (position, number, row)
         for number, (_, group) in enumerate(groups)
         for row, position in enumerate(group.positions)
     )
-    parts: list[CompiledGroup] = []
+    parts: list[_Group] = []
     for number, members in itertools.groupby(places, lambda place: place[1]):
         batch, group = groups[number]
         rows = [row for _, _, row in members]
@@ -536,7 +543,7 @@ def _in_row_order(groups: Sequence[_Group]) -> Sequence[CompiledGroup]:
     return parts
 
 
-def _draw(groups: Sequence[_Group], missing: _Places) -> Steps[Sequence[CompiledGroup]]:
+def _draw(groups: Sequence[_Group], missing: _Places) -> Steps[Sequence[_Group]]:
     """Take the next values of sequences for rows that do not exist."""
     keys = [batch.keys(group) for batch, group in groups]
     first: dict[tuple[Value, ...], tuple[int, int]] = {}

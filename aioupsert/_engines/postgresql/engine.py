@@ -58,11 +58,11 @@ class PostgresqlEngine:
         """Compile the plan of many rows."""
         return compile_batch(plan, distinct=distinct)
 
-    def arrange(
+    def write(
         self, groups: Sequence[CompiledGroup], outcome: BatchOutcome
-    ) -> Steps[Sequence[CompiledGroup]]:
-        """Lock the existing rows in the order of their keys, if need be."""
-        return bulk_steps.arrange(groups, outcome)
+    ) -> Steps[None]:
+        """Write the groups of a batch in the open transaction."""
+        return bulk_steps.write(groups, outcome)
 
     def compile_sync(self, plan: Plan, scope: Names, number: int) -> PostgresqlSync:
         """Compile the statements for the rows of a scope."""

@@ -2,8 +2,9 @@
 Many rows on SQLite: one statement, run for each of them, in one transaction.
 
 The transaction is begun around the steps, with BEGIN IMMEDIATE as for one row. One
-command then runs the statement for all rows of a group, in their order, so that a row
-sees what the rows before it have written, and equal keys need no care. `bulk_compiler`
+command then runs the statement for all rows of a group, in their order, or the statements
+of several groups, each for its rows, in the order of all rows. So a row sees what the rows
+before it have written, and equal keys need no care. `bulk_compiler`
 says how it is known what happened to each row.
 
 References:
@@ -13,11 +14,17 @@ References:
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-from aioupsert._engines.base import Command, Steps
+from aioupsert._engines.base import (
+    Command,
+    CompiledBatch,
+    CompiledGroup,
+    ResultRows,
+    Steps,
+)
 from aioupsert._engines.outcomes import read_each
 from aioupsert._engines.sql import RowCode
 from aioupsert._engines.sqlite.steps import checked
@@ -77,45 +84,107 @@ class SqliteBatch:
     def find_holders(self, _group: RowGroup) -> None:
         """Return None, as SQLite does not tell."""
 
-    def write(self, group: RowGroup, outcome: BatchOutcome) -> Steps[None]:
-        """Write a group of rows in the open transaction."""
-        return checked(self.per_row.plan, self._write(group, outcome))
-
-    def _write(self, group: RowGroup, outcome: BatchOutcome) -> Steps[None]:
-        number = len(group.positions)
-        # A single row takes the classic steps: where bisecting a failed batch ends, the
-        # error is then the one that the row causes by itself.
-        if self.upsert is None or number == 1:
-            for row, position in enumerate(group.positions):
-                result = yield from self.per_row.write(group.values(row))
-                outcome.add(position, result)
-            return
-        marks = yield Command(self.upsert, self._arguments(group), kind="repeat")
-        if outcome.results is None:
-            outcome.count(RowCode.CREATED, number - len(marks))
-            if not self.conditional:
-                outcome.count(RowCode.UPDATED, len(marks))
-                return
-            for _, code in marks:
-                outcome.count(code)
-            return
-        codes: list[int] = [RowCode.CREATED] * number
-        # A note is the row's number, a mark is that and its code.
-        marked: Any = (
-            marks if self.conditional else zip(marks, itertools.repeat(RowCode.UPDATED))
-        )
-        for row, code in marked:
-            codes[row] = code
-        outcome.add_codes(dict(zip(group.positions, codes, strict=True)))
-
-    def _arguments(self, group: RowGroup) -> Iterable[tuple[Value, ...]]:
+    def arguments(self, group: RowGroup) -> Iterator[tuple[Value, ...]]:
         """Return the values of each row, in the order of the placeholders."""
         values: list[Iterable[Value]] = [
             *group.columns,
             *map(itertools.repeat, group.constants),
         ]
-        numbers = itertools.count()
-        bound = [numbers if p == ROW_NUMBER else values[p] for p in self.parameters]
+        bound = [
+            group.positions if p == ROW_NUMBER else values[p] for p in self.parameters
+        ]
         for position, encode in self.encoders:
             bound[position] = map(encode, bound[position])
         return zip(*bound, strict=False)
+
+
+_Group: TypeAlias = "tuple[SqliteBatch, RowGroup]"
+
+
+def write(groups: Sequence[CompiledGroup], outcome: BatchOutcome) -> Steps[None]:
+    """Write the rows of a batch, in their order, in the open transaction."""
+    several = [(_batch_of(compiled), group) for compiled, group in groups]
+    if len(several) == 1:
+        body = _write_group(*several[0], outcome)
+    else:
+        body = _write_in_row_order(several, outcome)
+    return checked(several[0][0].per_row.plan, body)  # all are for one table
+
+
+def _batch_of(compiled: CompiledBatch) -> SqliteBatch:
+    assert isinstance(compiled, SqliteBatch)  # noqa: S101  # by this engine
+    return compiled
+
+
+def _write_group(
+    batch: SqliteBatch, group: RowGroup, outcome: BatchOutcome
+) -> Steps[None]:
+    # A single row takes the classic steps: where bisecting a failed batch ends, the
+    # error is then the one that the row causes by itself.
+    if batch.upsert is None or len(group.positions) == 1:
+        for row in range(len(group.positions)):
+            yield from _write_row(batch, group, row, outcome)
+        return
+    marks = yield Command(batch.upsert, batch.arguments(group), kind="repeat")
+    _record(marks, group.positions, outcome, conditional=batch.conditional)
+
+
+def _write_row(
+    batch: SqliteBatch, group: RowGroup, row: int, outcome: BatchOutcome
+) -> Steps[None]:
+    """Write a row by the classic steps."""
+    result = yield from batch.per_row.write(group.values(row))
+    outcome.add(group.positions[row], result)
+
+
+def _write_in_row_order(groups: Sequence[_Group], outcome: BatchOutcome) -> Steps[None]:
+    """Write the rows of several groups, each by the statement of its group."""
+    places = sorted(
+        (position, number, row)
+        for number, (_, group) in enumerate(groups)
+        for row, position in enumerate(group.positions)
+    )
+    arguments = [batch.arguments(group) for batch, group in groups]
+    statements = [batch.upsert for batch, _ in groups]
+    for has_statement, members in itertools.groupby(
+        places, lambda place: statements[place[1]] is not None
+    ):
+        if not has_statement:
+            for _, number, row in members:
+                yield from _write_row(*groups[number], row, outcome)
+            continue
+        some = [*members]
+        each = [(statements[number], next(arguments[number])) for _, number, _ in some]
+        marks = yield Command("", each, kind="each")
+        positions = [position for position, _, _ in some]
+        conditional = any(batch.conditional for batch, _ in groups)
+        _record(marks, positions, outcome, conditional=conditional)
+
+
+def _record(
+    marks: ResultRows,
+    positions: Sequence[int],
+    outcome: BatchOutcome,
+    *,
+    conditional: bool,
+) -> None:
+    """
+    Record what happened to rows.
+
+    Args:
+        marks: What the functions have recorded: the position of a row that exists or,
+            by a conditional update, this and the row's code.
+        positions: Those of all rows.
+        outcome: Where to.
+        conditional: Whether some marks are by a conditional update.
+    """
+    if outcome.results is None and not conditional:
+        outcome.count(RowCode.CREATED, len(positions) - len(marks))
+        outcome.count(RowCode.UPDATED, len(marks))
+        return
+    codes = dict.fromkeys(positions, int(RowCode.CREATED))
+    given: Iterable[Any] = marks
+    for mark in given:
+        position, code = (mark, RowCode.UPDATED) if isinstance(mark, int) else mark
+        codes[position] = code
+    outcome.add_codes(codes)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from aioupsert._engines.base import as_they_are
-from aioupsert._engines.sqlite import catalog, steps, values
+from aioupsert._engines.sqlite import bulk_steps, catalog, steps, values
 from aioupsert._engines.sqlite.bulk_compiler import compile_batch
 from aioupsert._engines.sqlite.compiler import compile_call
 from aioupsert._engines.sqlite.sync import compile_sync
@@ -51,12 +50,11 @@ class SqliteEngine:
         del distinct
         return compile_batch(plan)
 
-    def arrange(
+    def write(
         self, groups: Sequence[CompiledGroup], outcome: BatchOutcome
-    ) -> Steps[Sequence[CompiledGroup]]:
-        """Return the groups as they are, since only one writes at a time."""
-        del outcome
-        return as_they_are(groups)
+    ) -> Steps[None]:
+        """Write the rows of a batch, in their order, in the open transaction."""
+        return bulk_steps.write(groups, outcome)
 
     def compile_sync(self, plan: Plan, scope: Names, number: int) -> SqliteSync:
         """Compile the statements for the rows of a scope, which has no lock of its own."""
