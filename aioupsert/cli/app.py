@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Final, Literal, NoReturn, TypeVar
+from typing import Annotated, Final, Literal, NoReturn
 
 import typer
 
@@ -27,13 +27,25 @@ from aioupsert.cli.errors import (
     without_password,
 )
 from aioupsert.cli.load import LoadOptions
-from aioupsert.cli.reading import ReadOptions
+from aioupsert.cli.options import (
+    DB_HELP,
+    AsJson,
+    BatchSize,
+    Db,
+    DbAndTable,
+    DryRun,
+    Key,
+    Quiet,
+    Reading,
+    UpdateColumns,
+    Verbose,
+    Where,
+    parse_option,
+    reads_files,
+)
 from aioupsert.cli.rejects import MaxErrors
 from aioupsert.cli.run import LoadRequest, load_files
 from aioupsert.cli.updates import Operand, parse_condition, parse_updates
-
-S = TypeVar("S")
-T = TypeVar("T")
 
 app: Final = typer.Typer(
     help="Create rows, or update the ones that already exist.",
@@ -66,36 +78,6 @@ def common(
     """Create rows, or update the ones that already exist."""
 
 
-# --- Arguments of more than one command -----------------------------------------------
-
-
-_DB_HELP: Final = (
-    "sqlite:///relative.db, sqlite:////absolute.db, or"
-    " postgresql://user:password@host/database"
-)
-Db = Annotated[
-    str | None,
-    typer.Option(
-        "--db",
-        "-d",
-        envvar="AIOUPSERT_DB",
-        help=f"The database, if it is not the first argument: {_DB_HELP}.",
-        show_default=False,
-    ),
-]
-Verbose = Annotated[
-    bool, typer.Option("--verbose", "-v", help="Show the SQL, without the values.")
-]
-DbAndTable = Annotated[
-    list[str],
-    typer.Argument(
-        metavar="[DB] TABLE",
-        help=f"The database: {_DB_HELP}. The table: name or schema.name.",
-        show_default=False,
-    ),
-]
-
-
 # What the names of SQLite's files often end with.
 _SQLITE_NAMES: Final = (".db", ".db3", ".sqlite", ".sqlite3")
 
@@ -113,7 +95,7 @@ def _split_arguments(
             hint = f" (did you mean sqlite:///{rest[0].removeprefix('sqlite:')}?)"
         msg = (
             f"no database given{hint}: put its URL before the table, or use --db or"
-            f" AIOUPSERT_DB. A URL is {_DB_HELP}"
+            f" AIOUPSERT_DB. A URL is {DB_HELP}"
         )
         raise typer.BadParameter(msg)
     if not rest:
@@ -141,50 +123,6 @@ def _split_db_and_table(given: Sequence[str], db: str | None) -> tuple[str, str]
     return url, table
 
 
-def _parse_delimiter(value: str | None) -> str | None:
-    delimiter = "\t" if value == r"\t" else value
-    if delimiter is not None and (len(delimiter) != 1 or delimiter in '"\r\n'):
-        msg = (
-            "must be one character other than a quotation mark or a line break, not"
-            f" {value!r}"
-        )
-        raise typer.BadParameter(msg)
-    return delimiter
-
-
-def _parse_character(value: str | None) -> str | None:
-    if value is not None and (len(value) != 1 or value in "\r\n"):
-        msg = f"must be one character other than a line break, not {value!r}"
-        raise typer.BadParameter(msg)
-    return value
-
-
-def _split_path(path: str | None) -> tuple[str, ...]:
-    return () if path is None else tuple(path.split("."))
-
-
-def _json_format(file_format: str | None) -> str:
-    if file_format not in {None, "json"}:
-        msg = f"--json-path is for JSON, not for --format {file_format}"
-        raise typer.BadParameter(msg)
-    return "json"
-
-
-def _split_columns(texts: Sequence[str]) -> tuple[str, ...]:
-    return tuple(name.strip() for text in texts for name in text.split(","))
-
-
-def _parse_encoding(value: str) -> str:
-    try:
-        is_utf8 = "\ufeff".encode(value) == b"\xef\xbb\xbf"
-    except LookupError as exc:
-        msg = f"Python has no text encoding {value!r}"
-        raise typer.BadParameter(msg) from exc
-    except ValueError:
-        return value  # it cannot encode a byte order mark, so there is none to skip
-    return "utf-8-sig" if is_utf8 else value
-
-
 def _parse_updates(
     texts: Sequence[str] | None, create_only: bool
 ) -> dict[str, Operand] | None:
@@ -193,21 +131,7 @@ def _parse_updates(
         raise typer.BadParameter(msg)
     if not texts:
         return {} if create_only else None
-    return _parse("--update", texts, parse_updates)
-
-
-def _parse_names(texts: Sequence[str]) -> dict[str, str]:
-    names: dict[str, str] = {}
-    for text in texts:
-        name, _, column = text.partition("=")
-        if not name or not column:
-            msg = f"{text!r} is not NAME=COLUMN"
-            raise ValueError(msg)
-        if name in names or column in names.values():
-            msg = f"{text!r} names a column twice"
-            raise ValueError(msg)
-        names[name] = column
-    return names
+    return parse_option("--update", texts, parse_updates)
 
 
 # What the name of a type may consist of.
@@ -241,14 +165,6 @@ def _parse_max_errors(text: str) -> MaxErrors:
     return MaxErrors(share=float(match[2]) / 100)
 
 
-def _parse(option: str, value: S, parse: Callable[[S], T]) -> T:
-    try:
-        return parse(value)
-    except ValueError as exc:
-        msg = f"{option}: {exc}"
-        raise typer.BadParameter(msg) from exc
-
-
 @contextmanager
 def _report_failures() -> Generator[None]:
     """Turn a failure into a message and an exit code."""
@@ -277,36 +193,20 @@ def _exit_with(message: str, code: int, cause: BaseException) -> NoReturn:
     "  aioupsert load sqlite:///shop.db prices prices.csv -k sku --create-table\n"
     "  aioupsert load postgresql:///shop prices new.csv -k sku --on-error skip --rejects bad.csv",
 )
+@reads_files
 def load_command(
     arguments: Annotated[
         list[str],
         typer.Argument(
             metavar="[DB] TABLE [FILE]",
-            help=f"The database: {_DB_HELP}. The table: name or schema.name. The files,"
+            help=f"The database: {DB_HELP}. The table: name or schema.name. The files,"
             " read as one input; - or no file means standard input.",
             show_default=False,
         ),
     ],
-    key: Annotated[
-        list[str],
-        typer.Option(
-            "--key",
-            "-k",
-            help="The columns that identify a row: repeat the option, or separate them by"
-            " commas.",
-        ),
-    ],
+    key: Key,
+    *,
     db: Db = None,
-    file_format: Annotated[
-        Literal["csv", "tsv", "jsonl", "json", "parquet"] | None,
-        typer.Option(
-            "--format",
-            "-f",
-            help="The format of the files; by default it follows from their names, or is"
-            " csv.",
-            show_default=False,
-        ),
-    ] = None,
     create_table: Annotated[
         bool,
         typer.Option(
@@ -340,29 +240,11 @@ def load_command(
         bool,
         typer.Option("--add-columns", help="Add columns that the table does not have."),
     ] = False,
-    update: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--update",
-            "-u",
-            help="What to set in an existing row: COLUMN, or COLUMN=EXPRESSION such as"
-            " 'hits=hits+excluded.hits'; may be repeated. By default every column.",
-            show_default=False,
-        ),
-    ] = None,
+    update: UpdateColumns = None,
     create_only: Annotated[
         bool, typer.Option("--create-only", help="Leave existing rows as they are.")
     ] = False,
-    where: Annotated[
-        str | None,
-        typer.Option(
-            "--where",
-            "-w",
-            help="Update an existing row only if this is true, such as"
-            " 'excluded.version > version'; otherwise count it as skipped.",
-            show_default=False,
-        ),
-    ] = None,
+    where: Where = None,
     skip_unchanged: Annotated[
         bool,
         typer.Option(
@@ -371,105 +253,7 @@ def load_command(
             " unchanged.",
         ),
     ] = False,
-    columns: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--columns",
-            help="The columns to read, separated by commas; with --no-header, the names"
-            " of all.",
-            show_default=False,
-        ),
-    ] = None,
-    names: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--map",
-            metavar="NAME=COLUMN",
-            help="The column of the table for a column of the files that has another"
-            " name; may be repeated.",
-            show_default=False,
-        ),
-    ] = None,
-    ignore_unknown: Annotated[
-        bool,
-        typer.Option(
-            "--ignore-unknown", help="Leave out columns that the table does not have."
-        ),
-    ] = False,
-    null: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="A cell of CSV or TSV that means NULL if it is not in quotes; may be"
-            " repeated.",
-            show_default="an empty cell",
-        ),
-    ] = None,
-    header: Annotated[
-        bool, typer.Option("--header/--no-header", help="Whether CSV has a header.")
-    ] = True,
-    quote: Annotated[
-        str,
-        typer.Option(
-            help="The character that encloses cells of CSV.", callback=_parse_character
-        ),
-    ] = '"',
-    no_quote: Annotated[
-        bool, typer.Option("--no-quote", help="No character encloses cells of CSV.")
-    ] = False,
-    escape: Annotated[
-        str | None,
-        typer.Option(
-            help="The character before one that means itself, in cells of CSV.",
-            callback=_parse_character,
-            show_default=False,
-        ),
-    ] = None,
-    skip_lines: Annotated[
-        int, typer.Option(min=0, help="The number of lines before the header of CSV.")
-    ] = 0,
-    comment: Annotated[
-        str | None,
-        typer.Option(
-            help="What a line of CSV begins with that is not read.", show_default=False
-        ),
-    ] = None,
-    trim: Annotated[
-        bool,
-        typer.Option("--trim", help="Leave out spaces around cells without quotes."),
-    ] = False,
-    decimal_comma: Annotated[
-        bool,
-        typer.Option(
-            "--decimal-comma", help="Numbers of CSV are written as 1.234,5 for 1234.5."
-        ),
-    ] = False,
-    delimiter: Annotated[
-        str | None,
-        typer.Option(
-            help=r"The character that separates the cells of CSV; \t for a tab.",
-            callback=_parse_delimiter,
-            show_default="found in the first line",
-        ),
-    ] = None,
-    encoding: Annotated[
-        str, typer.Option(help="The encoding of the files.", callback=_parse_encoding)
-    ] = "utf-8",
-    encoding_errors: Annotated[
-        Literal["strict", "replace", "ignore"],
-        typer.Option(
-            help="Whether bytes that are not of the encoding end the load (strict),"
-            " become question marks in a diamond (replace), or are left out (ignore)."
-        ),
-    ] = "strict",
-    json_path: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME.NAME",
-            help="Where the array of rows is in JSON that is one object, such as"
-            " data.items.",
-            show_default=False,
-        ),
-    ] = None,
+    reading: Reading,
     on_error: Annotated[
         Literal["raise", "skip"],
         typer.Option(
@@ -501,10 +285,7 @@ def load_command(
             show_default="atomic",
         ),
     ] = None,
-    batch_size: Annotated[
-        int | None,
-        typer.Option(min=1, help="The number of rows in a batch.", show_default=False),
-    ] = None,
+    batch_size: BatchSize = None,
     connections: Annotated[
         int,
         typer.Option(
@@ -515,21 +296,9 @@ def load_command(
             " implies --no-atomic.",
         ),
     ] = 1,
-    dry_run: Annotated[
-        bool,
-        typer.Option(
-            "--dry-run",
-            "-n",
-            help="Do everything, report what was done, and roll it back.",
-        ),
-    ] = False,
-    as_json: Annotated[
-        bool,
-        typer.Option("--json", help="Print the summary as a JSON object on one line."),
-    ] = False,
-    quiet: Annotated[
-        bool, typer.Option("--quiet", "-q", help="Print errors only.")
-    ] = False,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
     """
@@ -544,9 +313,6 @@ def load_command(
     rejected and all others stored, 130 interrupted.
     """
     url, table, files = _split_arguments(arguments, db)
-    if not header and columns is None:
-        msg = "--no-header needs --columns, which names the columns"
-        raise typer.BadParameter(msg)
     if connections > 1:
         if not is_postgresql(url):
             msg = "--connections needs PostgreSQL: SQLite has one writer at a time"
@@ -559,7 +325,7 @@ def load_command(
             raise typer.BadParameter(msg)
     limit = None
     if max_errors is not None:
-        limit = _parse("--max-errors", max_errors, _parse_max_errors)
+        limit = parse_option("--max-errors", max_errors, _parse_max_errors)
         on_error = "skip"
     if rejects is not None and on_error != "skip":
         msg = "--rejects needs --on-error skip or --max-errors"
@@ -568,7 +334,9 @@ def load_command(
         table=table,
         key=(),  # set once the columns of the input are known
         update=_parse_updates(update, create_only),
-        where=None if where is None else _parse("--where", where, parse_condition),
+        where=None
+        if where is None
+        else parse_option("--where", where, parse_condition),
         create_table=create_table,
         add_columns=add_columns,
         skip_unchanged=skip_unchanged,
@@ -577,31 +345,16 @@ def load_command(
         atomic=connections == 1 if atomic is None else atomic,
         connections=connections,
         batch_size=batch_size,
-        types=_parse("--type", types or (), _parse_types),
+        types=parse_option("--type", types or (), _parse_types),
         all_text=all_text,
         sample=sample,
-        ignore_unknown=ignore_unknown,
-        decimal_comma=decimal_comma,
+        ignore_unknown=reading.ignore_unknown,
+        decimal_comma=reading.decimal_comma,
     )
     request = LoadRequest(
         url=url,
         files=[Path(file) for file in files],
-        read_options=ReadOptions(
-            format=file_format if json_path is None else _json_format(file_format),
-            delimiter=delimiter,
-            encoding=encoding,
-            encoding_errors=encoding_errors,
-            json_path=_split_path(json_path),
-            nulls=frozenset([""] if null is None else null),
-            quote=None if no_quote else quote,
-            escape=escape,
-            header=header,
-            columns=None if columns is None else _split_columns(columns),
-            skip_lines=skip_lines,
-            comment=comment,
-            trim=trim,
-            names=_parse("--map", names or (), _parse_names),
-        ),
+        read_options=reading.options(),
         key=key,
         options=options,
         rejects=rejects,
@@ -699,7 +452,7 @@ def preview_command(
         table=table,
         key=_parse_pairs("--key", key),
         values=_parse_pairs("--set", values or ()),
-        expressions=_parse("--update-expr", update_expr or (), parse_updates),
+        expressions=parse_option("--update-expr", update_expr or (), parse_updates),
         skip_unchanged=skip_unchanged,
     )
     with _report_failures():
