@@ -196,20 +196,20 @@ async def in_several_batches(
     async def work(conn: Any, seed: int) -> None:
         nonlocal deadlocks
         choose = random.Random(seed)  # noqa: S311  # no secret
-        left = [some_rows(choose, 40, keys=60) for _ in range(2)]
-        while left:
+        rows = some_rows(choose, 40, keys=60)
+        while True:
             try:
                 result = await create_or_update_many(
-                    conn, "t", given(left[0]), key="k", update=ADD, batch_size=10
+                    conn, "t", given(rows), key="k", update=ADD, batch_size=10
                 )
             except asyncpg.DeadlockDetectedError as error:
                 assert is_retryable(error)  # noqa: PT017  # or there is none
                 assert not conn.is_in_transaction()
                 deadlocks += 1
             else:
-                sums.add(left.pop(0), result)
+                return sums.add(rows, result)
 
-    async with writers(pg, 8) as conns:
+    async with writers(pg, 4) as conns:
         await together(conns, work)
     await sums.check(pg)
     return deadlocks

@@ -11,17 +11,13 @@ from tests.support.servers import Server
 async def test_every_order_has_a_documented_outcome(
     pg_server: Server, race: Race
 ) -> None:
-    # The others are left to the long form, which writes the list.
-    calls = ["create_or_update"]
-    if race.steps == THREE:
-        calls.append("create_or_update_many")
-    found = await taken_in(pg_server.dsn, race, calls)
+    # The other calls are left to the long form, which writes the list.
+    found = await taken_in(pg_server.dsn, race, ["create_or_update"])
     assert {*race_listed(race, found)} <= {*documented(race.name)}
-    for (name, _), some in found.items():
+    for some in found.values():
         for one in some:
             created, updated = (one.said.count(s) for s in ("created", "updated"))
-            if name != "create_or_update_many":
-                assert created == (not race.rows)
-                assert dict(one.rows)[1] == (10 if race.rows else created) + updated
+            assert created == (not race.rows)
+            assert dict(one.rows)[1] == (10 if race.rows else created) + updated
         # Else none was held when both had found no row.
         assert race.steps == THREE or any(one.again for one in some)

@@ -41,6 +41,8 @@ CLIENTS: Final = 16
 PATIENCE: Final = 60
 ROOT: Final = Path(__file__).parents[2]
 ADD: Final = {"n": F("n") + 1}
+of_asyncpg = pytest.mark.parametrize("pool", ["asyncpg"], indirect=True)
+of_psycopg = pytest.mark.parametrize("pool", ["psycopg"], indirect=True)
 
 
 @pytest.fixture(scope="module")
@@ -122,6 +124,7 @@ async def test_many_rows(pool: Any, nodes: tuple[Node, list[Node]]) -> None:
     assert stored(nodes) == {k: 2 if 20 <= k < 40 else 1 for k in range(60)}
 
 
+@of_asyncpg
 async def test_single_calls_at_once(pool: Any, nodes: tuple[Node, list[Node]]) -> None:
     created: Counter[int] = Counter()
 
@@ -139,6 +142,7 @@ async def test_single_calls_at_once(pool: Any, nodes: tuple[Node, list[Node]]) -
     assert created == dict.fromkeys(range(8), 1)
 
 
+@of_psycopg
 async def test_many_rows_at_once(pool: Any, nodes: tuple[Node, list[Node]]) -> None:
     totals: Counter[str] = Counter()
 
@@ -160,6 +164,7 @@ async def test_many_rows_at_once(pool: Any, nodes: tuple[Node, list[Node]]) -> N
     assert stored(nodes) == dict.fromkeys(range(30), 24)
 
 
+@of_asyncpg
 async def test_coalesced_calls_at_once(
     pool: Any, nodes: tuple[Node, list[Node]]
 ) -> None:
