@@ -32,6 +32,9 @@ from tests.support.servers import (
     session_server,
     stop_session_server,
 )
+from tests.support.temporary import keep_in_memory
+
+keep_in_memory()
 
 settings.register_profile(
     "quick",

@@ -39,6 +39,8 @@ from docker.errors import DockerException
 from testcontainers.community.postgres import PostgresContainer
 from testcontainers.core.exceptions import ContainerStartException
 
+from tests.support.temporary import folder_for_all
+
 DSN_VARIABLE: Final = "AIOUPSERT_TEST_DSN"
 PREFERENCE_VARIABLE: Final = "AIOUPSERT_TEST_SERVER"
 MAJOR_VARIABLE: Final = "AIOUPSERT_TEST_PG"
@@ -466,8 +468,7 @@ def answering(
 
 def temporary_folder(account: Account | None, cleanup: contextlib.ExitStack) -> Path:
     """A folder for us or for the other user, gone after the run."""
-    # Our TMPDIR may be closed to the other user.
-    parent = "/tmp" if account else None  # noqa: S108 - mkdtemp is safe there
+    parent = folder_for_all() if account else None
     folder = tempfile.mkdtemp(prefix="aioupsert-", dir=parent)
     cleanup.callback(shutil.rmtree, folder, ignore_errors=True)
     if account:
