@@ -218,6 +218,8 @@ async def create_or_update(
         RetriesExhaustedError: Transient errors lasted until *timeout*. Nothing was
             stored, and the call may be repeated.
         PoolTimeoutError: The pool had no connection until *timeout*. Nothing was sent.
+        ConnectionHeldError: Another call has held the connection for too long while it
+            waited for its rows. Nothing was sent.
         SerializationConflictError: The caller's transaction cannot see the conflicting
             row. It must be rolled back and repeated.
 

@@ -122,6 +122,29 @@ class PoolTimeoutError(AioupsertError, TimeoutError):
         return type(self), (self._seconds,)
 
 
+class ConnectionHeldError(AioupsertError, TimeoutError):
+    """
+    Another call holds the connection, and waits for its rows; nothing was sent.
+
+    It is an atomic bulk call or a `sync_rows`, whose transaction is open. Its rows may
+    never come if they are made by a task that awaits this call. Make them over another
+    connection, or before the call, or pass ``atomic=False``.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        """Compose the message from how long the other call has waited."""
+        self._seconds = seconds
+        super().__init__(
+            "an atomic bulk call holds this connection, and has waited for its rows for"
+            f" {seconds:g} seconds; if they come from a task that awaits the connection,"
+            " as this one does, give that another connection; nothing was sent"
+        )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copy and pickle by the arguments of the constructor."""
+        return type(self), (self._seconds,)
+
+
 class SerializationConflictError(AioupsertError):
     """
     The caller's transaction cannot see the row that blocks it.

@@ -15,10 +15,13 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
-from typing import Any, Final, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
 from aioupsert._execution.batches import Batch
 from aioupsert.errors import UsageError
+
+if TYPE_CHECKING:
+    from aioupsert._drivers.base import Session
 
 
 class Size(NamedTuple):
@@ -103,6 +106,22 @@ class Source:
             except StopAsyncIteration:
                 break
         return rows
+
+
+async def next_batch(
+    batches: AsyncIterator[Batch], session: Session, timeout: float | None
+) -> Batch | None:
+    """
+    Return the next batch; None at the end.
+
+    Args:
+        batches: The batches.
+        session: Where to they are written.
+        timeout: Seconds after which tasks that wait for its connection, which this call
+            may hold, are refused: the rows may depend on them.
+    """
+    with session.state.waiting_for_rows(timeout):
+        return await anext(batches, None)
 
 
 def _iterate(rows: Any) -> Iterator[object]:

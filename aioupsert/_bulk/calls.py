@@ -108,7 +108,8 @@ async def create_or_update_many(
             same key use the same connection. More than one implies ``atomic=False``.
         timeout: The number of seconds after which no batch is repeated after a
             transient error, and for which to wait for a connection of a pool, or None
-            for no limit.
+            for no limit. If an atomic call waits for its rows for so long, other tasks
+            that wait for its connection have a `ConnectionHeldError`.
         execution_options: As for `create_or_update`.
 
     Returns:

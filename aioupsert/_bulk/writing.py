@@ -15,6 +15,7 @@ from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Final
 
+from aioupsert._bulk.batching import next_batch
 from aioupsert._drivers import is_retryable
 from aioupsert._drivers.base import TransientError
 from aioupsert._engines.outcomes import BatchOutcome
@@ -208,15 +209,13 @@ class BulkWrite:
         self, session: Session, source: Source, deadline: Deadline, *, atomic: bool
     ) -> None:
         async with aclosing(source.batches()) as batches, AsyncExitStack() as stack:
-            first = await anext(batches, None)
-            if first is None:
-                return
+            batch = await anext(batches, None)
             # One batch by itself has a transaction of its own already.
-            if atomic and not source.is_empty:
+            if batch is not None and atomic and not source.is_empty:
                 await enter_transaction(stack, session, deadline)
-            await self.store(session, first)
-            async for batch in batches:
+            while batch is not None:
                 await self.store(session, batch)
+                batch = await next_batch(batches, session, self._timeout)
 
 
 async def enter_transaction(

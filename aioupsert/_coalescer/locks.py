@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from aioupsert._coalescer.queue import FUTURE, ROW, PendingCall
 from aioupsert._coalescer.sending import Sender, copied, fail
-from aioupsert._drivers import SHORTEST_WAIT
+from aioupsert._drivers.lock import SHORTEST_WAIT
 from aioupsert._engines.base import single_command
 from aioupsert.errors import RetriesExhaustedError
 

@@ -13,6 +13,7 @@ import sys
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Final, cast
 
+from aioupsert._drivers.lock import SHORTEST_WAIT
 from aioupsert.errors import (
     PoolTimeoutError,
     RetriesExhaustedError,
@@ -36,14 +37,6 @@ DRIVERS: Final = {
 """The modules here that use a driver, by the package of the driver."""
 
 _kinds: Final[dict[type, ConnectionKind]] = {}
-
-
-SHORTEST_WAIT: Final = 1.0
-"""
-The seconds for which a call waits for a connection even if its timeout is 0.
-
-That is a way to ask for a single attempt, and a pool may have to connect for it.
-"""
 
 
 def session_on(

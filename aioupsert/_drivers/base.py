@@ -32,6 +32,7 @@ from typing import (
 )
 from weakref import WeakKeyDictionary
 
+from aioupsert._drivers.lock import ConnectionLock
 from aioupsert._engines.base import (
     Command,
     Engine,
@@ -219,16 +220,20 @@ class _Hold:
     Attributes:
         state: The state of the connection.
         outer: The steps that these are part of, or None.
+        held: The lock that they hold.
         lock: The lock that each of the steps takes.
         is_active: Whether they have not ended.
     """
 
-    __slots__ = ("is_active", "lock", "outer", "state")
+    __slots__ = ("held", "is_active", "lock", "outer", "state")
 
-    def __init__(self, state: ConnectionState, outer: _Hold | None) -> None:
+    def __init__(
+        self, state: ConnectionState, outer: _Hold | None, held: ConnectionLock
+    ) -> None:
         self.state = state
         self.outer = outer
-        self.lock = asyncio.Lock()
+        self.held = held
+        self.lock = ConnectionLock()
         self.is_active = True
 
 
@@ -267,10 +272,10 @@ class ConnectionState:
     )
     warned: set[str] = field(default_factory=set[str])
     holds: int = 0
-    _lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _lock: ConnectionLock = field(default_factory=ConnectionLock)
 
     @property
-    def lock(self) -> asyncio.Lock:
+    def lock(self) -> ConnectionLock:
         """The lock that a statement needs: the connection's, or that of its steps."""
         hold = self._hold() if self.holds else None
         return self._lock if hold is None else hold.lock
@@ -288,8 +293,9 @@ class ConnectionState:
     @asynccontextmanager
     async def locked(self) -> AsyncGenerator[None]:
         """Hold the lock for several steps, so that no other call intervenes."""
-        async with self.lock:
-            hold = _Hold(self, _current_hold.get())
+        lock = self.lock
+        async with lock:
+            hold = _Hold(self, _current_hold.get(), lock)
             token = _current_hold.set(hold)
             self.holds += 1
             try:
@@ -298,6 +304,16 @@ class ConnectionState:
                 self.holds -= 1
                 hold.is_active = False
                 _current_hold.reset(token)
+
+    def waiting_for_rows(self, seconds: float | None) -> AbstractContextManager[None]:
+        """
+        Return a context in which the steps that hold the lock wait for the caller's rows.
+
+        Args:
+            seconds: After how long others that wait for the lock are refused, or None.
+        """
+        hold = self._hold()
+        return nullcontext() if hold is None else hold.held.refusing_after(seconds)
 
 
 CALLERS: Final[ContextVar[Sequence[asyncio.Future[Any]]]] = ContextVar(

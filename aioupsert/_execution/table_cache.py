@@ -19,6 +19,7 @@ from aioupsert._plan import RequestShape, make_plan
 from aioupsert._plan.pinning import pin
 from aioupsert.errors import (
     AioupsertError,
+    ConnectionHeldError,
     MissingUniqueIndexWarning,
     UnknownTableError,
     UsageError,
@@ -158,8 +159,8 @@ async def has_changed(
             read it again meanwhile.
         rolled_back: Whether what failed was behind a savepoint, if not a transaction.
     """
-    if isinstance(error, UnknownTableError):
-        return False  # the catalog was just asked
+    if isinstance(error, (UnknownTableError, ConnectionHeldError)):
+        return False  # the catalog was just asked, or nothing was
     is_ours = isinstance(error, AioupsertError)
     if not is_ours and not session.may_be_stale(error):
         return False

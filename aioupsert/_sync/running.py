@@ -14,7 +14,7 @@ from dataclasses import replace
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from aioupsert._bulk.batching import Source, checked_size
+from aioupsert._bulk.batching import Source, checked_size, next_batch
 from aioupsert._bulk.writing import BulkWrite, enter_transaction
 from aioupsert._drivers import is_retryable, session_on
 from aioupsert._engines.base import StaleTableError
@@ -215,7 +215,8 @@ class _Sync:
         is_empty = self.is_reading = True
         self._write.enter(session)
         async with aclosing(source.batches()) as batches:
-            async for batch in batches:
+            timeout = self._options.timeout
+            while (batch := await next_batch(batches, session, timeout)) is not None:
                 is_empty = False
                 outcome = await self._write.store(session, batch)
                 if not request.keeps:

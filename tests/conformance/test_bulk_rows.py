@@ -18,11 +18,13 @@ from aioupsert import (
     BulkError,
     BulkResult,
     Coalescer,
+    ConnectionHeldError,
     F,
     UsageError,
     create_or_update,
     create_or_update_many,
     iter_create_or_update,
+    sync_rows,
 )
 from tests.support.databases import (
     CONNECTIONS,
@@ -406,6 +408,52 @@ async def test_a_source_that_waits_for_a_coalescer_of_its_connection_is_told(
         # Between two transactions there is nothing to wait for.
         counts = await load(db, through(coalescer), batch_size=2, atomic=False)
         assert counts == BulkResult(created=5)
+
+
+@engines
+@pytest.mark.parametrize("syncs", [False, True])
+@pytest.mark.parametrize("coalesced", [False, True])
+async def test_a_task_of_which_a_held_connection_needs_rows_is_refused(
+    db: Database, *, syncs: bool, coalesced: bool
+) -> None:
+    conn, asked, made = db.handle, asyncio.Queue[int](), asyncio.Queue[Any]()
+
+    async def make() -> None:
+        while True:
+            k = await asked.get()
+            call = (
+                coalescer.create_or_update(key={"k": k})
+                if coalesced
+                else create_or_update(conn, "t", key={"k": k})
+            )
+            (error,) = await asyncio.gather(call, return_exceptions=True)
+            made.put_nowait(error if isinstance(error, Exception) else {"k": k + 10})
+
+    async def rows() -> AsyncIterator[Any]:
+        for k in range(5):
+            asked.put_nowait(k)
+            row = await made.get()
+            if isinstance(row, Exception):
+                raise row
+            yield row
+
+    write: Any = (
+        sync_rows(conn, "t", rows(), key="k", scope={}, timeout=0.1)
+        if syncs
+        else load(db, rows(), batch_size=2, timeout=0.1)
+    )
+    async with asyncio.timeout(20), Coalescer(conn, "t", key="k") as coalescer:
+        worker = asyncio.create_task(make())  # in a context of its own
+        with pytest.raises(
+            ConnectionHeldError, match=r"waited for its rows for 0\.1 s"
+        ):
+            await write
+        # Rows of the first batch are read before there is a transaction.
+        left = 0 if syncs else 3
+        assert await db.query("SELECT count(*) FROM t") == [(left,)]
+        # Nothing holds the connection any more.
+        assert (await create_or_update(conn, "t", key={"k": 99})).created
+        worker.cancel()
 
 
 @pytest.mark.parametrize("db", ["asyncpg", "pool"], indirect=True)

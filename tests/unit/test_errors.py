@@ -12,6 +12,7 @@ import pytest
 import aioupsert
 from aioupsert import (
     AioupsertError,
+    ConnectionHeldError,
     MissingUniqueIndexError,
     MissingUniqueIndexWarning,
     NotAppliedError,
@@ -47,6 +48,7 @@ def test_every_error_has_one_base_and_the_warning_has_its_own() -> None:
         (UnknownColumnError, UsageError),
         (UnsupportedConnectionError, TypeError),
         (PoolTimeoutError, TimeoutError),
+        (ConnectionHeldError, TimeoutError),
     ],
 )
 def test_a_wrong_argument_is_also_what_python_calls_it(error: type, base: type) -> None:
@@ -97,6 +99,7 @@ def test_unknown_columns_come_sorted_each_with_the_closest_name() -> None:
         UsageError("words"),
         NotAppliedError("words"),
         PoolTimeoutError(0.5),
+        ConnectionHeldError(0.5),
         UnknownTableError("pages", ["page"]),
         UnknownColumnError("t", ["titel"], ["title"]),
         SyncRefusedError(3, 4, "words"),
@@ -144,6 +147,7 @@ def sqlite_error(name: str) -> sqlite3.OperationalError:
         (ConnectionResetError(), False),
         (TimeoutError(), False),
         (PoolTimeoutError(1.5), False),
+        (ConnectionHeldError(1.5), False),
         (asyncio.CancelledError(), False),
     ],
     ids=repr,
