@@ -26,7 +26,12 @@ _ITERATED_ROWS: Final = 1_000
 
 
 class Options(NamedTuple):
-    """How a bulk call runs: the arguments of `create_or_update_many` of these names."""
+    """
+    How a bulk call runs: the arguments of `create_or_update_many` of these names.
+
+    Attributes:
+        on_result: What is told the result of each row, in batches of one connection.
+    """
 
     batch_size: int | None
     progress: Callable[[Progress], object] | None
@@ -34,6 +39,7 @@ class Options(NamedTuple):
     on_error: str
     connections: int
     timeout: float | None
+    on_result: Callable[[Result], object] | None = None
 
     def check(self, conn: Handle) -> None:
         """
@@ -75,6 +81,8 @@ async def create_or_update_many(
         options.timeout,
         skip=options.on_error == "skip",
         progress=options.progress,
+        each=options.on_result is not None,
+        on_result=options.on_result,
     )
     source = Source(rows, size)
     with observed("create_or_update_many", target.name) as observation:

@@ -58,6 +58,7 @@ class BulkWrite:
         each: bool = False,
         reads_first: bool = False,
         progress: Callable[[Progress], object] | None = None,
+        on_result: Callable[[Result], object] | None = None,
         rows: RowGrouper | None = None,
     ) -> None:
         """
@@ -71,6 +72,8 @@ class BulkWrite:
             each: Whether the result of each row is asked for.
             reads_first: Whether rows that exist are only read.
             progress: What is told of progress.
+            on_result: What is told the result of each row, if *each* is true, once its
+                batch is stored.
             rows: Reads the rows; by default, what the request says.
         """
         self.commits = True
@@ -81,6 +84,7 @@ class BulkWrite:
         self._rows = rows or RowGrouper(request)
         self._timeout = timeout
         self._progress = progress
+        self._on_result = on_result
         self._started = self._reported_at = time.monotonic()
         self._reported_rows: int = 0
         self._done = BatchOutcome(each=False)
@@ -120,6 +124,10 @@ class BulkWrite:
             committed = bulk_result(self._done.counts) if self.commits else BulkResult()
             raise _error(exc.rejected, committed) from exc.rejected.error
         self._done.merge(outcome)
+        if self._on_result is not None:
+            results = outcome.results or {}
+            for position in sorted(results):
+                self._on_result(results[position])
         if self._progress is not None:
             self.report(interval=_PROGRESS_INTERVAL)
         return outcome

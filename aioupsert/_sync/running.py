@@ -186,6 +186,7 @@ class _Sync:
             options.timeout,
             each=options.on_result is not None,
             progress=options.progress,
+            on_result=None if options.on_result is None else self._report,
             rows=self._rows,
         )
 
@@ -218,13 +219,10 @@ class _Sync:
             timeout = self._options.timeout
             while (batch := await next_batch(batches, session, timeout)) is not None:
                 is_empty = False
-                outcome = await self._write.store(session, batch)
+                await self._write.store(session, batch)
                 if not request.keeps:
                     for group in self._rows.take_groups():
                         await session.run(sync.note(group))
-                results = outcome.results or {}
-                for position in sorted(results):
-                    self._report(results[position])
         if is_empty and not self._options.allow_empty:
             raise SyncRefusedError(size, size, "the source is empty")
         if not request.keeps:

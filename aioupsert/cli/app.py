@@ -6,7 +6,8 @@ import asyncio
 import logging
 import re
 from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Final, Literal, NoReturn
@@ -17,6 +18,7 @@ from aioupsert._plan.schema import table_name
 from aioupsert.cli import inspect as inspection
 from aioupsert.cli import preview as previewing
 from aioupsert.cli.databases import check_url, is_postgresql
+from aioupsert.cli.diff import Diff
 from aioupsert.cli.errors import (
     FAILED,
     INTERRUPTED,
@@ -34,9 +36,11 @@ from aioupsert.cli.options import (
     Db,
     DbAndTable,
     DryRun,
+    Files,
     Key,
     Quiet,
     Reading,
+    ShowDiff,
     UpdateColumns,
     Verbose,
     Where,
@@ -45,6 +49,7 @@ from aioupsert.cli.options import (
 )
 from aioupsert.cli.rejects import MaxErrors
 from aioupsert.cli.run import LoadRequest, load_files
+from aioupsert.cli.sync import SyncOptions
 from aioupsert.cli.updates import Operand, parse_condition, parse_updates
 
 app: Final = typer.Typer(
@@ -195,15 +200,7 @@ def _exit_with(message: str, code: int, cause: BaseException) -> NoReturn:
 )
 @reads_files
 def load_command(
-    arguments: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="[DB] TABLE [FILE]",
-            help=f"The database: {DB_HELP}. The table: name or schema.name. The files,"
-            " read as one input; - or no file means standard input.",
-            show_default=False,
-        ),
-    ],
+    arguments: Files,
     key: Key,
     *,
     db: Db = None,
@@ -297,6 +294,7 @@ def load_command(
         ),
     ] = 1,
     dry_run: DryRun = False,
+    diff: ShowDiff = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -361,16 +359,172 @@ def load_command(
         max_errors=limit,
         show_progress=not (quiet or verbose),
     )
+    _run(request, diff=diff, as_json=as_json, quiet=quiet, verbose=verbose)
+
+
+def _run(
+    request: LoadRequest, *, diff: bool, as_json: bool, quiet: bool, verbose: bool
+) -> None:
+    """Make a load, print what it has done, and exit with its code."""
+    if diff and quiet:
+        msg = "--diff cannot be combined with --quiet, which prints errors only"
+        raise typer.BadParameter(msg)
+    if diff and not request.options.in_transaction:
+        msg = (
+            "--diff cannot be combined with --no-atomic: changes are printed at the end"
+        )
+        raise typer.BadParameter(msg)
     try:
         request.check_outputs()
     except ValueError as exc:
         raise typer.BadParameter(str(exc)) from exc
-    with _report_failures(), _show_log(verbose):
-        summary = load_files(request)
-    if not quiet:
-        summary.print(as_json=as_json)
+    with ExitStack() as stack:
+        if diff:
+            changes = stack.enter_context(closing(Diff(as_json=as_json)))
+            request = replace(request, diff=changes)
+        with _report_failures(), _show_log(verbose):
+            summary = load_files(request)
+        if not quiet:
+            summary.print(as_json=as_json)
     if summary.rejected:
         raise typer.Exit(REJECTED)
+
+
+_SHARE: Final = re.compile(r"(\d{1,2}(?:\.\d+)?|100)%", re.ASCII)
+
+
+def _parse_max_missing(text: str) -> float:
+    match = _SHARE.fullmatch(text)
+    if match is not None:
+        return float(match[1]) / 100
+    if not re.fullmatch(r"\d{1,18}", text, re.ASCII):
+        msg = f"{text!r} is neither a number of rows, such as 100, nor a share, such as 20%"
+        raise ValueError(msg)
+    return int(text)
+
+
+def _parse_missing(
+    texts: Sequence[str],
+) -> Literal["delete", "keep"] | dict[str, str | None]:
+    match texts:
+        case ["delete" | "keep" as action]:
+            return action
+        case _:
+            marks = _parse_pairs("--missing", texts)
+    if None in marks.values():
+        msg = (
+            "--missing is delete, keep, or COLUMN=VALUE, such as gone_at=now(), which may"
+            " be repeated"
+        )
+        raise typer.BadParameter(msg)
+    return marks
+
+
+@app.command(
+    "sync",
+    no_args_is_help=True,
+    epilog="\b\nExamples:\n"
+    "  aioupsert sync sqlite:///shop.db prices list.csv -k shop,sku --scope shop=7 -n --diff\n"
+    "  aioupsert sync postgresql:///shop prices list.csv -k shop,sku --scope shop=7 --missing gone_at=now()",
+)
+@reads_files
+def sync_command(
+    arguments: Files,
+    key: Key,
+    *,
+    db: Db = None,
+    scope: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--scope",
+            "-s",
+            metavar="COLUMN=VALUE",
+            help="The rows of the table that the files speak for; COLUMN alone means"
+            " NULL. May be repeated.",
+            show_default=False,
+        ),
+    ] = None,
+    whole_table: Annotated[
+        bool,
+        typer.Option(
+            "--whole-table", help="The files speak for every row of the table."
+        ),
+    ] = False,
+    missing: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="delete|keep|COLUMN=VALUE",
+            help="Whether rows that the files have not are deleted, kept, or marked by"
+            " values, such as gone_at=now(). COLUMN=VALUE may be repeated.",
+            show_default="delete",
+        ),
+    ] = None,
+    max_missing: Annotated[
+        str,
+        typer.Option(
+            metavar="N|SHARE%",
+            help="Store nothing if more than N rows, or more than a share of the scope,"
+            " would be deleted or marked.",
+        ),
+    ] = "50%",
+    allow_empty: Annotated[
+        bool,
+        typer.Option(
+            "--allow-empty", help="Let files without a row be right: all rows may go."
+        ),
+    ] = False,
+    update: UpdateColumns = None,
+    where: Where = None,
+    reading: Reading,
+    batch_size: BatchSize = None,
+    dry_run: DryRun = False,
+    diff: ShowDiff = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """
+    Make the rows of a scope of a table equal to those of files.
+
+    Creates missing rows, updates those that differ, and deletes, marks or keeps rows of
+    the scope that the files have not. All is one transaction: a bad row, a source that
+    lacks too much or an interrupt leave the table as it was.
+
+    Exit codes: 0 all is stored, 1 an error, 2 wrong usage, 130 interrupted.
+    """
+    url, table, files = _split_arguments(arguments, db)
+    if bool(scope) == whole_table:
+        msg = "give either --scope COLUMN=VALUE or --whole-table"
+        raise typer.BadParameter(msg)
+    options = LoadOptions(
+        table=table,
+        key=(),  # set once the columns of the input are known
+        update=_parse_updates(update, create_only=False),
+        where=None
+        if where is None
+        else parse_option("--where", where, parse_condition),
+        dry_run=dry_run,
+        batch_size=batch_size,
+        ignore_unknown=reading.ignore_unknown,
+        decimal_comma=reading.decimal_comma,
+        sync=SyncOptions(
+            scope=_parse_pairs("--scope", scope or ()),
+            missing=_parse_missing(missing or ["delete"]),
+            max_missing=parse_option("--max-missing", max_missing, _parse_max_missing),
+            allow_empty=allow_empty,
+        ),
+    )
+    request = LoadRequest(
+        url=url,
+        files=[Path(file) for file in files],
+        read_options=reading.options(),
+        key=key,
+        options=options,
+        rejects=None,
+        max_errors=None,
+        show_progress=not (quiet or verbose),
+    )
+    _run(request, diff=diff, as_json=as_json, quiet=quiet, verbose=verbose)
 
 
 @app.command(

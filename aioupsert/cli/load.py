@@ -10,11 +10,16 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from aioupsert._bulk import create_or_update_many
+from aioupsert._bulk import running
 from aioupsert._drivers import is_retryable, session_on
 from aioupsert._execution.table_cache import read_table
+from aioupsert._execution.targets import Target
+from aioupsert._plan.bulk_request import BulkArguments
 from aioupsert._plan.schema import Column, Table, table_name
+from aioupsert._sync import sync_rows
+from aioupsert._upsert import TIMEOUT
 from aioupsert.cli.databases import Database, TransactionEnd, open_database
+from aioupsert.cli.diff import Diff
 from aioupsert.cli.errors import (
     LoadError,
     RowError,
@@ -23,6 +28,13 @@ from aioupsert.cli.errors import (
 )
 from aioupsert.cli.reading import Input, Row, raise_error
 from aioupsert.cli.rejects import Rejects
+from aioupsert.cli.sync import (
+    SyncOptions,
+    SyncTerms,
+    outside_scope,
+    refusal,
+    sync_terms,
+)
 from aioupsert.cli.tables import (
     Guess,
     TypeGuesser,
@@ -35,6 +47,7 @@ from aioupsert.cli.values import column_names, convert_rows
 from aioupsert.errors import (
     AioupsertError,
     BulkError,
+    SyncRefusedError,
     UnknownColumnError,
     UnknownTableError,
 )
@@ -45,7 +58,7 @@ from aioupsert.typing import Value
 
 @dataclass(frozen=True, slots=True)
 class LoadOptions:
-    """How to store the rows: the options of the `load` command."""
+    """How to store the rows: the options of the `load` and the `sync` command."""
 
     table: str
     key: tuple[str, ...]
@@ -64,6 +77,7 @@ class LoadOptions:
     sample: int | None = None
     ignore_unknown: bool = False
     decimal_comma: bool = False
+    sync: SyncOptions | None = None
 
     @property
     def in_transaction(self) -> bool:
@@ -80,9 +94,11 @@ class Report:
         rejects: The rows that were left out.
         result: How many rows were created, updated, and so on.
         notes: Further messages for the user.
+        diff: What keeps the changes, if they are to be printed.
     """
 
     rejects: Rejects
+    diff: Diff | None = None
     result: BulkResult = field(default_factory=BulkResult)
     notes: list[str] = field(default_factory=list[str])
 
@@ -91,17 +107,25 @@ class Report:
         return self.rejects.add if options.skip_bad_rows else raise_error
 
 
-def split_key(given: Sequence[str], source: Input) -> tuple[str, ...]:
+def split_key(
+    given: Sequence[str], source: Input, others: Sequence[str] = ()
+) -> tuple[str, ...]:
     """
     Return the columns of the key, split at commas unless a column has such a name.
+
+    Args:
+        given: The names as given.
+        source: The input.
+        others: The columns that rows have beside those of the input.
 
     Raises:
         LoadError: The input does not have one of the columns.
     """
-    names = split_names(given, source.columns)
-    missing = [name for name in names if name not in source.columns]
+    columns = [*source.columns, *others]
+    names = split_names(given, columns)
+    missing = [name for name in names if name not in columns]
     if missing and source.columns:
-        error = UnknownColumnError(source.name, missing, source.columns)
+        error = UnknownColumnError(source.name, missing, columns)
         raise LoadError(str(error).removeprefix("table "))
     return names
 
@@ -152,6 +176,8 @@ async def load(
         names = column_names(columns, database.engine)
         key = [names.get(name, names.get(name.lower(), name)) for name in options.key]
         options = replace(options, key=tuple(key))
+        if report.diff is not None:
+            report.diff.begin(options.key)
         computed = _computed(columns, options.key)
         read = [names.get(name, names.get(name.lower())) for name in source.columns]
         shown = [name for name in read if name is not None and name in computed]
@@ -169,10 +195,18 @@ async def load(
             ignore_unknown=options.ignore_unknown,
             decimal_comma=options.decimal_comma,
         )
-        if options.skip_bad_rows:
+        if options.sync is not None:
+            terms = await sync_terms(database, table, options.sync)
+            rows = outside_scope(rows, terms.texts, report.on_bad_row(options))
+            report.result = await _sync(
+                database, rows, options, options.sync, terms, report.diff, progress
+            )
+        elif options.skip_bad_rows:
             await _store_good_rows(database, columns, rows, options, report, progress)
         else:
-            report.result = await _store(database, rows, options, progress)
+            report.result = await _store(database, rows, options, report.diff, progress)
+    except SyncRefusedError as exc:
+        raise refusal(exc) from exc
     except BulkError as exc:
         report.result = exc.committed
         raise await _row_error(database, columns, exc) from exc
@@ -193,29 +227,74 @@ def _computed(columns: Mapping[str, Column], key: Sequence[str]) -> frozenset[st
     )
 
 
-async def _store(
+async def _sync(
     database: Database,
     rows: Iterator[Row],
     options: LoadOptions,
+    sync: SyncOptions,
+    terms: SyncTerms,
+    diff: Diff | None,
     progress: Callable[[Progress], object],
 ) -> BulkResult:
-    return await create_or_update_many(
+    return await sync_rows(
         database.handle,
         options.table,
         rows,
         key=options.key,
+        scope=terms.scope,
+        missing=terms.missing,
+        max_missing=sync.max_missing,
+        allow_empty=sync.allow_empty,
+        on_result=None if diff is None else diff.record,
         update=options.update,
         where=options.where,
-        skip_unchanged=options.skip_unchanged,
         convert_text=True,
         without_unique_index="allow",  # _prepare_table has added a note
         batch_size=options.batch_size,
         progress=progress,
-        # A call that skips rows cannot be atomic; it then runs in the transaction that
-        # open_for_load began.
-        atomic=options.in_transaction and not options.skip_bad_rows,
-        on_error="skip" if options.skip_bad_rows else "raise",
-        connections=options.connections,
+    )
+
+
+# Rows whose changes are kept are in memory, each with all columns.
+_BATCH_WITH_CHANGES: Final = 1_000
+
+
+async def _store(
+    database: Database,
+    rows: Iterator[Row],
+    options: LoadOptions,
+    diff: Diff | None,
+    progress: Callable[[Progress], object],
+) -> BulkResult:
+    size = options.batch_size
+    if size is None and diff is not None:
+        size = _BATCH_WITH_CHANGES
+    return await running.create_or_update_many(
+        Target(database.handle, options.table),
+        rows,
+        BulkArguments(
+            key=options.key,
+            update=options.update,
+            create_defaults=None,
+            where=options.where,
+            skip_unchanged=options.skip_unchanged,
+            touch=None,
+            returning=None if diff is None else "*",
+            old=diff is not None,
+            convert_text=True,
+            without_unique_index="allow",  # _prepare_table has added a note
+        ),
+        running.Options(
+            batch_size=size,
+            progress=progress,
+            # A call that skips rows cannot be atomic; it then runs in the transaction
+            # that open_for_load began.
+            atomic=options.in_transaction and not options.skip_bad_rows,
+            on_error="skip" if options.skip_bad_rows else "raise",
+            connections=options.connections,
+            timeout=TIMEOUT,
+            on_result=None if diff is None else diff.record,
+        ),
     )
 
 
@@ -237,7 +316,7 @@ async def _store_good_rows(
             total = _sum(before, done.result)
             progress(Progress(total.rows, time.monotonic() - started, total))
 
-        result = await _store(database, batches.next(), options, record)
+        result = await _store(database, batches.next(), options, report.diff, record)
         report.result = _sum(before, result)
         for error in result.rejected:
             report.rejects.add(await _row_error(database, columns, error))

@@ -41,6 +41,15 @@ DbAndTable = Annotated[
         show_default=False,
     ),
 ]
+Files = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="[DB] TABLE [FILE]",
+        help=f"The database: {DB_HELP}. The table: name or schema.name. The files,"
+        " read as one input; - or no file means standard input.",
+        show_default=False,
+    ),
+]
 Key = Annotated[
     list[str],
     typer.Option(
@@ -80,6 +89,14 @@ DryRun = Annotated[
         "--dry-run",
         "-n",
         help="Do everything, report what was done, and roll it back.",
+    ),
+]
+ShowDiff = Annotated[
+    bool,
+    typer.Option(
+        "--diff",
+        help="Also print every change, old and new side by side; with --json as a JSON"
+        " object on one line.",
     ),
 ]
 AsJson = Annotated[

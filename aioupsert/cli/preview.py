@@ -12,8 +12,8 @@ from aioupsert.cli.databases import Database, open_database
 from aioupsert.cli.errors import LoadError, message_of
 from aioupsert.cli.load import find_table
 from aioupsert.cli.updates import Operand
-from aioupsert.errors import AioupsertError, UnknownColumnError
-from aioupsert.typing import Value
+from aioupsert.cli.values import Texts, convert_texts
+from aioupsert.errors import AioupsertError
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,8 +21,8 @@ class PreviewCall:
     """The arguments of `create_or_update`, with values as text; None is NULL."""
 
     table: str
-    key: Mapping[str, str | None]
-    values: Mapping[str, str | None]
+    key: Texts
+    values: Texts
     expressions: Mapping[str, Operand]
     skip_unchanged: bool
 
@@ -42,12 +42,13 @@ async def preview(url: str, call: PreviewCall) -> None:
 
 
 async def _preview(database: Database, call: PreviewCall) -> None:
+    table = await find_table(database, call.table)
     statements = await preview_call(
         database.handle,
         call.table,
-        key=await _convert(database, call.table, call.key),
+        key=await convert_texts(database, table, call.key),
         defaults={
-            **await _convert(database, call.table, call.values),
+            **await convert_texts(database, table, call.values),
             **call.expressions,
         },
         skip_unchanged=call.skip_unchanged,
@@ -60,18 +61,3 @@ async def _preview(database: Database, call: PreviewCall) -> None:
         typer.echo(f"{statement.sql};")
         for position, value in enumerate(statement.arguments, start=1):
             typer.echo(f"-- argument {position}: {value!r}")
-
-
-async def _convert(
-    database: Database, name: str, given: Mapping[str, str | None]
-) -> dict[str, Value]:
-    """Convert text to the values that the columns hold."""
-    if not given:
-        return {}
-    table = await find_table(database, name)
-    unknown = [column for column in given if column not in table.columns]
-    if unknown:
-        raise UnknownColumnError(table.label, unknown, table.visible)
-    columns = [table.columns[column] for column in given]
-    values = await database.convert(columns, [*given.values()])
-    return dict(zip(given, values, strict=True))

@@ -1,4 +1,4 @@
-"""The `load` command: the input, the progress bar, interrupts and the summary."""
+"""`load` and `sync`: the input, the progress bar, interrupts and the summary."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from aioupsert.cli.databases import Database, is_postgresql, sqlite_path
+from aioupsert.cli.diff import Diff
 from aioupsert.cli.errors import (
     InterruptedLoadError,
     LoadError,
@@ -48,6 +49,7 @@ class LoadRequest:
         rejects: The file for rejected rows, or None to print them.
         max_errors: How many rows may be rejected, or None for any number.
         show_progress: Whether to show a progress bar if standard error is a terminal.
+        diff: What keeps the changes, if they are to be printed.
     """
 
     url: str
@@ -58,6 +60,7 @@ class LoadRequest:
     rejects: Path | None
     max_errors: MaxErrors | None
     show_progress: bool
+    diff: Diff | None = None
 
     def check_outputs(self) -> None:
         """
@@ -87,14 +90,16 @@ class Summary:
         rejected: How many rows were left out.
         seconds: The duration of the load.
         notes: Further messages for the user.
-        dry_run: Whether everything was rolled back.
+        options: How the rows were stored.
+        diff: The changes, if they are to be printed.
     """
 
     result: BulkResult
     rejected: int
     seconds: float
     notes: Sequence[str]
-    dry_run: bool
+    options: LoadOptions
+    diff: Diff | None
 
     @property
     def rows_per_second(self) -> int:
@@ -102,26 +107,30 @@ class Summary:
         return round((self.result.rows + self.rejected) / self.seconds)
 
     def print(self, *, as_json: bool) -> None:
-        """Print the numbers to standard output and the notes to standard error."""
+        """Print changes and numbers to standard output, and notes to standard error."""
         for note in self.notes:
             typer.echo(printable(without_password(note)), err=True)
-        result = self.result
+        if self.diff is not None:
+            self.diff.print()
+        result, dry_run = self.result, self.options.dry_run
+        removes = self.options.sync is not None
         numbers: dict[str, Value] = {
             "created": result.created,
             "updated": result.updated,
             "unchanged": result.unchanged,
             "skipped": result.skipped,
+            **({"deleted": result.deleted} if removes else {}),
             "rejected": self.rejected,
             "seconds": round(self.seconds, 3),
             "rows_per_second": self.rows_per_second,
         }
         if as_json:
-            typer.echo(json.dumps({**numbers, "dry_run": self.dry_run}))
+            typer.echo(json.dumps({**numbers, "dry_run": dry_run}))
             return
         summary = Table.grid(padding=(0, 2))
         summary.add_column()
         summary.add_column(justify="right", style="bold")
-        for name in ("created", "updated", "unchanged"):
+        for name in ("created", "updated", "unchanged", *["deleted"] * removes):
             summary.add_row(name, f"{numbers[name]}")
         for name in ("skipped", "rejected"):
             if numbers[name]:
@@ -129,7 +138,7 @@ class Summary:
         summary.add_row("rows", str(result.rows + self.rejected))
         summary.add_row("seconds", f"{self.seconds:.2f}")
         Console().print(summary)
-        if self.dry_run:
+        if dry_run:
             typer.echo("dry run: nothing was stored")
 
 
@@ -149,7 +158,7 @@ def load_files(request: LoadRequest) -> Summary:
         request.check_output,
         request.max_errors,
     ) as rejects:
-        report = Report(rejects)
+        report = Report(rejects, request.diff)
         with _explain_rejects(rejects):
             options = _read_and_load(request, report)
     return Summary(
@@ -157,7 +166,8 @@ def load_files(request: LoadRequest) -> Summary:
         rejected=rejects.count,
         seconds=time.perf_counter() - started,
         notes=[*report.notes, *rejects.notes()],
-        dry_run=options.dry_run,
+        options=options,
+        diff=request.diff,
     )
 
 
@@ -170,7 +180,8 @@ def _read_and_load(request: LoadRequest, report: Report) -> LoadOptions:
         read_twice=(given.create_table or given.add_columns) and given.sample is None,
     )
     with open_input(request.files, read_options) as source:
-        options = replace(request.options, key=split_key(request.key, source))
+        scope = [] if given.sync is None else [*given.sync.scope]
+        options = replace(given, key=split_key(request.key, source, scope))
         bar = ProgressBar(source, hidden=not request.show_progress)
         report.notes += source.notes
         received: list[int] = []

@@ -12,13 +12,16 @@ from collections.abc import Set as AbstractSet
 from decimal import Decimal
 from typing import Any, Final, TypeAlias, cast
 
-from aioupsert._plan.schema import Column
-from aioupsert.cli.databases import Engine
+from aioupsert._plan.schema import Column, Table
+from aioupsert.cli.databases import Database, Engine
 from aioupsert.cli.errors import RowError, message_of
 from aioupsert.cli.reading import ConvertedRow, ParquetRow, Row, TimeText, TypedRow
+from aioupsert.errors import UnknownColumnError
 from aioupsert.typing import Value
 
 Converter: TypeAlias = Callable[[Value], Value]
+Texts: TypeAlias = Mapping[str, str | None]
+"""Columns with values as text; None is NULL."""
 
 _ERRORS: Final = (ValueError, TypeError, ArithmeticError, RecursionError)
 
@@ -104,6 +107,27 @@ def column_names(columns: Iterable[str], engine: Engine) -> dict[str, str]:
     """Return the names of columns by what stands for them, which SQLite ignores case in."""
     names = {name.lower(): name for name in columns} if engine == "sqlite" else {}
     return names | {name: name for name in columns}
+
+
+async def convert_texts(
+    database: Database, table: Table, texts: Texts
+) -> dict[str, Value]:
+    """
+    Return the values that columns hold for text, in the same order.
+
+    Raises:
+        UnknownColumnError: The table does not have one of the columns.
+    """
+    names = column_names(table.columns, database.engine)
+    named = {names.get(n, names.get(n.lower(), n)): text for n, text in texts.items()}
+    unknown = [name for name in named if name not in table.columns]
+    if unknown:
+        raise UnknownColumnError(table.label, unknown, table.visible)
+    if not named:
+        return {}
+    columns = [table.columns[name] for name in named]
+    values = await database.convert(columns, [*named.values()])
+    return dict(zip(named, values, strict=True))
 
 
 def _fitted(

@@ -5,6 +5,7 @@ from uuid import uuid4
 import pytest
 
 from tests.cli.databases import CliDatabase, Write, postgresql_in, sqlite_in
+from tests.cli.prices import STORED, TABLE
 from tests.support.servers import Server
 
 
@@ -29,6 +30,14 @@ def database(request: pytest.FixtureRequest) -> CliDatabase:
     """A database of each engine in turn."""
     found: CliDatabase = request.getfixturevalue(request.param)
     return found
+
+
+@pytest.fixture
+def prices(database: CliDatabase) -> CliDatabase:
+    """Two shops with a few prices."""
+    database.query(TABLE)
+    database.query(STORED)
+    return database
 
 
 @pytest.fixture

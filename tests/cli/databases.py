@@ -63,6 +63,9 @@ class CliDatabase:
     ) -> Result:
         return run("load", self.url, "t", file, *options, stdin=stdin)
 
+    def sync(self, file: object, *options: str, stdin: str | None = None) -> Result:
+        return run("sync", self.url, "t", file, *options, stdin=stdin)
+
 
 def sqlite_in(folder: Path) -> CliDatabase:
     path = folder / "test.db"
