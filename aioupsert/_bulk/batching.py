@@ -17,7 +17,7 @@ from collections.abc import (
 )
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
-from aioupsert._execution.batches import Batch
+from aioupsert._execution.bisecting import Batch
 from aioupsert.errors import UsageError
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from contextlib import aclosing
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
 from aioupsert._drivers import session_on
-from aioupsert._execution.batches import Batch
+from aioupsert._execution.bisecting import Batch
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -22,10 +22,10 @@ from aioupsert._engines.outcomes import BatchOutcome
 from aioupsert._execution.batches import (
     AFTER_A_BATCH,
     LOCK_TIMEOUT,
-    Batch,
     BatchWriter,
     RejectedRowError,
 )
+from aioupsert._execution.bisecting import Batch
 from aioupsert._execution.retrying import Deadline, back_off
 from aioupsert._execution.table_cache import reflected_table
 from aioupsert._execution.transactions import transaction

@@ -16,7 +16,8 @@ from typing import Final, TypeVar
 
 from aioupsert._coalescer.queue import FUTURE, ROW, PendingCall
 from aioupsert._drivers.base import CALLERS, NobodyWaitsError, Session
-from aioupsert._execution.batches import LOCK_TIMEOUT, Batch, BatchWriter
+from aioupsert._execution.batches import LOCK_TIMEOUT, BatchWriter
+from aioupsert._execution.bisecting import Batch
 from aioupsert._execution.calls import write
 from aioupsert._execution.table_cache import has_changed, read_table
 from aioupsert._plan import CallGrouper, Request, RequestShape

@@ -179,10 +179,24 @@ class BatchOutcome:
                 position: _SHARED[code] for position, code in codes.items()
             }
 
-    def add_merged(self, merged: Mapping[int, Sequence[int]]) -> None:
-        """Count calls that were merged into earlier ones, as updates of their rows."""
-        positions = chain.from_iterable(merged.values())
-        self.add_codes(dict.fromkeys(positions, int(RowCode.UPDATED)))
+    def add_merged(self, merged: Mapping[int, Sequence[int]], *, updates: bool) -> None:
+        """
+        Count calls that were merged into earlier ones.
+
+        Args:
+            merged: Their positions, by those of the earlier ones.
+            updates: Whether each of them updates the row, or leaves it unchanged.
+        """
+        if updates or self.results is None:
+            code = RowCode.UPDATED if updates else RowCode.UNCHANGED
+            positions = chain.from_iterable(merged.values())
+            self.add_codes(dict.fromkeys(positions, int(code)))
+            return
+        for position, others in merged.items():
+            rows = self.results[position].rows
+            for other in others:
+                again = tuple([dict(row) for row in rows])
+                self.add(other, Result(Action.UNCHANGED, 0, again))
 
     def use_input_positions(self, positions: Sequence[int]) -> None:
         """Replace positions in the batch by positions in the input."""

@@ -4,7 +4,7 @@ Batches of rows: each stored in few statements, or as much of it as can be store
 A batch is written in one transaction, or in a savepoint of the caller's. If it fails,
 it is bisected: its halves are written in savepoints of their own, and those that fail
 are halved again, until the rows at fault stand alone, each with the error that it
-causes by itself.
+causes by itself. `bisecting` says where a batch is better split elsewhere.
 
 Trying decides whose fault an error is, not a list of codes: a row is at fault if it
 fails alone while others of the batch pass. Only of some errors it is known beforehand
@@ -16,12 +16,13 @@ raised as it is.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final, NamedTuple, Protocol
+from typing import Final, Protocol
 
 from aioupsert._drivers import is_retryable
 from aioupsert._drivers.base import Session, TransientError
 from aioupsert._engines.base import (
     IN_TRANSACTION,
+    CompiledBatch,
     CompiledGroup,
     Engine,
     FoundRows,
@@ -29,6 +30,7 @@ from aioupsert._engines.base import (
     in_scope,
 )
 from aioupsert._engines.outcomes import BatchOutcome
+from aioupsert._execution.bisecting import Batch, Search
 from aioupsert._execution.retrying import Deadline, back_off
 from aioupsert._execution.table_cache import (
     MAX_REFRESHES,
@@ -71,19 +73,6 @@ class RowReader(Protocol):
             cannot be sent.
         """
         ...
-
-
-class Batch(NamedTuple):
-    """Rows, and their positions in the input."""
-
-    positions: Sequence[int]
-    rows: Sequence[Value]
-
-    def some(self, chosen: Sequence[int]) -> Batch:
-        """Return some of the rows."""
-        return Batch(
-            [self.positions[at] for at in chosen], [self.rows[at] for at in chosen]
-        )
 
 
 class RejectedRowError(Exception):
@@ -203,7 +192,10 @@ class BatchWriter:
         self, session: Session, batch: Batch, failed: Exception, deadline: Deadline
     ) -> BatchOutcome | None:
         """Store the rows of a failed batch that pass; None if it is due again."""
-        search = _Search(batch, failed, some_pass=self._some_pass)
+        search = Search(batch, failed, some_pass=self._some_pass)
+        if self._skip:
+            groups, _ = await self._compile(session, batch)
+            search.suspect_from([group for _, group in groups])
         try:
             async with transaction(session):
                 return await self._bisect(session, batch, failed, search)
@@ -226,7 +218,7 @@ class BatchWriter:
         ):
             raise failed
         outcome = BatchOutcome(each=self._each)
-        for half in _halves(batch):
+        for half in batch.halves():
             outcome.merge(await self.store(session, half, inside=False))
         return outcome
 
@@ -271,7 +263,7 @@ class BatchWriter:
         await back_off(AFTER_A_BATCH)
 
     async def _bisect(
-        self, session: Session, batch: Batch, failed: Exception, search: _Search
+        self, session: Session, batch: Batch, failed: Exception, search: Search
     ) -> BatchOutcome:
         """Write the rows that can be written; find those that cannot by halving."""
         outcome = BatchOutcome(each=self._each)
@@ -282,22 +274,21 @@ class BatchWriter:
             if not self._skip:
                 raise RejectedRowError(rejected)
             outcome.rejected.append(rejected)
+            search.note_fault(batch.positions[0])
             return outcome
-        for half in _halves(batch):
+        for part in search.parts(batch):
             try:
-                written = await self._write(session, half)
+                written = await self._write(session, part)
             except Exception as exc:
                 if not self._may_be_bisected(session, exc):
                     raise
-                outcome.merge(await self._bisect(session, half, exc, search))
+                outcome.merge(await self._bisect(session, part, exc, search))
             else:
                 outcome.merge(written)
-                search.some_pass = True
+                search.note_passed(part)
         return outcome
 
-    async def _try_others(
-        self, session: Session, batch: Batch, search: _Search
-    ) -> None:
+    async def _try_others(self, session: Session, batch: Batch, search: Search) -> None:
         """
         Check that a row is at fault, and not whatever is sent.
 
@@ -419,27 +410,6 @@ class _UndoError(Exception):
     """Ends a transaction whose work is not to be kept."""
 
 
-class _Search:
-    """
-    The search for the rows of a batch that are at fault.
-
-    Attributes:
-        failed: The error of the whole batch.
-        some_pass: Whether some row is known to pass.
-    """
-
-    def __init__(self, batch: Batch, failed: Exception, *, some_pass: bool) -> None:
-        self.failed = failed
-        self.some_pass = some_pass
-        self._batch = batch
-
-    def samples(self) -> list[Batch]:
-        """Return the first row, the last one, and the one in the middle."""
-        positions, rows = self._batch
-        chosen = dict.fromkeys((0, len(rows) - 1, len(rows) // 2))
-        return [Batch([positions[at]], [rows[at]]) for at in chosen]
-
-
 def _steps(
     engine: Engine,
     groups: Sequence[CompiledGroup],
@@ -459,12 +429,12 @@ def _steps(
         body = compiled.write_autocommit(group, outcome)
         if body is not None:
             left = yield from body
-            _count_calls(outcome, group, left)
+            _count_calls(outcome, compiled, group, left)
             return
     scope = engine.scope("batch", in_transaction=inside)
     yield from in_scope(scope, engine.write(groups, outcome))
-    for _, group in groups:
-        _count_calls(outcome, group)
+    for compiled, group in groups:
+        _count_calls(outcome, compiled, group)
 
 
 def _read_existing(
@@ -474,13 +444,19 @@ def _read_existing(
     missing: list[CompiledGroup] = []
     for compiled, group in groups:
         left = yield from compiled.read_existing(group, outcome)
+        rest = group.part(left)
+        found = {p: q for p, q in group.merged.items() if p not in rest.merged}
+        outcome.add_merged(found, updates=False)
         if left:
-            missing.append((compiled, group.part(left)))
+            missing.append((compiled, rest))
     return missing
 
 
 def _count_calls(
-    outcome: BatchOutcome, group: RowGroup, left: Sequence[int] = ()
+    outcome: BatchOutcome,
+    compiled: CompiledBatch,
+    group: RowGroup,
+    left: Sequence[int] = (),
 ) -> None:
     """Count the calls of a group, but for those of rows that are left."""
     merged = group.merged
@@ -489,16 +465,8 @@ def _count_calls(
         outcome.left = [p for q in positions for p in (q, *merged.get(q, ()))]
         merged = {p: those for p, those in merged.items() if p not in positions}
     if merged:
-        outcome.add_merged(merged)
+        outcome.add_merged(merged, updates=bool(compiled.per_row.plan.update))
     outcome.sent += len(group.positions)
-
-
-def _halves(batch: Batch) -> tuple[Batch, Batch]:
-    middle = len(batch.rows) // 2
-    return (
-        Batch(batch.positions[:middle], batch.rows[:middle]),
-        Batch(batch.positions[middle:], batch.rows[middle:]),
-    )
 
 
 def _comes_from_row(session: Session, error: Exception) -> bool:

@@ -19,6 +19,7 @@ from aioupsert._plan.rows import (
     RowGrouper,
     ValueSemantics,
     check_keys,
+    keys_differ,
     read_row_request,
 )
 from aioupsert._plan.sync_request import SyncRequest
@@ -39,6 +40,7 @@ __all__ = [
     "SyncRequest",
     "ValueSemantics",
     "check_keys",
+    "keys_differ",
     "make_plan",
     "pairs",
     "read_bulk_request",

@@ -24,6 +24,7 @@ from typing import (
 )
 
 from aioupsert._plan.bulk_request import BulkRequest, read_bulk_request
+from aioupsert._plan.merge_rules import MergeRule, find_rule
 from aioupsert._plan.plan import Plan
 from aioupsert._plan.records import (
     Records,
@@ -87,6 +88,11 @@ class RowGroup(NamedTuple):
         """The positions of all calls in it."""
         return [*self.positions, *chain.from_iterable(self.merged.values())]
 
+    @property
+    def key_width(self) -> int:
+        """How many of the columns are the key's."""
+        return len(Request(*self.shape).key)
+
     def values(self, row: int) -> list[Value]:
         """Return the values of the request that a row makes."""
         return [*(column[row] for column in self.columns), *self.constants]
@@ -97,6 +103,12 @@ class RowGroup(NamedTuple):
         merged = {p: self.merged[p] for p in positions if p in self.merged}
         columns = [[column[row] for row in rows] for column in self.columns]
         return self._replace(positions=positions, columns=columns, merged=merged)
+
+    def with_merged(self, merged: Mapping[int, Sequence[int]]) -> RowGroup:
+        """Return the group with the calls that were merged into its own."""
+        return self._replace(
+            merged={p: merged[p] for p in self.positions if p in merged}
+        )
 
     def some(self, rows: Sequence[int]) -> Sequence[Sequence[Value]]:
         """Return the columns of some rows."""
@@ -180,7 +192,10 @@ class RowGrouper:
             self._request_for(some.names, some.nodes, some.generated)
             for some in uniform
         ]
-        return order_groups(uniform, requests, request.key, table, semantics), rejected
+        groups = order_groups(
+            uniform, requests, request.key, table, semantics, merges=True
+        )
+        return groups, rejected
 
     def _request_for(
         self, names: Names, nodes: tuple[Node, ...], generated: frozenset[str]
@@ -557,6 +572,8 @@ def order_groups(
     key: Names,
     table: Table,
     semantics: ValueSemantics,
+    *,
+    merges: bool = False,
 ) -> list[RowGroup]:
     """
     Return groups of rows that may be written together, in the order to write them.
@@ -569,12 +586,13 @@ def order_groups(
         key: The columns of the key, which come first.
         table: The table.
         semantics: What the database makes of values.
+        merges: Whether several rows with one key may be merged.
     """
     if not uniform:
         return []
     columns = [rows.columns for rows in uniform]
     if are_comparable(columns, key, table, semantics):
-        return _in_turns(uniform, requests, len(key))
+        return _in_turns(uniform, requests, len(key), table if merges else None)
     return [
         RowGroup(*request, rows.positions, rows.columns, distinct=False)
         for rows, request in zip(uniform, requests, strict=True)
@@ -603,23 +621,23 @@ def _in_turns(
     uniform: Sequence[UniformRows],
     requests: Sequence[tuple[RequestShape, Sequence[Value]]],
     width: int,
+    merging: Table | None,
 ) -> list[RowGroup]:
     """Put the first row of every key into a first turn, the second ones into a second."""
-    keys = [
-        some.columns[0] if width == 1 else [*zip(*some.columns[:width], strict=True)]
-        for some in uniform
-    ]
-    distinct = set(keys[0]) if len(keys) == 1 else set[Value]().union(*keys)
+    keys = [_keys(some.columns, width) for some in uniform]
     # Alike in every batch, as new rows of several groups are not created in key order.
     order = [*range(len(uniform))]
     if len(order) > 1:
         order.sort(key=lambda number: str(requests[number][0]))
-    if len(distinct) == sum(map(len, keys)):
-        chosen = [(uniform[number], requests[number]) for number in order]
-        return [
-            RowGroup(shape, constants, some.positions, some.columns, distinct=True)
-            for some, (shape, constants) in chosen
-        ]
+    if _are_distinct(keys):
+        return [_whole_group(uniform[n], requests[n]) for n in order]
+    merged: dict[int, Sequence[int]] = {}
+    if merging is not None:
+        uniform, merged = _merge(uniform, requests, keys, merging)
+        keys = [_keys(some.columns, width) for some in uniform]
+        if _are_distinct(keys):
+            groups = [_whole_group(uniform[n], requests[n]) for n in order]
+            return [group.with_merged(merged) for group in groups]
     rows = sorted(
         (position, number, at)
         for number, some in enumerate(uniform)
@@ -631,10 +649,94 @@ def _in_turns(
         key = keys[number][at]
         turn = seen[key] = seen.get(key, -1) + 1
         turns.setdefault((turn, number), []).append((position, at))
-    return [
+    groups = [
         _group(uniform[number], requests[number], turns[turn, number])
         for turn, number in sorted(turns, key=lambda t: (t[0], order.index(t[1])))
     ]
+    return [group.with_merged(merged) for group in groups] if merged else groups
+
+
+def keys_differ(groups: Sequence[RowGroup]) -> bool:
+    """Return whether it is known that no two calls in groups have the same key."""
+    if not groups or not all(group.distinct and not group.merged for group in groups):
+        return False
+    return _are_distinct([_keys(g.columns, g.key_width) for g in groups])
+
+
+def _keys(columns: Sequence[Sequence[Value]], width: int) -> Sequence[Value]:
+    """Return what Python compares of the key of each row."""
+    return columns[0] if width == 1 else [*zip(*columns[:width], strict=True)]
+
+
+def _are_distinct(keys: Sequence[Sequence[Value]]) -> bool:
+    distinct = set(keys[0]) if len(keys) == 1 else set[Value]().union(*keys)
+    return len(distinct) == sum(map(len, keys))
+
+
+def _whole_group(
+    some: UniformRows, request: tuple[RequestShape, Sequence[Value]]
+) -> RowGroup:
+    return RowGroup(*request, some.positions, some.columns, distinct=True)
+
+
+def _merge(
+    uniform: Sequence[UniformRows],
+    requests: Sequence[tuple[RequestShape, Sequence[Value]]],
+    keys: Sequence[Sequence[Value]],
+    table: Table,
+) -> tuple[list[UniformRows], dict[int, Sequence[int]]]:
+    """
+    Merge the rows of each key where that is possible.
+
+    Returns:
+        The rows, and the positions of those that were merged into others, by the
+        positions of these.
+    """
+    sets = [set(some) for some in keys]
+    found: list[UniformRows] = []
+    merged: dict[int, Sequence[int]] = {}
+    for number, (some, (shape, _)) in enumerate(zip(uniform, requests, strict=True)):
+        rule = find_rule(shape, table)
+        if rule is not None and rule.reads_only(len(some.columns)):
+            # Rows of another group may have to come in between.
+            others = set[Value]().union(*sets[:number], *sets[number + 1 :])
+            some, its = _merge_uniform(some, keys[number], others, rule)  # noqa: PLW2901  # its rows, but fewer
+            merged |= its
+        found.append(some)
+    return found, merged
+
+
+def _merge_uniform(
+    some: UniformRows,
+    keys: Sequence[Value],
+    others: AbstractSet[Value],
+    rule: MergeRule,
+) -> tuple[UniformRows, dict[int, Sequence[int]]]:
+    members: dict[Value, list[int]] = {}
+    for row, key in enumerate(keys):
+        members.setdefault(key, []).append(row)
+    kept: list[int] = []
+    joined: list[tuple[int, list[tuple[int, Value]]]] = []
+    merged: dict[int, Sequence[int]] = {}
+    positions, columns = some.positions, some.columns
+    for key, rows in members.items():
+        values = None
+        if len(rows) > 1 and key not in others:
+            values = rule.join_columns(columns, rows)
+        if values is None:
+            kept += rows
+            continue
+        kept.append(rows[0])
+        joined.append((rows[0], values))
+        merged[positions[rows[0]]] = [positions[row] for row in rows[1:]]
+    kept.sort()
+    places = {row: at for at, row in enumerate(kept)}
+    fewer = [[column[row] for row in kept] for column in columns]
+    for row, values in joined:
+        for parameter, value in values:
+            fewer[parameter][places[row]] = value
+    rest = some._replace(positions=[positions[row] for row in kept], columns=fewer)
+    return rest, merged
 
 
 def _group(

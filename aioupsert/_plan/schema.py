@@ -78,8 +78,9 @@ class Column:
             write it, and an update can set it only to DEFAULT.
         consumes_sequence: Whether a new row takes the next value of a sequence.
         required: Whether a new row must be given a value: NOT NULL without a default.
+        nullable: Whether it is known that it can hold NULL.
         supports_unnest: Whether an array of its values can be unnested to them.
-        unconstrained: Whether no constraint, index or domain depends on its values.
+        unconstrained: Whether no constraint, index or domain may refuse its values.
         hidden: Whether ``returning="*"`` leaves it out (SQLite's rowid).
         type_id: Distinguishes its type from another of the same name.
         declared_type_id: The same for the type it was declared with, which is a domain
@@ -102,6 +103,7 @@ class Column:
     always_identity: bool = False
     consumes_sequence: bool = False
     required: bool = False
+    nullable: bool = False
     supports_unnest: bool = True
     unconstrained: bool = False
     hidden: bool = False
@@ -274,6 +276,7 @@ class Table:
         row_security: Whether it has policies, which hide rows from some roles.
         mergeable: Whether several updates of a row can become one: nothing but the
             columns themselves sees each of them.
+        is_utf8: Whether it is known that all Unicode text can be sent and stored.
         is_small: Whether it is so small that a statement may be planned to scan it.
         is_empty: Whether it has pages but no rows, by its statistics.
         scan_limit: The number of bytes from which on a statement must not be sent again
@@ -316,6 +319,7 @@ class Table:
     updates_may_be_refused: bool = False
     row_security: bool = False
     mergeable: bool = False
+    is_utf8: bool = False
     is_small: bool = False
     is_empty: bool = False
     scan_limit: int = 0

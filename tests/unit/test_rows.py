@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import pytest
 
-from aioupsert import DEFAULT, Excluded, F
+from aioupsert import DEFAULT, Excluded, F, greatest
 from aioupsert._engines.postgresql import engine_of
 from aioupsert._plan import Request, RowGroup, RowGrouper, read_bulk_request
 from aioupsert._plan.records import Records, RowTranslation, read_records
@@ -139,3 +139,98 @@ def test_only_the_key_is_read_where_it_is_enough() -> None:
     (records,), _ = read_records([One(1, 2)], ("id",), only_key=True)
     assert records.names == ("id",)
     assert records.columns == [[1]]
+
+
+# --- Rows with one key ------------------------------------------------------------------
+
+WIDE: Final = table(
+    column(
+        "n",
+        "integer",
+        type="pg_catalog.int4",
+        key_type="pg_catalog.int4",
+        storage="integer",
+        unconstrained=True,
+    ),
+    column(
+        "s",
+        "text",
+        type="pg_catalog.text",
+        key_type="pg_catalog.text",
+        storage="text",
+        unconstrained=True,
+        nullable=True,
+    ),
+    mergeable=True,
+    is_utf8=True,
+)
+LARGEST: Final = 2**31 - 1
+
+
+def merged(
+    *rows: dict[str, Any], update: Any = None, **arguments: Any
+) -> list[tuple[list[int], dict[int, Any]]]:
+    """The positions of the rows in each group, and those that were merged into them."""
+    request = read_bulk_request(key="id", update=update, **arguments)
+    groups, _ = RowGrouper(request).group(rows, WIDE, POSTGRESQL)
+    return [([*group.positions], {**group.merged}) for group in groups]
+
+
+def test_rows_with_one_key_are_merged_where_the_last_remains() -> None:
+    rows = [{"id": number % 2, "n": number, "s": s} for number, s in enumerate("aéb")]
+    assert merged(*rows) == [([0, 1], {0: [2]})]
+    assert merged(*rows, update=["s"]) == [([0, 1], {0: [2]})]
+    assert merged(*rows, update=[]) == [([0, 1], {0: [2]})]
+    assert merged(*rows, update=[], returning="*") == [([0, 1], {0: [2]})]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"returning": "*"},
+        {"skip_unchanged": True},
+        {"where": F("n") < 9},
+        {"update": {"n": F("n") + 1}},
+        {"update": {"n": Excluded("n") - F("n")}},
+        {"update": {"s": Excluded("n")}},
+        {"update": {"s": greatest(F("s"), Excluded("s"))}},
+        {"update": {"n": F("n") + Excluded("n"), "s": Excluded("n")}},
+    ],
+)
+def test_rows_with_one_key_are_written_in_turns_where_each_counts(
+    arguments: dict[str, Any],
+) -> None:
+    rows = [{"id": 1, "n": 5, "s": "a"}, {"id": 1, "n": 5, "s": "b"}]
+    assert merged(*rows, **arguments) == [([0], {}), ([1], {})]
+
+
+@pytest.mark.parametrize("wrong", ["\0", "\ud800", 7])
+def test_a_row_that_may_fail_is_not_merged(wrong: Any) -> None:
+    rows = [{"id": at // 2, "s": s} for at, s in enumerate([wrong, "a", "b", "c"])]
+    assert merged(*rows) == [([0, 2], {2: [3]}), ([1], {})]
+
+
+def test_a_sum_that_may_be_too_large_is_not_sent() -> None:
+    update = {"n": F("n") + Excluded("n")}
+    rows = [{"id": 1, "n": LARGEST}, {"id": 1, "n": 0}]
+    assert merged(*rows, update=update) == [([0], {0: [1]})]
+    rows[1]["n"] = 1
+    assert merged(*rows, update=update) == [([0], {}), ([1], {})]
+
+
+def test_the_greatest_of_several_may_be_merged_if_all_can_be_stored() -> None:
+    update = {"n": greatest(F("n"), Excluded("n"))}
+    rows = [{"id": 1, "n": LARGEST}, {"id": 1, "n": 0}]
+    assert merged(*rows, update=update) == [([0], {0: [1]})]
+    rows[1]["n"] = LARGEST + 1
+    assert merged(*rows, update=update) == [([0], {}), ([1], {})]
+
+
+def test_rows_of_other_columns_may_come_in_between() -> None:
+    rows: list[dict[str, Any]] = [
+        {"id": 1, "n": 1},
+        {"id": 1, "s": "a"},
+        {"id": 1, "n": 2},
+    ]
+    others: list[dict[str, Any]] = [{"id": 2, "n": 1}, {"id": 2, "n": 2}]
+    assert merged(*rows, *others) == [([0, 3], {3: [4]}), ([1], {}), ([2], {})]

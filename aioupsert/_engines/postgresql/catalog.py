@@ -87,6 +87,8 @@ SELECT json_build_object(
     AND NOT EXISTS (
       SELECT FROM pg_catalog.pg_index i
       WHERE i.indrelid = c.oid AND (i.indexprs IS NOT NULL OR i.indpred IS NOT NULL)),
+  'utf8', current_setting('server_encoding') = 'UTF8'
+    AND current_setting('client_encoding') = 'UTF8',
   'small', c.relpages < {SMALL},
   'empty', c.relpages > 0 AND c.reltuples = 0,
   'scan_limit', CASE
@@ -139,7 +141,8 @@ SELECT json_build_object(
           WHERE x.conrelid = c.oid AND x.contype <> 'n' AND a.attnum = ANY (x.conkey))
         AND NOT EXISTS (
           SELECT FROM pg_catalog.pg_index i
-          WHERE i.indrelid = c.oid AND a.attnum = ANY (i.indkey)),
+          WHERE i.indrelid = c.oid AND a.attnum = ANY (i.indkey)
+            AND (i.indisunique OR i.indisexclusion OR t.typlen < 0)),
       'default', CASE
         WHEN a.attgenerated <> '' THEN NULL
         WHEN a.attidentity <> '' THEN format('pg_catalog.nextval(%L::pg_catalog.regclass)',
@@ -327,6 +330,7 @@ class FoundTable(TypedDict):
     statement: bool
     children: bool
     foldable: bool
+    utf8: NotRequired[bool]
     small: NotRequired[bool]
     empty: NotRequired[bool]
     scan_limit: NotRequired[int]
@@ -380,6 +384,7 @@ def read_table(name: TableName, found: FoundTable) -> Table:
         and not any(column["generated"] for column in columns),
         updates_may_be_refused=found["refuses"],
         row_security=found.get("row_security", False),
+        is_utf8=found.get("utf8", False),
         is_small=found.get("small", False),
         is_empty=found.get("empty", False),
         scan_limit=found.get("scan_limit", 0),
@@ -473,6 +478,7 @@ def _column(found: FoundColumn) -> Column:
         required=found["not_null"]
         and found["default"] is None
         and not found["generated"],
+        nullable=not found["not_null"],
         unconstrained=found["unchecked"],
         supports_unnest=found["array"] and found["category"] not in _EXPANDED,
         type_id=found["type_id"],
