@@ -219,6 +219,17 @@ async def test_a_table_may_have_no_columns(conn: Any) -> None:
     assert (table.visible, table.unique) == ((), ())
 
 
+async def test_it_is_known_which_columns_refuse_no_values(conn: Any) -> None:
+    await conn.execute(
+        "CREATE TABLE t (k text PRIMARY KEY, free text, plain int, long text, sole int,"
+        " checked int CHECK (checked > 0), parent text REFERENCES t, twice int, least int);"
+        " CREATE INDEX ON t (plain, long); CREATE UNIQUE INDEX ON t (sole);"
+        " CREATE UNIQUE INDEX ON t (k) INCLUDE (least); CREATE INDEX ON t ((twice + 1))"
+    )
+    columns = (await describe(conn)).columns.values()
+    assert [c.name for c in columns if c.unconstrained] == ["free", "plain", "twice"]
+
+
 # --- Unique indexes --------------------------------------------------------------------
 
 # What is added to a table, and for each key that is tried whether it is unique. None

@@ -7,6 +7,7 @@ from typing import Any
 import asyncpg
 
 from aioupsert._drivers import session_on
+from aioupsert._engines.postgresql.catalog import reflect_any
 from aioupsert._execution.table_cache import read_table
 from aioupsert._plan.schema import Table, table_name
 from tests.support.databases import PostgresDatabase
@@ -23,9 +24,16 @@ def trigger(when: str, body: str, table: str = "t") -> str:
 
 
 async def describe(conn: Any, name: object = "t") -> Table:
-    """Read the table from the catalog, through the driver of the connection."""
+    """
+    Read the table from the catalog, through the driver of the connection.
+
+    Of a plain table the query for any table says the same.
+    """
     async with session_on(conn) as session:
-        return (await read_table(session, table_name(name))).table
+        table = (await read_table(session, table_name(name))).table
+        if session.engine.system == "postgresql":
+            assert await session.run(reflect_any(table.name)) == table
+        return table
 
 
 async def make_collation(conn: Any) -> bool:

@@ -1,10 +1,11 @@
 """
 Reflection of a PostgreSQL table.
 
-One query reads all that is needed of a table. It is not prepared, as the server would keep
-more than 1 MB for it. The name is sent, and the JSON returned, as a cstring, so that no codecs that the caller has set on the connection
-are applied. Compatible servers have modules of their own: `citus` and `yugabytedb` add to
-this query, `cockroachdb` has another one.
+One query reads all that is needed of a plain table (`plain_table`), and another one any
+table. They are not prepared, as the server would keep 0.3 and 1.3 MB for them. The name is
+sent, and the JSON returned, as a cstring, so that no codecs that the caller has set on the
+connection are applied. Compatible servers have modules of their own: `citus` and
+`yugabytedb` add to these queries, `cockroachdb` has another one.
 
 References:
     PostgreSQL, "System Catalogs".
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Final, NotRequired, TypedDict
 
 from aioupsert._engines.base import Command, NameArgument, Steps
 from aioupsert._engines.partial_indexes import read_predicate
-from aioupsert._engines.postgresql import citus, yugabytedb
+from aioupsert._engines.postgresql import citus, plain_table
 from aioupsert._engines.postgresql.experimental import log_experimental
 from aioupsert._engines.postgresql.qualifying import qualified
 from aioupsert._engines.sql import quote_path
@@ -35,35 +36,15 @@ from aioupsert.errors import UnknownTableError
 if TYPE_CHECKING:
     from collections.abc import Container, Iterator
 
-# The pages below which a table counts as small. To look a row up by an index the server reads
-# two or three, at four times the cost of the next page of a scan. Partitioned tables and those
-# that were never vacuumed or analyzed have none.
-_SMALL: Final = 64
-
-# The pages up to which a table that has no rows, by its statistics, may be scanned. Then the
-# scan is more expensive by the estimate, too. Of one row, a table has two in twice the pages.
-_EMPTY: Final = 10
-
 # A domain is resolved to its base type. The expression of a generated column is in pg_attrdef
 # too, but is not a default. Bits of a trigger's type: 1 row, 2 before, 4 insert, 16 update,
 # 64 instead of. Rules of type 2 and 3 rewrite UPDATE and INSERT.
-# indnullsnotdistinct exists from version 15 on, so it is read by name. From version 18 on
-# NOT NULL is a constraint too, of type n. A check of the whole row has the column number 0.
+# From version 18 on NOT NULL is a constraint too, of type n. A check of the whole row has the
+# column number 0.
 _REFLECT: Final = qualified(
     """
 SELECT json_build_object(
-  'oid', c.oid::text,
-  'kind', c.relkind,
-  'row_type', CASE
-    WHEN c.reltype = 0 THEN ''
-    WHEN to_regtype($1::cstring::text) = c.reltype THEN $1::cstring::text
-    ELSE quote_ident(n.nspname::text) || '.' || quote_ident(c.relname::text) END,
-  'returns_old', current_setting('server_version_num')::int4 >= 180000,
-  'xmax', {HAS_XMAX},
-  'is_citus', {IS_CITUS},
-  'may_insert', has_table_privilege(c.oid, 'INSERT')
-    OR has_any_column_privilege(c.oid, 'INSERT'),
-  'may_copy', has_database_privilege(current_database(), 'TEMPORARY'),
+  {TABLE},
   'rules', EXISTS (
     SELECT FROM pg_catalog.pg_rewrite r
     WHERE r.ev_class = c.oid AND r.ev_type = ANY ('{2,3}'::"char"[]) AND r.ev_enabled <> 'D'),
@@ -87,42 +68,18 @@ SELECT json_build_object(
     AND NOT EXISTS (
       SELECT FROM pg_catalog.pg_index i
       WHERE i.indrelid = c.oid AND (i.indexprs IS NOT NULL OR i.indpred IS NOT NULL)),
-  'utf8', current_setting('server_encoding') = 'UTF8'
-    AND current_setting('client_encoding') = 'UTF8',
-  'small', c.relpages < {SMALL},
-  'empty', c.relpages > 0 AND c.reltuples = 0,
-  'scan_limit', CASE
-    WHEN c.relkind <> 'r' OR c.relpages <= 0 OR c.reltuples > 1
-      OR pg_relation_size(c.oid, 'main') >= z.size THEN 0
-    ELSE z.size END,
   'refuses', c.relrowsecurity OR b.on_update,
-  'row_security', c.relrowsecurity,
   'remote', b.is_remote,
   'columns', (
     SELECT json_agg(json_build_object(
-      'name', a.attname,
-      'type_id', t.oid::text,
-      'catalog', tn.nspname,
-      'type', t.typname,
-      'cast', quote_ident(tn.nspname::text) || '.' || quote_ident(t.typname::text),
-      'exact', format_type(t.oid, b.typmod),
-      'typmod', b.typmod,
-      'declared_id', a.atttypid::text,
-      'declared_typmod', a.atttypmod,
+      {COLUMN},
       'collation', CASE WHEN NOT l.collisdeterministic
         THEN quote_ident(ln.nspname::text) || '.' || quote_ident(l.collname::text) END,
-      'generated', a.attgenerated <> '',
-      'identity', a.attidentity,
-      'may_draw', a.attidentity = '' OR has_sequence_privilege(
-        pg_get_serial_sequence(
-          quote_ident(n.nspname::text) || '.' || quote_ident(c.relname::text), a.attname::text), 'USAGE'),
       'primary', EXISTS (
         SELECT FROM pg_catalog.pg_index i
         WHERE i.indrelid = c.oid AND i.indisprimary AND a.attnum = ANY (i.indkey)),
-      'not_null', a.attnotnull,
-      'category', t.typcategory,
       'operators', CASE
-        WHEN tn.nspname = 'pg_catalog' OR t.typcategory = 'A'
+        WHEN t.typnamespace = 'pg_catalog'::regnamespace OR t.typcategory = 'A'
           OR t.typtype = ANY ('{c,e,r,m}'::"char"[]) THEN 'pg_catalog'
         ELSE (
           SELECT quote_ident(sn.nspname::text)
@@ -134,7 +91,6 @@ SELECT json_build_object(
           JOIN pg_catalog.pg_namespace sn ON sn.oid = so.oprnamespace
           JOIN pg_catalog.pg_am am ON am.oid = oc.opcmethod AND am.amname = 'btree'
           WHERE oc.opcintype = t.oid AND oc.opcdefault) END,
-      'array', t.typarray <> 0,
       'unchecked', a.atttypid = b.oid
         AND NOT EXISTS (
           SELECT FROM pg_catalog.pg_constraint x
@@ -145,9 +101,7 @@ SELECT json_build_object(
             AND (i.indisunique OR i.indisexclusion OR t.typlen < 0)),
       'default', CASE
         WHEN a.attgenerated <> '' THEN NULL
-        WHEN a.attidentity <> '' THEN format('pg_catalog.nextval(%L::pg_catalog.regclass)',
-          pg_get_serial_sequence(
-            quote_ident(n.nspname::text) || '.' || quote_ident(c.relname::text), a.attname::text))
+        WHEN a.attidentity <> '' THEN {NEXT}
         ELSE coalesce(
           pg_get_expr(d.adbin, d.adrelid), pg_get_expr(at.typdefaultbin, 0)) END
       ) ORDER BY a.attnum)
@@ -167,11 +121,10 @@ SELECT json_build_object(
       FROM base JOIN pg_catalog.pg_type bt ON bt.oid = base.oid
       WHERE bt.typtype <> 'd') b
     JOIN pg_catalog.pg_type t ON t.oid = b.oid
-    JOIN pg_catalog.pg_namespace tn ON tn.oid = t.typnamespace
     WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped),
   'unique', (
     SELECT json_agg(json_build_object(
-      'name', ic.relname,
+      {INDEX},
       'columns', (
         SELECT json_agg(CASE
           WHEN k.coll = ka.attcollation OR kl.collisdeterministic
@@ -182,10 +135,6 @@ SELECT json_build_object(
           ON ka.attrelid = c.oid AND ka.attnum = k.attnum AND k.attnum > 0
         LEFT JOIN pg_catalog.pg_collation kl ON kl.oid = ka.attcollation
         WHERE k.place <= i.indnkeyatts),
-      'expressions', (
-        SELECT json_agg(CASE WHEN i.indkey[n - 1] = 0
-          THEN pg_get_indexdef(i.indexrelid, n, false) END ORDER BY n)
-        FROM generate_series(1, i.indnkeyatts) AS n),
       'coarser', (
         SELECT bool_or(k.coll <> ka.attcollation AND NOT kl.collisdeterministic)
         FROM ROWS FROM (unnest(i.indkey::int2[]), unnest(i.indcollation::oid[]))
@@ -193,11 +142,6 @@ SELECT json_build_object(
         JOIN pg_catalog.pg_attribute ka
           ON ka.attrelid = c.oid AND ka.attnum = k.attnum AND k.attnum > 0
         JOIN pg_catalog.pg_collation kl ON kl.oid = k.coll),
-      'nulls_distinct',
-        NOT coalesce((to_jsonb(i) ->> 'indnullsnotdistinct')::bool, false),
-      'predicate', pg_get_expr(i.indpred, i.indrelid),
-      'deferrable', NOT i.indimmediate,
-      'exclusion', i.indisexclusion,
       'equality', (
         SELECT bool_and(o.oprname = '=')
         FROM pg_catalog.pg_constraint x
@@ -211,9 +155,7 @@ SELECT json_build_object(
       AND (i.indisunique OR i.indisexclusion))
   )::text::cstring
 FROM pg_catalog.pg_class c
-JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-CROSS JOIN LATERAL (
-  SELECT CASE WHEN c.reltuples = 0 THEN {EMPTY} ELSE c.relpages * 2 END * 8192 AS size) z
+CROSS JOIN LATERAL ({SIZE}) z
 CROSS JOIN LATERAL (
   WITH RECURSIVE family (oid) AS (
     SELECT c.oid
@@ -227,10 +169,11 @@ CROSS JOIN LATERAL (
   FROM pg_catalog.pg_trigger g JOIN family ON family.oid = g.tgrelid
   WHERE g.tgenabled <> 'D') b
 WHERE c.oid = to_regclass($1::cstring::text)
-""".replace("{HAS_XMAX}", yugabytedb.HAS_XMAX)
-    .replace("{IS_CITUS}", citus.IS_INSTALLED)
-    .replace("{SMALL}", str(_SMALL))
-    .replace("{EMPTY}", str(_EMPTY))
+""".replace("{TABLE}", plain_table.TABLE)
+    .replace("{SIZE}", plain_table.SIZE)
+    .replace("{COLUMN}", plain_table.COLUMN)
+    .replace("{NEXT}", plain_table.NEXT)
+    .replace("{INDEX}", plain_table.INDEX)
 )
 
 TABLES: Final = qualified("""
@@ -246,16 +189,41 @@ LIMIT 1000
 
 def reflect(name: TableName) -> Steps[Table]:
     """
-    Read a table from the catalog, with one query; one more where Citus is installed.
+    Read a table from the catalog, with one query.
+
+    One more if it is not a plain table, and one where Citus is installed.
 
     Raises:
         UnknownTableError: There is no such table; a second query found the closest.
     """
-    rows = yield Command(_REFLECT, [NameArgument(quote_path(name))], kind="catalog")
+    rows = yield Command(plain_table.REFLECT, [_sent(name)], kind="once")
+    parts: list[plain_table.FoundParts] = [json.loads(row[0]) for row in rows]
+    found = plain_table.complete(parts[0]) if parts else None
+    if found is None:
+        return (yield from reflect_any(name))
+    return (yield from _read(name, found))
+
+
+def reflect_any(name: TableName) -> Steps[Table]:
+    """
+    Read a table, plain or not.
+
+    Raises:
+        UnknownTableError: As in `reflect`.
+    """
+    rows = yield Command(_REFLECT, [_sent(name)], kind="catalog")
     if not rows:
         known = yield Command(TABLES, kind="catalog")
         raise UnknownTableError(".".join(name), [row[0] for row in known])
     found: FoundTable = json.loads(rows[0][0])
+    return (yield from _read(name, found))
+
+
+def _sent(name: TableName) -> NameArgument:
+    return NameArgument(quote_path(name))
+
+
+def _read(name: TableName, found: FoundTable) -> Steps[Table]:
     if not found["xmax"]:
         log_experimental("YugabyteDB")
     if found["is_citus"]:
@@ -270,7 +238,7 @@ def identify(name: TableName) -> Steps[str]:
     """Return the oid of the relation that a name means now; empty if it is none."""
     relation = "pg_catalog.to_regclass($1::pg_catalog.text)"
     sql = f"SELECT {relation}::pg_catalog.oid::pg_catalog.text"
-    rows = yield Command(sql, [NameArgument(quote_path(name))])
+    rows = yield Command(sql, [_sent(name)])
     return str(rows[0][0] or "")
 
 
