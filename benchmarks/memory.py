@@ -1,5 +1,5 @@
 """
-How much memory many rows take: ten million through a generator.
+How much memory many rows take: ten million through a generator, created, then synchronized.
 
 Prints the largest resident size of the process, and the one before the first row, on
 SQLite and on PostgreSQL, each in a process of its own.
@@ -17,7 +17,7 @@ from typing import Any, Final
 
 import aiosqlite
 
-from aioupsert import create_or_update_many
+from aioupsert import create_or_update_many, sync_rows
 from benchmarks.support.databases import (
     create_table,
     postgresql,
@@ -25,7 +25,7 @@ from benchmarks.support.databases import (
     sqlite_path,
 )
 from benchmarks.support.report import show_versions
-from benchmarks.support.timing import stopwatch
+from benchmarks.support.timing import Elapsed, stopwatch
 
 QUICK: Final = {"rows": 2_000}
 
@@ -41,6 +41,12 @@ def megabytes() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1_000_000
 
 
+def changed(number: int) -> Iterator[dict[str, Any]]:
+    """Yield the rows but for the last one, of which 1 % have another note."""
+    for row in generated(number - 1):
+        yield row if row["hits"] % 100 else {**row, "note": "another note"}
+
+
 async def load(engine: str, conn: Any, number: int, most: float) -> bool:
     """Write the rows; return whether they took no more than so many megabytes."""
     before = megabytes()
@@ -49,13 +55,20 @@ async def load(engine: str, conn: Any, number: int, most: float) -> bool:
             conn, "views", generated(number), key="path"
         )
     assert result.created == number
-    after = megabytes()
+    told(f"{engine}, created", number, elapsed)
+    with stopwatch() as elapsed:
+        result = await sync_rows(conn, "views", changed(number), key="path", scope={})
+    assert result.deleted == 1
+    told(f"{engine}, synchronized", number, elapsed)
+    print(f"{engine}: {before:.0f} MB before; limit {most:.0f} MB")
+    return megabytes() <= most
+
+
+def told(what: str, number: int, elapsed: Elapsed) -> None:
     print(
-        f"{engine}: {number:,} rows in {elapsed.wall:.0f} s,"
-        f" {number / elapsed.wall:,.0f} rows/s;"
-        f" {after:.0f} MB resident at most, {before:.0f} MB before; limit {most:.0f} MB"
+        f"{what}: {number:,} rows in {elapsed.wall:.0f} s,"
+        f" {number / elapsed.wall:,.0f} rows/s; {megabytes():.0f} MB resident at most"
     )
-    return after <= most
 
 
 async def on_sqlite(number: int, most: float) -> bool:

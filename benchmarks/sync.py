@@ -4,8 +4,10 @@ A table that is to equal its source, 1 % of which is new, changed and gone.
 `sync_rows`, `create_or_update_many` of the same rows with skip_unchanged, which removes
 nothing, and by hand on PostgreSQL: COPY to a temporary table, then one statement that
 updates what differs and inserts, and one that deletes; from version 17 on MERGE with WHEN
-NOT MATCHED BY SOURCE. In turns of one run; what each leaves in the table is checked. The
-largest resident size is that of the whole run, with its list of rows.
+NOT MATCHED BY SOURCE. With the group of dependencies *peers*, dbmerge and dlt as well, each
+as it is fastest. In turns of one run; what each leaves in the table is checked. The largest
+resident size is that of the whole run, with its list of rows; the command `memory` tells
+what a source takes that is read as it comes.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ import asyncio
 from argparse import ArgumentParser, Namespace
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import aiosqlite
 import asyncpg
@@ -32,14 +34,32 @@ from benchmarks.support.databases import (
 from benchmarks.support.options import add_check, add_turns
 from benchmarks.support.report import show, show_versions
 from benchmarks.support.rows import COLUMNS, Row, as_dicts
+from benchmarks.support.scopes import installed
 from benchmarks.support.timing import in_turns, ratio, stopwatch
 
-QUICK: Final = {"rows": 500, "turns": 1}
+QUICK: Final = {"rows": [500], "turns": 1}
 LIMIT: Final = 2.5
 """Times the duration of create_or_update_many, at most."""
 MERGE_SINCE: Final = 17
 
 Write = Callable[[], Awaitable[object]]
+
+
+class Way(NamedTuple):
+    """
+    A way to make the table equal.
+
+    Attributes:
+        fill: Makes the table what it is before.
+        write: Makes it equal; this is measured.
+        read: Returns its rows.
+    """
+
+    fill: Callable[[], Awaitable[object]]
+    write: Write
+    read: Callable[[], Awaitable[list[Row]]]
+
+
 UPSERT: Final = """
     INSERT INTO views AS t SELECT * FROM source ORDER BY path
     ON CONFLICT (path) DO UPDATE SET hits = excluded.hits, note = excluded.note
@@ -88,60 +108,73 @@ def ours(conn: Any, rows: Sequence[dict[str, Any]]) -> dict[str, Write]:
     }
 
 
-async def measure(
-    title: str,
-    ways: dict[str, Write],
-    fill: Callable[[], Awaitable[None]],
-    read: Callable[[], Awaitable[list[Row]]],
-    options: Namespace,
-) -> bool:
+async def measure(title: str, ways: dict[str, Way], size: int, turns: int) -> bool:
     """Measure each way; return whether ours is within its limit."""
-    expected = sorted(source_rows(options.rows))
+    expected = sorted(source_rows(size))
 
     async def timed(name: str, _turn: int) -> float:
-        await fill()
+        way = ways[name]
+        await way.fill()
         with stopwatch() as elapsed:
-            await ways[name]()
-        left = sorted(await read())
+            await way.write()
+        left = sorted(await way.read())
         if name == "create_or_update_many":
             assert {*expected} < {*left}
         else:
             assert left == expected
         return elapsed.wall
 
-    times = await in_turns({name: partial(timed, name) for name in ways}, options.turns)
+    times = await in_turns({name: partial(timed, name) for name in ways}, turns)
+    title = f"{title}, {size:,} rows"
     table = Table("", "seconds", "ratio", "quartiles", title=title)
     many = times["create_or_update_many"]
     for name, seconds in times.items():
-        table.add_row(name, f"{min(seconds):.2f}", *ratio(seconds, many).cells())
+        table.add_row(name, f"{min(seconds):.3f}", *ratio(seconds, many).cells())
     show(table)
     return ratio(times["sync_rows"], many).median <= LIMIT
 
 
-async def on_postgresql(dsn: str, options: Namespace) -> bool:
+async def on_postgresql(dsn: str, size: int, turns: int) -> bool:
     async with postgresql(dsn, "views") as conn:
-        rows = source_rows(options.rows)
-        ways: dict[str, Write] = {
+        rows, stored = source_rows(size), stored_rows(size)
+        fill = partial(refill, conn, "views", stored)
+        writes: dict[str, Write] = {
             **ours(conn, as_dicts(rows)),
             "COPY, ON CONFLICT, DELETE": partial(by_hand, conn, rows, UPSERT),
         }
         if conn.get_server_version().major >= MERGE_SINCE:
-            ways["COPY, MERGE"] = partial(by_hand, conn, rows, MERGE)
+            writes["COPY, MERGE"] = partial(by_hand, conn, rows, MERGE)
+        ways = {
+            name: Way(fill, write, partial(read_postgresql, conn, "views"))
+            for name, write in writes.items()
+        }
+        for name, open_peer in installed().items():
+            peer = open_peer(dsn)
+            ways[name] = Way(
+                fill if peer.fill is None else partial(peer.fill, stored),
+                partial(peer.sync, rows),
+                partial(read_postgresql, conn, peer.table),
+            )
+        fine = await measure("PostgreSQL", ways, size, turns)
+        await conn.execute("DROP SCHEMA IF EXISTS dlt_views, dlt_views_staging CASCADE")
+        return fine
 
-        async def read() -> list[Row]:
-            return [tuple(row) for row in await conn.fetch("SELECT * FROM views")]
 
-        fill = partial(refill, conn, "views", stored_rows(options.rows))
-        return await measure("PostgreSQL", ways, fill, read, options)
+async def read_postgresql(
+    conn: asyncpg.Connection[asyncpg.Record], table: str
+) -> list[Row]:
+    rows = await conn.fetch(f"SELECT path, hits, note FROM {table}")
+    return [tuple(row) for row in rows]
 
 
-async def on_sqlite(options: Namespace) -> bool:
+async def on_sqlite(size: int, turns: int) -> bool:
     with sqlite_path() as path:
         async with sqlite(path, "views") as conn:
-            ways = ours(conn, as_dicts(source_rows(options.rows)))
-            fill = partial(fill_sqlite, conn, stored_rows(options.rows))
+            fill = partial(fill_sqlite, conn, stored_rows(size))
             read = partial(read_sqlite, conn)
-            return await measure("SQLite", ways, fill, read, options)
+            writes = ours(conn, as_dicts(source_rows(size)))
+            ways = {name: Way(fill, write, read) for name, write in writes.items()}
+            return await measure("SQLite", ways, size, turns)
 
 
 async def fill_sqlite(conn: aiosqlite.Connection, rows: Sequence[Row]) -> None:
@@ -157,17 +190,21 @@ async def read_sqlite(conn: aiosqlite.Connection) -> list[Row]:
 
 
 def add_options(parser: ArgumentParser) -> None:
-    parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument(
+        "--rows", type=int, nargs="+", default=[1_000_000], help="one size or several"
+    )
     add_turns(parser, 3)
     add_check(parser)
 
 
 def run(options: Namespace) -> int:
+    fine: list[bool] = []
     with postgresql_server() as server:
-        fine = [
-            asyncio.run(on_postgresql(server.dsn, options)),
-            asyncio.run(on_sqlite(options)),
-        ]
-    print(f"{options.rows:,} rows; {megabytes():.0f} MB resident at most")
+        for size in options.rows:
+            fine += [
+                asyncio.run(on_postgresql(server.dsn, size, options.turns)),
+                asyncio.run(on_sqlite(size, options.turns)),
+            ]
+    print(f"{megabytes():.0f} MB resident at most")
     show_versions(server)
     return int(options.check and not all(fine))
