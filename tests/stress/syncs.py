@@ -1,4 +1,10 @@
-"""Many calls of `sync_rows` beside ordinary writers: scopes are whole, and new rows stay."""
+"""
+Many calls of `sync_rows` beside ordinary writers: scopes are whole, and new rows stay.
+
+Some calls are cancelled, some have a source that is slow or raises, and some lose their
+server session. On PostgreSQL some are part of a transaction at a higher isolation level,
+whose snapshot is taken before the call waits for its turn.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +14,13 @@ import random
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final
 
-from aioupsert import Action, Result, create_or_update, sync_rows
-from tests.support.databases import open_postgresql, open_sqlite
+from aioupsert import Action, Result, create_or_update, is_retryable, sync_rows
+from tests.support.databases import Database, execute, open_postgresql, open_sqlite
 
 KINDS: Final = ("asyncpg", "psycopg", "aiosqlite")
 TABLE: Final = (
@@ -33,6 +40,10 @@ class Size:
     rounds: int = 500
 
 
+FATES: Final = ("done", "done", "done", "slow", "raises", "cancelled", "killed")
+LEVELS: Final = (None, None, None, "REPEATABLE READ", "SERIALIZABLE")
+
+
 @dataclass
 class Sync:
     """
@@ -43,7 +54,10 @@ class Sync:
         source: Its rows: values by key.
         called: When it was called.
         began: When the first row of the source was asked for.
-        done: Whether it returned.
+        snapshot: A time that is not after its first look at the table, as far as others
+            have committed before.
+        ended: When it returned or failed.
+        outcome: Whether it is stored; None if that is unknown.
         removed: The values of the writers' rows that it removed.
     """
 
@@ -51,8 +65,14 @@ class Sync:
     source: dict[int, int]
     called: int
     began: int = 0
-    done: bool = False
+    snapshot: int = 0
+    ended: int = 0
+    outcome: bool | None = None
     removed: list[int] = field(default_factory=list[int])
+
+
+class BrokenSourceError(Exception):
+    """What a source raises half-way."""
 
 
 class History:
@@ -65,43 +85,73 @@ class History:
         # When a writer began to create a value, and when it was stored.
         self.created: dict[int, tuple[int, int]] = {}
 
-    async def sync(self, conn: Any) -> None:
-        """Make a scope equal to a source, or be cancelled."""
+    async def sync(self, db: Database, conn: Any) -> None:
+        """Make a scope equal to a source, whatever happens to the call."""
         choose = self.choose
+        fate = choose.choice(FATES)
+        level = None if db.engine == "sqlite" else choose.choice(LEVELS)
         keys = choose.sample(range(60), choose.randrange(10, 40))
         source = {k: choose.randrange(3) for k in keys}
         sync = Sync(choose.randrange(SHOPS), source, next(self.clock))
+        if level is not None:
+            sync.snapshot = sync.called
+        call = self._call(db, conn, sync, fate, level)
+        sync.outcome = await self._outcome(db, conn, asyncio.ensure_future(call), fate)
+        sync.ended = next(self.clock)
         self.syncs.append(sync)
 
-        async def rows() -> AsyncIterator[dict[str, int]]:
-            sync.began = next(self.clock)
-            for k, n in source.items():
-                if not choose.randrange(8):
-                    await asyncio.sleep(0)
-                yield {"k": k, "n": n}
-
-        def note(result: Result[Any]) -> None:
-            old: Any = result.old
-            if result.action is Action.DELETED and old["k"] >= FIRST:
-                sync.removed.append(old["n"])
-
-        call = sync_rows(
-            *(conn, "t", rows()),
-            key=["shop", "k"],
-            scope={"shop": sync.shop},
-            max_missing=1.0,
-            batch_size=7,
-            on_result=note,
-        )
-        task = asyncio.ensure_future(call)
-        if not choose.randrange(6):
-            await asyncio.wait({task}, timeout=choose.random() / 50)
-            task.cancel()
+    async def _outcome(
+        self, db: Database, conn: Any, task: asyncio.Task[None], fate: str
+    ) -> bool | None:
+        """Return whether a call is stored; None if that is unknown."""
+        if fate in {"cancelled", "killed"}:
+            await asyncio.wait({task}, timeout=self.choose.random() / 50)
+            if fate == "cancelled":
+                task.cancel()
+            elif db.engine == "postgresql":
+                await kill(db, conn)
         try:
             await task
         except asyncio.CancelledError:
-            return
-        sync.done = True
+            return None
+        except Exception as exc:
+            # What is retryable is rolled back.
+            if isinstance(exc, BrokenSourceError) or is_retryable(exc):
+                return False
+            if fate == "killed":
+                return None
+            raise
+        return True
+
+    async def _call(
+        self, db: Database, conn: Any, sync: Sync, fate: str, level: str | None
+    ) -> None:
+        async with AsyncExitStack() as stack:
+            if level is not None:
+                await stack.enter_async_context(db.transaction(conn))
+                await execute(conn, f"SET TRANSACTION ISOLATION LEVEL {level}")
+            await sync_rows(
+                *(conn, "t", self._rows(sync, fate)),
+                key=["shop", "k"],
+                scope={"shop": sync.shop},
+                max_missing=1.0,
+                batch_size=7,
+                on_result=partial(note, sync),
+            )
+
+    async def _rows(self, sync: Sync, fate: str) -> AsyncIterator[dict[str, int]]:
+        choose = self.choose
+        sync.began = next(self.clock)
+        sync.snapshot = sync.snapshot or sync.began
+        last = choose.choice([*sync.source])
+        for k, n in sync.source.items():
+            if fate == "slow" and not choose.randrange(4):
+                await asyncio.sleep(0.001)
+            elif not choose.randrange(8):
+                await asyncio.sleep(0)
+            yield {"k": k, "n": n}
+            if fate == "raises" and k == last:
+                raise BrokenSourceError
 
     async def write(self, conn: Any) -> None:
         """Create a row of a value that no other row has, or replace one by it."""
@@ -128,22 +178,38 @@ class History:
         ]
         for shop in range(SHOPS):
             calls = [s for s in self.syncs if s.shop == shop and s.began]
-            calls.sort(key=lambda sync: sync.began)
-            done = [sync for sync in calls if sync.done]
+            done = [sync for sync in calls if sync.outcome]
             if not done:
                 continue
-            # It is unknown whether one that was cancelled is stored.
-            last = done[-1]
-            possible = [last, *(s for s in calls if s.began > last.began)]
+            # The last one is one that ended after each that is stored had begun.
+            latest = max(sync.snapshot for sync in done)
+            possible = [
+                s.source for s in calls if s.outcome is not False and s.ended > latest
+            ]
             rows = {k: n for s, k, n in stored if s == shop and k < FIRST}
-            if rows not in [sync.source for sync in possible]:
+            if rows not in possible:
                 faults.append(f"scope {shop} equals no source: {rows}")
+            called = max(sync.called for sync in done)
             faults += [
-                f"scope {shop} has a row of {n}, created before {last.called}"
+                f"scope {shop} has a row of {n}, created before {called}"
                 for s, k, n in stored
-                if s == shop and k >= FIRST and self.created[n][1] < last.called
+                if s == shop and k >= FIRST and self.created[n][1] < called
             ]
         return faults
+
+
+def note(sync: Sync, result: Result[Any]) -> None:
+    """Note the removal of a writer's row."""
+    old: Any = result.old
+    if result.action is Action.DELETED and old["k"] >= FIRST:
+        sync.removed.append(old["n"])
+
+
+async def kill(db: Database, conn: Any) -> None:
+    """End the server session of a connection."""
+    pid = conn.get_server_pid() if db.kind == "asyncpg" else conn.info.backend_pid
+    async with db.connect() as other:
+        await execute(other, f"SELECT pg_terminate_backend({pid})")
 
 
 async def syncs(dsn: str, kind: Any, size: Size, seed: int = 1) -> tuple[str, bool]:
@@ -158,19 +224,24 @@ async def syncs(dsn: str, kind: Any, size: Size, seed: int = 1) -> tuple[str, bo
         db = await stack.enter_async_context(opened)
         await db.run(TABLE)
 
-        async def work(do: Any) -> None:
+        async def synchronize() -> None:
+            for _ in range(size.rounds):
+                async with db.connect() as conn:
+                    await history.sync(db, conn)
+
+        async def write() -> None:
             async with db.connect() as conn:
                 for _ in range(size.rounds):
-                    await do(conn)
+                    await history.write(conn)
 
         async with asyncio.TaskGroup() as group:
             for _ in range(size.syncs):
-                group.create_task(work(history.sync))
+                group.create_task(synchronize())
             for _ in range(size.writers):
-                group.create_task(work(history.write))
+                group.create_task(write())
         stored = await db.query("SELECT shop, k, n FROM t")
     faults = history.faults(stored)
-    done = sum(sync.done for sync in history.syncs)
+    done = sum(bool(sync.outcome) for sync in history.syncs)
     removed = sum(len(sync.removed) for sync in history.syncs)
     line = (
         f"{kind}: {len(history.syncs)} syncs, {done} done; {len(history.created)} writes,"
