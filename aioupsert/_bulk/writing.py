@@ -223,6 +223,8 @@ class BulkWrite:
                 await enter_transaction(stack, session, deadline)
             while batch is not None:
                 await self.store(session, batch)
+                if source.is_empty:
+                    break
                 batch = await next_batch(batches, session, self._timeout)
 
 
