@@ -17,13 +17,14 @@ import json
 from typing import TYPE_CHECKING, Final
 
 from aioupsert._engines.base import Command, Steps
-from aioupsert._engines.postgresql.catalog import TABLES, FoundTable, read_table
+from aioupsert._engines.postgresql.catalog import TABLES, read_table
 from aioupsert._engines.postgresql.engine import PostgresqlEngine
 from aioupsert._engines.postgresql.experimental import log_experimental
 from aioupsert._engines.sql import quote_escaped, quote_path
 from aioupsert.errors import UnknownTableError
 
 if TYPE_CHECKING:
+    from aioupsert._engines.postgresql.found import FoundTable
     from aioupsert._plan.schema import Table, TableName
 
 _REFLECT: Final = """

@@ -20,7 +20,7 @@ from aioupsert._engines.postgresql.qualifying import qualified
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from aioupsert._engines.postgresql.catalog import FoundTable
+    from aioupsert._engines.postgresql.found import FoundTable
 
 # The pages below which a table counts as small. To look a row up by an index the server reads
 # two or three, at four times the cost of the next page of a scan. Partitioned tables and those
