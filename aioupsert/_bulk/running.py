@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable
+from collections import Counter
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple, cast
 
 from aioupsert._bulk.batching import Source, checked_size
 from aioupsert._bulk.parallel import ParallelWriter
 from aioupsert._bulk.writing import BulkWrite
 from aioupsert._drivers import is_pool, session_on
+from aioupsert._execution.calls import write
+from aioupsert._execution.table_cache import cached_table
 from aioupsert._execution.targets import Target
-from aioupsert._observation import observed
-from aioupsert.errors import BulkError, UsageError
+from aioupsert._observation import Observation, bulk_result, observed
+from aioupsert._plan import BulkRequest, RowGrouper
+from aioupsert.errors import BulkError, RetriesExhaustedError, UsageError
+from aioupsert.results import Action
 
 if TYPE_CHECKING:
     from aioupsert._drivers.base import Handle
     from aioupsert._plan.bulk_request import BulkArguments
     from aioupsert.events import Operation
     from aioupsert.results import BulkResult, Progress, Result
-    from aioupsert.typing import Rows
+    from aioupsert.typing import Rows, Value
 
 # Results are yielded after the last row of their batch, so batches are small.
 _ITERATED_ROWS: Final = 1_000
@@ -75,38 +80,98 @@ async def create_or_update_many(
     request = target.read_bulk(arguments)
     size = checked_size(options.batch_size)
     options.check(target.handle)
-    write = BulkWrite(
-        target.name,
-        request,
-        options.timeout,
-        skip=options.on_error == "skip",
-        progress=options.progress,
-        each=options.on_result is not None,
-        on_result=options.on_result,
-    )
-    source = Source(rows, size)
     with observed("create_or_update_many", target.name) as observation:
+        one = _only_row(rows)
+        is_watched = options.progress is not None or options.on_result is not None
+        if one is not None and target.model is None and not is_watched:
+            stored = await _write_one(target, one, request, options, observation)
+            if stored is not None:
+                return stored
+        bulk = BulkWrite(
+            target.name,
+            request,
+            options.timeout,
+            skip=options.on_error == "skip",
+            progress=options.progress,
+            each=options.on_result is not None,
+            on_result=options.on_result,
+        )
+        source = Source(rows, size)
         try:
             if options.connections > 1:
                 await ParallelWriter(
-                    write, source, options.connections, options.timeout
+                    bulk, source, options.connections, options.timeout
                 ).run(target.handle)
             else:
                 async with session_on(target.handle, options.timeout) as session:
                     if observation is not None:
                         observation.event.system = session.engine.system
-                    await write.write_all(session, source, atomic=options.atomic)
+                    await bulk.write_all(session, source, atomic=options.atomic)
         except BulkError as exc:
             if observation is not None:
                 observation.record(replace(exc.committed, rejected=(exc,)))
             raise
         if target.model is not None:
             await target.synchronize()
-        write.report()
-        result = write.result()
+        bulk.report()
+        result = bulk.result()
         if observation is not None:
             observation.record(result)
         return result
+
+
+def _only_row(rows: Rows) -> Sequence[Value] | None:
+    """Return rows of which there is only one, and that can be read again."""
+    if type(rows) in _SEQUENCES:
+        sequence = cast("Sequence[Value]", rows)
+        return sequence if len(sequence) == 1 else None
+    return None
+
+
+async def _write_one(
+    target: Target,
+    rows: Sequence[Value],
+    request: BulkRequest,
+    options: Options,
+    observation: Observation | None,
+) -> BulkResult | None:
+    """
+    Write a single row as one call, which takes one round trip.
+
+    Returns:
+        What became of it; None if nothing was stored, and it is to be written like many
+        rows, by a transaction of several steps.
+    """
+    if request.convert_text:
+        return None
+    try:
+        shape, values = RowGrouper(request).read_row(rows[0])
+        async with session_on(target.handle, options.timeout) as session:
+            cached = cached_table(session, target.name)
+            if cached is None or session.in_transaction():
+                return None  # in a transaction it needs a savepoint
+            request.check(cached.table)
+            if observation is not None:
+                observation.event.system = session.engine.system
+            try:
+                result = await write(
+                    session, target.name, shape, values, options.timeout
+                )
+            except Exception as exc:
+                is_over = isinstance(exc, RetriesExhaustedError)
+                if is_over or session.fault_of(exc) == "connection":
+                    raise
+                return None
+    except UsageError:
+        return None
+    done = _ONE_ROW[result.action]
+    if observation is not None:
+        observation.record(done)
+    return done
+
+
+_SEQUENCES: Final = frozenset({list, tuple})
+_ONE_ROW: Final = {action: bulk_result(Counter((action,))) for action in Action}
 
 
 async def iter_create_or_update(

@@ -119,7 +119,9 @@ class BulkWrite:
         """
         writer = self._giving_way if gives_way else self._writer
         try:
-            outcome = await writer.store(session, batch, inside=self._inside)
+            outcome = await writer.store(
+                session, batch, inside=self._inside, alone="whole"
+            )
         except RejectedRowError as exc:
             committed = bulk_result(self._done.counts) if self.commits else BulkResult()
             raise _error(exc.rejected, committed) from exc.rejected.error

@@ -16,7 +16,7 @@ from typing import Final, TypeVar
 
 from aioupsert._coalescer.queue import FUTURE, ROW, PendingCall
 from aioupsert._drivers.base import CALLERS, NobodyWaitsError, Session
-from aioupsert._execution.batches import LOCK_TIMEOUT, BatchWriter
+from aioupsert._execution.batches import LOCK_TIMEOUT, Alone, BatchWriter
 from aioupsert._execution.bisecting import Batch
 from aioupsert._execution.calls import write
 from aioupsert._execution.table_cache import has_changed, read_table
@@ -220,10 +220,10 @@ class Sender:
     async def _store_all(
         self, session: Session, calls: list[PendingCall], writer: BatchWriter
     ) -> None:
-        alone = True
+        alone: Alone = "in part"
         while calls:
             calls = await self._store(session, calls, writer, alone=alone)
-            alone = False  # what is left would be left again
+            alone = "never"  # what is left would be left again
 
     async def _store(
         self,
@@ -231,7 +231,7 @@ class Sender:
         calls: list[PendingCall],
         writer: BatchWriter,
         *,
-        alone: bool,
+        alone: Alone,
     ) -> list[PendingCall]:
         """
         Store calls, and answer them.
@@ -240,8 +240,8 @@ class Sender:
             session: Where to.
             calls: The calls.
             writer: What stores several.
-            alone: Whether one statement may be the whole transaction; it may leave some
-                of the calls.
+            alone: When one statement may be the whole transaction; it may leave some of
+                the calls.
 
         Returns:
             The calls that must be sent again, since nothing of them is stored.

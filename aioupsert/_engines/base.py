@@ -27,7 +27,7 @@ from typing import (
     TypeVar,
 )
 
-from aioupsert._plan.rows import ValueSemantics
+from aioupsert._plan.groups import ValueSemantics
 from aioupsert.errors import AioupsertError, NotAppliedError
 from aioupsert.typing import Value
 
@@ -264,10 +264,15 @@ class CompiledBatch(Protocol):
         ...
 
     def write_autocommit(
-        self, group: RowGroup, outcome: BatchOutcome, /
+        self, group: RowGroup, outcome: BatchOutcome, /, *, whole: bool
     ) -> Steps[Sequence[int]] | None:
         """
         Write a group of rows with one statement, outside of a transaction.
+
+        Args:
+            group: The rows.
+            outcome: Where to record what became of them.
+            whole: Whether either all rows are to be written or none.
 
         Returns:
             Steps that return the rows which were not written, or None if the group

@@ -16,7 +16,7 @@ raised as it is.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final, Protocol
+from typing import Final, Literal, Protocol, TypeAlias
 
 from aioupsert._drivers import is_retryable
 from aioupsert._drivers.base import Session, TransientError
@@ -45,6 +45,14 @@ from aioupsert._plan.pinning import pin_rows
 from aioupsert._plan.schema import Table, TableName
 from aioupsert.errors import AioupsertError, NotAppliedError, UsageError
 from aioupsert.typing import Value
+
+Alone: TypeAlias = Literal["never", "whole", "in part"]
+"""
+When one statement may be the whole transaction that writes a batch.
+
+``whole``: if it writes all rows or none; ``in part``: even if `BatchOutcome.left` has rows
+that it did not write.
+"""
 
 # What a row may have caused.
 _OF_A_ROW: Final = frozenset({"row", "lock", "unknown"})
@@ -128,7 +136,7 @@ class BatchWriter:
         self._gives_way = gives_way
 
     async def store(
-        self, session: Session, batch: Batch, *, inside: bool, alone: bool = False
+        self, session: Session, batch: Batch, *, inside: bool, alone: Alone = "never"
     ) -> BatchOutcome:
         """
         Write a batch at once, or what can be written of it.
@@ -137,8 +145,7 @@ class BatchWriter:
             session: Where to.
             batch: The rows.
             inside: Whether the caller has a transaction open.
-            alone: Whether one statement may be the whole transaction, where one is
-                enough; `BatchOutcome.left` has the rows that it did not write.
+            alone: When one statement may be the whole transaction, where one is enough.
 
         Raises:
             RejectedRowError: A row could not be stored, and so the batch is not.
@@ -339,7 +346,7 @@ class BatchWriter:
         return self._gives_way and session.fault_of(error) == "lock"
 
     async def _write(
-        self, session: Session, batch: Batch, *, alone: bool = False
+        self, session: Session, batch: Batch, *, alone: Alone = "never"
     ) -> BatchOutcome:
         """Write a batch in a transaction or savepoint of its own."""
         groups, rejected = await self._compile(session, batch)
@@ -415,7 +422,7 @@ def _steps(
     groups: Sequence[CompiledGroup],
     outcome: BatchOutcome,
     *,
-    alone: bool,
+    alone: Alone,
     reads_first: bool,
 ) -> Steps[None]:
     """Write groups in one transaction, or by one statement that is one."""
@@ -424,13 +431,14 @@ def _steps(
         if not groups:
             return
     inside = bool((yield IN_TRANSACTION))
-    if alone and not inside and len(groups) == 1:
+    if alone != "never" and not inside and len(groups) == 1:
         ((compiled, group),) = groups
-        body = compiled.write_autocommit(group, outcome)
+        body = compiled.write_autocommit(group, outcome, whole=alone == "whole")
         if body is not None:
             left = yield from body
-            _count_calls(outcome, compiled, group, left)
-            return
+            if not left or alone == "in part":
+                _count_calls(outcome, compiled, group, left)
+                return
     scope = engine.scope("batch", in_transaction=inside)
     yield from in_scope(scope, engine.write(groups, outcome))
     for compiled, group in groups:

@@ -16,7 +16,7 @@ from aioupsert._plan import (
     read_request,
     read_row_request,
 )
-from aioupsert._plan.bulk_request import read_key_names
+from aioupsert._plan.bulk_request import bulk_request, read_key_names
 from aioupsert._plan.row_classes import RowClass, row_class
 from aioupsert._plan.schema import TableName, split_name, table_name
 from aioupsert._plan.sync_request import (
@@ -115,7 +115,7 @@ class Target:
     def read_bulk(self, arguments: BulkArguments) -> BulkRequest:
         """Check the arguments of a bulk call by themselves."""
         if self.model is None:
-            return read_bulk_request(**arguments)
+            return bulk_request(**arguments)
         names = self._names_of(arguments["returning"], old=arguments["old"])
         arguments = {**arguments, "returning": names}
         return read_bulk_request(**self.model.bulk_call(**arguments))

@@ -3,23 +3,22 @@ The arguments of a call, checked: first by themselves, then against the table.
 
 A request (request.py) becomes a plan (plan.py), with its expressions resolved
 (resolving.py) and its key checked (key_checks.py). A bulk request (bulk_request.py)
-becomes one request for each kind of row: rows are read into columns (records.py) and
-sorted into groups (rows.py); the calls of a coalescer are merged (merging.py). Nothing
+becomes one request for each kind of row: rows are read into columns (records.py), sorted by
+their requests (rows.py) and put in order (groups.py); rows with one key, and the calls of a
+coalescer (merging.py), become one write where they may (merge_rules.py). Nothing
 here knows SQL or a driver.
 """
 
 from aioupsert._plan.bulk_request import BulkRequest, read_bulk_request, read_key_names
+from aioupsert._plan.groups import RowGroup, ValueSemantics, keys_differ
 from aioupsert._plan.merging import CallGrouper
 from aioupsert._plan.plan import KeyColumn, Plan, make_plan
 from aioupsert._plan.records import RejectedRow
 from aioupsert._plan.request import Request, RequestShape, pairs, read_request
 from aioupsert._plan.resolving import Assignment, Comparison, Resolved
 from aioupsert._plan.rows import (
-    RowGroup,
     RowGrouper,
-    ValueSemantics,
     check_keys,
-    keys_differ,
     read_row_request,
 )
 from aioupsert._plan.sync_request import SyncRequest

@@ -73,6 +73,8 @@ class BoundExpression(NamedTuple):
 BoundExpressions: TypeAlias = Mapping[str, BoundExpression]
 """Columns, each with the expression it is set to."""
 
+# Columns and kinds of values are few; a caller who makes them up must not fill the memory.
+_MAX_KNOWN: Final = 512
 _name_of: Final = itemgetter(1)
 _DEFAULT: Final = BoundExpression(DEFAULT.node, (), frozenset())
 
@@ -98,6 +100,8 @@ class BulkRequest:
         translation: How to translate the rows, if they are not stored as they are.
         strategy: How to execute a call of a single row.
         resets: What an update also sets, and compares, unless the call or the row does.
+        known: The requests that were made for rows, by what the rows have.
+        checked: The table that it was checked against last.
     """
 
     key: Names
@@ -114,6 +118,21 @@ class BulkRequest:
     translation: RowTranslation | None
     strategy: Strategy = "auto"
     resets: BoundExpressions = field(default_factory=dict[str, BoundExpression])
+    known: dict[object, tuple[RequestShape, Sequence[Value]]] = field(
+        default_factory=dict[object, "tuple[RequestShape, Sequence[Value]]"],
+        compare=False,
+        repr=False,
+    )
+    checked: list[Table] = field(default_factory=list[Table], compare=False, repr=False)
+
+    def keep(
+        self, of: object, request: tuple[RequestShape, Sequence[Value]]
+    ) -> tuple[RequestShape, Sequence[Value]]:
+        """Keep the request for rows that have something in common, and return it."""
+        if len(self.known) >= _MAX_KNOWN:
+            self.known.clear()
+        self.known[of] = request
+        return request
 
     def request(
         self,
@@ -196,6 +215,8 @@ class BulkRequest:
             UnknownColumnError: Columns that it does not have, all of them named.
             MissingUniqueIndexError: No unique index, and the call insisted on one.
         """
+        if self.checked and self.checked[0] is table:
+            return
         named = {*self.key, *self.create_defaults, *self.touch, *(self.update or ())}
         if self.returning is not None and self.returning != "*":
             named.update(self.returning)
@@ -215,6 +236,7 @@ class BulkRequest:
             or table.may_be_unique(self.key)
         ):
             missing_index(self.key, self.without_unique_index, table)
+        self.checked[:] = [table]
 
 
 def _items(expressions: BoundExpressions) -> Items:
@@ -283,6 +305,84 @@ def read_bulk_request(
         without_unique_index=without_unique_index,
         on_update={} if on_update is None else _read("on_update", on_update),
         translation=translation,
+        strategy=strategy,
+    )
+
+
+def bulk_request(
+    *,
+    key: Name | Sequence[Name],
+    update: Update,
+    create_defaults: Values | None,
+    where: Expression | SqlalchemyExpression | None,
+    skip_unchanged: bool,
+    touch: Values | None,
+    returning: Returning,
+    old: bool,
+    without_unique_index: WithoutUniqueIndex,
+    convert_text: bool = False,
+    on_update: Mapping[str, Value] | None = None,
+    translation: RowTranslation | None = None,
+    strategy: Strategy = "auto",
+) -> BulkRequest:
+    """
+    Return what `read_bulk_request` does; the same object again for the same names.
+
+    Raises:
+        UsageError: They make no sense.
+    """
+    if (
+        create_defaults is None
+        and where is None
+        and touch is None
+        and on_update is None
+        and translation is None
+    ):
+        # Such arguments are the same whenever a line of code runs.
+        names = (
+            tuple(key) if isinstance(key, list) else key,
+            tuple(update) if isinstance(update, list) else update,
+            tuple(returning) if isinstance(returning, list) else returning,
+        )
+        flags = (skip_unchanged, old, convert_text)
+        try:
+            return _of_names(names, flags, without_unique_index, strategy)
+        except TypeError:
+            pass  # update is a mapping, or an argument is wrong
+    return read_bulk_request(
+        key=key,
+        update=update,
+        create_defaults=create_defaults,
+        where=where,
+        skip_unchanged=skip_unchanged,
+        touch=touch,
+        returning=returning,
+        old=old,
+        convert_text=convert_text,
+        without_unique_index=without_unique_index,
+        on_update=on_update,
+        translation=translation,
+        strategy=strategy,
+    )
+
+
+@lru_cache(maxsize=256)
+def _of_names(
+    names: tuple[Name | Sequence[Name], Update, Returning],
+    flags: tuple[bool, bool, bool],
+    without_unique_index: WithoutUniqueIndex,
+    strategy: Strategy,
+) -> BulkRequest:
+    key, update, returning = names
+    skip_unchanged, old, convert_text = flags
+    return read_bulk_request(
+        key=key,
+        update=update,
+        returning=returning,
+        skip_unchanged=skip_unchanged,
+        old=old,
+        convert_text=convert_text,
+        without_unique_index=without_unique_index,
         strategy=strategy,
     )
 

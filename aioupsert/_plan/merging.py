@@ -11,16 +11,15 @@ import contextlib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final, TypeAlias
 
-from aioupsert._plan.merge_rules import CannotMergeError, MergeRule, find_rule
-from aioupsert._plan.records import RejectedRow
-from aioupsert._plan.request import Request, RequestShape
-from aioupsert._plan.rows import (
+from aioupsert._plan.groups import (
     RowGroup,
-    UniformRows,
     ValueSemantics,
     are_comparable,
     order_groups,
 )
+from aioupsert._plan.merge_rules import CannotMergeError, MergeRule, find_rule
+from aioupsert._plan.records import RejectedRow
+from aioupsert._plan.request import Request, RequestShape
 from aioupsert._plan.schema import Names, Table
 from aioupsert.typing import Value
 
@@ -68,12 +67,16 @@ class CallGrouper:
             its_positions, its_values = found.setdefault(shape, ([], []))
             its_positions.append(position)
             its_values.append(values)
-        uniform = [
-            UniformRows(positions, [*zip(*values, strict=True)])
-            for positions, values in found.values()
+        groups = [
+            RowGroup(
+                _coalesced(shape, self._lock_timeout),
+                (),
+                positions,
+                [*zip(*values, strict=True)],
+            )
+            for shape, (positions, values) in found.items()
         ]
-        requests = [(_coalesced(shape, self._lock_timeout), ()) for shape in found]
-        groups = order_groups(uniform, requests, self._key, table, semantics)
+        groups = order_groups(groups, self._key, table, semantics)
         if merged:
             groups = [group.with_merged(merged) for group in groups]
         return groups, []

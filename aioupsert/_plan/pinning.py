@@ -14,8 +14,8 @@ import itertools
 from collections.abc import Sequence
 from typing import TypeAlias
 
+from aioupsert._plan.groups import RowGroup
 from aioupsert._plan.request import Request, RequestShape
-from aioupsert._plan.rows import RowGroup
 from aioupsert._plan.schema import Constant, Table, same
 from aioupsert.typing import Value
 

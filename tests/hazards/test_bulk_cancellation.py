@@ -117,7 +117,7 @@ async def all_or_none(
         assert now - total in ((1, 2) if cancelled else (2,))
         total = now
         assert await idle(pg)
-    assert point > 3
+    assert point > 1  # one statement, at least
 
 
 @twice

@@ -14,6 +14,7 @@ from aioupsert import (
     F,
     Result,
     create_or_update,
+    create_or_update_many,
     get_or_create,
     now,
 )
@@ -248,3 +249,31 @@ async def test_a_batch_of_a_coalescer_is_one_message(
         results, number = await flights.of(batch())
     assert number == 1
     assert {result.action for result in results} == {Action.UPDATED}
+
+
+@pytest.mark.parametrize("size", [1, 2, 100])
+async def test_a_small_batch_is_one_round_trip(
+    conn: Any, flights: Flights, size: int
+) -> None:
+    def write(number: int) -> Awaitable[Any]:
+        rows = [{"k": f"{key}", "v": number} for key in range(size)]
+        return create_or_update_many(conn, "t", rows, key="k")
+
+    for number in range(3):  # to read the catalog, and to prepare
+        await write(number)
+    done, count = await flights.of(write(3))
+    assert (done.updated, count) == (size, 1)
+
+
+async def test_a_batch_that_may_be_written_in_part_has_a_transaction(
+    pg: PostgresDatabase, conn: Any, flights: Flights
+) -> None:
+    await pg.run("CREATE TABLE numbered (id serial, k text PRIMARY KEY, v integer)")
+
+    def write(number: int) -> Awaitable[Any]:
+        rows = [{"k": f"{key}", "v": number} for key in range(3)]
+        return create_or_update_many(conn, "numbered", rows, key="k")
+
+    await write(1)
+    _, count = await flights.of(write(2))
+    assert count == 3

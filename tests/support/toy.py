@@ -95,8 +95,10 @@ class ToyBatch:
     def find_holders(self, _group: RowGroup) -> None:
         return None
 
-    def write_autocommit(self, _group: RowGroup, _outcome: BatchOutcome) -> None:
-        return None
+    def write_autocommit(
+        self, _group: RowGroup, _outcome: BatchOutcome, *, whole: bool
+    ) -> None:
+        del whole
 
 
 class ToyEngine:

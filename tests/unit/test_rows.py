@@ -91,13 +91,13 @@ def test_what_an_update_also_sets_waits_for_a_change_where_one_is_asked_for() ->
 
 
 def test_requests_without_number_do_not_fill_the_memory() -> None:
-    grouper = rows_by_id()
+    request = read_bulk_request(key="id")
+    grouper = RowGrouper(request)
     for number in range(600):
-        group(grouper, {"id": 1, f"column {number}": 2})
-    assert len(grouper._requests) <= 256
-    for number in range(600):
-        grouper.read_row({"id": 1, f"column {number}": 2})
-    assert len(grouper._plain) <= 256
+        row = {"id": 1, f"column {number}": 2}
+        group(grouper, row)
+        grouper.read_row(row)
+    assert len(request.known) <= 512
 
 
 @dataclass

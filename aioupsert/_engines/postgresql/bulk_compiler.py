@@ -438,11 +438,13 @@ class _Draft(NamedTuple):
         writer: What has written it.
         ctes: The other WITH queries.
         query: The final query.
+        writes_all: As in `ReportingStatement`.
     """
 
     writer: _BatchWriter
     ctes: Sequence[str]
     query: str
+    writes_all: bool = False
 
     def finished(self) -> BatchStatement:
         """Return the statement, once the columns of the batch are complete."""
@@ -496,7 +498,7 @@ class _ReportingDrafts(NamedTuple):
     def finished(self) -> ReportingStatement:
         """Return the statement, once the columns of the batch are complete."""
         counts = None if self.counts is None else self.counts.finished()
-        return ReportingStatement(counts, self.rows.finished())
+        return ReportingStatement(counts, self.rows.finished(), self.rows.writes_all)
 
 
 def _drafts(
@@ -693,7 +695,7 @@ def _on_conflict(
         columns = [f'{written}."r{n}"' for n in range(len(plan.returning))]
         named = ", ".join([f'{writer.rows}."ord"', f'{written}."code"', *columns])
         query = f"SELECT {named} FROM {writer.rows} FULL JOIN {written} ON {same}"
-    return _Draft(writer, [cte], query)
+    return _Draft(writer, [cte], query, writes_all)
 
 
 def _updating(

@@ -103,10 +103,12 @@ class ReportingStatement(NamedTuple):
             match several rows of the table, or have the key of another one.
         rows: Returns a row for each: its number, from 1, its code (or NULL), and the
             columns that the caller asked for.
+        writes_all: Whether it never writes some rows without the others.
     """
 
     counts: BatchStatement | None
     rows: BatchStatement
+    writes_all: bool = False
 
 
 class KeyLock(NamedTuple):
@@ -206,7 +208,7 @@ class PostgresqlBatch:
         return left
 
     def write_autocommit(
-        self, group: RowGroup, outcome: BatchOutcome
+        self, group: RowGroup, outcome: BatchOutcome, *, whole: bool
     ) -> Steps[Sequence[int]] | None:
         """
         Write a group of rows with one statement, outside of a transaction.
@@ -222,6 +224,7 @@ class PostgresqlBatch:
             or not self.takes_arrays
             or not group.distinct
             or number > MAX_ARRAY_ROWS
+            or (whole and not self.upsert.writes_all)
         ):
             return None
         return _GroupWrite(self, self.upsert, group, outcome).by_arrays(range(number))

@@ -69,7 +69,9 @@ class SqliteBatch:
     encoders: Encoders
     how: str
 
-    def write_autocommit(self, _group: RowGroup, _outcome: BatchOutcome) -> None:
+    def write_autocommit(
+        self, _group: RowGroup, _outcome: BatchOutcome, *, whole: bool
+    ) -> None:
         """Return None: a statement runs for each row, in one transaction around all."""
 
     def read_existing(
