@@ -83,11 +83,16 @@ def tables(file: Path) -> str:
         columns = [c for c in (*some[0],)[2:] if any(row[c] for row in some)]
         setting = some[0][second]
         parts += [
-            f"## {title.capitalize()}\n",
-            *([f"{setting.capitalize()}.\n"] if setting else []),
+            f"## {sentence(title)}\n",
+            *([f"{sentence(setting)}.\n"] if setting else []),
             table(columns, some),
         ]
     return "\n".join(parts)
+
+
+def sentence(text: str) -> str:
+    """Return the text with a capital letter first."""
+    return text[:1].upper() + text[1:]
 
 
 def table(columns: list[str], rows: Iterable[Mapping[str, str]]) -> str:

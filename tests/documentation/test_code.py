@@ -1,9 +1,10 @@
 """
-The Python in the pages is a program, a page each; it runs on PostgreSQL and on SQLite.
+The Python in a page runs when it is copied.
 
-A page has the table of the guide unless it makes one of that name, and `conn` and `pool`.
-A line that ends with "# => value" has that value. A comment before a block says on which
-database alone it runs, or of which other library it is.
+It is one program, from the first block to the last: imports, connection and tables are on
+the page. It runs in a fresh environment that has what the page says to install. A line
+that ends with "# => value" has that value. A comment before a block says on which
+database alone it runs, of which other library it is, or that another test runs it.
 """
 
 import json
@@ -11,116 +12,87 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import pytest
-from prometheus_client import REGISTRY
-from sqlalchemy.ext.asyncio import AsyncSession
 
-import aioupsert
-from aioupsert.events import OBSERVERS
-from tests.documentation.models import Page
+from tests.documentation.environments import Environments
 from tests.documentation.pages import (
     DOCS,
     PAGES,
+    POSTGRESQL,
     ROOT,
+    SQLITE,
+    Copied,
     blocks,
-    checked,
-    page_name,
-    run,
-    tables,
+    copied,
 )
-from tests.support.databases import open_postgresql, open_sqlite, url_in
-from tests.support.engines import engine_on
+from tests.support.databases import PostgresDatabase, url_in
 from tests.support.servers import Server
 
-# Run by tests of their own, as what they need is not a table.
-ELSEWHERE: Final = {
-    "guides/sqlalchemy.md",
-    "guides/servers.md",
-    "get-started/quickstart.md",
-}
 DSN: Final = "postgresql://localhost/test"
-WITH_CODE: Final = [
-    page
-    for page in [ROOT / "README.md", *PAGES]
-    if page_name(page) not in ELSEWHERE and "```python" in page.read_text("utf-8")
+RUNNER: Final = Path(__file__).with_name("copied.py")
+PROGRAMS: Final = [
+    program for page in [ROOT / "README.md", *PAGES] for program in copied(page)
 ]
 
 
-@pytest.fixture(params=["postgresql", "sqlite"])
-async def scope(
-    request: pytest.FixtureRequest, pg_server: Server, lite_path: Path
-) -> AsyncIterator[dict[str, Any]]:
-    """The names that a page may use."""
-    scope: dict[str, Any] = {n: getattr(aioupsert, n) for n in aioupsert.__all__}
-    scope |= {"engine": request.param, "Page": Page, "dsn": DSN}
-    async with AsyncExitStack() as stack:
-        if request.param == "sqlite":
-            lite = await stack.enter_async_context(open_sqlite(lite_path))
-            scope["conn"] = scope["pool"] = lite.handle
-            engine = engine_on("aiosqlite", str(lite_path), "")
-        else:
-            dsn = pg_server.dsn
-            pg = await stack.enter_async_context(open_postgresql(dsn, "pool"))
-            scope["conn"] = await stack.enter_async_context(pg.connect())
-            scope["pool"] = pg.handle
-            scope["dsn"] = url_in(dsn, pg.schema)
-            engine = engine_on("asyncpg", dsn, pg.schema)
-        stack.push_async_callback(engine.dispose)
-        scope["session"] = await stack.enter_async_context(AsyncSession(engine))
-        yield scope
+@pytest.fixture(scope="session")
+def environments(tmp_path_factory: pytest.TempPathFactory) -> Environments:
+    # Workers have folders of their own in one of the run.
+    base = tmp_path_factory.getbasetemp()
+    run = base.parent if base.name.startswith("popen-") else base
+    return Environments(run / "environments")
 
 
-def program(page: Path, engine: str) -> str:
-    """What is run of a page."""
-    here = {"postgresql": "PostgreSQL only", "sqlite": "SQLite only"}[engine]
-    texts = [
-        block.text
-        for block in blocks(page)
-        if block.language == "python" and block.mark in {"", here}
-    ]
-    return checked("\n".join(texts))
+def printed_by(
+    program: Copied, environments: Environments, folder: Path, dsn: str
+) -> str:
+    """Run the program in its environment; return what it printed."""
+    file = folder / "page.py"
+    file.write_text(program.checked().replace(DSN, dsn), "utf-8")
+    python = environments.python_with(program.packages)
+    # Another library may warn of what it uses.
+    warnings = ["-W", "error"] if program.mark in {"", POSTGRESQL, SQLITE} else []
+    done = subprocess.run(  # noqa: S603  # our own documentation
+        [str(python), "-I", *warnings, str(RUNNER), str(file)],
+        cwd=folder,
+        check=False,
+        timeout=60,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
-@pytest.fixture(autouse=True)
-def afterwards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Files go where no others are, and what observes the process goes."""
-    monkeypatch.chdir(tmp_path)
-    collectors = {*REGISTRY._collector_to_names}
-    yield
-    OBSERVERS.clear()
-    for collector in {*REGISTRY._collector_to_names} - collectors:
-        REGISTRY.unregister(collector)
-
-
-@pytest.mark.parametrize("page", WITH_CODE, ids=map(page_name, WITH_CODE))
-async def test_the_code_of_a_page_runs(page: Path, scope: dict[str, Any]) -> None:
-    made = tables(page)
-    if not any("CREATE TABLE page_views" in table for table in made):
-        made += tables(DOCS / "reference" / "arguments.md")
-    for table in made:
-        await scope["conn"].execute(table)
-    text = program(page, scope["engine"]).replace(DSN, scope["dsn"])
-    await run(text, page, scope)
-
-
-def test_the_programs_of_the_quickstart_print_what_it_says(
-    pg_server: Server, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("program", PROGRAMS, ids=[p.name for p in PROGRAMS])
+def test_the_code_of_a_page_runs_when_copied(
+    program: Copied,
+    environments: Environments,
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
 ) -> None:
-    page = DOCS / "get-started" / "quickstart.md"
-    scope: dict[str, Any] = {}
-    exec(program(page, "postgresql").replace(DSN, pg_server.dsn), scope)  # noqa: S102 - our own documentation
-    printed = [block.text for block in blocks(page) if block.language == "text"]
-    assert capsys.readouterr().out == "".join(printed)
+    dsn = DSN
+    if program.mark == POSTGRESQL:
+        pg: PostgresDatabase = request.getfixturevalue("pg")
+        server: Server = request.getfixturevalue("pg_server")
+        dsn = url_in(server.dsn, pg.schema)
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    printed = printed_by(program, environments, tmp_path, dsn)
+    if printed:
+        said = [b.text for b in blocks(program.page) if b.language == "text"]
+        assert printed == "".join(said)
 
 
-def test_the_commands_of_the_import_do_what_it_says() -> None:
+def test_the_commands_of_the_import_do_what_it_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     page = DOCS / "get-started" / "import-a-file.md"
-    exec(blocks(page)[0].text)  # noqa: S102 - it writes the files
+    monkeypatch.chdir(tmp_path)
+    first_block = next(b for b in blocks(page) if b.language == "python")
+    exec(first_block.text)  # noqa: S102  # it writes the files
     commands = re.findall(r"^\$ (aioupsert .+)", page.read_text("utf-8"), re.MULTILINE)
     said = [
         subprocess.run(  # noqa: S603  # our own documentation
@@ -138,5 +110,10 @@ def test_the_commands_of_the_import_do_what_it_says() -> None:
 def test_a_wrong_value_is_noticed(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text("```python\nn = 1\nn + 1  # => 3\n```\n", "utf-8")
+    (program,) = copied(page)
     with pytest.raises(AssertionError):
-        exec(program(page, "sqlite"))  # noqa: S102 - as above
+        exec(program.checked())  # noqa: S102  # as above
+
+
+def test_each_page_with_code_says_what_to_install() -> None:
+    assert all(program.packages for program in PROGRAMS)

@@ -2,6 +2,8 @@
 
 import functools
 import http.server
+import inspect
+import re
 import subprocess
 import sys
 import threading
@@ -14,10 +16,22 @@ from urllib.parse import unquote, urldefrag, urljoin
 import pytest
 from selenium.webdriver import Chrome
 
-from tests.documentation.pages import PAGES, ROOT, page_name
+import aioupsert
+from aioupsert import Expression
+from tests.documentation.pages import PAGES, ROOT, blocks, page_name
 from tests.examples.browser import browsing, console, use_screen
 
 WIDE: Final = "return document.documentElement.scrollWidth - window.innerWidth"
+# What stands beyond the edge of the window, where nothing scrolls it into sight.
+CUT: Final = """
+const scrolls = e => e && (
+    /auto|scroll/.test(getComputedStyle(e).overflowX) || scrolls(e.parentElement)
+);
+return [...document.querySelectorAll("article *")]
+    .filter(e => e.getBoundingClientRect().right > window.innerWidth + 1 && !scrolls(e))
+    .map(e => e.outerHTML.slice(0, 200));
+"""
+SCREENS: Final = ((390, 844), (1280, 800))
 COLOR: Final = "return getComputedStyle(document.body).backgroundColor"
 
 
@@ -52,11 +66,8 @@ class Links(HTMLParser):
 
 
 def address(page: Path) -> str:
-    return (
-        ""
-        if page_name(page) == "index.md"
-        else f"{page_name(page).removesuffix('.md')}/"
-    )
+    folder = page_name(page).removesuffix(".md").removesuffix("index")
+    return f"{folder.removesuffix('/')}/".removeprefix("/")
 
 
 def file_of(site: Path, path: str) -> Path:
@@ -103,18 +114,56 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=map(page_name, PAGES))
-def test_every_page_can_be_read_on_a_phone_by_day_and_by_night(
+def test_every_page_can_be_read_on_any_screen_by_day_and_by_night(
     served: str, browser: Chrome, page: Path
 ) -> None:
     colors: list[str] = []
     for scheme in ("light", "dark"):
         use_screen(browser, width=390, height=844, scheme=scheme)
-        browser.get(served + address(page))
-        # What the theme has chosen before.
+        # From where no theme remembers what it has chosen before.
+        browser.get(served + "llms.txt")
         browser.execute_script("localStorage.clear()")
-        browser.refresh()
-        assert browser.execute_script(WIDE) <= 0
+        console(browser)  # a browser asks for a favicon there
+        browser.get(served + address(page))
         colors.append(browser.execute_script(COLOR))
+        for width, height in SCREENS:
+            use_screen(browser, width=width, height=height, scheme=scheme)
+            assert browser.execute_script(WIDE) <= 0
+            assert browser.execute_script(CUT) == []
         assert console(browser) == []
     day, night = colors
     assert day != night
+
+
+def test_the_pages_for_machines_are_whole(site: Path) -> None:
+    listed = re.findall(r"\]\((.+?)\)", (site / "llms.txt").read_text("utf-8"))
+    assert sorted(listed) == [page_name(page) for page in PAGES]
+    texts = {name: (site / name).read_text("utf-8") for name in listed}
+    for page in PAGES:
+        # Each block of code, in the order of the page.
+        text = "".join(texts[page_name(page)].split())
+        for block in blocks(page):
+            _, found, text = text.partition("".join(block.text.split()))
+            assert found, block.text
+    # No box or tab is left that only the site can show.
+    assert not re.search(
+        r"^ *(===|\?\?\?|:::) ", "\n".join(texts.values()), re.MULTILINE
+    )
+
+
+@pytest.mark.parametrize("name", aioupsert.__all__)
+def test_machines_find_each_public_name_and_an_example(site: Path, name: str) -> None:
+    public = getattr(aioupsert, name)
+    described = (site / "reference" / "api.md").read_text("utf-8")
+    heading = rf"^### `{name}\b.*`\n\n(.+)"
+    described_as = re.search(heading, described, re.MULTILINE)
+    assert described_as
+    assert described_as[1].strip()
+    # Of errors, results and events one sees objects, whose class need not be named.
+    if inspect.isfunction(public) or isinstance(public, Expression):
+        assert any(
+            re.search(rf"\b{name}\b", block.text)
+            for page in PAGES
+            for block in blocks(page)
+            if block.language == "python"
+        )
