@@ -1,5 +1,6 @@
-"""The commands in docs/reference/command-line.md print what stands there."""
+"""The commands in docs/reference/command-line.md print what stands there, and in pictures."""
 
+import html
 import re
 import shlex
 import subprocess
@@ -67,3 +68,11 @@ async def test_each_command_prints_what_the_page_says(
     for command, output in commands():
         given = command.replace(SHOP, shlex.quote(shop))
         assert printed(given) == output, command
+
+
+def test_the_picture_of_the_help_shows_it_as_it_is() -> None:
+    svg = (DOCS / "images" / "help.svg").read_text("utf-8")
+    drawn = re.findall(r"<text [^>]*>(.*?)</text>", svg, re.DOTALL)
+    seen = " ".join(html.unescape("".join(drawn)).split())
+    # Else draw it anew: python docs/pictures.py
+    assert [line for line in printed("aioupsert --help") if line not in seen] == []
