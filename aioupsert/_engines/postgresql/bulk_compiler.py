@@ -98,13 +98,19 @@ def compile_batch(plan: Plan, *, distinct: bool) -> PostgresqlBatch:
     if reason is not None:
         how = f"one by one: {reason}"
         return PostgresqlBatch(per_row, how, lock=lock, draws=draws, locks=locks)
-    reason = next(_reasons_against_on_conflict(plan, distinct=distinct), None)
+    reasons = [*_reasons_against_on_conflict(plan, distinct=distinct)]
     write: _WriteDraft
-    if reason is None:
+    if not reasons:
         how, write = "INSERT ... ON CONFLICT DO UPDATE", _on_conflict
     else:
-        how = f"update first: {reason}"
-        write = partial(_update_first, distinct=distinct)
+        how = f"update first: {reasons[0]}"
+        # Its partitions take longer to plan an UPDATE for than to lock the rows.
+        native = (
+            reasons == [_CREATED_UNKNOWN]
+            and plan.table.is_partitioned
+            and _locks_all(plan)
+        )
+        write = partial(_update_first, distinct=distinct, native=native)
     may_skip = not plan.update or plan.where is not None or plan.compare is not None
     # All statements read the same columns, which are known once all are written.
     columns: list[BatchColumn] = []
@@ -217,7 +223,7 @@ def _reasons_against_on_conflict(plan: Plan, *, distinct: bool) -> Iterator[str]
     if plan.old:
         yield "old is asked for"
     if not table.supports_on_conflict_update:
-        yield "it cannot return whether a row was created"
+        yield _CREATED_UNKNOWN
     if table.has_children:
         yield "rows of tables that inherit from it are found, too"
     if not table.infers(key):
@@ -232,6 +238,19 @@ def _reasons_against_on_conflict(plan: Plan, *, distinct: bool) -> Iterator[str]
         yield "rows lack columns that are NOT NULL"
     if not _excluded_suffices(plan):
         yield "EXCLUDED may differ from the row's own value"
+
+
+_CREATED_UNKNOWN: Final = "it cannot return whether a row was created"
+
+
+def _locks_all(plan: Plan) -> bool:
+    """Return whether existing rows are locked one and all, and then updated."""
+    return not (
+        not plan.update
+        or plan.where is not None
+        or plan.compare is not None
+        or plan.table.updates_may_be_refused
+    )
 
 
 def _excluded_suffices(plan: Plan) -> bool:
@@ -661,27 +680,15 @@ def _on_conflict(
     """Write ``INSERT ... ON CONFLICT DO UPDATE``, in the order of the keys."""
     writer = _BatchWriter(plan, batch_columns)
     written = name_cte(plan, "written")
-    names, values = writer.values(plan.insert)
-    order = writer.order(plan)
     same = writer.same_key(plan, written)
-    guard = f" WHERE {writer.guard(plan)}" if writer.inlines_default else ""
-    target = ", ".join(quote(k.column.name) for k in plan.key)
+    upsert = _upserting(writer, plan, writer.rows)
     code = native_code(plan)
-    conditional = plan.where is not None or plan.compare is not None
-    with writer.using_excluded(_excluded_columns(plan)):
-        action = f"UPDATE SET {writer.assignments(plan.update)}"
-        if conditional:
-            action += f" WHERE {writer.passes(plan)} AND {writer.changes(plan)}"
     # If every row is written, its key is not needed to find the others.
-    writes_all = not (conditional or guard or plan.table.updates_may_be_refused)
+    writes_all = _locks_all(plan) and not writer.inlines_default
     row = (
         f'{code} AS "code"' if counting and writes_all else _written(writer, plan, code)
     )
-    cte = (
-        f"{written} AS (INSERT INTO {name_table(plan)} {names}SELECT {values}"
-        f" FROM {writer.rows}{guard} ORDER BY {order}"
-        f" ON CONFLICT ({target}) DO {action} RETURNING {row})"
-    )
+    cte = f"{written} AS ({upsert} RETURNING {row})"
     numbers = [
         f'pg_catalog.count(*) FILTER (WHERE "code" {EQUALS} {number})'
         for number in (RowCode.CREATED, RowCode.UPDATED)
@@ -698,10 +705,37 @@ def _on_conflict(
     return _Draft(writer, [cte], query, writes_all)
 
 
+def _upserting(writer: _BatchWriter, plan: Plan, source: str) -> str:
+    """Write ``INSERT ... ON CONFLICT DO UPDATE`` of rows, without RETURNING."""
+    names, values = writer.values(plan.insert)
+    guard = f" WHERE {writer.guard(plan)}" if writer.inlines_default else ""
+    order = writer.order(plan)
+    target = ", ".join(quote(k.column.name) for k in plan.key)
+    with writer.using_excluded(_excluded_columns(plan)):
+        action = f"UPDATE SET {writer.assignments(plan.update)}"
+        if plan.where is not None or plan.compare is not None:
+            action += f" WHERE {writer.passes(plan)} AND {writer.changes(plan)}"
+    return (
+        f"INSERT INTO {name_table(plan)} {names}SELECT {values} FROM {source}{guard}"
+        f" ORDER BY {order} ON CONFLICT ({target}) DO {action}"
+    )
+
+
 def _updating(
-    writer: _BatchWriter, plan: Plan, first: str, locked: str, updated: str
+    writer: _BatchWriter,
+    plan: Plan,
+    first: str,
+    locked: str,
+    updated: str,
+    *,
+    native: bool,
 ) -> list[str]:
-    """Write the WITH queries that lock existing rows, and update them."""
+    """
+    Write the WITH queries that lock existing rows, and update them.
+
+    If *native*, INSERT ... ON CONFLICT DO UPDATE updates them, of which is known that they
+    exist. It returns no "ord".
+    """
     rows, table = writer.rows, name_table(plan)
     conditions = writer.key(plan)
     if plan.where is not None or plan.compare is not None:
@@ -714,12 +748,17 @@ def _updating(
         columns += kept(plan)
         was = [changed(plan, rows), *as_it_was(plan, rows)]
         returning += "".join(f', {text} AS "o{n}"' for n, text in enumerate(was))
+    locking = (
+        f"{locked} AS MATERIALIZED (SELECT {', '.join(columns)} FROM {table},"
+        f" {first} AS {rows} WHERE {conditions}"
+        f" ORDER BY {_stored_order(writer, plan)} FOR NO KEY UPDATE OF {ALIAS})"
+    )
+    if native:
+        upsert = _upserting(writer, plan, f"{locked} AS {rows}")
+        row = _written(writer, plan, code)
+        return [locking, f"{updated} AS ({upsert} RETURNING {row})"]
     return [
-        (
-            f"{locked} AS MATERIALIZED (SELECT {', '.join(columns)} FROM {table},"
-            f" {first} AS {rows} WHERE {conditions}"
-            f" ORDER BY {_stored_order(writer, plan)} FOR NO KEY UPDATE OF {ALIAS})"
-        ),
+        locking,
         (
             f"{updated} AS (UPDATE {table} SET {writer.assignments(plan.update)}"
             f" FROM {locked} AS {rows} WHERE {conditions}"
@@ -728,7 +767,9 @@ def _updating(
     ]
 
 
-def _inserting(writer: _BatchWriter, plan: Plan, first: str, inserted: str) -> str:
+def _inserting(
+    writer: _BatchWriter, plan: Plan, first: str, locked: str, inserted: str
+) -> str:
     """Write the WITH query that inserts the rows that do not exist."""
     rows, table = writer.rows, name_table(plan)
     names, values = writer.values(plan.insert)
@@ -742,10 +783,13 @@ def _inserting(writer: _BatchWriter, plan: Plan, first: str, inserted: str) -> s
             number = f"coalesce({taken}, {number})"
         numbers.append(f'{number} AS "s{n}"')
     guard = f" AND {writer.guard(plan)}" if writer.inlines_default else ""
-    source = (
-        f"{first} AS {rows} WHERE NOT EXISTS (SELECT FROM {table}"
-        f" WHERE {writer.key(plan)}){guard}"
+    # By a hash table, whatever the estimate, where it is known which rows exist.
+    is_new = (
+        f'NOT {rows}."ord" {EQUALS} ANY (SELECT "ord" FROM {locked})'
+        if _locks_all(plan)
+        else f"NOT EXISTS (SELECT FROM {table} WHERE {writer.key(plan)})"
     )
+    source = f"{first} AS {rows} WHERE {is_new}{guard}"
     if drawn:
         # A volatile expression is evaluated after the sort.
         select = ", ".join([f"{rows}.*", *numbers])
@@ -763,7 +807,12 @@ def _inserting(writer: _BatchWriter, plan: Plan, first: str, inserted: str) -> s
 
 
 def _update_first(
-    plan: Plan, batch_columns: list[BatchColumn], *, counting: bool, distinct: bool
+    plan: Plan,
+    batch_columns: list[BatchColumn],
+    *,
+    counting: bool,
+    distinct: bool,
+    native: bool,
 ) -> _Draft:
     """
     Write the classic steps for many rows as one statement.
@@ -788,8 +837,8 @@ def _update_first(
     written = [inserted]
     if plan.update:
         written.append(updated)
-        ctes += _updating(writer, plan, first, locked, updated)
-    ctes.append(_inserting(writer, plan, first, inserted))
+        ctes += _updating(writer, plan, first, locked, updated, native=native)
+    ctes.append(_inserting(writer, plan, first, locked, inserted))
     if counting:
         counts = [f"(SELECT pg_catalog.count(*) FROM {name})" for name in written]
         query = writer.counts(plan, *[*counts, "0"][:2], *written)
@@ -799,7 +848,12 @@ def _update_first(
     columns = ['"code"', *(f'"r{n}"' for n in range(len(plan.returning)))]
     outputs = [f"{inserted}.{c}" for c in columns]
     if plan.update:
-        joined += f' FULL JOIN {updated} ON {updated}."ord" {EQUALS} {rows}."ord"'
+        same = (
+            writer.same_key(plan, updated)
+            if native
+            else f'{updated}."ord" {EQUALS} {rows}."ord"'
+        )
+        joined += f" FULL JOIN {updated} ON {same}"
         outputs = [
             f'CASE WHEN {updated}."code" IS NULL THEN {inserted}.{c}'
             f" ELSE {updated}.{c} END"
