@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field, replace
 from typing import Final
@@ -27,6 +27,7 @@ from aioupsert.cli.errors import (
     message_of,
 )
 from aioupsert.cli.reading import Input, Row, raise_error
+from aioupsert.cli.references import ParentsFirst
 from aioupsert.cli.rejects import Rejects
 from aioupsert.cli.sync import (
     SyncOptions,
@@ -201,14 +202,19 @@ async def load(
             report.result = await _sync(
                 database, rows, options, options.sync, terms, report.diff, progress
             )
-        elif options.skip_bad_rows:
-            await _store_good_rows(database, columns, rows, options, report, progress)
+            return
+        written = frozenset(filter(None, read)) - computed
+        order = await _parents_first(database, table, written, options)
+        if options.skip_bad_rows or order is not None:
+            await _store_batches(
+                database, columns, rows, options, report, progress, order
+            )
         else:
             report.result = await _store(database, rows, options, report.diff, progress)
     except SyncRefusedError as exc:
         raise refusal(exc) from exc
     except BulkError as exc:
-        report.result = exc.committed
+        report.result = _sum(report.result, exc.committed)
         raise await _row_error(database, columns, exc) from exc
     except (AioupsertError, UnicodeError) as exc:  # a name may not be encodable
         raise LoadError(message_of(exc)) from exc
@@ -229,7 +235,7 @@ def _computed(columns: Mapping[str, Column], key: Sequence[str]) -> frozenset[st
 
 async def _sync(
     database: Database,
-    rows: Iterator[Row],
+    rows: Iterable[Row],
     options: LoadOptions,
     sync: SyncOptions,
     terms: SyncTerms,
@@ -298,25 +304,45 @@ async def _store(
     )
 
 
-async def _store_good_rows(
+async def _parents_first(
+    database: Database, table: Table, written: frozenset[str], options: LoadOptions
+) -> ParentsFirst | None:
+    """Return what puts rows in order if some of them refer to others."""
+    references = [
+        reference
+        for reference in await database.self_references(table)
+        if written.issuperset(reference.columns)
+    ]
+    return ParentsFirst(references, options.key, table) if references else None
+
+
+async def _store_batches(
     database: Database,
     columns: Mapping[str, Column],
     rows: Iterator[Row],
     options: LoadOptions,
     report: Report,
     progress: Callable[[Progress], object],
+    order: ParentsFirst | None,
 ) -> None:
     """Store a batch at a time, and write down what is rejected once it is stored."""
     started = time.monotonic()
     batches = _Batches(rows, options.batch_size or _BATCH_ROWS)
     while not batches.ended:
         before = report.result
+        batch: Iterable[Row] = batches.next()
+        if order is not None:
+            read = [*batch]
+            ready = await order.next(read, is_last=batches.ended)
+            # In one statement, which may have a row before its parent.
+            options = replace(options, batch_size=max(len(ready), 1))
+            batch = ready
 
         def record(done: Progress, before: BulkResult = before) -> None:
             total = _sum(before, done.result)
             progress(Progress(total.rows, time.monotonic() - started, total))
 
-        result = await _store(database, batches.next(), options, report.diff, record)
+        result = await _store(database, batch, options, report.diff, record)
         report.result = _sum(before, result)
         for error in result.rejected:
             report.rejects.add(await _row_error(database, columns, error))

@@ -7,14 +7,34 @@ import importlib
 from collections.abc import Awaitable, Mapping, Sequence
 from contextlib import suppress
 from types import ModuleType
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeAlias
 
-from aioupsert._plan.schema import Column
+from aioupsert._plan.schema import Column, Table
 from aioupsert.cli.errors import LoadError
 from aioupsert.typing import Value
 
 Engine = Literal["postgresql", "sqlite"]
 TransactionEnd = Literal["COMMIT", "ROLLBACK"]
+Values: TypeAlias = tuple[Value, ...]
+"""The values of some columns of a row."""
+
+
+class SelfReference(Protocol):
+    """A foreign key of a table that refers to the same table."""
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns of the child."""
+        ...
+
+    @property
+    def referenced(self) -> tuple[str, ...]:
+        """The columns of the parent, in the same order."""
+        ...
+
+    async def find_parents(self, values: Sequence[Values], /) -> list[bool]:
+        """Return whether the table has a row with these values; True if unknown."""
+        ...
 
 
 class Database(Protocol):
@@ -49,6 +69,10 @@ class Database(Protocol):
         self, columns: Mapping[str, Column], row: Mapping[str, Value], error: object, /
     ) -> str | None:
         """Return the column that caused an error, or None if unknown."""
+        ...
+
+    async def self_references(self, table: Table, /) -> Sequence[SelfReference]:
+        """Return the foreign keys to the table itself that each statement checks."""
         ...
 
 

@@ -7,12 +7,16 @@ import asyncio
 import importlib
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
-from aioupsert._plan.schema import Column
+from aioupsert._engines.postgresql.qualifying import operator
+from aioupsert._engines.sql import quote, quote_path
+from aioupsert._plan.schema import Column, Table
 from aioupsert.cli.databases.base import (
     Engine,
     TransactionEnd,
+    Values,
     end_transaction,
     import_driver,
 )
@@ -53,8 +57,10 @@ class _Postgresql(abc.ABC):
         """Execute a statement."""
 
     @abc.abstractmethod
-    async def _fetch(self, sql: str, cells: Sequence[str | None]) -> Sequence[Value]:
-        """Return the row of a query."""
+    async def fetch(
+        self, sql: str, arguments: Sequence[Value]
+    ) -> Sequence[Sequence[Value]]:
+        """Return the rows of a query."""
 
     @abc.abstractmethod
     def _column_of(self, error: object) -> str | None:
@@ -72,7 +78,8 @@ class _Postgresql(abc.ABC):
         self, columns: Sequence[Column], cells: Sequence[str | None], /
     ) -> list[Value]:
         casts = (_cast(f"${n}", column) for n, column in enumerate(columns, start=1))
-        return [*await self._fetch(f"SELECT {', '.join(casts)}", cells)]
+        rows = await self.fetch(f"SELECT {', '.join(casts)}", cells)
+        return [*rows[0]]
 
     async def find_faulty_column(
         self, columns: Mapping[str, Column], row: Mapping[str, Value], error: object, /
@@ -104,15 +111,80 @@ class _Postgresql(abc.ABC):
     ) -> bool:
         """Return whether columns can hold the given text."""
         try:
-            if self.in_transaction:
-                await self.execute("SAVEPOINT aioupsert_cli")
-            await self.convert([columns[name] for name in cells], [*cells.values()])
+            async with self.savepoint():
+                await self.convert([columns[name] for name in cells], [*cells.values()])
         except self.errors:
             return False
+        return True
+
+    @asynccontextmanager
+    async def savepoint(self) -> AsyncGenerator[None]:
+        """Leave the transaction, if there is one, as it was."""
+        try:
+            if self.in_transaction:
+                await self.execute("SAVEPOINT aioupsert_cli")
+            yield
         finally:
             if self.in_transaction:
                 await self.execute("ROLLBACK TO SAVEPOINT aioupsert_cli")
-        return True
+
+    async def self_references(self, table: Table, /) -> Sequence[_SelfReference]:
+        rows = await self.fetch(_SELF_REFERENCES, [table.relation_id])
+        return [
+            _SelfReference(self, table, tuple(columns), tuple(referenced))
+            for columns, referenced in rows
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class _SelfReference:
+    database: _Postgresql
+    table: Table
+    columns: tuple[str, ...]
+    referenced: tuple[str, ...]
+
+    async def find_parents(self, values: Sequence[Values], /) -> list[bool]:
+        if not values:
+            return []
+        columns = [self.table.columns[name] for name in self.referenced]
+        numbers = range(1, len(columns) + 1)
+        placeholders = ", ".join(f"${n}::pg_catalog.text[]" for n in numbers)
+        names = ", ".join(f"c{n}" for n in numbers)
+        conditions = " AND ".join(
+            f"t.{quote(column.name)} {operator('=', column.operators)}"
+            f" {_cast(f'x.c{n}', column)}"
+            for n, column in enumerate(columns, start=1)
+        )
+        sql = (
+            "SELECT EXISTS"  # noqa: S608  # the names are quoted
+            f" (SELECT FROM {quote_path(self.table.name)} AS t WHERE {conditions})"
+            f" FROM ROWS FROM (pg_catalog.unnest({placeholders}))"
+            f" WITH ORDINALITY AS x ({names}, ord) ORDER BY ord"
+        )
+        texts = [[*map(str, column)] for column in zip(*values, strict=True)]
+        try:
+            async with self.database.savepoint():
+                rows = await self.database.fetch(sql, texts)
+        except self.database.errors:  # a value that is none of the type
+            return [True] * len(values)
+        return [bool(found) for (found,) in rows]
+
+
+# A foreign key that waits for the end of the transaction needs no order.
+_SELF_REFERENCES: Final = """
+SELECT
+  ARRAY(SELECT a.attname::pg_catalog.text
+    FROM pg_catalog.unnest(c.conkey) WITH ORDINALITY AS k (num, ord)
+    JOIN pg_catalog.pg_attribute AS a ON a.attrelid = c.conrelid AND a.attnum = k.num
+    ORDER BY k.ord),
+  ARRAY(SELECT a.attname::pg_catalog.text
+    FROM pg_catalog.unnest(c.confkey) WITH ORDINALITY AS k (num, ord)
+    JOIN pg_catalog.pg_attribute AS a ON a.attrelid = c.confrelid AND a.attnum = k.num
+    ORDER BY k.ord)
+FROM pg_catalog.pg_constraint AS c
+WHERE c.contype = 'f' AND c.conrelid = c.confrelid AND NOT c.condeferred
+  AND c.conrelid = $1::pg_catalog.text::pg_catalog.oid
+"""
 
 
 # A SQLSTATE class; the error itself names the column, where there is one.
@@ -147,9 +219,11 @@ class _Asyncpg(_Postgresql):
     async def execute(self, sql: str) -> None:
         await self.handle.execute(sql)
 
-    async def _fetch(self, sql: str, cells: Sequence[str | None]) -> Sequence[Value]:
-        row: Sequence[Value] = await self.handle.fetchrow(sql, *cells)
-        return row
+    async def fetch(
+        self, sql: str, arguments: Sequence[Value]
+    ) -> Sequence[Sequence[Value]]:
+        rows: Sequence[Sequence[Value]] = await self.handle.fetch(sql, *arguments)
+        return rows
 
     def _column_of(self, error: object) -> str | None:
         name: str | None = getattr(error, "column_name", None)
@@ -222,12 +296,14 @@ class _Psycopg(_Postgresql):
         async with self._connection() as connection:
             await connection.execute(sql, prepare=False)
 
-    async def _fetch(self, sql: str, cells: Sequence[str | None]) -> Sequence[Value]:
+    async def fetch(
+        self, sql: str, arguments: Sequence[Value]
+    ) -> Sequence[Sequence[Value]]:
         async with self._connection() as connection:
             cursor = self._driver.AsyncRawCursor(connection)
-            await cursor.execute(sql, cells, prepare=False)
-            row: Sequence[Value] = await cursor.fetchone()
-            return row
+            await cursor.execute(sql, arguments, prepare=False)
+            rows: Sequence[Sequence[Value]] = await cursor.fetchall()
+            return rows
 
     def _column_of(self, error: object) -> str | None:
         name: str | None = getattr(getattr(error, "diag", None), "column_name", None)

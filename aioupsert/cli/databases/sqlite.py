@@ -13,6 +13,7 @@ from aioupsert._engines.sqlite.values import text_converter
 from aioupsert._plan.schema import Column
 from aioupsert.cli.databases.base import (
     Engine,
+    SelfReference,
     TransactionEnd,
     end_transaction,
     import_driver,
@@ -46,6 +47,9 @@ class _Sqlite:
         match = _SQLITE_COLUMN.search(str(error))
         name = match and (match["column"] or match["strict"])
         return name if name in columns else None
+
+    async def self_references(self, _table: object, /) -> Sequence[SelfReference]:
+        return ()  # SQLite does not check foreign keys unless it is told to
 
 
 _SQLITE_COLUMN: Final = re.compile(
