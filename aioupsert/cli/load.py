@@ -267,7 +267,7 @@ _BATCH_WITH_CHANGES: Final = 1_000
 
 async def _store(
     database: Database,
-    rows: Iterator[Row],
+    rows: Iterable[Row],
     options: LoadOptions,
     diff: Diff | None,
     progress: Callable[[Progress], object],
