@@ -186,12 +186,12 @@ class Reading:
     """How to read files: the options of these names."""
 
     file_format: Annotated[
-        Literal["csv", "tsv", "jsonl", "json", "parquet"] | None,
+        Literal["csv", "tsv", "copy", "jsonl", "json", "parquet"] | None,
         typer.Option(
             "--format",
             "-f",
             help="The format of the files; by default it follows from their names, or is"
-            " csv.",
+            " csv. That of PostgreSQL's COPY and of pg_dump is copy.",
             show_default=False,
         ),
     ] = None
@@ -223,9 +223,9 @@ class Reading:
     null: Annotated[
         list[str] | None,
         typer.Option(
-            help="A cell of CSV or TSV that means NULL if it is not in quotes; may be"
-            " repeated.",
-            show_default="an empty cell",
+            help="A cell of CSV, TSV or COPY that means NULL if it is not in quotes; may"
+            " be repeated.",
+            show_default=r"an empty cell; \N for COPY",
         ),
     ] = None
     header: Annotated[
@@ -315,7 +315,7 @@ class Reading:
             encoding=self.encoding,
             encoding_errors=self.encoding_errors,
             json_path=_split_path(self.json_path),
-            nulls=frozenset([""] if self.null is None else self.null),
+            nulls=None if self.null is None else frozenset(self.null),
             quote=None if self.no_quote else self.quote,
             escape=self.escape,
             header=self.header,

@@ -8,6 +8,7 @@ import gzip
 import importlib
 import io
 import lzma
+import re
 import zipfile
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -56,6 +57,8 @@ _OTHERS: Final[Mapping[bytes, str]] = {
     b"7z\xbc\xaf\x27\x1c": "a 7z archive: unpack it",
     b"Rar!": "a RAR archive: unpack it",
     b"SQLite format 3\0": "a SQLite database: export the table as CSV",
+    b"--\n-- PostgreSQL": "a dump of PostgreSQL: restore it with psql, or take the rows"
+    " of one table, from its COPY to \\.",
     b"PGDMP": "a dump of PostgreSQL: restore it with pg_restore",
     b"PGCOPY\n\xff\r\n\0": "binary output of COPY: write CSV with COPY ... (FORMAT csv)",
     b"ARROW1": "an Arrow or Feather file: write it as Parquet",
@@ -76,6 +79,8 @@ _BOMS: Final = {
     codecs.BOM_UTF16_LE: "utf-16",
     codecs.BOM_UTF16_BE: "utf-16",
 }
+
+_COPY: Final = re.compile(rb"[^\n]*\)\s*from\s+stdin\b", re.IGNORECASE)
 
 # As many bytes as tell what it is.
 _FIRST: Final = 16
@@ -139,6 +144,8 @@ def format_of(binary: io.BufferedReader) -> str | None:
     if first.startswith(_PARQUET):
         return "parquet"
     start = first.removeprefix(codecs.BOM_UTF8).lstrip()
+    if start[:5].lower() == b"copy " and _COPY.match(binary.peek(_LINE)):
+        return "copy"
     if start.startswith(b"{"):
         line, end, _ = binary.peek(_LINE)[:_LINE].lstrip().partition(b"\n")
         return "jsonl" if not end or line.rstrip().endswith(b"}") else "json"

@@ -11,6 +11,7 @@ from typing import Any, Final, NamedTuple
 from aioupsert.cli.errors import LoadError, RowError
 from aioupsert.cli.reading.rows import (
     LINE_END,
+    NULLS,
     READ_ERRORS,
     Dialect,
     Origin,
@@ -69,7 +70,8 @@ def read_delimited(
                 note = f"{file}: the delimiter is {shown}"
         # A quote is doubled anyway, which is what escaping it by itself means.
         escape = None if options.escape == options.quote else options.escape
-        dialect = Dialect(delimiter, options.quote, escape, options.nulls)
+        nulls = NULLS if options.nulls is None else options.nulls
+        dialect = Dialect(delimiter, options.quote, escape, nulls)
         reader = _reader(source, dialect)
         if not options.header:
             header = None
@@ -86,13 +88,19 @@ def read_delimited(
     if header is None and options.header:
         msg = f"{file} is empty: a header is required"
         raise LoadError(msg)
-    columns = _checked(file, columns, trim=options.trim)
+    columns = checked_header(file, columns, trim=options.trim)
     kind = "tsv" if delimiter == "\t" else "csv"
     origin = Origin(file, kind, header, columns, dialect)
     return Delimited(columns, _rows(origin, reader, source, options), note)
 
 
-def _checked(file: str, header: Sequence[str], *, trim: bool) -> tuple[str, ...]:
+def checked_header(file: str, header: Sequence[str], *, trim: bool) -> tuple[str, ...]:
+    """
+    Return the names of the columns.
+
+    Raises:
+        LoadError: One is empty, or comes twice.
+    """
     columns = tuple(column.strip() if trim else column for column in header)
     for number, column in enumerate(columns, start=1):
         if not column or "\0" in column:
@@ -182,7 +190,7 @@ def _reader(lines: Iterable[str], dialect: Dialect) -> Any:
 def _rows(
     origin: Origin, reader: Any, lines: _Lines, options: ReadOptions
 ) -> Iterator[Row]:
-    columns, nulls, record = origin.columns, options.nulls, lines.record
+    columns, nulls, record = origin.columns, origin.dialect.nulls, lines.record
     trim = options.trim
     width = len(columns)
     record.clear()
@@ -198,7 +206,9 @@ def _rows(
                     row.line = lines.number - len(record) + 1
                     yield row
                 elif cells:  # an empty line is skipped
-                    options.on_bad_row(_uneven(origin, lines, cells))
+                    line = lines.number - len(record) + 1
+                    text = "".join(record).rstrip("\r\n")
+                    options.on_bad_row(uneven(origin, line, cells, text))
                 record.clear()
         except csv.Error as exc:
             for error in _broken(origin, lines, exc):
@@ -233,13 +243,14 @@ def _quoted(text: str, dialect: Dialect) -> list[bool]:
     return [cell.is_quoted for cell in _cells(text, dialect)]
 
 
-def _uneven(origin: Origin, lines: _Lines, cells: Sequence[str]) -> RowError:
+def uneven(
+    origin: Origin, line: int, cells: Sequence[str | None], text: str
+) -> RowError:
+    """Return the error of a row with too few or too many cells."""
     columns = origin.columns
     where = "in the header" if origin.header is not None else "in --columns"
     reason = f"expected {len(columns)} cells as {where}, found {len(cells)}"
     column = columns[len(cells)] if len(cells) < len(columns) else len(columns) + 1
-    text = "".join(lines.record).rstrip("\r\n")
-    line = lines.number - len(lines.record) + 1
     return origin.error(line, reason, column=column, row=cells, text=text)
 
 

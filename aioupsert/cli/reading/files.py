@@ -16,6 +16,7 @@ from typing import IO, TYPE_CHECKING, BinaryIO, Final, cast
 
 from aioupsert.cli.errors import LoadError, RowError, message_of
 from aioupsert.cli.reading.contents import encoding_of, format_of, is_zip, unpack
+from aioupsert.cli.reading.copy import read_copy
 from aioupsert.cli.reading.delimited import read_delimited
 from aioupsert.cli.reading.json import read_json, read_json_lines
 from aioupsert.cli.reading.parquet import read_parquet
@@ -31,6 +32,7 @@ FORMATS: Final[dict[str, tuple[str, ...]]] = {
     "jsonl": (".jsonl", ".ndjson"),
     "json": (".json",),
     "parquet": (".parquet", ".pq"),
+    "copy": (),
 }
 """The formats, each with the file name extensions that select it."""
 STDIN: Final = Path("-")
@@ -193,14 +195,25 @@ class Input:
             return read_parquet(name, binary, self._record_share)
         if kind == "json":
             return (), read_json(name, binary, options)
+        return self._open_text(name, binary, kind, options)
+
+    def _open_text(
+        self, name: str, binary: BinaryIO, kind: str, options: ReadOptions
+    ) -> tuple[tuple[str, ...], Iterator[Row]]:
+        """Do the same with a file of lines."""
         # newline="": the csv module handles line ends itself, including those in cells.
-        text = io.TextIOWrapper(binary, encoding, options.encoding_errors, newline="")
+        text = io.TextIOWrapper(
+            binary, options.encoding, options.encoding_errors, newline=""
+        )
         # Detached, so that closing the text does not also close the file.
         self._stack.callback(text.detach)
         if kind == "jsonl":
             return (), read_json_lines(name, text, options)
-        delimiter = "\t" if kind == "tsv" else None
-        found = read_delimited(name, text, options, delimiter)
+        if kind == "copy":
+            found = read_copy(name, text, options, options.encoding)
+        else:
+            delimiter = "\t" if kind == "tsv" else None
+            found = read_delimited(name, text, options, delimiter)
         if found.note is not None and found.note not in self.notes:
             self.notes.append(found.note)
         return found.header, found.rows

@@ -13,6 +13,9 @@ from typing import Any, Final, Literal, Self
 from aioupsert.cli.errors import LoadError, RowError, message_of
 from aioupsert.typing import Value
 
+NULLS: Final = frozenset([""])
+"""The cells of CSV that mean NULL, unless others are chosen."""
+
 
 @dataclass(frozen=True, slots=True)
 class Dialect:
@@ -29,7 +32,7 @@ class Dialect:
     delimiter: str = ","
     quote: str | None = '"'
     escape: str | None = None
-    nulls: frozenset[str] = frozenset([""])
+    nulls: frozenset[str] = NULLS
 
     def write(self, cells: Iterable[str | None]) -> str:
         """Return a line of cells, without its end."""
@@ -61,8 +64,8 @@ class Origin:
         file: The name of the file.
         format: A name of `FORMATS`.
         header: The names of the columns, in a format that has a header.
-        columns: The names of the columns, of CSV or TSV.
-        dialect: How the cells of CSV or TSV are written.
+        columns: The names of the columns, in a format of cells.
+        dialect: How the cells are written, in such a format.
         schema: The schema of pyarrow, for Parquet.
     """
 
@@ -180,7 +183,8 @@ class ReadOptions:
         encoding: The encoding of text files.
         encoding_errors: What becomes of bytes that are not of the encoding.
         json_path: The names of the members that lead to the rows in a JSON object.
-        nulls: The cells of CSV or TSV that mean NULL, unless they are quoted.
+        nulls: The cells that mean NULL, unless they are quoted; None for those of the
+            format.
         quote: The character that encloses cells, or None if none does.
         escape: The character before a character that means itself, in addition to a
             quote that is doubled; or None.
@@ -201,7 +205,7 @@ class ReadOptions:
     encoding: str = "utf-8-sig"
     encoding_errors: Literal["strict", "replace", "ignore"] = "strict"
     json_path: tuple[str, ...] = ()
-    nulls: frozenset[str] = frozenset([""])
+    nulls: frozenset[str] | None = None
     quote: str | None = '"'
     escape: str | None = None
     header: bool = True
