@@ -118,12 +118,16 @@ class BulkRequest:
     translation: RowTranslation | None
     strategy: Strategy = "auto"
     resets: BoundExpressions = field(default_factory=dict[str, BoundExpression])
+    # Not taken over by `replace`, which changes what they depend on.
     known: dict[object, tuple[RequestShape, Sequence[Value]]] = field(
         default_factory=dict[object, "tuple[RequestShape, Sequence[Value]]"],
+        init=False,
         compare=False,
         repr=False,
     )
-    checked: list[Table] = field(default_factory=list[Table], compare=False, repr=False)
+    checked: list[Table] = field(
+        default_factory=list[Table], init=False, compare=False, repr=False
+    )
 
     def keep(
         self, of: object, request: tuple[RequestShape, Sequence[Value]]
