@@ -34,8 +34,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import re
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
@@ -92,14 +91,17 @@ def compile_batch(plan: Plan, *, distinct: bool) -> PostgresqlBatch:
     lock = _lock(plan)
     locks: tuple[KeyLock, ...] = ()
     if lock is not None and plan.update and plan.lock_timeout:
-        locks = _find_locked(plan), _find_holders(plan)
+        locks = (
+            _key_lock(_find_locked, plan),
+            _key_lock(_find_holders, plan, locks=False),
+        )
     draws = bool(_drawn_columns(plan))
     reason = next(_reasons_for_one_by_one(plan), None)
     if reason is not None:
         how = f"one by one: {reason}"
         return PostgresqlBatch(per_row, how, lock=lock, draws=draws, locks=locks)
     reasons = [*_reasons_against_on_conflict(plan, distinct=distinct)]
-    write: _WriteDraft
+    write: _Write
     if not reasons:
         how, write = "INSERT ... ON CONFLICT DO UPDATE", _on_conflict
     else:
@@ -324,9 +326,6 @@ _PLANNED_ANEW: Final = (
     f" OR (SELECT pg_catalog.count(*) {operator('>')} 0"
     " FROM pg_catalog.generate_series(1, 1000000000)))"
 )
-# Around a condition that only the statement for arrays has, and around an array's number.
-_IF_ARRAYS: Final = re.compile("\x01(.*?)\x02")
-_ARRAY: Final = re.compile("\x03(\\d+)\x03")
 
 
 class _BatchWriter(PostgresqlWriter):
@@ -340,9 +339,13 @@ class _BatchWriter(PostgresqlWriter):
         guards: What must hold for the rows to be read at all.
         joins_table: Whether the statement looks rows up by their keys.
         is_small: Whether the table may be so small that a plan would scan it.
+        first_array: The number of the first array among the arguments; 0 if the rows are
+            not read from arrays, or this number is not known yet.
     """
 
-    def __init__(self, plan: Plan, columns: list[BatchColumn]) -> None:
+    def __init__(
+        self, plan: Plan, columns: list[BatchColumn], first_array: int = 0
+    ) -> None:
         """Start a statement."""
         super().__init__()
         self.rows: str = name_cte(plan, "rows")
@@ -350,6 +353,7 @@ class _BatchWriter(PostgresqlWriter):
         self.guards: Sequence[str] = statement_guards(plan)
         self.joins_table: bool = False
         self.is_small: bool = plan.table.is_small
+        self.first_array = first_array
         self._row_parameters = plan.row_parameters
         self._excluded: Mapping[int, Column] = {}
 
@@ -375,7 +379,7 @@ class _BatchWriter(PostgresqlWriter):
         """Write the condition that a stored row has the key of a row of the batch."""
         self.joins_table = True
         text = super().key(plan)
-        if plan.table.is_partitioned:
+        if plan.table.is_partitioned and self.first_array:
             text += "".join(
                 self._prunes(key) for key in plan.key if key.constant is None
             )
@@ -390,12 +394,16 @@ class _BatchWriter(PostgresqlWriter):
             if sent.parameter == key.parameter and sent.encode is None
         )
         equals = operator("=", column.operators)
-        array = f"\x03{number}\x03::{column.key_type}[]"
+        array = f"{self.array(number)}::{column.key_type}[]"
         name = self.column(column)
         # The first key again, as the planner takes no OR for a condition of an index scan
         # beside the equality with one key, which would look expensive with an array.
         is_one = f"{name} {equals} ANY ({array}) OR {name} {equals} ({array})[1]"
-        return f"\x01 AND ({is_one})\x02"
+        return f" AND ({is_one})"
+
+    def array(self, number: int) -> str:
+        """Write the array of a column."""
+        return f"${self.first_array + number}::{self.columns[number].type}[]"
 
     def key_value(self, key: KeyColumn) -> str:
         """Write a value of the key, which is compared to others as the column's are."""
@@ -449,7 +457,7 @@ class _BatchWriter(PostgresqlWriter):
         )
 
 
-class _Draft(NamedTuple):
+class _Text(NamedTuple):
     """
     A statement without its first WITH query, the rows of the batch.
 
@@ -465,47 +473,74 @@ class _Draft(NamedTuple):
     query: str
     writes_all: bool = False
 
-    def finished(self) -> BatchStatement:
-        """Return the statement, once the columns of the batch are complete."""
+    def by_arrays(self) -> str:
+        """Return it whole, with the rows of arrays."""
         writer = self.writer
-        first = len(writer.parameters) + 1
-        arrays = [
-            f"${n}::{c.type}[]" for n, c in enumerate(writer.columns, start=first)
-        ]
+        arrays = [writer.array(number) for number in range(len(writer.columns))]
         sources = ", ".join(f"pg_catalog.unnest({array})" for array in arrays)
-        names = [f'"c{n}"' for n in range(1, len(writer.columns) + 1)]
-        columns = ", ".join([*names, '"ord"'])
-        staging_table = quote(_staging_table(writer.columns))
         anew = writer.is_small and writer.joins_table
-        guards = "".join(f" AND {guard}" for guard in writer.guards)
         condition = f" AND {_PLANNED_ANEW.format(array=arrays[0])}" if anew else ""
-        by_arrays = self._reading(
-            f"MATERIALIZED (SELECT * FROM ROWS FROM ({sources})"
-            f" WITH ORDINALITY AS x ({columns}) WHERE {_FEW}{condition}{guards})"
+        return self._reading(
+            f"MATERIALIZED (SELECT * FROM ROWS FROM ({sources}) WITH ORDINALITY"
+            f" AS x ({self._columns()}) WHERE {_FEW}{condition}{self._guards()})"
         )
-        staged = self._reading(
-            f"NOT MATERIALIZED (SELECT {columns} FROM"
-            f" pg_temp.{staging_table} WHERE {_STAGED}{guards})"
+
+    def staged(self) -> str:
+        """Return it whole, with the rows of the temporary table."""
+        table = f"pg_temp.{quote(_staging_table(self.writer.columns))}"
+        return self._reading(
+            f"NOT MATERIALIZED (SELECT {self._columns()} FROM {table}"
+            f" WHERE {_STAGED}{self._guards()})"
         )
-        return BatchStatement(
-            _ARRAY.sub(
-                lambda number: arrays[int(number[1])], _IF_ARRAYS.sub(r"\1", by_arrays)
-            ),
-            _IF_ARRAYS.sub("", staged),
-            writer.compiled("", ""),
-        )
+
+    def _columns(self) -> str:
+        names = [f'"c{n}"' for n in range(1, len(self.writer.columns) + 1)]
+        return ", ".join([*names, '"ord"'])
+
+    def _guards(self) -> str:
+        return "".join(f" AND {guard}" for guard in self.writer.guards)
 
     def _reading(self, source: str) -> str:
         ctes = ", ".join([f"{self.writer.rows} AS {source}", *self.ctes])
         return f"WITH {ctes} {self.query}"
 
 
-class _WriteDraft(Protocol):
+class _Draft:
+    """A statement, of which not all columns of the batch are known."""
+
+    def __init__(
+        self,
+        write: Callable[[_BatchWriter, Plan], _Text],
+        plan: Plan,
+        columns: list[BatchColumn],
+    ) -> None:
+        """Write it, and so add its columns to the others."""
+        self._write, self._plan, self._columns = write, plan, columns
+        self._text = write(_BatchWriter(plan, columns), plan)
+
+    def finished(self) -> BatchStatement:
+        """Return the statement, once the columns are complete."""
+        writer = self._text.writer
+        staged = self._text.staged()
+        constants = writer.compiled("", "")
+        first_array = len(writer.parameters) + 1
+        # Again, as conditions may name the arrays.
+        writer = _BatchWriter(self._plan, self._columns, first_array)
+        text = self._write(writer, self._plan)
+        return BatchStatement(text.by_arrays(), staged, constants)
+
+    @property
+    def writes_all(self) -> bool:
+        """As in `ReportingStatement`."""
+        return self._text.writes_all
+
+
+class _Write(Protocol):
     """Writes a statement, with counts or with the rows."""
 
     def __call__(
-        self, plan: Plan, batch_columns: list[BatchColumn], /, *, counting: bool
-    ) -> _Draft: ...
+        self, writer: _BatchWriter, plan: Plan, /, *, counting: bool
+    ) -> _Text: ...
 
 
 class _ReportingDrafts(NamedTuple):
@@ -521,16 +556,20 @@ class _ReportingDrafts(NamedTuple):
 
 
 def _drafts(
-    write: _WriteDraft,
-    plan: Plan,
-    columns: list[BatchColumn],
-    *,
-    counting: bool,
+    write: _Write, plan: Plan, columns: list[BatchColumn], *, counting: bool
 ) -> _ReportingDrafts:
     return _ReportingDrafts(
-        write(plan, columns, counting=True) if counting else None,
-        write(plan, columns, counting=False),
+        _Draft(partial(write, counting=True), plan, columns) if counting else None,
+        _Draft(partial(write, counting=False), plan, columns),
     )
+
+
+def _key_lock(
+    write: Callable[[_BatchWriter, Plan], _Text], plan: Plan, *, locks: bool = True
+) -> KeyLock:
+    columns: list[BatchColumn] = []
+    statement = _Draft(write, plan, columns).finished()
+    return KeyLock(statement.arrays, tuple(columns), locks)
 
 
 def _collated(text: str, column: Column) -> str:
@@ -554,7 +593,10 @@ def _lock(plan: Plan) -> KeyLock | None:
         or any(k.is_null or not k.column.supports_unnest for k in plan.key)
     ):
         return None
-    writer = _BatchWriter(plan, [])
+    return _key_lock(_locking, plan, locks=bool(plan.update))
+
+
+def _locking(writer: _BatchWriter, plan: Plan) -> _Text:
     writer.guards = statement_guards(plan, only_key=True)
     locked = name_cte(plan, "locked")
     cte = (
@@ -562,9 +604,7 @@ def _lock(plan: Plan) -> KeyLock | None:
         f" {writer.rows} WHERE {writer.key(plan)} ORDER BY {_stored_order(writer, plan)}"
         f"{f' FOR NO KEY UPDATE OF {ALIAS}' if plan.update else ''})"
     )
-    query = f'SELECT pg_catalog.array_agg("ord") FROM {locked}'
-    statement = _Draft(writer, [cte], query).finished()
-    return KeyLock(statement.arrays, tuple(writer.columns), locks=bool(plan.update))
+    return _Text(writer, [cte], f'SELECT pg_catalog.array_agg("ord") FROM {locked}')
 
 
 def _draw(plan: Plan, column: Column) -> str:
@@ -593,14 +633,13 @@ def _first_of_each_key(writer: _BatchWriter, plan: Plan) -> tuple[str, str]:
 
 
 def _find_unchanged(
-    plan: Plan, batch_columns: list[BatchColumn], *, counting: bool, distinct: bool
-) -> _Draft:
+    writer: _BatchWriter, plan: Plan, *, counting: bool, distinct: bool
+) -> _Text:
     """
     Write the query for the rows that fail the condition, or need no update.
 
     Of rows with the same key, only the first can be judged by the stored row.
     """
-    writer = _BatchWriter(plan, batch_columns)
     source, ctes = writer.rows, list[str]()
     if not distinct:
         first, text = _first_of_each_key(writer, plan)
@@ -624,12 +663,11 @@ def _find_unchanged(
             f'SELECT "code", pg_catalog.array_agg("ord") FROM ({query}) AS alone'
             ' GROUP BY "code"'
         )
-    return _Draft(writer, ctes, query)
+    return _Text(writer, ctes, query)
 
 
-def _find_locked(plan: Plan) -> KeyLock:
+def _find_locked(writer: _BatchWriter, plan: Plan) -> _Text:
     """Write the query for the rows that cannot be locked now, or do not exist."""
-    writer = _BatchWriter(plan, [])
     writer.guards = type_guards(plan, only_key=True)
     free = name_cte(plan, "free")
     rows, table, key = writer.rows, name_table(plan), writer.key(plan)
@@ -642,18 +680,16 @@ def _find_locked(plan: Plan) -> KeyLock:
         f'SELECT {rows}."ord", {exists} FROM {rows} LEFT JOIN {table} ON {key}'
         f' WHERE NOT {rows}."ord" {EQUALS} ANY (SELECT "ord" FROM {free})'
     )
-    statement = _Draft(writer, [cte], query).finished()
-    return KeyLock(statement.arrays, tuple(writer.columns), locks=True)
+    return _Text(writer, [cte], query)
 
 
-def _find_holders(plan: Plan) -> KeyLock:
+def _find_holders(writer: _BatchWriter, plan: Plan) -> _Text:
     """
     Write the query for the sessions whose transactions hold the locks of rows.
 
     A row that is locked by one transaction has its number in xmax; by several, another
     number, which belongs to no transaction that uses the table.
     """
-    writer = _BatchWriter(plan, [])
     writer.guards = type_guards(plan, only_key=True)
     rows = writer.rows
     query = (
@@ -663,8 +699,7 @@ def _find_holders(plan: Plan) -> KeyLock:
         f" AND l.granted AND r.pid {EQUALS} l.pid AND r.relation {EQUALS}"
         f" {ALIAS}.tableoid"
     )
-    statement = _Draft(writer, [], query).finished()
-    return KeyLock(statement.arrays, tuple(writer.columns), locks=False)
+    return _Text(writer, [], query)
 
 
 def _written(writer: _BatchWriter, plan: Plan, code: str, *first: str) -> str:
@@ -674,11 +709,8 @@ def _written(writer: _BatchWriter, plan: Plan, code: str, *first: str) -> str:
     return ", ".join([*first, f'{code} AS "code"', *keys, *columns])
 
 
-def _on_conflict(
-    plan: Plan, batch_columns: list[BatchColumn], *, counting: bool
-) -> _Draft:
+def _on_conflict(writer: _BatchWriter, plan: Plan, *, counting: bool) -> _Text:
     """Write ``INSERT ... ON CONFLICT DO UPDATE``, in the order of the keys."""
-    writer = _BatchWriter(plan, batch_columns)
     written = name_cte(plan, "written")
     same = writer.same_key(plan, written)
     upsert = _upserting(writer, plan, writer.rows)
@@ -702,7 +734,7 @@ def _on_conflict(
         columns = [f'{written}."r{n}"' for n in range(len(plan.returning))]
         named = ", ".join([f'{writer.rows}."ord"', f'{written}."code"', *columns])
         query = f"SELECT {named} FROM {writer.rows} FULL JOIN {written} ON {same}"
-    return _Draft(writer, [cte], query, writes_all)
+    return _Text(writer, [cte], query, writes_all)
 
 
 def _upserting(writer: _BatchWriter, plan: Plan, source: str) -> str:
@@ -807,13 +839,13 @@ def _inserting(
 
 
 def _update_first(
+    writer: _BatchWriter,
     plan: Plan,
-    batch_columns: list[BatchColumn],
     *,
     counting: bool,
     distinct: bool,
     native: bool,
-) -> _Draft:
+) -> _Text:
     """
     Write the classic steps for many rows as one statement.
 
@@ -822,7 +854,6 @@ def _update_first(
     constraint checked for a row that is not created. The values of sequences are taken
     before that, in the order of the rows.
     """
-    writer = _BatchWriter(plan, batch_columns)
     rows = writer.rows
     locked, updated, inserted = (
         name_cte(plan, name) for name in ("locked", "updated", "inserted")
@@ -842,7 +873,7 @@ def _update_first(
     if counting:
         counts = [f"(SELECT pg_catalog.count(*) FROM {name})" for name in written]
         query = writer.counts(plan, *[*counts, "0"][:2], *written)
-        return _Draft(writer, ctes, query)
+        return _Text(writer, ctes, query)
     joined = f"{first} AS {rows} FULL JOIN {inserted} ON"
     joined += f" {writer.same_key(plan, inserted)}"
     columns = ['"code"', *(f'"r{n}"' for n in range(len(plan.returning)))]
@@ -866,4 +897,4 @@ def _update_first(
         code, *new = outputs
         outputs = [code, was[0], *new, *was[1:]]
     reported = ", ".join([f'{rows}."ord"', *outputs])
-    return _Draft(writer, ctes, f"SELECT {reported} FROM {joined}")
+    return _Text(writer, ctes, f"SELECT {reported} FROM {joined}")
