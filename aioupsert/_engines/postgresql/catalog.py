@@ -36,7 +36,7 @@ from aioupsert.errors import UnknownTableError
 if TYPE_CHECKING:
     from collections.abc import Container, Iterator
 
-    from aioupsert._engines.postgresql.found import (
+    from aioupsert._engines.postgresql.plain_table import (
         FoundColumn,
         FoundIndex,
         FoundTable,

@@ -24,7 +24,7 @@ from aioupsert._engines.sql import quote_escaped, quote_path
 from aioupsert.errors import UnknownTableError
 
 if TYPE_CHECKING:
-    from aioupsert._engines.postgresql.found import FoundTable
+    from aioupsert._engines.postgresql.plain_table import FoundTable
     from aioupsert._plan.schema import Table, TableName
 
 _REFLECT: Final = """

@@ -12,7 +12,7 @@ References:
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, TypedDict, cast
+from typing import TYPE_CHECKING, Final, NotRequired, TypedDict, cast
 
 from aioupsert._engines.postgresql import citus, yugabytedb
 from aioupsert._engines.postgresql.qualifying import qualified
@@ -20,7 +20,6 @@ from aioupsert._engines.postgresql.qualifying import qualified
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from aioupsert._engines.postgresql.found import FoundTable
 
 # The pages below which a table counts as small. To look a row up by an index the server reads
 # two or three, at four times the cost of the next page of a scan. Partitioned tables and those
@@ -33,7 +32,7 @@ _EMPTY: Final = 10
 
 # --- What the query for any table has, too --------------------------------------------
 
-# A system column that pg_class has of the table c, and sizes that `SIZE` has.
+# Of a row c of pg_class and a row z of `SIZE`.
 TABLE: Final = f"""
   'oid', c.oid::text,
   'kind', c.relkind,
@@ -144,8 +143,80 @@ WHERE c.oid = to_regclass($1::cstring::text)
 """)
 
 
+# --- What they find -------------------------------------------------------------------
+
+
+class FoundColumn(TypedDict):
+    """A column as the query finds it."""
+
+    name: str
+    type_id: str
+    catalog: str
+    type: str
+    cast: str
+    exact: str
+    typmod: int
+    declared_id: NotRequired[str]
+    declared_typmod: NotRequired[int]
+    collation: str | None
+    generated: bool
+    identity: str
+    may_draw: bool | None
+    primary: bool
+    not_null: bool
+    category: str
+    operators: NotRequired[str | None]
+    array: bool
+    unchecked: bool
+    default: str | None
+
+
+class FoundIndex(TypedDict):
+    """A unique index, or an exclusion constraint, as the query finds it."""
+
+    name: str
+    columns: list[str | None] | None
+    expressions: NotRequired[list[str | None] | None]
+    coarser: bool | None
+    nulls_distinct: bool
+    predicate: str | None
+    deferrable: bool
+    exclusion: bool
+    equality: bool | None
+
+
+class FoundTable(TypedDict):
+    """A table as the query finds it, with what is known of a cluster."""
+
+    oid: str
+    kind: str
+    row_type: NotRequired[str]
+    returns_old: bool
+    xmax: bool
+    is_citus: bool
+    may_insert: bool
+    may_copy: bool
+    rules: bool
+    instead: bool
+    before: bool
+    statement: bool
+    children: bool
+    foldable: bool
+    utf8: NotRequired[bool]
+    small: NotRequired[bool]
+    empty: NotRequired[bool]
+    scan_limit: NotRequired[int]
+    refuses: bool
+    row_security: NotRequired[bool]
+    remote: bool
+    columns: list[FoundColumn] | None
+    unique: list[FoundIndex] | None
+    cluster: NotRequired[str]
+    distributed_by: NotRequired[str | None]
+
+
 class FoundParts(TypedDict):
-    """What the query finds, beside what `FoundTable` has."""
+    """What the query for a plain table finds, beside what `FoundTable` has."""
 
     is_plain: bool
     is_partition: bool
