@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final
+import itertools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Final, TypeAlias
+from uuid import UUID
 
 import sqlalchemy as sa
 from sqlalchemy.orm.attributes import set_committed_value
@@ -22,6 +24,44 @@ def loaded_states(session: Handle, mapper: Any) -> list[Value]:
     return [state for state in states if state.mapper.isa(mapper)]
 
 
+Spell: TypeAlias = Callable[[Sequence[Value]], tuple[Value, ...]]
+"""Writes a key so that it is equal to those which the database takes for equal."""
+
+
+def spelling(key: Sequence[Value], dialect: str) -> Spell:
+    """
+    Return how the keys of objects and of rows are made comparable.
+
+    An object keeps the key that it was added with, where PostgreSQL has another spelling.
+    """
+    spell: list[Callable[[Value], Value]] = []
+    for column in key:
+        kind: Value = column.type
+        if isinstance(kind, sa.CHAR):
+            spell.append(_without_padding)
+        elif isinstance(kind, sa.Uuid) and not kind.as_uuid:
+            spell.append(_as_uuid)
+        else:
+            spell.append(_as_it_is)
+    if dialect != "postgresql" or {*spell} == {_as_it_is}:
+        return tuple
+    return lambda values: tuple(
+        write(value) for write, value in zip(spell, values, strict=True)
+    )
+
+
+def _without_padding(value: str) -> str:
+    return value.rstrip(" ")
+
+
+def _as_uuid(value: str) -> UUID:
+    return UUID(value)
+
+
+def _as_it_is(value: Value) -> Value:
+    return value
+
+
 def with_keys(key: Sequence[Value], values: Sequence[Sequence[Value]]) -> Value:
     """Return the condition that a key is one of these."""
     if len(key) == 1:
@@ -36,6 +76,7 @@ async def refresh(
     states: Sequence[Value],
     columns: Mapping[str, Value],
     identity: Sequence[str],
+    spell: Spell,
     *,
     options: Mapping[str, object],
     expired: bool,
@@ -53,21 +94,24 @@ async def refresh(
         states: The states of the objects.
         columns: The columns of the class, by attribute.
         identity: The attributes of its primary key.
+        spell: Makes keys comparable.
         options: Execution options.
         expired: Whether attributes are loaded that are not, or have expired.
     """
     key = [columns[name] for name in identity]
     gone: list[Value] = []
     for start in range(0, len(states), ROWS_AT_ONCE):
-        some = {tuple(s.key[1]): s for s in states[start : start + ROWS_AT_ONCE]}
-        statement = sa.select(*key, *columns.values()).where(with_keys(key, [*some]))
+        some: dict[tuple[Value, ...], list[Value]] = {}
+        for state in states[start : start + ROWS_AT_ONCE]:
+            some.setdefault(spell(state.key[1]), []).append(state)
+        keys = [tuple(those[0].key[1]) for those in some.values()]
+        statement = sa.select(*key, *columns.values()).where(with_keys(key, keys))
         rows = await connection.execute(statement, execution_options=options)
         for row in rows:
-            state = some.pop(tuple(row[: len(key)]), None)
-            if state is not None:
-                stored = dict(zip(columns, row[len(key) :], strict=True))
+            stored = dict(zip(columns, row[len(key) :], strict=True))
+            for state in some.pop(spell(row[: len(key)]), ()):
                 _set(state, stored, expired=expired)
-        gone += some.values()
+        gone += itertools.chain.from_iterable(some.values())
     return gone
 
 

@@ -45,6 +45,7 @@ from aioupsert._sqlalchemy.loaded import (
     expire,
     loaded_states,
     refresh,
+    spelling,
     with_keys,
 )
 from aioupsert.errors import UsageError
@@ -574,17 +575,20 @@ class Model:
         expired: bool = False,
     ) -> list[Value]:
         states = loaded_states(session, self._mapper)
+        arguments = {**bind_arguments_of(self._class)}
+        dialect = session.sync_session.get_bind(**arguments).dialect.name
+        spell = spelling([self._attributes[name] for name in self.identity], dialect)
         if rows is not None:
-            written = {self._identity_of(row) for row in rows}
-            states = [state for state in states if tuple(state.key[1]) in written]
+            written = {spell(self._identity_of(row)) for row in rows}
+            states = [state for state in states if spell(state.key[1]) in written]
         if not states:
             return []
-        arguments = {**bind_arguments_of(self._class)}
         return await refresh(
             await session.connection(bind_arguments=arguments),
             states,
             self._attributes,
             self.identity,
+            spell,
             options=options,
             expired=expired,
         )

@@ -9,6 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from aioupsert import (
+    Action,
     Coalescer,
     F,
     UsageError,
@@ -84,6 +85,54 @@ async def test_a_loaded_object_shows_what_is_stored(
         await session.commit()
         await session.refresh(note)
         assert note.hits == 7
+
+
+@pytest.mark.parametrize(
+    ("kind", "given", "spelled"),
+    [
+        (sa.CHAR(5), "ab", "ab   "),
+        (
+            sa.Uuid(as_uuid=False),
+            "A0000000-0000-0000-0000-00000000000B",
+            "a0000000-0000-0000-0000-00000000000b",
+        ),
+    ],
+    ids=["char", "uuid"],
+)
+async def test_an_object_keeps_the_key_that_it_was_added_with(
+    engine: AsyncEngine, kind: Any, given: str, spelled: str
+) -> None:
+    class Spelled(DeclarativeBase):
+        pass
+
+    class Thing(Spelled):
+        __tablename__ = "things"
+
+        k: Mapped[str] = mapped_column(kind, primary_key=True)
+        part: Mapped[int] = mapped_column(primary_key=True)
+        n: Mapped[int]
+
+    rows: Any = [{"k": spelled, "part": 1, "n": 3}]
+    async with AsyncSession(engine) as session:
+        connection = await session.connection()
+        await connection.run_sync(Spelled.metadata.create_all)
+        session.add(thing := Thing(k=given, part=1, n=1))
+        await session.flush()
+        if engine.dialect.name == "sqlite":
+            await create_or_update_many(session, Thing, rows, key=["k", "part"])
+            assert thing.n == 1  # to SQLite the two are different
+            return
+        result = await create_or_update(
+            *(session, Thing),
+            key={"k": given, "part": 1},
+            defaults={"n": 2},
+            returning=Thing,
+        )
+        # As a query of SQLAlchemy's would return, by the key that is stored.
+        assert (result.action, thing.n, result.row.n) == (Action.UPDATED, 2, 2)
+        assert sa.inspect(result.row).identity == (spelled, 1)
+        await create_or_update_many(session, Thing, rows, key=["k", "part"])
+        assert (thing.n, result.row.n) == (3, 3)
 
 
 @pytest.mark.parametrize("call", [one, many])
