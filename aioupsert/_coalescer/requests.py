@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from aioupsert._execution.targets import Target
-from aioupsert._plan import RequestShape, pairs
+from aioupsert._plan import RequestShape, pairs, read_request
 from aioupsert._plan.request import Arguments
 from aioupsert.errors import UsageError
 
@@ -33,15 +33,12 @@ class RequestReader:
             UsageError: The arguments are wrong.
         """
         key = arguments["key"]
-        if arguments["row"] is not None:
-            if key:
-                msg = "a row has its key, which is the coalescer's: pass one of them"
-                raise UsageError(msg)
-            arguments = {**arguments, "key": self._key}
-        elif not key:
-            self._check_key(key)
-        self._target.check_without_session(arguments["returning"])
-        shape, values = self._target.read(arguments)
+        if key and arguments["row"] is None and self._target.model is None:
+            shape, values = read_request(**arguments)  # as most calls are
+        else:
+            arguments = self._with_key(arguments)
+            self._target.check_without_session(arguments["returning"])
+            shape, values = self._target.read(arguments)
         shared = self._shapes.get(shape)
         if shared is not None:
             return shared, values
@@ -55,6 +52,18 @@ class RequestReader:
             self._shapes.clear()
         shape = self._shapes.setdefault(shape, shape)
         return shape, [*(values[at] for at in order), *values[len(order) :]]
+
+    def _with_key(self, arguments: Arguments) -> Arguments:
+        """Return the arguments with the key that a row has, or any other call."""
+        key = arguments["key"]
+        if arguments["row"] is None:
+            if not key:
+                self._check_key(key)
+            return arguments
+        if key:
+            msg = "a row has its key, which is the coalescer's: pass one of them"
+            raise UsageError(msg)
+        return {**arguments, "key": self._key}
 
     def _check_key(self, key: object) -> list[str]:
         """Return the columns of a call's key, which must be the coalescer's."""

@@ -62,6 +62,17 @@ def session_on(
     return _Acquired(kind, kind.acquire(connection), timeout)
 
 
+def direct_session(connection: object) -> Session | None:
+    """
+    Return a session on a connection; None if it must be acquired first.
+
+    Raises:
+        UnsupportedConnectionError: As in `session_on`.
+    """
+    kind = _kinds.get(type(connection)) or _find_kind(connection)
+    return kind.session(connection) if kind.acquire is None else None
+
+
 class _Acquired:
     """A session on an acquired connection, which is released on exit."""
 

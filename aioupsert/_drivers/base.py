@@ -51,7 +51,7 @@ T = TypeVar("T")
 Handle: TypeAlias = Any
 """A connection or pool; its driver knows what it can do."""
 
-_logger: Final = logging.getLogger("aioupsert")
+LOGGER: Final = logging.getLogger("aioupsert")
 
 
 # --- The driver's interface -----------------------------------------------------------
@@ -412,5 +412,5 @@ def _shield_from_anyio() -> AbstractContextManager[object]:
 
 def log(sql: str) -> None:
     """Log a statement, but not its values, on one line."""
-    if _logger.isEnabledFor(logging.DEBUG):
-        _logger.debug("%s", " ".join(sql.split()))
+    if LOGGER.isEnabledFor(logging.DEBUG):
+        LOGGER.debug("%s", " ".join(sql.split()))

@@ -34,6 +34,13 @@ class ConnectionLock:
         self._is_held = False
         self._waiters = deque[asyncio.Future[None]]()
 
+    def take(self) -> bool:
+        """Take the lock if it is free; return whether it was."""
+        if self._is_held:
+            return False
+        self._is_held = True
+        return True
+
     async def acquire(self) -> None:
         """
         Take the lock, as soon as it is free.
@@ -41,8 +48,7 @@ class ConnectionLock:
         Raises:
             ConnectionHeldError: What holds it has waited for its rows for too long.
         """
-        if not self._is_held:
-            self._is_held = True
+        if self.take():
             return
         waiter = asyncio.get_running_loop().create_future()
         self._waiters.append(waiter)

@@ -15,7 +15,7 @@ import logging
 import time
 from typing import TYPE_CHECKING, Final
 
-from aioupsert._drivers import session_on
+from aioupsert._drivers import direct_session, session_on
 from aioupsert._drivers.base import CachedTable, ReadOnlyError, Session, TransientError
 from aioupsert._engines.outcomes import (
     MAX_LOST_RACES,
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from aioupsert._engines.base import CompiledCall
-    from aioupsert._plan import RequestShape
+    from aioupsert._plan import Plan, RequestShape
     from aioupsert._plan.request import Arguments
     from aioupsert._plan.schema import TableName
 
@@ -74,15 +74,19 @@ async def create_or_update(
         shape, values = read_request(**arguments)
     else:
         shape, values = read_row_request(**arguments)
-    if not OBSERVERS:
-        async with session_on(handle, timeout) as session:
-            result = await write(session, target.name, shape, values, timeout)
-    else:
+    if OBSERVERS:
         with Observation("create_or_update", target.name) as observation:
             async with session_on(handle, timeout) as session:
                 observation.event.system = session.engine.system
                 result = await write(session, target.name, shape, values, timeout)
             observation.record_each(result)
+    else:
+        direct = direct_session(handle)
+        if direct is not None:
+            result = await write(direct, target.name, shape, values, timeout)
+        else:
+            async with session_on(handle, timeout) as session:
+                result = await write(session, target.name, shape, values, timeout)
     returning = arguments["returning"]
     if target.model is None and not isinstance(returning, type):
         return result
@@ -168,49 +172,47 @@ async def write(
     """
     started = time.monotonic()
     retries: _Retries | None = None
+    state = session.state
     while True:
-        if session.state.homonyms:
+        if state.homonyms:
             await choose_homonym(session, name)
-        used = session.state.tables.get(name)
+        used = state.tables.get(name)
         try:
-            outcome = await _attempt(session, name, shape, values, retries)
+            call = cached_call(used, shape)
+            if call is None:
+                call = await compile_call(session, name, shape, values)
+            plan, single = call.plan, call.single
+            if plan.checks:
+                _check_key(plan, values)
+            lost = 0 if retries is None else retries.attempts
+            outcome: Result | LostRace
+            if single is None or lost:
+                outcome = await session.run(call.attempt(values, lost))
+            else:
+                arguments = single.arguments(values)
+                rows = await session.fetch(single.sql, arguments, plan.caller_columns)
+                outcome = read_result(plan, rows) if rows else LostRace()
         except Exception as exc:
             retries = retries or _Retries(name, timeout, started)
             if not await retries.follow(session, exc, used):
                 raise
-        else:
-            if not isinstance(outcome, LostRace):
-                if retries is not None:
-                    retries.log()
-                return outcome
-            retries = retries or _Retries(name, timeout, started)
-            await retries.follow_lost_race(outcome)
+            continue
+        if not isinstance(outcome, LostRace):
+            return outcome if retries is None else retries.logged(outcome)
+        retries = retries or _Retries(name, timeout, started)
+        await retries.follow_lost_race(outcome)
 
 
-async def _attempt(
-    session: Session,
-    name: TableName,
-    shape: RequestShape,
-    values: list[Value],
-    retries: _Retries | None,
-) -> Result | LostRace:
-    """Make one attempt, the first one by a single statement where there is one."""
-    call = cached_call(session, name, shape)
-    if call is None:
-        call = await compile_call(session, name, shape, values)
-    for parameter, check in call.plan.checks:
+def _check_key(plan: Plan, values: list[Value]) -> None:
+    """
+    Check the values of the key.
+
+    Raises:
+        UsageError: One would be stored as something else.
+    """
+    for parameter, check in plan.checks:
         if values[parameter].__class__ not in check.harmless:
             check.check(values[parameter])
-    single = call.single
-    if single is None or (retries is not None and retries.attempts):
-        lost = 0 if retries is None else retries.attempts
-        return await session.run(call.attempt(values, lost))
-    arguments = single.arguments(values)
-    try:
-        rows = await session.fetch(single.sql, arguments, call.plan.caller_columns)
-    except ReadOnlyError:
-        return LostRace()  # the steps may find that there is nothing to write
-    return read_result(call.plan, rows) if rows else LostRace()
 
 
 async def _look_up(
@@ -235,11 +237,10 @@ async def _compiled(
     session: Session, name: TableName, shape: RequestShape, values: list[Value]
 ) -> CompiledCall:
     """Return the statements of a call, with its key checked."""
-    call = cached_call(session, name, shape)
+    call = cached_call(session.state.tables.get(name), shape)
     if call is None:
         call = await compile_call(session, name, shape, values)
-    for parameter, check in call.plan.checks:
-        check.check(values[parameter])
+    _check_key(call.plan, values)
     return call
 
 
@@ -275,6 +276,10 @@ class _Retries:
             self._deadline.check(error.__cause__)
             await self._pause()
             return True
+        if isinstance(error, ReadOnlyError):
+            # The steps may find that there is nothing to write.
+            await self.follow_lost_race(LostRace())
+            return True
         # An error that comes from a changed table is worth another attempt.
         if self._refreshes >= MAX_REFRESHES or not await has_changed(
             session, self._name, error, used
@@ -294,11 +299,12 @@ class _Retries:
             raise race_error(self._name, lost)
         await self._pause()
 
-    def log(self) -> None:
-        """Log a warning if the call needed many attempts."""
+    def logged(self, result: Result) -> Result:
+        """Return the result of the last attempt; log a warning if there were many."""
         if self.attempts >= _MANY_ATTEMPTS:
             name = ".".join(self._name)
             _logger.warning("%s: %d attempts", name, self.attempts + 1)
+        return result
 
     async def _pause(self) -> None:
         self.attempts += 1

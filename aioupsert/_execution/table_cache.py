@@ -70,11 +70,8 @@ def cached_table(session: Session, name: TableName) -> CachedTable | None:
     return cached
 
 
-def cached_call(
-    session: Session, name: TableName, shape: RequestShape
-) -> CompiledCall | None:
+def cached_call(cached: CachedTable | None, shape: RequestShape) -> CompiledCall | None:
     """Return the cached statements of a request shape, unless they are too old."""
-    cached = session.state.tables.get(name)
     if cached is None or time.monotonic() - cached.read_at >= _ttl:
         return None
     return cached.calls.get(shape)
