@@ -305,8 +305,9 @@ async def test_a_key_that_would_be_changed_is_refused_unsent(
         pytest.raises(UsageError, match=r"key\['k'\]"),
     ):
         await create_or_update(conn, "t", key={"n": 1, "k": value}, defaults=HIT)
-    # But for the query of the catalog.
-    assert not [query for query in queries if "pg_catalog.pg_class" not in query]
+    # But for the queries of the catalog, and what has the larger one dropped.
+    sent = {query for query in queries if "pg_catalog.pg_class" not in query}
+    assert sent <= {"SELECT 1"}
 
 
 FITTING: Final[list[tuple[str, Any]]] = [
