@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import re
 from collections.abc import Generator, Sequence
 from contextlib import ExitStack, closing, contextmanager
@@ -49,6 +48,7 @@ from aioupsert.cli.options import (
 )
 from aioupsert.cli.rejects import MaxErrors
 from aioupsert.cli.run import LoadRequest, load_files
+from aioupsert.cli.statements import show_statements
 from aioupsert.cli.sync import SyncOptions
 from aioupsert.cli.updates import Operand, parse_condition, parse_updates
 
@@ -382,7 +382,7 @@ def _run(
         if diff:
             changes = stack.enter_context(closing(Diff(as_json=as_json)))
             request = replace(request, diff=changes)
-        with _report_failures(), _show_log(verbose):
+        with _report_failures(), show_statements(verbose):
             summary = load_files(request)
         if not quiet:
             summary.print(as_json=as_json)
@@ -622,18 +622,3 @@ def _parse_pairs(option: str, texts: Sequence[str]) -> dict[str, str | None]:
             raise typer.BadParameter(msg)
         pairs[name] = value if separator else None
     return pairs
-
-
-@contextmanager
-def _show_log(enabled: bool) -> Generator[None]:
-    """Print what the library logs while the block runs, if enabled."""
-    logger, handler = logging.getLogger("aioupsert"), logging.StreamHandler()
-    level = logger.level
-    if enabled:
-        logger.addHandler(handler)
-        logger.setLevel(logging.DEBUG)
-    try:
-        yield
-    finally:
-        logger.removeHandler(handler)
-        logger.setLevel(level)

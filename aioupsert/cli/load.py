@@ -29,6 +29,7 @@ from aioupsert.cli.errors import (
 from aioupsert.cli.reading import Input, Row, raise_error
 from aioupsert.cli.references import ParentsFirst
 from aioupsert.cli.rejects import Rejects
+from aioupsert.cli.repeated import RepeatedKeys
 from aioupsert.cli.sync import (
     SyncOptions,
     SyncTerms,
@@ -96,10 +97,14 @@ class Report:
         result: How many rows were created, updated, and so on.
         notes: Further messages for the user.
         diff: What keeps the changes, if they are to be printed.
+        repeated_keys: Counts rows whose key has come before.
+        files: The rows of each file, once the load has succeeded.
     """
 
     rejects: Rejects
     diff: Diff | None = None
+    repeated_keys: RepeatedKeys = field(default_factory=lambda: RepeatedKeys(()))
+    files: Sequence[tuple[str, int]] = ()
     result: BulkResult = field(default_factory=BulkResult)
     notes: list[str] = field(default_factory=list[str])
 
@@ -196,6 +201,8 @@ async def load(
             ignore_unknown=options.ignore_unknown,
             decimal_comma=options.decimal_comma,
         )
+        report.repeated_keys = RepeatedKeys(options.key)
+        rows = report.repeated_keys.watch(rows)
         if options.sync is not None:
             terms = await sync_terms(database, table, options.sync)
             rows = outside_scope(rows, terms.texts, report.on_bad_row(options))

@@ -31,7 +31,10 @@ Db = Annotated[
     ),
 ]
 Verbose = Annotated[
-    bool, typer.Option("--verbose", "-v", help="Show the SQL, without the values.")
+    bool,
+    typer.Option(
+        "--verbose", "-v", help="Show each SQL statement once, without the values."
+    ),
 ]
 DbAndTable = Annotated[
     list[str],

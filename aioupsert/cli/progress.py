@@ -18,6 +18,7 @@ from rich.progress import (
 
 from aioupsert.cli.errors import printable
 from aioupsert.cli.reading import Input
+from aioupsert.cli.rejects import Rejects
 from aioupsert.results import BulkResult, Progress
 
 # Seconds.
@@ -27,9 +28,11 @@ _REFRESH_INTERVAL = 0.1
 class ProgressBar:
     """A progress bar; pass `record` to the library as its progress callback."""
 
-    def __init__(self, source: Input, *, hidden: bool) -> None:
+    def __init__(self, source: Input, rejects: Rejects, *, hidden: bool) -> None:
         """Prepare the bar for an input, without showing it."""
         self._source = source
+        self._rejects = rejects
+        self._is_finished = False
         self._last = Progress(0, 0.0, BulkResult())
         console = Console(stderr=True)
         # Console.is_terminal would be true in a log file if FORCE_COLOR is set.
@@ -37,7 +40,9 @@ class ProgressBar:
             TextColumn("{task.description}", markup=False),
             BarColumn(),
             TaskProgressColumn(),
-            TextColumn("{task.fields[rows]} rows, {task.fields[rate]}/s"),
+            TextColumn(
+                "{task.fields[rows]} rows, {task.fields[rate]}/s{task.fields[rejected]}"
+            ),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
             console=console,
@@ -54,13 +59,17 @@ class ProgressBar:
         """Record a report of the library."""
         self._last = progress
 
+    def finish(self) -> None:
+        """Record that all rows are stored, even if the file has more after them."""
+        self._is_finished = True
+
     @contextmanager
     def display(self) -> Generator[None]:
         """Show the bar while the block runs, refreshed by the running event loop."""
         with self._progress:
             name = printable(self._source.name.rpartition("/")[2])
             self._task = self._progress.add_task(
-                name, total=self._source.size, rows="0", rate="0"
+                name, total=self._source.size, rows="0", rate="0", rejected=""
             )
             self._keep_refreshing()
             try:
@@ -75,9 +84,12 @@ class ProgressBar:
         self._timer = loop.call_later(_REFRESH_INTERVAL, self._keep_refreshing)
 
     def _refresh(self) -> None:
+        size, rejected = self._source.size, self._rejects.count
+        is_complete = self._is_finished and size is not None
         self._progress.update(
             self._task,
-            completed=self._source.position(),
+            completed=size if is_complete else self._source.position(),
             rows=f"{self._last.rows:,}",
             rate=f"{self._last.rows_per_second:,.0f}",
+            rejected=f", {rejected:,} rejected" if rejected else "",
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import importlib
 import json
+from collections import Counter
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -52,6 +53,7 @@ class Rejects:
     Attributes:
         count: How many there are.
         shown: The first of them, if no file has them.
+        by_file: How many there are of each file.
     """
 
     def __init__(
@@ -75,6 +77,7 @@ class Rejects:
         """
         self.count: int = 0
         self.shown: list[RowError] = []
+        self.by_file: Counter[str] = Counter()
         self._path = path
         self._encoding = "utf-8" if encoding == "utf-8-sig" else encoding
         self._may_write = may_write
@@ -96,6 +99,7 @@ class Rejects:
         self._order.setdefault(error.file, len(self._order))
         self._pending.append(error)
         self.count += 1
+        self.by_file[error.file] += 1
         if self._limit.rows is not None and self.count > self._limit.rows:
             msg = (
                 f"{error}\nmore rows were rejected than --max-errors {self._limit.rows}"

@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
-from typing import Final
+from typing import Final, NamedTuple
 
 import typer
 from rich.console import Console
@@ -80,6 +80,14 @@ class LoadRequest:
         check_output("--rejects", path, files, database)
 
 
+class FileCounts(NamedTuple):
+    """How many rows a file has, and how many of them were left out."""
+
+    file: str
+    rows: int
+    rejected: int
+
+
 @dataclass(frozen=True, slots=True)
 class Summary:
     """
@@ -92,6 +100,8 @@ class Summary:
         notes: Further messages for the user.
         options: How the rows were stored.
         diff: The changes, if they are to be printed.
+        repeated_keys: How many rows have the key of one before; None if unknown.
+        files: The rows of each file, and how many of them were left out.
     """
 
     result: BulkResult
@@ -100,6 +110,8 @@ class Summary:
     notes: Sequence[str]
     options: LoadOptions
     diff: Diff | None
+    repeated_keys: int | None
+    files: Sequence[FileCounts]
 
     @property
     def rows_per_second(self) -> int:
@@ -121,11 +133,13 @@ class Summary:
             "skipped": result.skipped,
             **({"deleted": result.deleted} if removes else {}),
             "rejected": self.rejected,
+            "repeated_keys": self.repeated_keys,
             "seconds": round(self.seconds, 3),
             "rows_per_second": self.rows_per_second,
         }
         if as_json:
-            typer.echo(json.dumps({**numbers, "dry_run": dry_run}))
+            files = [counts._asdict() for counts in self.files]
+            typer.echo(json.dumps({**numbers, "files": files, "dry_run": dry_run}))
             return
         summary = Table.grid(padding=(0, 2))
         summary.add_column()
@@ -136,8 +150,13 @@ class Summary:
             if numbers[name]:
                 summary.add_row(name, f"{numbers[name]}")
         summary.add_row("rows", str(result.rows + self.rejected))
+        if self.repeated_keys:
+            summary.add_row("repeated keys", str(self.repeated_keys))
         summary.add_row("seconds", f"{self.seconds:.2f}")
         Console().print(summary)
+        for file, rows, rejected in self.files if len(self.files) > 1 else ():
+            shown = f"{rows} rows, {rejected} rejected" if rejected else f"{rows} rows"
+            typer.echo(f"{printable(file)}: {shown}")
         if dry_run:
             typer.echo("dry run: nothing was stored")
 
@@ -168,6 +187,10 @@ def load_files(request: LoadRequest) -> Summary:
         notes=[*report.notes, *rejects.notes()],
         options=options,
         diff=request.diff,
+        repeated_keys=report.repeated_keys.count(),
+        files=[
+            FileCounts(file, rows, rejects.by_file[file]) for file, rows in report.files
+        ],
     )
 
 
@@ -182,11 +205,12 @@ def _read_and_load(request: LoadRequest, report: Report) -> LoadOptions:
     with open_input(request.files, read_options) as source:
         scope = [] if given.sync is None else [*given.sync.scope]
         options = replace(given, key=split_key(request.key, source, scope))
-        bar = ProgressBar(source, hidden=not request.show_progress)
+        bar = ProgressBar(source, report.rejects, hidden=not request.show_progress)
         report.notes += source.notes
         received: list[int] = []
         with _explain_interrupt(options, bar, received):
             asyncio.run(_load(request.url, source, options, report, bar, received))
+        report.files = source.count_rows()
     return options
 
 
@@ -242,6 +266,7 @@ async def _load_into(
         raise (TransientLoadError if is_transient else LoadError)(msg) from exc
     seconds = time.perf_counter() - started
     bar.record(Progress(report.result.rows, seconds, report.result))
+    bar.finish()
 
 
 def _describe_stored(options: LoadOptions, done: BulkResult) -> str:

@@ -18,6 +18,17 @@ EXAMPLES: Final = Path(__file__).parents[2] / "examples"
 Query = Callable[[str], list[tuple[Any, ...]]]
 
 
+COUNTED: Final = (
+    "created",
+    "updated",
+    "unchanged",
+    "skipped",
+    "deleted",
+    "rejected",
+    "rows",
+)
+
+
 class Write(Protocol):
     def __call__(self, content: str | bytes, name: str = ...) -> Path: ...
 
@@ -33,9 +44,10 @@ def run(*arguments: object, stdin: str | bytes | None = None) -> Result:
 def counts(result: Result) -> dict[str, int]:
     """What the summary says, without the seconds."""
     assert result.exit_code == 0, result.output
-    lines = dict(line.split() for line in result.stdout.splitlines())
+    grid = [line.rsplit(None, 1) for line in result.stdout.splitlines()]
+    lines = {words[0]: words[-1] for words in grid}
     assert float(lines.pop("seconds")) >= 0
-    return {name: int(count) for name, count in lines.items()}
+    return {name: int(count) for name, count in lines.items() if name in COUNTED}
 
 
 def expected_counts(

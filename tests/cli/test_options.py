@@ -214,7 +214,8 @@ def test_the_summary_as_json(database: CliDatabase, file: Write) -> None:
     checked(database)
     database.query("INSERT INTO t VALUES (1, 1), (2, 2)")
     options = ("--skip-unchanged", "--on-error", "skip", "--json")
-    result = database.load(file("id,n\n1,1\n2,3\n3,0\n4,4\n"), *KEY, *options)
+    path = file("id,n\n1,1\n2,3\n3,0\n4,4\n")
+    result = database.load(path, *KEY, *options)
     told = json.loads(result.stdout)
     assert told.pop("seconds") > 0
     assert told.pop("rows_per_second") > 0
@@ -224,8 +225,43 @@ def test_the_summary_as_json(database: CliDatabase, file: Write) -> None:
         "unchanged": 1,
         "skipped": 0,
         "rejected": 1,
+        "repeated_keys": 0,
+        "files": [{"file": str(path), "rows": 4, "rejected": 1}],
         "dry_run": False,
     }
+
+
+def test_the_summary_of_several_files(
+    database: CliDatabase, file: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checked(database)
+    first = file("id,n\n1,1\n2,0\n1,2\n", "first\x1b.csv").name
+    monkeypatch.chdir(file("id,n\n2,1\n1,3\n", "second.csv").parent)
+    second = "second.csv"
+    options = (*KEY, "--on-error", "skip")
+    result = run("load", database.url, "t", first, second, *options)
+    lines = result.stdout.splitlines()
+    assert [line.split() for line in lines[4:6]] == [
+        ["rows", "5"],
+        ["repeated", "keys", "3"],
+    ]
+    assert lines[-2:] == [
+        r"first\x1b.csv: 3 rows, 1 rejected",
+        "second.csv: 2 rows",
+    ]
+
+
+def test_repeated_keys_are_not_counted_among_too_many_rows(
+    sqlite_database: CliDatabase, file: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aioupsert.cli.repeated._MAX_ROWS", 2)
+    for content, expected in [
+        ("a,b\n1,1\n1,1\n", 1),
+        ("a,b\n1,1\n1,1\n1,2\n1,2\n", None),
+    ]:
+        options = ("--key", "a,b", "--create-table", "--json")
+        result = sqlite_database.load(file(content), *options)
+        assert json.loads(result.stdout)["repeated_keys"] == expected
 
 
 @pytest.mark.parametrize(

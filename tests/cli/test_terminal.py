@@ -7,6 +7,7 @@ import runpy
 import signal
 import subprocess
 import sys
+import zipfile
 from collections.abc import Sequence
 from functools import partial
 from importlib.metadata import version
@@ -90,7 +91,7 @@ def test_a_database_that_cannot_be_opened_is_one_message(tmp_path: Path) -> None
     assert len(done.stderr.splitlines()) == 1
 
 
-def on_a_terminal(command: Sequence[str]) -> str:
+def on_a_terminal(command: Sequence[str], code: int = 0) -> str:
     """What the command writes to a terminal as its standard error."""
     ours, theirs = pty.openpty()
     with subprocess.Popen(  # noqa: S603  # our own command
@@ -110,7 +111,7 @@ def on_a_terminal(command: Sequence[str]) -> str:
                 break
             shown += block
     os.close(ours)
-    assert process.returncode == 0
+    assert process.returncode == code
     return shown.decode()
 
 
@@ -125,6 +126,22 @@ def test_progress_is_shown_on_a_terminal(
     screen = on_a_terminal(command)
     assert ("500 rows" in screen) is shown
     assert ("rows.csv" in screen) is shown
+
+
+def test_progress_ends_complete_and_has_the_rejected_rows(
+    sqlite_database: CliDatabase, tmp_path: Path
+) -> None:
+    content = "id,n\n" + "\n".join(f"{n},1" for n in range(5_000))
+    path = tmp_path / "rows.csv.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+        archive.writestr("rows.csv", f"{content}\n1\n")
+        archive.comment = b" " * 10_000
+    skip = ("--on-error", "skip", "--rejects", str(tmp_path / "rejects.csv"))
+    command = start("load", sqlite_database.url, "t", str(path), *NEW, *skip)
+    screen = on_a_terminal(command, code=3)
+    assert "5,000 rows" in screen
+    assert "/s, 1 rejected" in screen
+    assert "100%" in screen
 
 
 def test_progress_is_not_shown_elsewhere(
@@ -150,7 +167,7 @@ def test_an_interrupt_stores_nothing(database: CliDatabase, file: Write) -> None
         preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509  # no threads yet
     ) as process:
         assert process.stderr is not None
-        assert any("INSERT INTO" in line for line in process.stderr)
+        assert any("INSERT" in line for line in process.stderr)
         process.send_signal(signal.SIGINT)
         stdout, stderr = process.communicate()
     assert process.returncode == 130
@@ -189,6 +206,18 @@ def test_verbose_shows_the_sql_but_no_values(sqlite_database: CliDatabase) -> No
     done = finished(command, "id,note\n1,classified\n")
     assert "INSERT INTO" in done.stderr
     assert "classified" not in done.stderr
+
+
+def test_verbose_shows_each_statement_once_in_lines_that_fit(
+    database: CliDatabase, file: Write
+) -> None:
+    database.query("CREATE TABLE t (id integer PRIMARY KEY)")
+    options = ("--key", "id", "--batch-size", "1", "--no-atomic", "-v")
+    result = database.load(file("id\n1\n2\n3\n"), *options)
+    lines = result.stderr.splitlines()
+    statements = [line for line in lines if not line.startswith(" ")]
+    assert len({*statements}) == len(statements) > 2
+    assert all(len(line) < 80 or " " not in line.strip() for line in lines)
 
 
 def test_verbose_leaves_the_logger_as_it_was(

@@ -8,9 +8,11 @@ import shutil
 import stat
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from operator import itemgetter
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, BinaryIO, Final, cast
 
@@ -78,6 +80,7 @@ class Input:
         self._streams = streams
         self._copies: dict[Path, _CopiedStream] = {}
         self._bad_rows = self._reported = 0
+        self._bad_rows_of: Counter[str] = Counter()
         self._surveying = False
         self._sizes = {file: _size(file) for file in files}
         sizes = [self._sizes[file] for file in files]
@@ -93,6 +96,7 @@ class Input:
         self._done = self._bad_rows = 0
         self._raw: BinaryIO | None = None
         self._share: float | None = None
+        self._counters: list[tuple[str, itertools.count[int]]] = []
         header, rows = self._open(self._files[0])
         others = itertools.chain.from_iterable(map(self._open_next, self._files[1:]))
         self._rows: Iterator[Row] = itertools.chain(rows, others)
@@ -112,6 +116,7 @@ class Input:
         self._bad_rows += 1
         if self._bad_rows > self._reported and not self._surveying:
             self._reported = self._bad_rows
+            self._bad_rows_of[error.file] += 1
             self._on_bad_row(error)
 
     def survey(self, number: int | None) -> Iterator[Row]:
@@ -149,6 +154,13 @@ class Input:
         """An iterator that reads the rows lazily; they can be read once."""
         return self._rows
 
+    def count_rows(self) -> list[tuple[str, int]]:
+        """Return how many rows each file has, bad ones included, once all are read."""
+        return [
+            (name, next(counter) + self._bad_rows_of[name])
+            for name, counter in self._counters
+        ]
+
     def peek(self, number: int) -> list[Row]:
         """Return the first rows without consuming them."""
         first = [*itertools.islice(self._rows, number)]
@@ -173,6 +185,13 @@ class Input:
 
     def _open(self, file: Path) -> tuple[tuple[str, ...], Iterator[Row]]:
         """Open a file, to be closed with the stack; return its columns and rows."""
+        header, rows = self._open_as_it_is(file)
+        # The counter advances with each row, without code that runs for each.
+        counter = itertools.count()
+        self._counters.append((_name(file), counter))
+        return header, map(itemgetter(0), zip(rows, counter, strict=False))
+
+    def _open_as_it_is(self, file: Path) -> tuple[tuple[str, ...], Iterator[Row]]:
         self._file, self._share = file, None
         name, options = _name(file), self._options
         kind = options.format or _format(file)
