@@ -25,6 +25,7 @@ BENCHMARKS: Final = {
     "bulk": "many rows, by hand and with other libraries",
     "bulk_forms": "the statements that many rows can be sent with",
     "sync": "a table that is to equal its source, and the statements by hand",
+    "loader": "CSV from the command line, and the tools of the databases",
     "coalescer": "a thousand tasks: plain calls and a Coalescer",
     "crowd": "one to two thousand tasks: plain calls and a Coalescer",
     "locked_rows": "a Coalescer while other sessions have rows locked",

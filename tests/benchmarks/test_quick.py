@@ -24,6 +24,7 @@ QUICK: Final = (
     "growth --plot {folder}/plot",
     "import_time",
     "in_a_session",
+    "loader",
     "locked_rows",
     "memory",
     "observers",
