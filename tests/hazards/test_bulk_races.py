@@ -199,8 +199,13 @@ async def in_several_batches(
         rows = some_rows(choose, 40, keys=60)
         while True:
             try:
+                # However long a busy machine takes.
                 result = await create_or_update_many(
-                    conn, "t", given(rows), key="k", update=ADD, batch_size=10
+                    *(conn, "t", given(rows)),
+                    key="k",
+                    update=ADD,
+                    batch_size=10,
+                    timeout=None,
                 )
             except asyncpg.DeadlockDetectedError as error:
                 assert is_retryable(error)  # noqa: PT017  # or there is none
