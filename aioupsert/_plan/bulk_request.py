@@ -237,7 +237,7 @@ class BulkRequest:
         # Whether the values of a row make its key unique is seen when it is written.
         if not (
             table.is_unique(dict.fromkeys(self.key, False))
-            or table.may_be_unique(self.key)
+            or table.unique_where(self.key)
         ):
             missing_index(self.key, self.without_unique_index, table)
         self.checked[:] = [table]

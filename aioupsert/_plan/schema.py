@@ -346,9 +346,10 @@ class Table:
         """Return whether some unique index lets at most one row have the key."""
         return any(index.covers(key, constants) for index in self.unique)
 
-    def may_be_unique(self, key: Collection[str]) -> bool:
-        """Return whether a partial index does so for some values of the key."""
-        return any(index.may_cover(key) for index in self.unique)
+    def unique_where(self, key: Collection[str]) -> str:
+        """Return when a partial index makes the key unique, as SQL; empty if never."""
+        predicates = (i.predicate for i in self.unique if i.may_cover(key))
+        return " OR ".join(filter(None, predicates))
 
     def infers(self, key: Mapping[str, bool]) -> bool:
         """Return whether ``ON CONFLICT`` with the key's columns finds the key's row."""

@@ -132,6 +132,11 @@ def _uniqueness(table: Table, key: Sequence[str]) -> str:
         return "it is unknown whether it is unique"
     if table.is_unique(dict.fromkeys(key, False)):
         return "at most one row has it"
+    if predicate := table.unique_where(key):
+        return (
+            f"at most one row has it where {predicate}; of other rows, concurrent calls may"
+            " create one twice"
+        )
     return "no unique index makes it unique; concurrent calls may create a row twice"
 
 

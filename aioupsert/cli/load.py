@@ -448,11 +448,22 @@ async def _prepare_table(
         names.get(name, names.get(name.lower(), name)): False for name in options.key
     }
     if table.all_indexes_known and not table.is_unique(key):
-        notes.append(
-            f"{table.label} has no unique index on {', '.join(key)}: the load is slow, and"
-            " concurrent loads may create a row twice"
-        )
+        notes.append(_without_index(table, key))
     return table
+
+
+def _without_index(table: Table, key: Iterable[str]) -> str:
+    names = [*key]
+    what = f"unique index on {', '.join(names)}"
+    if predicate := table.unique_where(names):
+        return (
+            f"{table.label} has a {what} only where {predicate}: the load of other rows is"
+            " slow, and concurrent loads may create one of them twice"
+        )
+    return (
+        f"{table.label} has no {what}: the load is slow, and concurrent loads may create a"
+        " row twice"
+    )
 
 
 async def _find_or_create_table(

@@ -89,6 +89,14 @@ def test_inspect_says_what_a_key_without_an_index_means(database: CliDatabase) -
     assert "no unique index is on exactly the key" in said.rpartition("many rows: ")[2]
 
 
+def test_inspect_says_for_which_rows_an_index_counts(database: CliDatabase) -> None:
+    database.query("CREATE TABLE t (id integer, gone date)")
+    database.query("CREATE UNIQUE INDEX i ON t (id) WHERE gone IS NULL")
+    database.query("CREATE UNIQUE INDEX j ON t (gone) WHERE id > 0")
+    said = inspect(database, "--key", "id,gone").replace("(", "").replace(")", "")
+    assert "key id, gone: at most one row has it where gone IS NULL; of" in said
+
+
 def test_inspect_says_why_the_exact_steps_are_taken(
     postgresql_database: CliDatabase,
 ) -> None:

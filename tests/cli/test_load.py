@@ -191,6 +191,16 @@ def test_a_key_without_a_unique_index_is_pointed_out(
     assert "t has no unique index on id" in result.stderr
 
 
+def test_a_key_that_a_partial_index_makes_unique_is_pointed_out(
+    database: CliDatabase, file: Write
+) -> None:
+    database.query("CREATE TABLE t (id integer, gone date)")
+    database.query("CREATE UNIQUE INDEX i ON t (id) WHERE gone IS NULL")
+    result = database.load(file("id,gone\n1,\n"), "--key", "id,gone")
+    assert counts(result) == expected_counts(created=1)
+    assert "t has a unique index on id, gone only where " in result.stderr
+
+
 def test_quiet_prints_nothing(database: CliDatabase, file: Write) -> None:
     result = database.load(file("id\n1\n"), *NEW, "--quiet")
     assert (result.exit_code, result.output) == (0, "")
