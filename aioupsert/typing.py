@@ -160,12 +160,23 @@ WithoutUniqueIndex: TypeAlias = Literal["warn", "error", "allow", "lock"]
 Strategy: TypeAlias = Literal["auto", "fast", "exact", "on_conflict"]
 """How a call is executed; see `create_or_update`."""
 
-Rows: TypeAlias = Iterable[object] | AsyncIterable[object]
+
+class ArrowColumns(Protocol):
+    """Columns that others read by the PyCapsule interface of Apache Arrow."""
+
+    def __arrow_c_stream__(self, requested_schema: object | None = None) -> object:
+        """Return a stream of batches."""
+        ...
+
+
+Rows: TypeAlias = Iterable[object] | AsyncIterable[object] | ArrowColumns
 """
 The rows of a bulk call, which are read lazily.
 
 Each is a mapping, or another object with ``keys()`` such as a driver's row; a named
-tuple; or an instance of a dataclass, an attrs class or a pydantic model.
+tuple; or an instance of a dataclass, an attrs class or a pydantic model. With the extra
+``arrow`` all of them may be one table or stream with ``__arrow_c_stream__``, such as a data
+frame of polars or pandas, a table of pyarrow, or a result of DuckDB.
 """
 
 Update: TypeAlias = Values | Name | Sequence[Name] | None

@@ -18,6 +18,7 @@ from collections.abc import (
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
 from aioupsert._execution.bisecting import Batch
+from aioupsert._plan import ArrowReader, is_columnar
 from aioupsert.errors import UsageError
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ class Source:
                 yield Batch(range(start, start + len(rows)), rows)
             start += len(rows)
 
-    async def _read(self) -> list[object]:
+    async def _read(self) -> Sequence[object]:
         rows, self._next = self._next, []
         room, chunk = self._size.size, _FIRST_CHUNK
         while len(rows) < self._size.rows and room > 0:
@@ -106,6 +107,40 @@ class Source:
             except StopAsyncIteration:
                 break
         return rows
+
+
+class ArrowSource(Source):
+    """The same for rows that are columns of Arrow."""
+
+    def __init__(self, rows: object, size: Size) -> None:
+        """
+        Begin to read.
+
+        Raises:
+            UsageError: As in `ArrowReader`.
+        """
+        self._rows = rows
+        self._size = size
+        self._reader = ArrowReader(rows)
+        self.is_empty = False
+
+    def from_start(self) -> Source | None:
+        """Return the same rows from the start; None if they can be read only once."""
+        # A stream of pyarrow's has this.
+        if hasattr(self._rows, "read_next_batch"):
+            return None
+        return ArrowSource(self._rows, self._size)
+
+    async def _read(self) -> Sequence[object]:
+        await asyncio.sleep(0)  # lets other tasks run
+        rows = self._reader.read(*self._size)
+        self.is_empty = self._reader.is_empty
+        return rows
+
+
+def source_of(rows: object, size: Size) -> Source:
+    """Return the source of a caller's rows."""
+    return ArrowSource(rows, size) if is_columnar(rows) else Source(rows, size)
 
 
 async def next_batch(

@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final, NamedTuple, cast
 
-from aioupsert._bulk.batching import Source, checked_size
+from aioupsert._bulk.batching import checked_size, source_of
 from aioupsert._bulk.parallel import ParallelWriter
 from aioupsert._bulk.writing import BulkWrite
 from aioupsert._drivers import is_pool, session_on
@@ -96,7 +96,7 @@ async def create_or_update_many(
             each=options.on_result is not None,
             on_result=options.on_result,
         )
-        source = Source(rows, size)
+        source = source_of(rows, size)
         try:
             if options.connections > 1:
                 await ParallelWriter(
@@ -192,7 +192,7 @@ async def iter_create_or_update(
     reads_first = operation == "get_or_create_many"
     write = BulkWrite(target.name, request, timeout, each=True, reads_first=reads_first)
     size = checked_size(_ITERATED_ROWS if batch_size is None else batch_size)
-    source = Source(rows, size)
+    source = source_of(rows, size)
     async with session_on(target.handle, timeout) as session:
         await write.check(session)
     async for batch in source.batches():

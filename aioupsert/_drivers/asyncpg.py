@@ -8,14 +8,17 @@ it leaves a transaction open that nothing ends.
 from __future__ import annotations
 
 import contextlib
+import io
 from collections.abc import Iterable
 from contextlib import AbstractAsyncContextManager
+from logging import DEBUG
 from typing import TYPE_CHECKING, Final, TypeVar
 
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 
 from aioupsert._drivers.base import (
+    LOGGER,
     STATES,
     ConnectionKind,
     Handle,
@@ -28,6 +31,7 @@ from aioupsert._drivers.postgresql import ROLLBACK_TIMEOUT, PostgresqlSession
 from aioupsert._engines.base import CannotCopyError, ParameterValues
 from aioupsert._engines.postgresql import engine_of
 from aioupsert._engines.postgresql.sqlstates import STALE, TRANSIENT, fault_by_sqlstate
+from aioupsert._plan import CopiedRows
 from aioupsert.typing import Value
 
 if TYPE_CHECKING:
@@ -101,9 +105,11 @@ class AsyncpgSession(PostgresqlSession):
     ) -> ResultRows:
         """Await a single statement."""
         del caller_columns
-        log(sql)
+        if LOGGER.isEnabledFor(DEBUG):
+            log(sql)
         lock = self.state.lock
-        await lock.acquire()  # not "async with", which costs more on every call
+        if not lock.take():  # not "async with", which costs more on every call
+            await lock.acquire()
         try:
             rows: ResultRows = await self._connection.fetch(sql, *arguments)
         except asyncpg.PostgresError as exc:
@@ -179,6 +185,16 @@ class AsyncpgSession(PostgresqlSession):
         return [(await self._connection.execute(sql),)]
 
     async def _copy(self, table: str, rows: Iterable[Value]) -> None:
+        text = rows.as_csv() if isinstance(rows, CopiedRows) else None
+        if text is not None:
+            await self._connection.copy_to_table(
+                table,
+                source=io.BytesIO(text),
+                schema_name="pg_temp",
+                format="csv",
+                encoding="UTF8",
+            )
+            return
         try:
             await self._connection.copy_records_to_table(
                 table, records=rows, schema_name="pg_temp"

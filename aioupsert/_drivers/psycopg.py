@@ -18,6 +18,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Coroutine, Iterable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from logging import DEBUG
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -36,6 +37,7 @@ from psycopg.rows import tuple_row
 from psycopg.types.string import StrDumper
 
 from aioupsert._drivers.base import (
+    LOGGER,
     STATES,
     ConnectionKind,
     TransientError,
@@ -54,6 +56,7 @@ from aioupsert._engines.base import (
 from aioupsert._engines.postgresql import engine_of
 from aioupsert._engines.postgresql.sqlstates import STALE, TRANSIENT, fault_by_sqlstate
 from aioupsert._engines.sql import quote
+from aioupsert._plan import CopiedRows
 from aioupsert.typing import Value
 
 if TYPE_CHECKING:
@@ -123,7 +126,8 @@ class PsycopgSession(PostgresqlSession):
         self, sql: str, arguments: ParameterValues, caller_columns: int
     ) -> ResultRows:
         """Await a single statement."""
-        log(sql)
+        if LOGGER.isEnabledFor(DEBUG):
+            log(sql)
         async with self.state.lock, self._own_pipeline():
             try:
                 return await self._fetch(sql, arguments, caller_columns)
@@ -316,12 +320,20 @@ class PsycopgSession(PostgresqlSession):
         if self._in_pipeline:
             raise CannotCopyError  # psycopg refuses it
         await self._uninterrupted(self._send_waiting())
+        text = rows.as_csv() if isinstance(rows, CopiedRows) else None
         sql = f"COPY pg_temp.{quote(table)} FROM STDIN"
-        await self._uninterrupted(self._copy_all(sql, rows))
+        if text is not None:
+            sql += " (FORMAT csv, ENCODING 'UTF8')"
+        await self._uninterrupted(self._copy_all(sql, rows, text))
 
-    async def _copy_all(self, sql: str, rows: Iterable[Value]) -> None:
+    async def _copy_all(
+        self, sql: str, rows: Iterable[Value], text: bytes | None
+    ) -> None:
         cursor = psycopg.AsyncRawCursor(self._connection)
         async with cursor.copy(sql.encode()) as copy:
+            if text is not None:
+                await copy.write(text)
+                return
             for row in rows:
                 await copy.write_row(row)
 

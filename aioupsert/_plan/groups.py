@@ -9,6 +9,7 @@ from operator import itemgetter
 from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
+from aioupsert._plan.columnar import ArrowColumn
 from aioupsert._plan.merge_rules import MergeRule, find_rule
 from aioupsert._plan.request import Request, RequestShape
 from aioupsert._plan.schema import Column, Names, Table
@@ -137,12 +138,15 @@ def are_comparable(
 ) -> bool:
     """Return whether keys, given by their columns, are one row exactly if equal."""
     for number, name in enumerate(key):
-        column = table.columns.get(name)
-        if column is None:
+        of = table.columns.get(name)
+        if of is None:
             return False  # reported by every row when its plan is made
         # An iterator, as not every database looks at the values.
-        values = chain.from_iterable(map(itemgetter(number), keys))
-        if not semantics.python_equality_is_sql_equality(column, values):
+        values = chain.from_iterable(
+            column.samples() if isinstance(column, ArrowColumn) else column
+            for column in map(itemgetter(number), keys)
+        )
+        if not semantics.python_equality_is_sql_equality(of, values):
             return False
     return True
 
@@ -161,6 +165,8 @@ def _keys(group: RowGroup, width: int) -> Sequence[Value]:
 
 
 def _are_distinct(keys: Sequence[Sequence[Value]]) -> bool:
+    if len(keys) == 1 and isinstance(keys[0], ArrowColumn):
+        return keys[0].is_distinct()
     distinct = set(keys[0]) if len(keys) == 1 else set[Value]().union(*keys)
     return len(distinct) == sum(map(len, keys))
 

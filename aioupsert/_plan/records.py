@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import attrgetter, itemgetter
 from typing import Any, Final, NamedTuple, TypeAlias, cast
 
+from aioupsert._plan.columnar import ArrowRows
 from aioupsert._plan.schema import Names
 from aioupsert.errors import UsageError
 from aioupsert.typing import Value
@@ -33,7 +34,7 @@ class Records(NamedTuple):
 
     names: Names
     positions: Sequence[int]
-    columns: list[list[Value]]
+    columns: list[Sequence[Value]]
     generated: frozenset[str] = frozenset()
 
 
@@ -116,6 +117,8 @@ def read_records(
         only_key: Whether to read no other columns.
         name_of: As in `RowTranslation`.
     """
+    if isinstance(rows, ArrowRows):
+        return _read_columns(rows, key, name_of, only_key=only_key)
     uniform = _read_uniform(rows, key, name_of, only_key=only_key)
     if uniform is not None:
         return [uniform], []
@@ -132,6 +135,25 @@ def read_records(
             cells = _columns(layout, columns[:width], some)
             records.append(Records(names[:width], positions, cells))
     return records, rejected
+
+
+def _read_columns(
+    rows: ArrowRows,
+    key: Names,
+    name_of: Callable[[object], object],
+    *,
+    only_key: bool,
+) -> tuple[list[Records], list[RejectedRow]]:
+    """Read rows that are columns already."""
+    positions = range(len(rows))
+    try:
+        names, columns = _ordered(key, rows.names, name_of)
+    except UsageError as exc:
+        return [], [RejectedRow(position, exc) for position in positions]
+    width = len(key) if only_key else None
+    given = dict(zip(rows.names, rows.columns, strict=True))
+    cells: list[Sequence[Value]] = [given[column] for column in columns[:width]]
+    return [Records(names[:width], positions, cells)], []
 
 
 def _read_uniform(
@@ -196,7 +218,7 @@ def _not_a_row(cls: type[object]) -> str:
 
 def _columns(
     layout: _Layout, columns: Columns, rows: Sequence[Row]
-) -> list[list[Value]]:
+) -> list[Sequence[Value]]:
     return [[*map(layout.getter(column), rows)] for column in columns]
 
 

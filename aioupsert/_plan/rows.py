@@ -21,6 +21,7 @@ from typing import (
 )
 
 from aioupsert._plan.bulk_request import BulkRequest, bulk_request
+from aioupsert._plan.columnar import ArrowColumn
 from aioupsert._plan.groups import (
     RowGroup,
     ValueSemantics,
@@ -268,7 +269,7 @@ def check_keys(plan: Plan, group: RowGroup) -> tuple[RowGroup, list[RejectedRow]
     rejected: dict[int, RejectedRow] = {}
     for parameter, check in plan.checks:
         cells = group.columns[parameter]
-        if not check.harmless.issuperset(map(type, cells)):
+        if not check.harmless.issuperset(_classes_of(cells)):
             for row, cell in enumerate(cells):
                 try:
                     check.check(cell)
@@ -327,13 +328,19 @@ def _split(
     if request.convert_text:
         texts = _convert_text(records, table, semantics)
     nodes = [
-        _common_node(frozenset(map(type, column)), as_text=n in texts, is_key=n < width)
+        _common_node(_classes_of(column), as_text=n in texts, is_key=n < width)
         for n, column in enumerate(columns)
     ]
     common = tuple(filter(None, nodes))
     if len(common) == len(nodes):
         return [UniformRows(positions, columns, names, common, generated)]
     return _split_mixed(records, nodes, texts, width=width, rejected=rejected)
+
+
+def _classes_of(column: Sequence[Value]) -> frozenset[type]:
+    if isinstance(column, ArrowColumn):
+        return column.classes
+    return frozenset(map(type, column))
 
 
 def _convert_text(

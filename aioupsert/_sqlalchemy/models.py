@@ -344,7 +344,7 @@ class Model:
         if len({*names}) < len(names):
             msg = f"a row has a column twice: {', '.join(map(repr, records.names))}"
             raise UsageError(msg)
-        columns = [
+        columns: list[Sequence[object]] = [
             self._cells(self._by_name.get(name), cells, convert_text=convert_text)
             for name, cells in zip(names, records.columns, strict=True)
         ]
@@ -361,7 +361,7 @@ class Model:
             columns.insert(width, [value] * len(records.positions))
         return records._replace(names=names, columns=columns)
 
-    def _check_class(self, cells: list[object], value: object) -> None:
+    def _check_class(self, cells: Sequence[object], value: object) -> None:
         other = next((cell for cell in cells if cell != value), value)
         if other != value:
             msg = (
@@ -372,7 +372,7 @@ class Model:
 
     def _rows(self, records: Records, *, width: int, convert_text: bool) -> Records:
         """Return the same, with the defaults of the columns that rows lack."""
-        columns = [
+        columns: list[Sequence[object]] = [
             [cell() if callable(cell) else cell for cell in cells]
             for cells in records.columns
         ]
@@ -399,8 +399,8 @@ class Model:
         )
 
     def _cells(
-        self, column: _Column | None, cells: list[object], *, convert_text: bool
-    ) -> list[object]:
+        self, column: _Column | None, cells: Sequence[object], *, convert_text: bool
+    ) -> Sequence[object]:
         """Translate the cells of a column."""
         if column is None or column.write is None:
             kinds: set[type[Any]] = set(map(type, cells))

@@ -14,7 +14,7 @@ from dataclasses import replace
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from aioupsert._bulk.batching import Source, checked_size, next_batch
+from aioupsert._bulk.batching import checked_size, next_batch, source_of
 from aioupsert._bulk.writing import BulkWrite, enter_transaction
 from aioupsert._drivers import is_retryable, session_on
 from aioupsert._engines.base import StaleTableError
@@ -27,6 +27,7 @@ from aioupsert.errors import BulkError, SyncRefusedError, UsageError
 from aioupsert.results import Action, BulkResult, Progress, Result
 
 if TYPE_CHECKING:
+    from aioupsert._bulk.batching import Source
     from aioupsert._drivers.base import Session
     from aioupsert._engines.base import CompiledSync, ResultRows
     from aioupsert._execution.targets import Target
@@ -81,7 +82,7 @@ async def sync_rows(
     size = options.batch_size
     if size is None and options.on_result is not None:
         size = _REPORTED_ROWS
-    source = Source(rows, checked_size(size))
+    source = source_of(rows, checked_size(size))
     with observed("sync_rows", target.name) as observation:
         try:
             async with session_on(target.handle, options.timeout) as session:

@@ -53,6 +53,7 @@ from aioupsert._engines.base import (
 from aioupsert._engines.outcomes import BatchOutcome, read_each, read_result
 from aioupsert._engines.postgresql.steps import PostgresqlCall, scope
 from aioupsert._engines.sql import CompiledStatement, Encoder, RowCode, quote
+from aioupsert._plan import CopiedRows
 from aioupsert.typing import Value
 
 if TYPE_CHECKING:
@@ -331,7 +332,8 @@ class _GroupWrite:
         return left
 
     def _copy(self, some: Sequence[int]) -> Command:
-        rows = zip(itertools.count(1), *self._columns(some), strict=False)
+        types = [column.type for column in self._batch.columns]
+        rows = CopiedRows(self._columns(some), types)
         return Command(self._batch.staging_table, rows, kind="copy")
 
     def _columns(self, some: Sequence[int]) -> list[Sequence[Value]]:
