@@ -91,14 +91,36 @@ def read_record(
     Raises:
         UsageError: It is not a row, or has not all columns of the key.
     """
-    layout = _layouts[_class_of(row)]
-    if layout is None:
-        raise UsageError(_not_a_row(_class_of(row)))
+    layout = _layout_for(row)
     given = layout.columns_of(row) if layout.fields is None else layout.fields
     names, columns = _ordered(key, given, name_of)
     if layout.getter is itemgetter:
         return names, [row[column] for column in columns]
     return names, [getattr(row, column) for column in columns]
+
+
+def read_cells(row: Row) -> tuple[Columns, tuple[Value, ...]]:
+    """
+    Read a single row as it comes.
+
+    Returns:
+        Its columns, and their values.
+
+    Raises:
+        UsageError: It is not a row.
+    """
+    if row.__class__ is dict:
+        return tuple(row), tuple(row.values())
+    layout = _layout_for(row)
+    columns = layout.columns_of(row) if layout.fields is None else layout.fields
+    if layout.getter is itemgetter:
+        return columns, tuple([row[column] for column in columns])
+    return columns, tuple([getattr(row, column) for column in columns])
+
+
+def key_first(key: Names, columns: Columns) -> list[int]:
+    """Return the positions of columns in the order in which rows are read."""
+    return [columns.index(name) for name in _ordered_names(key, columns)]
 
 
 def read_records(
@@ -344,6 +366,13 @@ class _Layouts(dict[type[object], _Layout | None]):
 
 
 _layouts: Final = _Layouts()
+
+
+def _layout_for(row: Row) -> _Layout:
+    layout = _layouts[_class_of(row)]
+    if layout is None:
+        raise UsageError(_not_a_row(_class_of(row)))
+    return layout
 
 
 def _class_of(row: object) -> type[object]:

@@ -9,13 +9,15 @@ columns, is cached.
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from operator import itemgetter
 from types import NoneType
 from typing import (
     Any,
     Final,
     NamedTuple,
+    TypeAlias,
     TypedDict,
     Unpack,
 )
@@ -34,6 +36,8 @@ from aioupsert._plan.records import (
     RejectedRow,
     Row,
     RowTranslation,
+    key_first,
+    read_cells,
     read_record,
     read_records,
 )
@@ -230,6 +234,27 @@ def read_row_request(
     """
     if defaults is not None:
         raise UsageError(_DEFAULTS)
+    call: _PlainCall | None = None
+    if create_defaults is None and where is None and touch is None and not of_model:
+        # Such arguments are the same whenever a line of code runs, and of plain values
+        # no more than their classes matters.
+        columns, cells = read_cells(row)
+        names = (
+            tuple(key) if isinstance(key, list) else key,
+            tuple(update) if isinstance(update, list) else update,
+            tuple(returning) if isinstance(returning, list) else returning,
+        )
+        flags = (skip_unchanged, old)
+        said = (names, flags, without_unique_index, strategy)
+        call = (said, columns, *map(type, cells))
+        try:
+            plain = _plain_rows.get(call)
+        except TypeError:
+            call = None  # update is a mapping, or an argument is wrong
+        else:
+            if plain is not None:
+                shape, order, constants = plain
+                return shape, [*order(cells), *constants]
     if isinstance(key, Mapping):
         msg = f"key names columns of the row, such as 'id'; it cannot be {key!r}"
         raise UsageError(msg)
@@ -246,7 +271,48 @@ def read_row_request(
         strategy=strategy,
         **of_model,
     )
-    return RowGrouper(request).read_row(row)
+    shape, values = RowGrouper(request).read_row(row)
+    if call is not None:
+        _keep_plain(call, request.key, shape, values)
+    return shape, values
+
+
+_PlainCall: TypeAlias = tuple[object, tuple[Value, ...], *tuple[type, ...]]
+
+
+class _PlainRow(NamedTuple):
+    """
+    How a row is read whose cells are plain.
+
+    Attributes:
+        shape: The request that it makes.
+        order: Returns its cells in the order of that request.
+        constants: The values of the request that do not come from the row.
+    """
+
+    shape: RequestShape
+    order: Callable[[tuple[Value, ...]], tuple[Value, ...]]
+    constants: Sequence[Value]
+
+
+_plain_rows: Final[dict[_PlainCall, _PlainRow]] = {}
+_MAX_PLAIN_ROWS: Final = 256
+
+
+def _keep_plain(
+    call: _PlainCall, key: Names, shape: RequestShape, values: Sequence[Value]
+) -> None:
+    """Keep how a row was read, if others with these classes of cells are read so."""
+    _, columns, *classes = call
+    if (
+        len(columns) > 1  # a getter of one returns no tuple
+        and {*map(type, columns)} == {str}
+        and PLAIN_CLASSES.issuperset(classes)
+    ):
+        if len(_plain_rows) >= _MAX_PLAIN_ROWS:
+            _plain_rows.clear()
+        order = itemgetter(*key_first(key, columns))
+        _plain_rows[call] = _PlainRow(shape, order, values[len(columns) :])
 
 
 class _OfModel(TypedDict, total=False):

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 from collections import UserDict
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import pytest
 
 from aioupsert import DEFAULT, Excluded, F, greatest
 from aioupsert._engines.postgresql import engine_of
-from aioupsert._plan import Request, RowGroup, RowGrouper, read_bulk_request
+from aioupsert._plan import (
+    Request,
+    RowGroup,
+    RowGrouper,
+    read_bulk_request,
+    read_row_request,
+)
+from aioupsert._plan import rows as reading
 from aioupsert._plan.records import Records, RowTranslation, read_records
 from aioupsert.expressions import Node
 from tests.unit.plans import column, table
@@ -98,12 +105,60 @@ def test_requests_without_number_do_not_fill_the_memory() -> None:
         group(grouper, row)
         grouper.read_row(row)
     assert len(request.known) <= 512
+    for number in range(600):
+        row_form({"id": 1, f"column {number}": 2})
+    assert len(reading._plain_rows) <= 256
 
 
 @dataclass
 class One:
     id: int
     n: int
+
+
+class Point(NamedTuple):
+    n: int
+    id: int
+
+
+def row_form(row: object) -> tuple[Any, list[Any]]:
+    """What a call with a whole row is read as."""
+    return read_row_request(
+        row=row,
+        key="id",
+        update=None,
+        defaults=None,
+        create_defaults=None,
+        where=None,
+        skip_unchanged=False,
+        touch=None,
+        returning=None,
+        without_unique_index="warn",
+        strategy="auto",
+    )
+
+
+def test_a_row_is_read_the_same_the_second_time() -> None:
+    """What is kept of the first one is its columns and the classes of its cells."""
+    rows: list[Any] = [
+        {"b": 2, "id": 1, "a": "x"},
+        {"id": 1, "a": "x", "b": 2},
+        {"id": None, "a": None, "b": 2},
+        {"id": 1, "a": F("a") + 1, "b": 2},
+        {"id": 1},
+        One(1, 2),
+        Point(n=2, id=1),
+        UserDict({"n": 2, "id": 1}),
+    ]
+    for row in rows:
+        assert row_form(row) == row_form(row)
+    for row in rows[:2]:
+        assert row_form(row)[1] == [1, "x", 2]
+    for row in rows[-3:]:
+        assert row_form(row)[1] == [1, 2]
+    shapes = [row_form(row)[0] for row in rows]
+    assert shapes[0] == shapes[1]
+    assert len({*shapes[1:6]}) == 5
 
 
 @dataclass
