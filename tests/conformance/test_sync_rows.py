@@ -1,6 +1,7 @@
 """`sync_rows` makes a scope of a table equal to its source, and leaves the rest alone."""
 
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any, Final
 
 import pytest
@@ -159,6 +160,20 @@ async def test_missing_rows_are_marked_once_and_revived(
     assert await prices.query(
         "SELECT gone_at, active, note, cents FROM prices WHERE sku = 'c'"
     ) == [(None, True, None, 3)]
+
+
+async def test_a_row_is_revived_after_a_call_without_marks(prices: Database) -> None:
+    """Calls that differ in their marks only read the same rows in different ways."""
+    ways: list[Any] = ["keep", {"gone_at": now()}, {"active": False}]
+    call = partial(sync_rows, prices.handle, "prices", key=KEY, scope=SCOPE)
+    back = [*SOURCE, {"sku": "c", "cents": 3}]
+    for missing in ways:
+        await call(SOURCE, missing=missing)
+    for missing in reversed(ways[1:]):
+        report = await call(back, missing=missing)
+        assert report == BulkResult(updated=1, unchanged=4)
+    columns = "shop, sku, gone_at, active"
+    assert (7, "c", None, True) in await stored(prices, columns)
 
 
 async def test_a_row_of_the_source_may_bring_a_marking_column(prices: Database) -> None:
