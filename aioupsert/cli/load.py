@@ -219,7 +219,8 @@ async def load(
         else:
             report.result = await _store(database, rows, options, report.diff, progress)
     except SyncRefusedError as exc:
-        raise refusal(exc) from exc
+        limit = 0.0 if options.sync is None else options.sync.max_missing
+        raise refusal(exc, limit) from exc
     except BulkError as exc:
         report.result = _sum(report.result, exc.committed)
         raise await _row_error(database, columns, exc) from exc

@@ -102,8 +102,10 @@ def _shown(cell: Value) -> str:
     return "NULL" if cell is None else repr(_text(cell))
 
 
-def refusal(error: SyncRefusedError) -> LoadError:
-    """Return the error of a source that lacks too much, with what allows it."""
+def refusal(error: SyncRefusedError, max_missing: float) -> LoadError:
+    """Return the error of a source that lacks too much, in the words of the options."""
+    is_share = isinstance(max_missing, float)
+    limit = f"{max_missing * 100:g}%" if is_share else max_missing
     reason = str(error).removesuffix("; nothing is stored")
-    reason = reason.replace("max_missing=", "--max-missing ")
+    reason = reason.replace(f"max_missing={max_missing!r}", f"--max-missing {limit}")
     return LoadError(f"{reason}; see --max-missing and --allow-empty")

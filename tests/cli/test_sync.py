@@ -88,7 +88,7 @@ def test_missing_rows_are_marked_and_revived(
 @pytest.mark.parametrize(
     ("content", "limit", "said"),
     [
-        (TUESDAY, "20%", "more is missing than --max-missing 0.2 allows: 1 of 3 rows"),
+        (TUESDAY, "20%", "more is missing than --max-missing 20% allows: 1 of 3 rows"),
         (TUESDAY, "0", "more is missing than --max-missing 0 allows: 1 of 3 rows"),
         ("sku,cents\n", "100%", "the source is empty: 3 of 3 rows would go"),
     ],
