@@ -24,6 +24,7 @@ BENCHMARKS: Final = {
     "in_a_session": "one call in a session and SQLAlchemy's own ON CONFLICT",
     "bulk": "many rows, by hand and with other libraries",
     "bulk_forms": "the statements that many rows can be sent with",
+    "lookups": "the ids of many names, which are created where they are missing",
     "sync": "a table that is to equal its source, and the statements by hand",
     "loader": "CSV from the command line, and the tools of the databases",
     "coalescer": "a thousand tasks: plain calls and a Coalescer",

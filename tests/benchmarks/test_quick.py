@@ -26,6 +26,7 @@ QUICK: Final = (
     "in_a_session",
     "loader",
     "locked_rows",
+    "lookups",
     "memory",
     "observers",
     "pools",
