@@ -120,7 +120,6 @@ class BulkRequest:
     resets: BoundExpressions = field(default_factory=dict[str, BoundExpression])
     # Not taken over by `replace`, which changes what they depend on.
     known: dict[object, tuple[RequestShape, Sequence[Value]]] = field(
-        # Not by the constructor: what `replace` makes is another request.
         default_factory=dict[object, "tuple[RequestShape, Sequence[Value]]"],
         init=False,
         compare=False,

@@ -13,8 +13,8 @@ from aioupsert.cli.errors import printable
 _WIDTH: Final = 79
 
 
-class _Statements(logging.StreamHandler):  # type: ignore[type-arg]  # of the terminal
-    """Prints each statement once, in lines that fit a terminal."""
+class _Once(logging.Filter):
+    """Lets each message pass once."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -25,6 +25,10 @@ class _Statements(logging.StreamHandler):  # type: ignore[type-arg]  # of the te
         is_new = message not in self._seen
         self._seen.add(message)
         return is_new
+
+
+class _Wrapped(logging.Formatter):
+    """Writes a message in lines that fit a terminal."""
 
     def format(self, record: logging.LogRecord) -> str:
         return textwrap.fill(
@@ -39,7 +43,9 @@ class _Statements(logging.StreamHandler):  # type: ignore[type-arg]  # of the te
 @contextmanager
 def show_statements(enabled: bool) -> Generator[None]:
     """Print the statements that are sent while the block runs, if enabled."""
-    logger, handler = logging.getLogger("aioupsert"), _Statements()
+    logger, handler = logging.getLogger("aioupsert"), logging.StreamHandler()
+    handler.addFilter(_Once())
+    handler.setFormatter(_Wrapped())
     level = logger.level
     if enabled:
         logger.addHandler(handler)
