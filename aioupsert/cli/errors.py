@@ -5,12 +5,7 @@ from __future__ import annotations
 import re
 import signal
 import unicodedata
-from typing import TYPE_CHECKING, Final
-
-from aioupsert.typing import Value
-
-if TYPE_CHECKING:
-    from aioupsert.cli.reading.rows import Origin
+from typing import Final
 
 FAILED: Final = 1
 """Exit code: the command failed; nothing, or not everything, was stored."""
@@ -48,45 +43,6 @@ class InterruptedLoadError(KeyboardInterrupt):
 
 INTERRUPTED: Final = 128 + signal.SIGINT
 """Exit code: interrupted before anything was done."""
-
-
-class RowError(LoadError):
-    """
-    A row of the input cannot be read or stored.
-
-    Attributes:
-        file: The file.
-        line: The line the row starts on.
-        column: The name of the column, or the position on the line counted from 1; None
-            if unknown.
-        reason: What is wrong with it.
-        row: The row as far as it was read, or None.
-        origin: Where the row comes from; None if there is nothing of it to keep.
-        text: The row as it is written in the file, without the line's end; None if
-            *row* has its values.
-    """
-
-    def __init__(
-        self,
-        file: str,
-        line: int,
-        reason: str,
-        *,
-        column: int | str | None = None,
-        row: Value = None,
-        origin: Origin | None = None,
-        text: str | None = None,
-    ) -> None:
-        """Compose the message from the position and the reason."""
-        self.file = file
-        self.line = line
-        self.column = column
-        self.reason = reason
-        self.row = row
-        self.origin = origin
-        self.text = text
-        where = "" if column is None else f", column {column!r}"
-        super().__init__(f"{file}, line {line}{where}: {reason}")
 
 
 def message_of(error: BaseException) -> str:

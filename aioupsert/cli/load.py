@@ -22,11 +22,10 @@ from aioupsert.cli.databases import Database, TransactionEnd, open_database
 from aioupsert.cli.diff import Diff
 from aioupsert.cli.errors import (
     LoadError,
-    RowError,
     TransientLoadError,
     message_of,
 )
-from aioupsert.cli.reading import Input, Row, raise_error
+from aioupsert.cli.reading import Input, Row, RowError, raise_error
 from aioupsert.cli.references import ParentsFirst
 from aioupsert.cli.rejects import Rejects
 from aioupsert.cli.repeated import RepeatedKeys
@@ -181,7 +180,12 @@ async def load(
         columns = table.columns
         names = column_names(columns, database.engine)
         key = [names.get(name, names.get(name.lower(), name)) for name in options.key]
-        options = replace(options, key=tuple(key))
+        options = replace(
+            options,
+            key=tuple(key),
+            batch_size=options.batch_size
+            or _rows_of_batch(source.columns, report.diff),
+        )
         if report.diff is not None:
             report.diff.begin(options.key)
         computed = _computed(columns, options.key)
@@ -269,10 +273,6 @@ async def _sync(
     )
 
 
-# Rows whose changes are kept are in memory, each with all columns.
-_BATCH_WITH_CHANGES: Final = 1_000
-
-
 async def _store(
     database: Database,
     rows: Iterable[Row],
@@ -280,9 +280,6 @@ async def _store(
     diff: Diff | None,
     progress: Callable[[Progress], object],
 ) -> BulkResult:
-    size = options.batch_size
-    if size is None and diff is not None:
-        size = _BATCH_WITH_CHANGES
     return await running.create_or_update_many(
         Target(database.handle, options.table),
         rows,
@@ -299,7 +296,7 @@ async def _store(
             without_unique_index="allow",  # _prepare_table has added a note
         ),
         running.Options(
-            batch_size=size,
+            batch_size=options.batch_size,
             progress=progress,
             # A call that skips rows cannot be atomic; it then runs in the transaction
             # that open_for_load began.
@@ -372,7 +369,17 @@ def _sum(first: BulkResult, second: BulkResult) -> BulkResult:
     )
 
 
+def _rows_of_batch(columns: Sequence[str], diff: Diff | None) -> int:
+    """Return how many rows are stored at once if the user does not say so."""
+    most = _BATCH_ROWS if diff is None else _BATCH_WITH_CHANGES
+    return max(1, min(most, _BATCH_CELLS // max(1, len(columns))))
+
+
 _BATCH_ROWS: Final = 50_000
+# Rows whose changes are kept are in memory, each with all columns.
+_BATCH_WITH_CHANGES: Final = 1_000
+# A cell takes some hundred bytes on its way, whatever is in it.
+_BATCH_CELLS: Final = 500_000
 # Bytes; below the size at which the library itself would split a batch, whose rejected
 # rows would be unknown until the last part is stored.
 _BATCH_SIZE: Final = 24_000_000

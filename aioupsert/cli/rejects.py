@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from aioupsert.cli.errors import LoadError, RowError
+from aioupsert.cli.errors import LoadError
 from aioupsert.cli.outputs import OutputFile, cannot_write
-from aioupsert.cli.reading import Origin, ParquetRow
+from aioupsert.cli.reading import Origin, ParquetRow, RowError
 from aioupsert.cli.values import to_json
 from aioupsert.typing import Value
 

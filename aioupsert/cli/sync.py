@@ -8,8 +8,8 @@ from typing import Final, Literal
 
 from aioupsert._plan.schema import Table
 from aioupsert.cli.databases import Database
-from aioupsert.cli.errors import LoadError, RowError
-from aioupsert.cli.reading import Row
+from aioupsert.cli.errors import LoadError
+from aioupsert.cli.reading import Row, RowError
 from aioupsert.cli.values import Texts, convert_texts, to_json
 from aioupsert.errors import SyncRefusedError
 from aioupsert.expressions import now

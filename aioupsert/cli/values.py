@@ -14,8 +14,16 @@ from typing import Any, Final, TypeAlias, cast
 
 from aioupsert._plan.schema import Column, Table
 from aioupsert.cli.databases import Database, Engine
-from aioupsert.cli.errors import RowError, message_of
-from aioupsert.cli.reading import ConvertedRow, ParquetRow, Row, TimeText, TypedRow
+from aioupsert.cli.errors import message_of
+from aioupsert.cli.reading import (
+    ConvertedRow,
+    ParquetRow,
+    Row,
+    RowError,
+    TimeText,
+    TypedRow,
+    duration_text,
+)
 from aioupsert.errors import UnknownColumnError
 from aioupsert.typing import Value
 
@@ -380,10 +388,7 @@ def _no_bytes(_value: bytes) -> str:
 
 
 def _timedelta_text(value: dt.timedelta) -> str:
-    """Return a duration as ISO 8601 writes it."""
-    seconds, rest = divmod(abs(value) // dt.timedelta(microseconds=1), 1_000_000)
-    fraction = f".{rest:06}".rstrip("0").rstrip(".")
-    return f"PT{'-' if value < dt.timedelta(0) else ''}{seconds}{fraction}S"
+    return duration_text(value // dt.timedelta(microseconds=1) * 1_000)
 
 
 def _datetime_text(value: dt.datetime) -> str:

@@ -178,7 +178,7 @@ def test_values_that_json_does_not_have(
         "l": [1, None],
         "d": "2026-01-02",
         "u": uuid,
-        "i": "PT86400S",
+        "i": "PT24H",
         "r": "<Range [1, 3)>",
         "j": '{"a": 1}',
     }

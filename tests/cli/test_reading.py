@@ -15,8 +15,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aioupsert.cli.errors import LoadError, RowError
-from aioupsert.cli.reading import ReadOptions, Row, open_input
+from aioupsert.cli.errors import LoadError
+from aioupsert.cli.reading import ReadOptions, Row, RowError, open_input
 from aioupsert.cli.reading.delimited import read_delimited
 from aioupsert.cli.reading.json import read_json, read_json_lines
 from tests.cli.databases import Write, run

@@ -15,9 +15,8 @@ from hypothesis import strategies as st
 
 from aioupsert.cli import load as loading
 from aioupsert.cli import rejects as rejecting
-from aioupsert.cli.errors import RowError
 from aioupsert.cli.outputs import check_output
-from aioupsert.cli.reading import ReadOptions, open_input
+from aioupsert.cli.reading import ReadOptions, RowError, open_input
 from aioupsert.cli.rejects import open_rejects
 from tests.cli.databases import CliDatabase, Write, environment, run
 

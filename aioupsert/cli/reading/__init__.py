@@ -7,8 +7,10 @@ from aioupsert.cli.reading.rows import (
     ParquetRow,
     ReadOptions,
     Row,
+    RowError,
     TimeText,
     TypedRow,
+    duration_text,
     raise_error,
 )
 
@@ -21,8 +23,10 @@ __all__ = [
     "ParquetRow",
     "ReadOptions",
     "Row",
+    "RowError",
     "TimeText",
     "TypedRow",
+    "duration_text",
     "open_input",
     "raise_error",
 ]

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
-from aioupsert.cli.errors import LoadError, RowError
+from aioupsert.cli.errors import LoadError
 from aioupsert.cli.reading.rows import (
     LINE_END,
     NULLS,
@@ -17,6 +17,7 @@ from aioupsert.cli.reading.rows import (
     Origin,
     ReadOptions,
     Row,
+    RowError,
     read_error,
 )
 

@@ -16,13 +16,13 @@ from operator import itemgetter
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, BinaryIO, Final, cast
 
-from aioupsert.cli.errors import LoadError, RowError, message_of
+from aioupsert.cli.errors import LoadError, message_of
 from aioupsert.cli.reading.contents import encoding_of, format_of, is_zip, unpack
 from aioupsert.cli.reading.copy import read_copy
 from aioupsert.cli.reading.delimited import read_delimited
 from aioupsert.cli.reading.json import read_json, read_json_lines
 from aioupsert.cli.reading.parquet import read_parquet
-from aioupsert.cli.reading.rows import READ_ERRORS, ReadOptions, Row
+from aioupsert.cli.reading.rows import READ_ERRORS, ReadOptions, Row, RowError
 from aioupsert.errors import UnknownColumnError
 
 if TYPE_CHECKING:

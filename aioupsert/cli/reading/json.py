@@ -9,11 +9,11 @@ from collections.abc import Iterable, Iterator
 from decimal import Decimal
 from typing import BinaryIO, Final, NoReturn, cast
 
-from aioupsert.cli.errors import RowError
 from aioupsert.cli.reading.rows import (
     READ_ERRORS,
     Origin,
     ReadOptions,
+    RowError,
     TypedRow,
     read_error,
 )

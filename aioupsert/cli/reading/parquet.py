@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import IO, Any, Final, TypeAlias
 
 from aioupsert.cli.errors import LoadError, message_of
-from aioupsert.cli.reading.rows import Origin, ParquetRow, TimeText
+from aioupsert.cli.reading.rows import Origin, ParquetRow, TimeText, duration_text
 from aioupsert.typing import Value
 
 _Scalar: TypeAlias = Any  # pyarrow has no annotations
@@ -150,11 +150,8 @@ def _time(scalar: _Scalar) -> TimeText:
 
 
 def _duration(scalar: _Scalar) -> TimeText:
-    per_second = _PER_SECOND[scalar.type.unit]
-    seconds, rest = divmod(abs(scalar.value), per_second)
-    fraction = f"{rest + per_second}"[1:].rstrip("0")
-    sign = "-" if scalar.value < 0 else ""
-    return TimeText(f"PT{sign}{seconds}{'.' if fraction else ''}{fraction}S")
+    unit = 1_000_000_000 // _PER_SECOND[scalar.type.unit]
+    return TimeText(duration_text(scalar.value * unit))
 
 
 def _split(scalar: _Scalar, value: int) -> tuple[int, str]:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, Self
 
-from aioupsert.cli.errors import LoadError, RowError, message_of
+from aioupsert.cli.errors import LoadError, message_of
 from aioupsert.typing import Value
 
 NULLS: Final = frozenset([""])
@@ -96,6 +96,45 @@ class Origin:
         )
 
 
+class RowError(LoadError):
+    """
+    A row of the input cannot be read or stored.
+
+    Attributes:
+        file: The file.
+        line: The line the row starts on.
+        column: The name of the column, or the position on the line counted from 1; None
+            if unknown.
+        reason: What is wrong with it.
+        row: The row as far as it was read, or None.
+        origin: Where the row comes from; None if there is nothing of it to keep.
+        text: The row as it is written in the file, without the line's end; None if
+            *row* has its values.
+    """
+
+    def __init__(
+        self,
+        file: str,
+        line: int,
+        reason: str,
+        *,
+        column: int | str | None = None,
+        row: Value = None,
+        origin: Origin | None = None,
+        text: str | None = None,
+    ) -> None:
+        """Compose the message from the position and the reason."""
+        self.file = file
+        self.line = line
+        self.column = column
+        self.reason = reason
+        self.row = row
+        self.origin = origin
+        self.text = text
+        where = "" if column is None else f", column {column!r}"
+        super().__init__(f"{file}, line {line}{where}: {reason}")
+
+
 class Row(dict[str, Value]):
     """
     A row with its position in the input.
@@ -143,6 +182,25 @@ class TimeText(str):
     """A date or time that Python's types do not hold, as text for a database."""
 
     __slots__ = ()
+
+
+def duration_text(nanoseconds: int) -> str:
+    """
+    Return a duration as ISO 8601 writes it.
+
+    Its seconds are fewer than sixty, as databases read a fraction as floating point.
+    """
+    sign = "-" if nanoseconds < 0 else ""
+    whole, rest = divmod(abs(nanoseconds), 1_000_000_000)
+    minutes, seconds = divmod(whole, 60)
+    fraction = f".{rest:09}".rstrip("0").rstrip(".")
+    parts = {
+        "H": f"{minutes // 60}",
+        "M": f"{minutes % 60}",
+        "S": f"{seconds}{fraction}",
+    }
+    text = "".join(f"{sign}{n}{unit}" for unit, n in parts.items() if n != "0")
+    return f"PT{text or '0S'}"
 
 
 class ParquetRow(TypedRow):
