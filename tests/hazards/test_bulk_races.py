@@ -1,6 +1,7 @@
 """Many writers of many rows: sums and flags are exact, and no error surfaces."""
 
 import asyncio
+import contextlib
 import random
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable
@@ -407,6 +408,36 @@ async def test_beside_single_calls_nothing_is_lost(pg: PostgresDatabase) -> None
         await together(conns, work)
     assert created == 20
     assert await pg.query("SELECT DISTINCT n FROM t") == [(80,)]
+
+
+@pytest.mark.parametrize("table", ["plain", "numbered"])
+@pytest.mark.parametrize("inside", [False, True], ids=["own", "caller's"])
+async def test_statements_of_the_application_lock_rows_in_another_order(
+    pg: PostgresDatabase, table: str, *, inside: bool
+) -> None:
+    await pg.run(f"{TABLES[table]}; INSERT INTO t (k, n) VALUES (1, 10), (2, 10)")
+    rows = [{"k": n, "n": 1} for n in range(4)]
+
+    async def write() -> BulkResult:
+        async with contextlib.AsyncExitStack() as stack:
+            if inside:
+                await stack.enter_async_context(conn.transaction())
+            return await create_or_update_many(conn, "t", rows, key="k", update=ADD)
+
+    async with writers(pg, 1) as (conn,), pg.connect() as other:
+        await other.execute("SET deadlock_timeout = '1min'")  # so ours is undone
+        async with other.transaction():
+            await other.execute("UPDATE t SET n = n + 5 WHERE k = 2")
+            ours = asyncio.create_task(write())
+            await waiting(pg, conn)
+            await other.execute("UPDATE t SET n = n + 5 WHERE k = 1")
+        if inside:
+            with pytest.raises(asyncpg.DeadlockDetectedError) as caught:
+                await ours
+            assert is_retryable(caught.value)
+            ours = asyncio.create_task(write())
+        assert await ours == BulkResult(created=2, updated=2)
+    assert await pg.query("SELECT n FROM t ORDER BY k") == [(1,), (16,), (16,), (1,)]
 
 
 @pytest.mark.parametrize("table", ["plain", "numbered"])
