@@ -234,6 +234,22 @@ async def test_a_table_that_changes_under_prepared_statements(
     assert (await create_or_update(conn, "t", key={"k": "a"}, returning="*")).row
 
 
+async def test_statements_that_the_caller_prepares_and_drops(conn: Any) -> None:
+    async def calls() -> None:
+        for n in range(8):  # psycopg prepares a statement after five
+            await create_or_update(conn, "t", key={"k": f"{n}"}, defaults={"n": n})
+            rows = [{"k": f"{n}", "n": n} for n in range(3)]
+            await create_or_update_many(conn, "t", rows, key="k")
+
+    await conn.execute("PREPARE mine AS SELECT sum(n) FROM t")
+    await calls()
+    cursor = await conn.execute("EXECUTE mine")
+    assert await cursor.fetchall() == [(28,)]
+    for drop in ("DEALLOCATE mine", "DEALLOCATE ALL", "DISCARD ALL"):
+        await conn.execute(drop)
+        await calls()
+
+
 async def test_transient_errors_are_tried_again_until_the_timeout(
     conn: Any, pg: PostgresDatabase
 ) -> None:

@@ -358,6 +358,32 @@ async def test_updates_are_hot_beside_ten_indexes(
     assert counts == [9, 9, 0]
 
 
+# Not BEFORE INSERT, nor for each INSERT: such tables are written row by row.
+LOGGED: Final = """
+CREATE TABLE t (k text PRIMARY KEY, v integer);
+INSERT INTO t SELECT generate_series(0, 9), 1;
+CREATE TABLE log (what text);
+CREATE FUNCTION g() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+  INSERT INTO log VALUES (concat_ws(' ', tg_when, tg_op, tg_level)); RETURN new;
+END $$;
+CREATE TRIGGER a AFTER INSERT OR UPDATE ON t FOR EACH ROW EXECUTE FUNCTION g();
+CREATE TRIGGER b BEFORE UPDATE ON t FOR EACH ROW EXECUTE FUNCTION g()
+"""
+
+
+@drivers
+async def test_triggers_fire_for_what_happens_to_rows_of_a_batch(
+    db: PostgresDatabase,
+) -> None:
+    await db.run(LOGGED)
+    # Some are created, some updated, and some left as they are.
+    rows = [{"k": f"{n}", "v": n % 2} for n in range(5, 15)]
+    await create_or_update_many(db.handle, "t", rows, key="k", skip_unchanged=True)
+    assert await db.query("SELECT what, count(*) FROM log GROUP BY 1 ORDER BY 1") == [
+        *(("AFTER INSERT ROW", 5), ("AFTER UPDATE ROW", 2), ("BEFORE UPDATE ROW", 2))
+    ]
+
+
 # --- Memory ---------------------------------------------------------------------------
 
 
