@@ -410,6 +410,28 @@ async def test_beside_single_calls_nothing_is_lost(pg: PostgresDatabase) -> None
     assert await pg.query("SELECT DISTINCT n FROM t") == [(80,)]
 
 
+@pytest.mark.parametrize(
+    "options", [{}, {"skip_unchanged": True}, {"where": Excluded("n") > 0}]
+)
+async def test_rows_are_created_after_existing_ones_are_locked(
+    pg: PostgresDatabase, options: dict[str, Any]
+) -> None:
+    await pg.run(f"{TABLES['numbered']}; INSERT INTO t (k, n) VALUES (2, 10)")
+    conn: Any = pg.handle
+    rows = [{"k": n, "n": 1} for n in range(4)]
+    async with pg.connect() as other, pg.connect() as third:
+        async with other.transaction():
+            await other.execute("UPDATE t SET n = n + 5 WHERE k = 2")
+            ours = asyncio.create_task(
+                create_or_update_many(conn, "t", rows, key="k", update=ADD, **options)
+            )
+            await waiting(pg, conn)
+            await third.execute("INSERT INTO t (k, n) VALUES (1, 10)")
+        result = await ours
+    assert result == BulkResult(created=2, updated=2)
+    assert await pg.query("SELECT n FROM t ORDER BY k") == [(1,), (11,), (16,), (1,)]
+
+
 @pytest.mark.parametrize("table", ["plain", "numbered"])
 @pytest.mark.parametrize("inside", [False, True], ids=["own", "caller's"])
 async def test_statements_of_the_application_lock_rows_in_another_order(

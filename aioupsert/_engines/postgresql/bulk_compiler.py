@@ -815,12 +815,15 @@ def _inserting(
             number = f"coalesce({taken}, {number})"
         numbers.append(f'{number} AS "s{n}"')
     guard = f" AND {writer.guard(plan)}" if writer.inlines_default else ""
-    # By a hash table, whatever the estimate, where it is known which rows exist.
-    is_new = (
-        f'NOT {rows}."ord" {EQUALS} ANY (SELECT "ord" FROM {locked})'
-        if _locks_all(plan)
-        else f"NOT EXISTS (SELECT FROM {table} WHERE {writer.key(plan)})"
-    )
+    if _locks_all(plan):
+        # By a hash table, whatever the estimate.
+        is_new = f'NOT {rows}."ord" {EQUALS} ANY (SELECT "ord" FROM {locked})'
+    else:
+        is_new = f"NOT EXISTS (SELECT FROM {table} WHERE {writer.key(plan)})"
+        if plan.update:
+            # After existing rows are locked, as in all statements.
+            count = f"SELECT pg_catalog.count(*) FROM {locked}"
+            is_new += f" AND ({count}) {operator('>=')} 0"
     source = f"{first} AS {rows} WHERE {is_new}{guard}"
     if drawn:
         # A volatile expression is evaluated after the sort.
@@ -850,7 +853,7 @@ def _update_first(
     Write the classic steps for many rows as one statement.
 
     Existing rows are locked in the order of their keys and updated. The others are
-    inserted in that order, and conflicts ignored. No default is evaluated and no
+    inserted in that order after existing ones are locked, and conflicts ignored. No default is evaluated and no
     constraint checked for a row that is not created. The values of sequences are taken
     before that, in the order of the rows.
     """
