@@ -18,6 +18,7 @@ FOLDER: Final = ROOT / "benchmarks"
 QUICK: Final = (
     "bulk",
     "bulk_forms",
+    "cliffs",
     "cluster {dsn}",
     "coalescer --plot {folder}/plot.svg",
     "crowd --plot {folder}/plot",
