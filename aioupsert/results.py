@@ -35,7 +35,7 @@ else:
     T_co = TypeVar("T_co", covariant=True)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class Result(tuple[T_co, bool]):  # noqa: SLOT001  # a tuple's slots hold no attributes
     """
     The outcome of one call: a tuple of `row` and `created`, with more attributes.
@@ -73,10 +73,19 @@ class Result(tuple[T_co, bool]):  # noqa: SLOT001  # a tuple's slots hold no att
         old: Any = None,
         changed: tuple[str, ...] = (),
     ) -> Self:
-        """Make the tuple; the attributes are set by ``__init__``."""
-        del rows_affected, old, changed
+        """Make the tuple with its attributes."""
         pair: Any = (rows[0] if rows else None, action is Action.CREATED)
-        return super().__new__(cls, pair)
+        self = super().__new__(cls, pair)
+        # As many results are made as rows are written, and a frozen dataclass would set
+        # one attribute after the other, each by a call.
+        self.__dict__.update(
+            action=action,
+            rows_affected=rows_affected,
+            rows=rows,
+            old=old,
+            changed=changed,
+        )
+        return self
 
     def __getnewargs__(self) -> tuple[Action, int, tuple[T_co, ...]]:
         """Return what a copy is made with; its attributes are copied."""

@@ -179,6 +179,32 @@ class BatchOutcome:
                 position: _SHARED[code] for position, code in codes.items()
             }
 
+    def add_rows(
+        self, names: Sequence[str], positions: Sequence[int], rows: ResultRows
+    ) -> None:
+        """
+        Count rows of which each is the only one that has its key.
+
+        Args:
+            names: The columns that are returned.
+            positions: The positions of the rows.
+            rows: Of each a number, its code, and these columns.
+        """
+        codes = [row[1] for row in rows]
+        if not names or self.results is None:
+            self.add_codes(dict(zip(positions, codes, strict=True)))
+            return
+        for code, number in Counter(codes).items():
+            self.counts[_ACTIONS[code]] += number
+        self.results |= {
+            position: Result(
+                _ACTIONS[code],
+                int(code in _WRITTEN),
+                (dict(zip(names, row[2:], strict=True)),),
+            )
+            for position, code, row in zip(positions, codes, rows, strict=True)
+        }
+
     def add_merged(self, merged: Mapping[int, Sequence[int]], *, updates: bool) -> None:
         """
         Count calls that were merged into earlier ones.

@@ -144,7 +144,7 @@ async def test_clients_with_overlapping_names_get_every_row(
         assert [result.row["name"] for result in results] == names
         return results
 
-    answers = await asyncio.gather(*map(ask, range(8)))
+    answers = await asyncio.gather(*map(ask, range(32)))
     stored = dict(await pg.query("SELECT name, id FROM tags"))
     results = [result for answer in answers for result in answer]
     assert all(stored[r.row["name"]] == r.row["id"] for r in results)

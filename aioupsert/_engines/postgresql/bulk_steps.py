@@ -407,12 +407,11 @@ class _GroupWrite:
         """Record the outcome of each reported row; return those not reported."""
         plan, positions = self._batch.per_row.plan, self._group.positions
         written = [row for row in rows if row[1] is not None]
-        reported: set[int]
-        if plan.unique and not plan.returning and not plan.old:
-            self._outcome.add_codes(
-                {positions[some[row[0] - 1]]: row[1] for row in written}
-            )
-            reported = {row[0] for row in written}
+        if plan.unique and not plan.old:
+            numbers: list[int] = [row[0] for row in written]
+            at = [positions[some[number - 1]] for number in numbers]
+            self._outcome.add_rows(plan.returning, at, written)
+            reported = set(numbers)
         else:
             results: dict[int, list[ResultRow]] = {}
             for number, *result in written:
