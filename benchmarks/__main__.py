@@ -28,6 +28,7 @@ BENCHMARKS: Final = {
     "lookups": "the ids of many names, which are created where they are missing",
     "sync": "a table that is to equal its source, and the statements by hand",
     "loader": "CSV from the command line, and the tools of the databases",
+    "recipes": "the recipes of the documentation, and what people write",
     "coalescer": "a thousand tasks: plain calls and a Coalescer",
     "crowd": "one to two thousand tasks: plain calls and a Coalescer",
     "locked_rows": "a Coalescer while other sessions have rows locked",

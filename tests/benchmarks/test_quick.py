@@ -31,6 +31,7 @@ QUICK: Final = (
     "memory",
     "observers",
     "pools",
+    "recipes",
     "single_call",
     "sync",
 )
