@@ -32,6 +32,11 @@ _GENERATED: Final = re.compile(
     r"^::: (?P<path>[\w.]+)\n(?:    .*\n)*?(?P<members>(?:        - \w+\n)*)(?:    .*\n)*",
     re.MULTILINE,
 )
+# The first sentence below the title, where no picture, box or block of code stands.
+_INTRODUCTION: Final = re.compile(
+    r"\A# .+\n+(?!\*\*|[!|#]|```)(.+?)(?:[.:] |[.:]?$)", re.MULTILINE
+)
+_LINK: Final = re.compile(r"\[([^]]+)\]\([^)]+\)")
 _MARKDOWN: Final[dict[str, str]] = {}
 
 
@@ -59,7 +64,7 @@ def on_post_build(config: MkDocsConfig) -> None:
     lines = [f"# {config.site_name}", "", f"> {config.site_description}"]
     for title, pages in config.extra["llms"]:
         lines += ["", f"## {title}", ""]
-        lines += [f"- [{page.title}]({page.file.src_uri})" for page in pages]
+        lines += [entry(page.title, page.file.src_uri) for page in pages]
     site.joinpath("llms.txt").write_text("\n".join(lines) + "\n", "utf-8")
     for name, text in _MARKDOWN.items():
         site.joinpath(name).parent.mkdir(parents=True, exist_ok=True)
@@ -70,6 +75,13 @@ def sections(nav: Navigation) -> Iterator[tuple[str, list[Page]]]:
     """Return the sections of the navigation, each with its pages."""
     for section in nav.items:
         yield str(section.title), [page for page in section.children or () if page]
+
+
+def entry(title: object, name: str) -> str:
+    """Return a page's line of the list, with its first sentence."""
+    found = _INTRODUCTION.search(_MARKDOWN[name])
+    sentence = _LINK.sub(r"\1", found[1]) if found else ""
+    return f"- [{title}]({name})" + f": {sentence}" * bool(sentence)
 
 
 def tables(file: Path) -> str:
@@ -83,14 +95,14 @@ def tables(file: Path) -> str:
         columns = [c for c in (*some[0],)[2:] if any(row[c] for row in some)]
         setting = some[0][second]
         parts += [
-            f"## {sentence(title)}\n",
-            *([f"{sentence(setting)}.\n"] if setting else []),
+            f"## {capitalized(title)}\n",
+            *([f"{capitalized(setting)}.\n"] if setting else []),
             table(columns, some),
         ]
     return "\n".join(parts)
 
 
-def sentence(text: str) -> str:
+def capitalized(text: str) -> str:
     """Return the text with a capital letter first."""
     return text[:1].upper() + text[1:]
 
