@@ -332,7 +332,7 @@ async def _store_batches(
 ) -> None:
     """Store a batch at a time, and write down what is rejected once it is stored."""
     started = time.monotonic()
-    batches = _Batches(rows, options.batch_size or _BATCH_ROWS)
+    batches = _Batches(rows, options.batch_size or _BATCH_ROWS, report.rejects)
     while not batches.ended:
         before = report.result
         batch: Iterable[Row] = batches.next()
@@ -397,11 +397,12 @@ class _Batches:
         error: The error that ended them early. The rows before it are stored first.
     """
 
-    def __init__(self, rows: Iterator[Row], size: int) -> None:
+    def __init__(self, rows: Iterator[Row], size: int, rejects: Rejects) -> None:
         self.ended = False
         self.error: LoadError | None = None
         self._rows = rows
         self._size = size
+        self._rejects = rejects
 
     def next(self) -> Iterator[Row]:
         """Yield the rows of the next batch."""
@@ -414,7 +415,7 @@ class _Batches:
                         _CELL + (len(cell) if isinstance(cell, (str, bytes)) else 0)
                         for cell in row.values()
                     )
-                    if size > _BATCH_SIZE // _SAMPLED:
+                    if size > _BATCH_SIZE // _SAMPLED or self._rejects.are_many:
                         return
                 if number == self._size:
                     return

@@ -21,6 +21,9 @@ from aioupsert.typing import Value
 # How many rejected rows are printed if no file has them.
 _MAX_SHOWN: Final = 10
 _REASONS: Final = ".reasons.jsonl"
+# Rows in memory, of some kilobyte each.
+_MANY_PENDING: Final = 2_000
+_MAX_PENDING: Final = 20_000
 
 
 def reasons_path(path: Path) -> Path:
@@ -98,6 +101,8 @@ class Rejects:
         """
         self._order.setdefault(error.file, len(self._order))
         self._pending.append(error)
+        if len(self._pending) >= _MAX_PENDING:
+            self.write()  # before its batch, rather than take more and more memory
         self.count += 1
         self.by_file[error.file] += 1
         if self._limit.rows is not None and self.count > self._limit.rows:
@@ -105,6 +110,11 @@ class Rejects:
                 f"{error}\nmore rows were rejected than --max-errors {self._limit.rows}"
             )
             raise TooManyErrorsError(msg)
+
+    @property
+    def are_many(self) -> bool:
+        """Whether so many rows wait for their batch that it should be stored soon."""
+        return len(self._pending) >= _MANY_PENDING
 
     def check_share(self, rows: int) -> None:
         """

@@ -26,7 +26,8 @@ class RepeatedKeys:
     def watch(self, rows: Iterable[Row]) -> Iterator[Row]:
         """Yield the rows, and take notice of their keys."""
         rows = iter(rows)
-        names, hashes = self._key, self._hashes
+        names = self._key
+        keep = [part.append for part in self._hashes]
         first = names[0] if len(names) == 1 else None
         for row in itertools.islice(rows, _MAX_ROWS):
             # An integer would have the hash of another: -1 that of -2.
@@ -35,7 +36,7 @@ class RepeatedKeys:
                 if first is not None
                 else tuple(str(row.get(name)) for name in names)
             )
-            hashes[number % _PARTS].append(number)
+            keep[number % _PARTS](number)
             yield row
         more = next(rows, None)
         self._is_complete = more is None

@@ -528,3 +528,30 @@ def test_bad_lines_count_too(sqlite_database: CliDatabase, file: Write) -> None:
     assert result.exit_code == 1
     assert "line 3, column 'n': expected 2 cells" in result.stderr
     assert "rows.csv, line 3" in result.stderr.splitlines()[0]
+
+
+def test_many_bad_rows_in_a_row_are_written_before_their_batch(
+    sqlite_database: CliDatabase,
+    file: Write,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("aioupsert.cli.rejects._MANY_PENDING", 20)
+    monkeypatch.setattr("aioupsert.cli.rejects._MAX_PENDING", 50)
+    sqlite_database.query(
+        "CREATE TABLE t (id integer PRIMARY KEY, n integer CHECK (n))"
+    )
+    # Of each ten rows one has too few cells, and one breaks the rule; then come others.
+    texts = {0: "{}", 1: "{},0"}
+    rows = [texts.get(n % 10, "{},1").format(n) for n in range(1_000)]
+    rows += ["x"] * 120
+    rejects = tmp_path / "bad.csv"
+    options = (*KEY, *SKIP, "--rejects", str(rejects))
+    result = sqlite_database.load(file("id,n\n" + "\n".join(rows)), *options)
+    assert result.exit_code == 3
+    written = rejects.read_text().splitlines()
+    expected = [row for row in rows if not row.endswith(",1")]
+    # In order, but for the batch in which too many come in a row.
+    assert written[:120] == ["id,n", *expected[:119]]
+    assert sorted(written[1:]) == sorted(expected)
+    assert sqlite_database.query("SELECT count(*) FROM t") == [(800,)]

@@ -252,7 +252,7 @@ def uneven(
     where = "in the header" if origin.header is not None else "in --columns"
     reason = f"expected {len(columns)} cells as {where}, found {len(cells)}"
     column = columns[len(cells)] if len(cells) < len(columns) else len(columns) + 1
-    return origin.error(line, reason, column=column, row=cells, text=text)
+    return origin.error(line, reason, column=column, text=text)
 
 
 def _broken(origin: Origin, lines: _Lines, error: csv.Error) -> list[RowError]:
