@@ -30,6 +30,7 @@ class RowGroup(NamedTuple):
             those.
         drawn: Values of sequences for the rows, if they were taken beforehand: column by
             column, in the order in which the statements have them.
+        judged: Whether the rows that are left unchanged were just taken out of it.
     """
 
     shape: RequestShape
@@ -39,6 +40,7 @@ class RowGroup(NamedTuple):
     distinct: bool = False
     merged: Mapping[int, Sequence[int]] = MappingProxyType({})
     drawn: Sequence[Sequence[Value]] = ()
+    judged: bool = False
 
     @property
     def calls(self) -> list[int]:

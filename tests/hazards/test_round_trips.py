@@ -277,3 +277,28 @@ async def test_a_batch_that_may_be_written_in_part_has_a_transaction(
     await write(1)
     _, count = await flights.of(write(2))
     assert count == 3
+
+
+@pytest.mark.parametrize(
+    ("kind", "unchanged", "changed"), [("int", 4, 7), ("int[]", 13, 17)]
+)
+async def test_rows_of_two_layouts_are_compared_once(
+    conn: Any, kind: str, unchanged: int, changed: int
+) -> None:
+    await conn.execute(f"ALTER TABLE t ADD id serial, ADD a int, ADD x {kind}")
+    # An array of arrays has one dimension, so that those are copied.
+    value: Any = [1, 2] if kind == "int[]" else 1
+    rows: list[Any] = [
+        {"k": str(n), "x": value, "a": 1} if n % 2 else {"k": str(n), "x": value}
+        for n in range(10)
+    ]
+    await create_or_update_many(conn, "t", rows, key="k", skip_unchanged=True)
+    other: Any = [3] if kind == "int[]" else 3
+    for row, number in (({}, unchanged), ({"x": other}, changed)):
+        for n in range(4):
+            rows[n] |= row
+        queries: list[Any] = []
+        with conn.query_logger(queries.append):
+            await create_or_update_many(conn, "t", rows, key="k", skip_unchanged=True)
+            await asyncio.sleep(0)  # the loop calls the logger
+        assert len(queries) == number

@@ -269,11 +269,13 @@ class _GroupWrite:
         self._upsert = upsert
         self._group = group
         self._outcome = outcome
+        self._judged = group.judged
 
     def rounds(self, pending: Sequence[int]) -> Steps[Sequence[int]]:
         """Write rows in rounds; return those to be written one by one."""
         while True:
             left = yield from self._round(pending)
+            self._judged = False
             if len(left) <= _FEW_ROWS or len(left) > len(pending) // 2:
                 return left
             pending = left
@@ -349,7 +351,7 @@ class _GroupWrite:
     def _write(self, some: Sequence[int], *, copied: bool) -> Steps[list[int]]:
         """Write rows with one statement; return those that it did not report."""
         batch = self._batch
-        if batch.find_unchanged is not None:
+        if batch.find_unchanged is not None and not self._judged:
             rest = yield from self.find_unchanged(
                 batch.find_unchanged, some, copied=copied
             )
@@ -497,12 +499,13 @@ def _leave_unchanged(
         if (
             batch.upsert is not None
             and batch.find_unchanged is not None
+            and batch.takes_arrays
             and seen.isdisjoint(keys)
         ):
             write = _GroupWrite(batch, batch.upsert, group, outcome)
             rows = range(len(keys))
             rest = yield from write.find_unchanged(batch.find_unchanged, rows)
-            group = group.part(rest)  # noqa: PLW2901  # its other rows
+            group = group.part(rest)._replace(judged=True)  # noqa: PLW2901  # its other rows
         seen.update(keys)
         kept.append((batch, group))
     return kept
