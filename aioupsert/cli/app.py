@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
+import sys
 from collections.abc import Generator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
@@ -47,7 +49,7 @@ from aioupsert.cli.options import (
     reads_files,
 )
 from aioupsert.cli.rejects import MaxErrors
-from aioupsert.cli.run import LoadRequest, load_files
+from aioupsert.cli.run import LoadRequest, Summary, load_files
 from aioupsert.cli.statements import show_statements
 from aioupsert.cli.sync import SyncOptions
 from aioupsert.cli.updates import Operand, parse_condition, parse_updates
@@ -385,9 +387,24 @@ def _run(
         with _report_failures(), show_statements(verbose):
             summary = load_files(request)
         if not quiet:
-            summary.print(as_json=as_json)
+            _print(summary, as_json=as_json)
     if summary.rejected:
         raise typer.Exit(REJECTED)
+
+
+def _print(summary: Summary, *, as_json: bool) -> None:
+    """Print what was done, or exit with a message if that cannot be written."""
+    try:
+        summary.print(as_json=as_json)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader, such as head, has seen enough. Python writes the rest at its exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as exc:
+        is_dry = summary.options.dry_run
+        outcome = "It was a dry run." if is_dry else "The rows are stored."
+        msg = f"cannot write to standard output: {exc.strerror}\n{outcome}"
+        _exit_with(msg, FAILED, exc)
 
 
 _SHARE: Final = re.compile(r"(\d{1,2}(?:\.\d+)?|100)%", re.ASCII)

@@ -81,6 +81,7 @@ class Diff:
         self._file.seek(0)
         sys.stdout.flush()
         shutil.copyfileobj(self._file, sys.stdout.buffer)
+        sys.stdout.flush()
 
     def close(self) -> None:
         """Remove the temporary file."""

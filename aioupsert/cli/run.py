@@ -153,7 +153,11 @@ class Summary:
         if self.repeated_keys:
             summary.add_row("repeated keys", str(self.repeated_keys))
         summary.add_row("seconds", f"{self.seconds:.2f}")
-        Console().print(summary)
+        console = Console()
+        # Where nobody reads any more, its own print would end the process.
+        with console.capture() as captured:
+            console.print(summary)
+        typer.echo(captured.get(), nl=False)
         for file, rows, rejected in self.files if len(self.files) > 1 else ():
             shown = f"{rows} rows, {rejected} rejected" if rejected else f"{rows} rows"
             typer.echo(f"{printable(file)}: {shown}")

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -253,6 +254,58 @@ sys.meta_path.insert(0, Blocker())
 sys.argv = ["aioupsert", "--version"]
 runpy.run_module("aioupsert", run_name="__main__")
 """
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
+@pytest.mark.parametrize(
+    ("options", "outcome"),
+    [((), "The rows are stored."), (("-n",), "It was a dry run.")],
+)
+def test_output_that_cannot_be_written_is_told_with_what_is_stored(
+    sqlite_database: CliDatabase,
+    file: Write,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    *,
+    options: tuple[str, ...],
+    outcome: str,
+) -> None:
+    sqlite_database.query("CREATE TABLE t (id integer PRIMARY KEY)")
+    words = ("load", sqlite_database.url, "t", str(file("id\n1\n")), "-k", "id")
+    with Path("/dev/full").open("w", encoding="utf-8") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        monkeypatch.setattr(sys, "argv", ["aioupsert", *words, *options])
+        with pytest.raises(SystemExit) as raised:
+            cli.main()
+        with suppress(OSError):
+            full.close()
+    assert raised.value.code == 1
+    assert capsys.readouterr().err == (
+        "aioupsert: cannot write to standard output: No space left on device\n"
+        f"{outcome}\n"
+    )
+    assert len(sqlite_database.query("SELECT * FROM t")) == (not options)
+
+
+@pytest.mark.parametrize("options", [(), ("--json",), ("--diff",)])
+def test_a_reader_who_has_seen_enough_is_no_error(
+    sqlite_database: CliDatabase,
+    file: Write,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    options: tuple[str, ...],
+) -> None:
+    sqlite_database.query("CREATE TABLE t (id integer PRIMARY KEY)")
+    words = ("load", sqlite_database.url, "t", str(file("id\n1\n")), "-k", "id")
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w", encoding="utf-8") as pipe:
+        monkeypatch.setattr(sys, "stdout", pipe)
+        monkeypatch.setattr(sys, "argv", ["aioupsert", *words, *options])
+        with pytest.raises(SystemExit) as raised:
+            cli.main()
+    assert (raised.value.code, capsys.readouterr().err) == (0, "")
+    assert sqlite_database.query("SELECT * FROM t") == [(1,)]
 
 
 @pytest.mark.parametrize("missing", ["typer", "rich"])
