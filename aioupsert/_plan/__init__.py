@@ -12,7 +12,7 @@ here knows SQL or a driver.
 
 from aioupsert._plan.bulk_request import BulkRequest, read_bulk_request, read_key_names
 from aioupsert._plan.columnar import ArrowReader, CopiedRows, is_columnar
-from aioupsert._plan.groups import RowGroup, ValueSemantics, keys_differ
+from aioupsert._plan.groups import RowGroup, ValueSemantics, in_turns, keys_differ
 from aioupsert._plan.merging import CallGrouper
 from aioupsert._plan.plan import KeyColumn, Plan, make_plan
 from aioupsert._plan.records import RejectedRow
@@ -43,6 +43,7 @@ __all__ = [
     "SyncRequest",
     "ValueSemantics",
     "check_keys",
+    "in_turns",
     "is_columnar",
     "keys_differ",
     "make_plan",

@@ -3,6 +3,7 @@
 import datetime as dt
 import uuid
 from collections.abc import Mapping
+from decimal import Decimal
 from typing import Any, Final
 from zoneinfo import ZoneInfo
 
@@ -10,9 +11,11 @@ import pytest
 
 from aioupsert import (
     Action,
+    BulkError,
     BulkResult,
     Excluded,
     F,
+    NotAppliedError,
     create_or_update,
     create_or_update_many,
     greatest,
@@ -23,7 +26,7 @@ from tests.support.databases import Database, PostgresDatabase
 
 TABLE: Final = """
     CREATE TABLE {name} (
-        k text PRIMARY KEY, n {bigint} NOT NULL DEFAULT 0, small smallint,
+        k {key} PRIMARY KEY, n {bigint} NOT NULL DEFAULT 0, small smallint,
         b text, code varchar(3), day date, at {timestamptz}, local {timestamp},
         share double precision, id uuid, raw bytea, yes boolean,
         checked integer CHECK (checked < 5), extra text
@@ -99,15 +102,16 @@ POSTGRESQL_CASES: Final[dict[str, tuple[list[dict[str, Any]], Any]]] = {
 }
 
 
-async def create_tables(db: Database) -> None:
+async def create_tables(db: Database, key: str, old: str) -> None:
     types = {
+        "key": key,
         "bigint": "bigint",
         "timestamptz": db.sql(postgresql="timestamptz", sqlite="text"),
         "timestamp": db.sql(postgresql="timestamp", sqlite="text"),
     }
     for name in ("t", "expected"):
         await db.run(TABLE.format(name=name, **types))
-        await db.run(f"INSERT INTO {name} (k, n, b) VALUES ('k1', 100, 'old')")
+        await db.run(f"INSERT INTO {name} (k, n, b) VALUES ('{old}', 100, 'old')")
 
 
 async def expected(
@@ -124,8 +128,14 @@ async def expected(
     return actions
 
 
-async def check(db: Database, rows: list[dict[str, Any]], update: Any) -> None:
-    await create_tables(db)
+async def check(
+    db: Database,
+    rows: list[dict[str, Any]],
+    update: Any,
+    key: str = "text",
+    old: str = "k1",
+) -> None:
+    await create_tables(db, key, old)
     actions = await expected(db, rows, update)
     done = await create_or_update_many(db.handle, "t", rows, key="k", update=update)
     assert done == BulkResult(
@@ -151,3 +161,29 @@ async def test_rows_are_applied_as_in_their_order(db: Database, case: str) -> No
 @pytest.mark.parametrize("case", POSTGRESQL_CASES)
 async def test_types_of_postgresql(pg: PostgresDatabase, case: str) -> None:
     await check(pg, *POSTGRESQL_CASES[case])
+
+
+@pytest.mark.parametrize("case", CASES)
+async def test_the_database_says_which_keys_are_equal(
+    pg: PostgresDatabase, case: str
+) -> None:
+    rows, update = CASES[case]
+    spelt = [
+        {**row, "k": Decimal(row["k"][1:] + ".000"[: number % 5])}
+        for number, row in enumerate(rows)
+    ]
+    await check(pg, spelt, update, "numeric", "1")
+
+
+async def test_a_row_that_is_silently_not_written_is_told(pg: PostgresDatabase) -> None:
+    await pg.run("""
+        CREATE TABLE t (k numeric PRIMARY KEY, n integer);
+        CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
+        BEGIN IF new.n = 7 THEN RETURN NULL; END IF; RETURN new; END $$;
+        CREATE TRIGGER refusing BEFORE UPDATE ON t FOR EACH ROW
+        EXECUTE FUNCTION refuse()
+    """)
+    rows = [{"k": Decimal(n % 2), "n": n} for n in range(10)]
+    with pytest.raises(BulkError) as caught:
+        await create_or_update_many(pg.handle, "t", rows, key="k")
+    assert (caught.value.index, type(caught.value.__cause__)) == (7, NotAppliedError)

@@ -121,6 +121,7 @@ def compile_batch(plan: Plan, *, distinct: bool) -> PostgresqlBatch:
         find = partial(_find_unchanged, distinct=distinct)
         unchanged = _drafts(find, plan, columns, counting=plan.unique)
     upsert = _drafts(write, plan, columns, counting=distinct and plan.unique)
+    takes_arrays = all(column.supports_unnest for column in _typing_columns(plan))
     staging_table = _staging_table(columns)
     names = ", ".join(f'"c{n}" {c.type}' for n, c in enumerate(columns, start=1))
     return PostgresqlBatch(
@@ -136,10 +137,13 @@ def compile_batch(plan: Plan, *, distinct: bool) -> PostgresqlBatch:
         else "",
         # A table that is kept would prevent others from dropping or altering a type.
         keeps_staging_table=all(c.type.startswith(f"{PG_CATALOG}.") for c in columns),
-        takes_arrays=all(column.supports_unnest for column in _typing_columns(plan)),
+        takes_arrays=takes_arrays,
         lock=lock,
         draws=draws,
         draw=tuple(_draw(plan, c) for c in _drawn_beforehand(plan)),
+        same_keys=None
+        if distinct or not takes_arrays
+        else _key_lock(_same_keys, plan, locks=False),
         locks=locks,
     )
 
@@ -629,6 +633,19 @@ def _first_of_each_key(writer: _BatchWriter, plan: Plan) -> tuple[str, str]:
         f"{first} AS MATERIALIZED (SELECT * FROM (SELECT {rows}.*, pg_catalog.row_number()"
         f' OVER (PARTITION BY {keys} ORDER BY {rows}."ord") AS "turn" FROM {rows})'
         f' AS x WHERE "turn" {EQUALS} 1)'
+    )
+
+
+def _same_keys(writer: _BatchWriter, plan: Plan) -> _Text:
+    """Write the query for the number of the first row that has the key of each row."""
+    writer.guards = statement_guards(plan, only_key=True)
+    keys = ", ".join(writer.key_value(k) for k in plan.key)
+    return _Text(
+        writer,
+        [],
+        'SELECT pg_catalog.array_agg("first" ORDER BY "ord") FROM (SELECT "ord",'
+        f' pg_catalog.min("ord") OVER (PARTITION BY {keys}) AS "first"'
+        f" FROM {writer.rows}) AS x",
     )
 
 

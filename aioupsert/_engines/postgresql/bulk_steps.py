@@ -17,8 +17,10 @@ be planned with it, and PL/pgSQL keeps such plans for the session.
 
 A row that was not reported conflicted with a concurrent call, has the key of an earlier
 row of the group, or was silently not written. Such rows take part in the next round, as
-long as a round writes at least half of its rows. The rest is written one by one, by the
-classic steps, which find the reason why a row cannot be written.
+long as a round writes at least half of its rows. Where only the database knows which keys
+are equal, it is asked then, and the second row of each key is written in one round, the
+third in the next. The rest is written one by one, by the classic steps, which find the
+reason why a row cannot be written.
 
 Where several groups, or several statements, write the rows of a batch, those that exist
 are locked before the first round.
@@ -53,7 +55,7 @@ from aioupsert._engines.base import (
 from aioupsert._engines.outcomes import BatchOutcome, read_each, read_result
 from aioupsert._engines.postgresql.steps import PostgresqlCall, scope
 from aioupsert._engines.sql import CompiledStatement, Encoder, RowCode, quote
-from aioupsert._plan import CopiedRows
+from aioupsert._plan import CopiedRows, in_turns
 from aioupsert.typing import Value
 
 if TYPE_CHECKING:
@@ -148,6 +150,7 @@ class PostgresqlBatch:
             column whose values can be taken beforehand.
         locks: The queries for rows that are locked, and for who has locked them; none
             where this is never asked.
+        same_keys: The query for which rows have the same key; None if none have.
     """
 
     per_row: PostgresqlCall
@@ -163,6 +166,7 @@ class PostgresqlBatch:
     draws: bool = False
     draw: tuple[str, ...] = ()
     locks: tuple[KeyLock, ...] = ()
+    same_keys: KeyLock | None = None
 
     def find_locked(self, group: RowGroup) -> Steps[FoundRows] | None:
         """Find the rows that cannot be locked now or do not exist."""
@@ -190,9 +194,45 @@ class PostgresqlBatch:
             pending = yield from _GroupWrite(self, self.upsert, group, outcome).rounds(
                 pending
             )
+            if self.same_keys is not None and len(pending) > _FEW_ROWS:
+                rest = group.part(pending)
+                if (
+                    yield from self._write_in_turns(
+                        self.upsert, self.same_keys, rest, outcome
+                    )
+                ):
+                    return
         for row in self._in_key_order(group, pending):
             result = yield from self.per_row.write(group.values(row))
             outcome.add(group.positions[row], result)
+
+    def _write_in_turns(
+        self,
+        upsert: ReportingStatement,
+        same_keys: KeyLock,
+        group: RowGroup,
+        outcome: BatchOutcome,
+    ) -> Steps[bool]:
+        """
+        Write rows of which only the database knows which have the same key.
+
+        Returns:
+            Whether they are written; not if the table is another one by now.
+        """
+        plan = self.per_row.plan
+        arguments = map(ArrayArgument, _encoded(same_keys.columns, group.columns))
+        found = yield Command(same_keys.sql, [*arguments])
+        keys = found[0][0]
+        if keys is None:
+            return False
+        for _, turn in in_turns([group], [keys], plan.table):
+            write = _GroupWrite(self, upsert, turn, outcome)
+            left = yield from write.rounds(range(len(turn.positions)))
+            for row in left:
+                result = yield from self.per_row.write(turn.values(row))
+                outcome.add(turn.positions[row], result)
+            outcome.add_merged(turn.merged, updates=bool(plan.update))
+        return True
 
     def read_existing(
         self, group: RowGroup, outcome: BatchOutcome
