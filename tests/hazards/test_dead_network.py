@@ -45,7 +45,8 @@ async def exact(conn: Any) -> Result:
 
 async def bulk(conn: Any) -> object:
     rows = [{"k": k, "n": 1} for k in range(50)]
-    return await create_or_update_many(conn, "t", rows, key="k")
+    # In several batches, so that a transaction is open around them.
+    return await create_or_update_many(conn, "t", rows, key="k", batch_size=25)
 
 
 async def coalesced(conn: Any) -> object:
