@@ -52,21 +52,17 @@ class CallGrouper:
             if table != self._table:
                 self._rules.clear()
             self._table = table
-        writes: Iterable[tuple[int, RequestShape, Sequence[Value]]]
+        found: dict[RequestShape, tuple[Sequence[int], list[Sequence[Value]]]]
         merged: dict[int, Sequence[int]] = {}
         if self._can_merge(rows, table, semantics):
             several = self._merged(rows, table)
-            writes = [
-                (positions[0], shape, values) for positions, shape, values in several
-            ]
+            found = _by_shape((p[0], shape, values) for p, shape, values in several)
             merged = {p[0]: p[1:] for p, _, _ in several if len(p) > 1}
+        elif all(call[0] is rows[0][0] for call in rows):
+            # As mostly, and without a look-up for each.
+            found = {rows[0][0]: (range(len(rows)), [call[1] for call in rows])}
         else:
-            writes = [(n, call[0], call[1]) for n, call in enumerate(rows)]
-        found: dict[RequestShape, tuple[list[int], list[Sequence[Value]]]] = {}
-        for position, shape, values in writes:
-            its_positions, its_values = found.setdefault(shape, ([], []))
-            its_positions.append(position)
-            its_values.append(values)
+            found = _by_shape((n, call[0], call[1]) for n, call in enumerate(rows))
         groups = [
             RowGroup(
                 _coalesced(shape, self._lock_timeout),
@@ -84,12 +80,15 @@ class CallGrouper:
     def _can_merge(
         self, calls: Sequence[OneCall], table: Table, semantics: ValueSemantics
     ) -> bool:
-        """Return whether the keys can be compared, and writes of one row be merged."""
+        """Return whether there are several calls for one row, which may be merged."""
         width = len(self._key)
         if not table.mergeable:
             return False
         keys = [[call[1][parameter] for call in calls] for parameter in range(width)]
-        return are_comparable([keys], self._key, table, semantics)
+        if not are_comparable([keys], self._key, table, semantics):
+            return False
+        rows = {*keys[0]} if width == 1 else {*zip(*keys, strict=True)}
+        return len(rows) < len(calls)
 
     def _merged(self, calls: Sequence[OneCall], table: Table) -> list[_Write]:
         """Merge adjacent calls for one row."""
@@ -124,6 +123,18 @@ class CallGrouper:
                 self._rules.clear()
             self._rules[shape] = find_rule(_coalesced(shape), table)
         return self._rules[shape]
+
+
+def _by_shape(
+    writes: Iterable[tuple[int, RequestShape, Sequence[Value]]],
+) -> dict[RequestShape, tuple[Sequence[int], list[Sequence[Value]]]]:
+    """Sort writes by their shape: the positions and values of each."""
+    found: dict[RequestShape, tuple[list[int], list[Sequence[Value]]]] = {}
+    for position, shape, values in writes:
+        its_positions, its_values = found.setdefault(shape, ([], []))
+        its_positions.append(position)
+        its_values.append(values)
+    return {**found}
 
 
 # As many shapes as a program has calls in its source code, and more.
