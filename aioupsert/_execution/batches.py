@@ -15,6 +15,7 @@ raised as it is.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from typing import Final, Literal, Protocol, TypeAlias
 
@@ -201,8 +202,11 @@ class BatchWriter:
         """Store the rows of a failed batch that pass; None if it is due again."""
         search = Search(batch, failed, some_pass=self._some_pass)
         if self._skip:
-            groups, _ = await self._compile(session, batch)
-            search.suspect_from([group for _, group in groups])
+            # Rows that cannot be read, as a type of the caller's refuses them, have
+            # nothing in common that is known.
+            with contextlib.suppress(Exception):
+                groups, _ = await self._compile(session, batch)
+                search.suspect_from([group for _, group in groups])
         try:
             async with transaction(session):
                 return await self._bisect(session, batch, failed, search)

@@ -28,6 +28,7 @@ from aioupsert import (
     create_or_update,
     create_or_update_many,
 )
+from aioupsert._coalescer import sending
 from tests.support.cancellation import CancelledAt
 from tests.support.coalescing import (
     ADD,
@@ -536,8 +537,10 @@ async def test_a_closed_pool_fails_every_caller_however_many_batches_they_make(
 
 @pytest.mark.parametrize("db", ["psycopg_pool"], indirect=True)
 async def test_a_pool_of_psycopg_that_is_closed_underneath_fails_those_without_connection(
-    plain: PostgresDatabase,
+    plain: PostgresDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # A batch that gives way has no connection any more.
+    monkeypatch.setattr(sending, "LOCK_TIMEOUT", 1_000 * PATIENCE)
     pool: Any = plain.handle
     async with Coalescer(pool, "t", key="k") as coalescer:
         async with locked(plain, 1):
