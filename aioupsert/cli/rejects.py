@@ -92,6 +92,35 @@ class Rejects:
         if path is not None:
             self._first = _RejectsFile(path, self._encoding)
 
+    @property
+    def can_restart(self) -> bool:
+        """Whether nothing was written to what is no file, such as a pipe."""
+        return not self.count or self._first is None or self._first.is_regular
+
+    def restart(self) -> None:
+        """
+        Forget all rows.
+
+        Raises:
+            LoadError: The file cannot be written.
+        """
+        for file in self._all_files():
+            file.finish(keep=False)
+        self.count = 0
+        self.shown.clear()
+        self.by_file.clear()
+        self._pending.clear()
+        self._files.clear()
+        self._order.clear()
+        if self._path is not None:
+            self._first = _RejectsFile(self._path, self._encoding)
+
+    def _all_files(self) -> list[_RejectsFile]:
+        files = {id(file): file for file in self._files.values()}
+        if self._first is not None:
+            files[id(self._first)] = self._first
+        return [*files.values()]
+
     def add(self, error: RowError) -> None:
         """
         Add a row; it is written with its batch.
@@ -189,10 +218,7 @@ class Rejects:
         try:
             self.write()
         finally:
-            files = {id(file): file for file in self._files.values()}
-            if self._first is not None:
-                files[id(self._first)] = self._first
-            for file in files.values():
+            for file in self._all_files():
                 file.finish(keep=not failed or self.count > 0)
 
     def notes(self) -> list[str]:

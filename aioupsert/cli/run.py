@@ -238,12 +238,14 @@ async def _load(
                 if (
                     attempt == _ATTEMPTS
                     or source.size is None
-                    or report.rejects.count
+                    or not report.rejects.can_restart
                     or not options.in_transaction
                 ):
                     raise
                 attempt += 1
                 source.restart()
+                if report.rejects.count:
+                    report.rejects.restart()
                 report.notes[:] = notes
             else:
                 return

@@ -1,5 +1,6 @@
 """Whatever a user can cause is one message and an exit code, never a traceback."""
 
+import json
 import socket
 import sqlite3
 import sys
@@ -395,6 +396,46 @@ def test_the_victim_of_a_deadlock_is_loaded_again(
         assert "database error: deadlock detected" in result.stderr
         assert result.stderr.endswith("Nothing was stored.\n")
     assert len(postgresql_database.query("SELECT * FROM t")) == (0 if code else 3)
+
+
+@pytest.mark.parametrize("output", [None, "bad.csv", "/dev/null"])
+def test_what_the_victim_of_a_deadlock_has_rejected_is_rejected_once(
+    postgresql_database: CliDatabase, file: Write, tmp_path: Path, output: str | None
+) -> None:
+    for sql in (
+        "CREATE TABLE t (id integer PRIMARY KEY, n integer CHECK (n > 0))",
+        "CREATE SEQUENCE tries",
+        (
+            "CREATE FUNCTION lose() RETURNS trigger LANGUAGE plpgsql AS"
+            " $$ BEGIN IF nextval('tries') = 1 THEN RAISE 'deadlock detected'"
+            " USING ERRCODE = '40P01'; END IF; RETURN new; END $$"
+        ),
+        (
+            "CREATE TRIGGER lose BEFORE INSERT ON t FOR EACH ROW WHEN (new.id = 9)"
+            " EXECUTE FUNCTION lose()"
+        ),
+    ):
+        postgresql_database.query(sql)
+    path = file("id,n\n1,0\n2\n3,1\n4,\n9,1\n")
+    options = [*KEY, "--on-error", "skip", "--batch-size", "2"]
+    if output is not None:
+        options += ["--rejects", str(tmp_path / output)]
+    result = postgresql_database.load(path, *options, "--json")
+    if output == "/dev/null":
+        # What is written there cannot be taken back.
+        assert result.exit_code == 1
+        assert "deadlock detected" in result.stderr
+        return
+    assert result.exit_code == 3
+    told = json.loads(result.stdout)
+    assert told["rejected"] == 2
+    assert told["files"] == [{"file": str(path), "rows": 5, "rejected": 2}]
+    if output is None:
+        assert result.stderr.count("line 2") == result.stderr.count("line 3") == 1
+    else:
+        assert (tmp_path / output).read_text() == "id,n\n1,0\n2\n"
+        assert len([*tmp_path.glob("*bad.csv*")]) == 2
+    assert postgresql_database.query("SELECT id FROM t") == [(3,), (4,), (9,)]
 
 
 def test_what_comes_by_a_pipe_cannot_be_loaded_again(

@@ -141,7 +141,9 @@ class Input:
             self._begin()
 
     def restart(self) -> None:
-        """Read the files again from the start."""
+        """Read the files again from the start, and report their bad rows again."""
+        self._reported = 0
+        self._bad_rows_of.clear()
         self._begin()
 
     def keep_no_copy(self) -> None:
