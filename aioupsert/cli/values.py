@@ -17,6 +17,7 @@ from aioupsert.cli.databases import Database, Engine
 from aioupsert.cli.errors import message_of
 from aioupsert.cli.reading import (
     ConvertedRow,
+    Origin,
     ParquetRow,
     Row,
     RowError,
@@ -75,7 +76,7 @@ def convert_rows(
     if numbers:
         fitted = _with_points(fitted, numbers, on_bad_row)
     for given in fitted:
-        if not isinstance(given, TypedRow):
+        if given.__class__ is Row:
             error = _too_large(given, whole) if whole else None
             if error is None:
                 yield given
@@ -149,8 +150,16 @@ def _fitted(
     """Yield rows with the names of the table's columns."""
     names = column_names(columns, engine)
     written = columns.keys() - left_out
+    fitting: Origin | None = None
     for row in rows:
+        # This loop may run for millions of rows, and all of a file of cells have its
+        # columns.
+        if row.origin is fitting:
+            yield row
+            continue
         if row.keys() <= written:
+            if row.__class__ is Row:
+                fitting = row.origin
             yield row
             continue
         cells = {
