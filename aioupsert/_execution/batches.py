@@ -460,7 +460,7 @@ def _read_existing(
         found = {p: q for p, q in group.merged.items() if p not in rest.merged}
         outcome.add_merged(found, updates=False)
         if left:
-            missing.append((compiled, rest))
+            missing.append((compiled, rest._replace(judged=True)))
     return missing
 
 

@@ -314,9 +314,12 @@ class _GroupWrite:
     def rounds(self, pending: Sequence[int]) -> Steps[Sequence[int]]:
         """Write rows in rounds; return those to be written one by one."""
         while True:
+            judged = self._judged
             left = yield from self._round(pending)
             self._judged = False
-            if len(left) <= _FEW_ROWS or len(left) > len(pending) // 2:
+            # The next round finds those that others have created since they were judged.
+            may_give_up = len(left) > len(pending) // 2 and not judged
+            if len(left) <= _FEW_ROWS or may_give_up:
                 return left
             pending = left
 
