@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import UserDict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, NamedTuple
 
 import pytest
@@ -44,6 +44,16 @@ def test_the_next_batch_has_the_request_of_the_last_one() -> None:
     assert first.shape is second.shape
     assert first.constants == second.constants == [3]
     assert second.columns == [[3], [4]]
+
+
+def test_a_request_that_is_made_of_another_keeps_its_own() -> None:
+    first = read_bulk_request(key="id")
+    second = replace(first, skip_unchanged=True)
+    shapes = [
+        Request(*group(RowGrouper(request), {"id": 1, "n": 2})[0].shape)
+        for request in (first, second)
+    ]
+    assert [shape.skip_unchanged for shape in shapes] == [False, True]
 
 
 def test_the_request_depends_on_the_columns_and_on_what_they_hold() -> None:
