@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from aioupsert._coalescer.queue import FUTURE, ROW, PendingCall
 from aioupsert._coalescer.sending import Sender, copied, fail
 from aioupsert._drivers.lock import SHORTEST_WAIT
-from aioupsert._engines.base import single_command
+from aioupsert._engines.commands import single_command
 from aioupsert.errors import RetriesExhaustedError
 
 if TYPE_CHECKING:

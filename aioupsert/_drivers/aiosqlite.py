@@ -28,14 +28,15 @@ from aioupsert._drivers.base import (
     log,
     state_of,
 )
-from aioupsert._engines.base import Command, ParameterValues, single_command
-from aioupsert._engines.sql import RowCode
+from aioupsert._engines.commands import Command, single_command
+from aioupsert._engines.sql import ParameterValues, RowCode
 from aioupsert._engines.sqlite import SQLITE
 from aioupsert._engines.sqlite.bulk_steps import MARK, NOTE
 from aioupsert.typing import Value
 
 if TYPE_CHECKING:
-    from aioupsert._engines.base import Engine, Fault, ResultRows, Steps
+    from aioupsert._engines.base import Engine, Fault
+    from aioupsert._engines.commands import ResultRows, Steps
 
 T = TypeVar("T")
 

@@ -28,14 +28,16 @@ from aioupsert._drivers.base import (
     state_of,
 )
 from aioupsert._drivers.postgresql import ROLLBACK_TIMEOUT, PostgresqlSession
-from aioupsert._engines.base import CannotCopyError, ParameterValues
+from aioupsert._engines.commands import CannotCopyError
 from aioupsert._engines.postgresql import engine_of
 from aioupsert._engines.postgresql.sqlstates import STALE, TRANSIENT, fault_by_sqlstate
+from aioupsert._engines.sql import ParameterValues
 from aioupsert._plan import CopiedRows
 from aioupsert.typing import Value
 
 if TYPE_CHECKING:
-    from aioupsert._engines.base import Engine, Fault, ResultRows, Steps
+    from aioupsert._engines.base import Engine, Fault
+    from aioupsert._engines.commands import ResultRows, Steps
 
 T = TypeVar("T")
 

@@ -33,14 +33,9 @@ from typing import (
 from weakref import WeakKeyDictionary
 
 from aioupsert._drivers.lock import ConnectionLock
-from aioupsert._engines.base import (
-    Command,
-    Engine,
-    Fault,
-    ParameterValues,
-    ResultRows,
-    Steps,
-)
+from aioupsert._engines.base import Engine, Fault
+from aioupsert._engines.commands import Command, ResultRows, Steps
+from aioupsert._engines.sql import ParameterValues
 
 if TYPE_CHECKING:
     from aioupsert._engines.base import CompiledBatch, CompiledCall

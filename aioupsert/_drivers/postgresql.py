@@ -21,7 +21,7 @@ from aioupsert._drivers.base import (
     finish,
     log,
 )
-from aioupsert._engines.base import Command, ResultRows
+from aioupsert._engines.commands import Command, ResultRows
 from aioupsert._engines.postgresql.sqlstates import READ_ONLY, TRANSIENT
 from aioupsert.typing import Value
 

@@ -47,15 +47,10 @@ from aioupsert._drivers.base import (
     state_of,
 )
 from aioupsert._drivers.postgresql import ROLLBACK_TIMEOUT, PostgresqlSession
-from aioupsert._engines.base import (
-    ArrayArgument,
-    CannotCopyError,
-    NameArgument,
-    ParameterValues,
-)
+from aioupsert._engines.commands import ArrayArgument, CannotCopyError, NameArgument
 from aioupsert._engines.postgresql import engine_of
 from aioupsert._engines.postgresql.sqlstates import STALE, TRANSIENT, fault_by_sqlstate
-from aioupsert._engines.sql import quote
+from aioupsert._engines.sql import ParameterValues, quote
 from aioupsert._plan import CopiedRows
 from aioupsert.typing import Value
 
@@ -64,7 +59,8 @@ if TYPE_CHECKING:
     from psycopg.pq.abc import PGresult
     from psycopg_pool import AsyncConnectionPool
 
-    from aioupsert._engines.base import Engine, Fault, ResultRows, Steps
+    from aioupsert._engines.base import Engine, Fault
+    from aioupsert._engines.commands import ResultRows, Steps
 
 T = TypeVar("T")
 _Connection: TypeAlias = psycopg.AsyncConnection[object]

@@ -7,14 +7,13 @@ from collections.abc import Mapping, Sequence
 from itertools import chain, compress
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from aioupsert._engines.base import Command, ParameterValues, ResultRows, Steps
-from aioupsert._engines.sql import CompiledStatement, RowCode
+from aioupsert._engines.commands import Command, ResultRows, Steps
+from aioupsert._engines.sql import CompiledStatement, ParameterValues, RowCode
 from aioupsert.errors import NotAppliedError
 from aioupsert.results import Action, Result
 
 if TYPE_CHECKING:
-    from aioupsert._engines.base import CompiledCall
-    from aioupsert._plan import Plan, RejectedRow, RowGroup
+    from aioupsert._plan import Plan, RejectedRow
     from aioupsert._plan.schema import TableName
 
 
@@ -239,17 +238,3 @@ class BatchOutcome:
             self.results.update(other.results or {})
         self.rejected += other.rejected
         self.sent += other.sent
-
-
-def read_each(
-    call: CompiledCall, group: RowGroup, outcome: BatchOutcome
-) -> Steps[Sequence[int]]:
-    """Record the existing rows of a group one by one; return those that do not exist."""
-    left: list[int] = []
-    for row, position in enumerate(group.positions):
-        result = yield from call.read_existing(group.values(row))
-        if result is None:
-            left.append(row)
-        else:
-            outcome.add(position, result)
-    return left

@@ -21,7 +21,6 @@ from aioupsert.expressions import MEMBERS, sql_parts
 from aioupsert.typing import Value
 
 if TYPE_CHECKING:
-    from aioupsert._engines.base import ParameterValues
     from aioupsert._plan import Assignment, Resolved
     from aioupsert._plan.schema import Column
 
@@ -39,6 +38,8 @@ class RowCode(enum.IntEnum):
     SKIPPED = 4
 
 
+ParameterValues: TypeAlias = Sequence[Value]
+"""The values of one call; a parameter is an index of it."""
 Encoder: TypeAlias = Callable[[Value], str | None]
 """Encodes a value that the driver would not write as this library means it."""
 Encoders: TypeAlias = tuple[tuple[int, Encoder], ...]

@@ -21,15 +21,8 @@ from typing import Final, Literal, Protocol, TypeAlias
 
 from aioupsert._drivers import is_retryable
 from aioupsert._drivers.base import Session, TransientError
-from aioupsert._engines.base import (
-    IN_TRANSACTION,
-    CompiledBatch,
-    CompiledGroup,
-    Engine,
-    FoundRows,
-    Steps,
-    in_scope,
-)
+from aioupsert._engines.base import CompiledBatch, CompiledGroup, Engine
+from aioupsert._engines.commands import IN_TRANSACTION, FoundRows, Steps, in_scope
 from aioupsert._engines.outcomes import BatchOutcome
 from aioupsert._execution.bisecting import Batch, Search
 from aioupsert._execution.retrying import Deadline, back_off

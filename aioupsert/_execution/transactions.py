@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
-from aioupsert._engines.base import (
+from aioupsert._engines.commands import (
     IN_TRANSACTION,
     Command,
     Steps,

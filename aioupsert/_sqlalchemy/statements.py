@@ -28,18 +28,14 @@ from aioupsert._drivers.base import (
     ReadOnlyError,
     TransientError,
 )
-from aioupsert._engines.base import Command
+from aioupsert._engines.commands import Command
 from aioupsert.errors import AioupsertError
 
 if TYPE_CHECKING:
     from aioupsert._drivers.base import Session
-    from aioupsert._engines.base import (
-        Engine,
-        Fault,
-        ParameterValues,
-        ResultRows,
-        Steps,
-    )
+    from aioupsert._engines.base import Engine, Fault
+    from aioupsert._engines.commands import ResultRows, Steps
+    from aioupsert._engines.sql import ParameterValues
 
 T = TypeVar("T")
 

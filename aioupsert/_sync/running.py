@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from aioupsert._bulk.batching import checked_size, next_batch, source_of
 from aioupsert._bulk.writing import BulkWrite, enter_transaction
 from aioupsert._drivers import is_retryable, session_on
-from aioupsert._engines.base import StaleTableError
+from aioupsert._engines.commands import StaleTableError
 from aioupsert._execution.batches import AFTER_A_BATCH
 from aioupsert._execution.retrying import Deadline, back_off
 from aioupsert._execution.table_cache import read_table
@@ -29,7 +29,8 @@ from aioupsert.results import Action, BulkResult, Progress, Result
 if TYPE_CHECKING:
     from aioupsert._bulk.batching import Source
     from aioupsert._drivers.base import Session
-    from aioupsert._engines.base import CompiledSync, ResultRows
+    from aioupsert._engines.base import CompiledSync
+    from aioupsert._engines.commands import ResultRows
     from aioupsert._execution.targets import Target
     from aioupsert._plan import BulkRequest, Plan, SyncRequest, ValueSemantics
     from aioupsert._plan.schema import Table

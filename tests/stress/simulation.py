@@ -35,7 +35,8 @@ from aioupsert._drivers.base import (
     drive,
     state_of,
 )
-from aioupsert._engines.base import Command, Engine, Fault, ResultRows, Steps
+from aioupsert._engines.base import Engine, Fault
+from aioupsert._engines.commands import Command, ResultRows, Steps
 from tests.support.toy import ToyEngine
 
 T = TypeVar("T")

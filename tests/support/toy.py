@@ -8,16 +8,14 @@ from typing import Any
 
 from aioupsert import UnknownTableError
 from aioupsert._engines.base import (
-    Command,
     CompiledBatch,
     CompiledCall,
     CompiledGroup,
     CompiledSync,
-    ScopeLevel,
-    Steps,
-    TransactionScope,
+    read_each,
 )
-from aioupsert._engines.outcomes import BatchOutcome, LostRace, read_each, read_result
+from aioupsert._engines.commands import Command, ScopeLevel, Steps, TransactionScope
+from aioupsert._engines.outcomes import BatchOutcome, LostRace, read_result
 from aioupsert._engines.sql import CompiledStatement, RowCode
 from aioupsert._plan import Assignment, Plan, RowGroup
 from aioupsert._plan.schema import Column, Names, Table, TableName, UniqueIndex

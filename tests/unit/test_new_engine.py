@@ -28,7 +28,8 @@ from aioupsert import (
 )
 from aioupsert._drivers import DRIVERS, session_on
 from aioupsert._drivers.base import ConnectionKind, ConnectionState, drive, state_of
-from aioupsert._engines.base import Command, Engine, Fault, ResultRows, Steps
+from aioupsert._engines.base import Engine, Fault
+from aioupsert._engines.commands import Command, ResultRows, Steps
 from tests.support.databases import Database
 from tests.support.toy import ToyEngine
 

@@ -20,7 +20,7 @@ from aioupsert import (
     lower,
     now,
 )
-from aioupsert._engines.base import Command
+from aioupsert._engines.commands import Command
 from aioupsert._engines.postgresql.catalog import reflect, reflect_any
 from aioupsert._engines.postgresql.citus import EXACT_BECAUSE
 from aioupsert._engines.postgresql.compiler import compile_call

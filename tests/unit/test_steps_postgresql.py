@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from aioupsert import Action, F, NotAppliedError, SerializationConflictError
-from aioupsert._engines.base import Command
+from aioupsert._engines.commands import Command
 from aioupsert._engines.outcomes import MAX_LOST_RACES, LostRace, race_error
 from aioupsert._engines.postgresql.compiler import compile_call
 from aioupsert._execution.calls import _Retries

@@ -39,20 +39,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
-from aioupsert._engines.base import (
+from aioupsert._engines.base import CompiledBatch, CompiledGroup, read_each
+from aioupsert._engines.commands import (
     OWN_SESSION,
     ArrayArgument,
     CannotCopyError,
     Command,
-    CompiledBatch,
-    CompiledGroup,
     FoundRows,
     ResultRow,
     ResultRows,
     Steps,
     in_scope,
 )
-from aioupsert._engines.outcomes import BatchOutcome, read_each, read_result
+from aioupsert._engines.outcomes import BatchOutcome, read_result
 from aioupsert._engines.postgresql.steps import PostgresqlCall, scope
 from aioupsert._engines.sql import CompiledStatement, Encoder, RowCode, quote
 from aioupsert._plan import CopiedRows, in_turns

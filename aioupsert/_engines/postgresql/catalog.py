@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Final
 
-from aioupsert._engines.base import Command, NameArgument, Steps
+from aioupsert._engines.commands import Command, NameArgument, Steps
 from aioupsert._engines.partial_indexes import read_predicate
 from aioupsert._engines.postgresql import citus, plain_table
 from aioupsert._engines.postgresql.experimental import log_experimental

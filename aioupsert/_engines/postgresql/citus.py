@@ -14,12 +14,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from aioupsert._engines.base import Command
+from aioupsert._engines.commands import Command
 from aioupsert._engines.postgresql.experimental import log_experimental
 from aioupsert._engines.postgresql.qualifying import qualified
 
 if TYPE_CHECKING:
-    from aioupsert._engines.base import Steps
+    from aioupsert._engines.commands import Steps
 
 IS_INSTALLED: Final = "to_regclass('pg_catalog.pg_dist_partition') IS NOT NULL"
 """An expression of the catalog query."""

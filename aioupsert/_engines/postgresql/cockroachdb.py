@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Final
 
-from aioupsert._engines.base import Command, Steps
+from aioupsert._engines.commands import Command, Steps
 from aioupsert._engines.postgresql.catalog import TABLES, read_table
 from aioupsert._engines.postgresql.engine import PostgresqlEngine
 from aioupsert._engines.postgresql.experimental import log_experimental

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from aioupsert._engines.base import Command
+from aioupsert._engines.commands import Command
 from aioupsert._engines.postgresql import bulk_steps, catalog, steps, values
 from aioupsert._engines.postgresql.bulk_compiler import compile_batch
 from aioupsert._engines.postgresql.compiler import compile_call
@@ -14,12 +14,8 @@ from aioupsert._engines.postgresql.sync import compile_sync
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from aioupsert._engines.base import (
-        CompiledGroup,
-        ScopeLevel,
-        Steps,
-        TransactionScope,
-    )
+    from aioupsert._engines.base import CompiledGroup
+    from aioupsert._engines.commands import ScopeLevel, Steps, TransactionScope
     from aioupsert._engines.outcomes import BatchOutcome
     from aioupsert._engines.postgresql.bulk_steps import PostgresqlBatch
     from aioupsert._engines.postgresql.steps import PostgresqlCall

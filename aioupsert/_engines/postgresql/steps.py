@@ -37,10 +37,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from aioupsert._engines.base import (
+from aioupsert._engines.commands import (
     IN_TRANSACTION,
     Command,
-    ParameterValues,
     ResultRows,
     ScopeLevel,
     Steps,
@@ -58,7 +57,7 @@ from aioupsert._engines.outcomes import (
     refused,
 )
 from aioupsert._engines.postgresql.sqlstates import TRANSIENT
-from aioupsert._engines.sql import CompiledStatement, RowCode
+from aioupsert._engines.sql import CompiledStatement, ParameterValues, RowCode
 from aioupsert.errors import SerializationConflictError, UsageError
 
 if TYPE_CHECKING:

@@ -28,10 +28,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from aioupsert._engines.base import (
+from aioupsert._engines.commands import (
     ArrayArgument,
     Command,
-    ParameterValues,
     ResultRows,
     StaleTableError,
     Steps,
@@ -54,7 +53,12 @@ from aioupsert._engines.postgresql.qualifying import (
     LESS,
     operator,
 )
-from aioupsert._engines.sql import CompiledStatement, quote, quote_escaped
+from aioupsert._engines.sql import (
+    CompiledStatement,
+    ParameterValues,
+    quote,
+    quote_escaped,
+)
 from aioupsert._plan.request import Request
 from aioupsert.errors import UsageError
 

@@ -18,14 +18,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-from aioupsert._engines.base import (
-    Command,
-    CompiledBatch,
-    CompiledGroup,
-    ResultRows,
-    Steps,
-)
-from aioupsert._engines.outcomes import read_each
+from aioupsert._engines.base import CompiledBatch, CompiledGroup, read_each
+from aioupsert._engines.commands import Command, ResultRows, Steps
 from aioupsert._engines.sql import RowCode
 from aioupsert._engines.sqlite.steps import checked
 from aioupsert.typing import Value

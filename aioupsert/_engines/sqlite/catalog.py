@@ -15,7 +15,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Final, TypeAlias
 
-from aioupsert._engines.base import Command, Steps
+from aioupsert._engines.commands import Command, Steps
 from aioupsert._engines.partial_indexes import read_predicate
 from aioupsert._engines.sql import quote, quote_path, quote_text
 from aioupsert._plan.key_checks import looks_like_number
@@ -34,7 +34,7 @@ from aioupsert.errors import UnknownTableError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from aioupsert._engines.base import ResultRow, ResultRows
+    from aioupsert._engines.commands import ResultRow, ResultRows
 
 _COLUMNS: Final = (
     'SELECT name, type, dflt_value, pk, hidden, "notnull"'

@@ -12,12 +12,8 @@ from aioupsert._engines.sqlite.sync import compile_sync
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from aioupsert._engines.base import (
-        CompiledGroup,
-        ScopeLevel,
-        Steps,
-        TransactionScope,
-    )
+    from aioupsert._engines.base import CompiledGroup
+    from aioupsert._engines.commands import ScopeLevel, Steps, TransactionScope
     from aioupsert._engines.outcomes import BatchOutcome
     from aioupsert._engines.sqlite.bulk_steps import SqliteBatch
     from aioupsert._engines.sqlite.steps import SqliteCall

@@ -31,10 +31,9 @@ from dataclasses import dataclass
 from operator import ne
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from aioupsert._engines.base import (
+from aioupsert._engines.commands import (
     IN_TRANSACTION,
     Command,
-    ParameterValues,
     ResultRow,
     ResultRows,
     StaleTableError,
@@ -43,7 +42,7 @@ from aioupsert._engines.base import (
     in_scope,
 )
 from aioupsert._engines.outcomes import bind, read_existing, read_result, refused
-from aioupsert._engines.sql import CompiledStatement, RowCode
+from aioupsert._engines.sql import CompiledStatement, ParameterValues, RowCode
 from aioupsert.errors import UsageError
 from aioupsert.results import Action, Result
 

@@ -16,9 +16,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from aioupsert._engines.base import Command, ParameterValues, ResultRows, Steps
+from aioupsert._engines.commands import Command, ResultRows, Steps
 from aioupsert._engines.outcomes import bind, refused
-from aioupsert._engines.sql import CompiledStatement, RowCode, quote
+from aioupsert._engines.sql import CompiledStatement, ParameterValues, RowCode, quote
 from aioupsert._engines.sqlite.compiler import SqliteWriter, name_table
 from aioupsert.errors import UsageError
 
