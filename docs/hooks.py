@@ -38,6 +38,8 @@ _INTRODUCTION: Final = re.compile(
 )
 _LINK: Final = re.compile(r"\[([^]]+)\]\([^)]+\)")
 _MARKDOWN: Final[dict[str, str]] = {}
+# Where the package is, which need not be installed.
+_ROOT: Final = Path(__file__).parent.parent
 
 
 def on_page_markdown(
@@ -133,7 +135,9 @@ def outdented(box: re.Match[str]) -> str:
 def generated(found: re.Match[str]) -> str:
     """Return the docstrings that the site has in this place."""
     path = found["path"]
-    of: Any = griffe.load(path, docstring_parser="google", resolve_aliases=True)
+    of: Any = griffe.load(
+        path, search_paths=[_ROOT], docstring_parser="google", resolve_aliases=True
+    )
     members = found["members"].split()[1::2]
     if not members and of.is_module:
         members = [name for name, member in of.members.items() if member.is_public]

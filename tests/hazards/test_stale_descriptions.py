@@ -1,6 +1,7 @@
 """A column changes its type under a live connection; no value is cut, no key rounded."""
 
 import asyncio
+import contextlib
 import datetime as dt
 from collections.abc import Awaitable, Callable
 from decimal import Decimal
@@ -16,6 +17,7 @@ from aioupsert import (
     create_or_update,
     create_or_update_many,
     get_or_create,
+    get_or_create_many,
     iter_create_or_update,
 )
 from tests.support.databases import Database, PostgresDatabase, SQLiteDatabase
@@ -268,6 +270,28 @@ async def test_calls_that_share_a_connection_all_know(pg: PostgresDatabase) -> N
         await pg.run(f"ALTER TABLE t ALTER v TYPE {kind} USING NULL")
         await asyncio.gather(*calls)
         assert await pg.query("SELECT DISTINCT v FROM t") == [(value,)]
+
+
+@pytest.mark.parametrize("call", [create_or_update_many, get_or_create_many])
+@pytest.mark.parametrize("inside", [False, True], ids=["own", "caller's"])
+async def test_a_table_that_is_made_again_is_not_written_row_by_row(
+    pg: PostgresDatabase, call: Any, *, inside: bool
+) -> None:
+    table = "CREATE TABLE t (id serial PRIMARY KEY, k text UNIQUE)"
+    rows = [{"k": f"k{number}"} for number in range(50)]
+    conn: Any = pg.handle
+    await pg.run(table)
+    await call(conn, "t", rows, key="k")
+    await pg.run(f"DROP TABLE t; {table}")
+    sent: list[str] = []
+    async with pg.transaction() if inside else contextlib.nullcontext():
+        with conn.query_logger(lambda record: sent.append(record.query)):
+            await call(conn, "t", rows, key="k")
+    # What the driver asks for types and settings is among them.
+    assert len(sent) < 30
+    assert await pg.query("SELECT id, k FROM t ORDER BY id") == [
+        (number, row["k"]) for number, row in enumerate(rows, start=1)
+    ]
 
 
 # --- SQLite ---------------------------------------------------------------------------

@@ -48,6 +48,7 @@ from aioupsert._engines.commands import (
     FoundRows,
     ResultRow,
     ResultRows,
+    StaleTableError,
     Steps,
     in_scope,
 )
@@ -150,6 +151,7 @@ class PostgresqlBatch:
         locks: The queries for rows that are locked, and for who has locked them; none
             where this is never asked.
         same_keys: The query for which rows have the same key; None if none have.
+        same_table: The query for whether the table is the one that was reflected.
     """
 
     per_row: PostgresqlCall
@@ -166,6 +168,7 @@ class PostgresqlBatch:
     draw: tuple[str, ...] = ()
     locks: tuple[KeyLock, ...] = ()
     same_keys: KeyLock | None = None
+    same_table: str = ""
 
     def find_locked(self, group: RowGroup) -> Steps[FoundRows] | None:
         """Find the rows that cannot be locked now or do not exist."""
@@ -193,6 +196,8 @@ class PostgresqlBatch:
             pending = yield from _GroupWrite(self, self.upsert, group, outcome).rounds(
                 pending
             )
+            if len(pending) == len(group.positions):
+                yield from self._check_table()
             if self.same_keys is not None and len(pending) > _FEW_ROWS:
                 rest = group.part(pending)
                 if (
@@ -204,6 +209,20 @@ class PostgresqlBatch:
         for row in self._in_key_order(group, pending):
             result = yield from self.per_row.write(group.values(row))
             outcome.add(group.positions[row], result)
+
+    def _check_table(self) -> Steps[None]:
+        """
+        Check that the table is the one whose defaults were written, which is rarely not.
+
+        Raises:
+            StaleTableError: It is another one, of which each row would be left.
+        """
+        # Not prepared: it would be answered as it was when it was planned.
+        found = yield Command(self.same_table, kind="once")
+        if not found[0][0]:
+            label = self.per_row.plan.table.label
+            msg = f"{label} has been created again since it was reflected"
+            raise StaleTableError(msg)
 
     def _write_in_turns(
         self,
