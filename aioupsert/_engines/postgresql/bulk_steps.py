@@ -283,7 +283,8 @@ class PostgresqlBatch:
             or not self.takes_arrays
             or not group.distinct
             or number > MAX_ARRAY_ROWS
-            or (whole and not self.upsert.writes_all)
+            # A value that a driver does not take in an array may pass by itself.
+            or (whole and (number == 1 or not self.upsert.writes_all))
         ):
             return None
         return _GroupWrite(self, self.upsert, group, outcome).by_arrays(range(number))
