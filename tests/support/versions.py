@@ -15,6 +15,9 @@ asyncpg_cancels_well = pytest.mark.skipif(
     ASYNCPG < (0, 32), reason="asyncpg before 0.32 breaks its own connection"
 )
 
+# psycopg before 3.3.6 does not notice when a caller drops its prepared statements.
+NOTICES_DROPS: Final = tuple(map(int, version("psycopg").split(".")[:3])) >= (3, 3, 6)
+
 # asyncpg before 0.31 takes no codec for the type of the names in the catalog.
 NAME: Final = ("name",) if ASYNCPG >= (0, 31) else ()
 
