@@ -73,9 +73,14 @@ async def test_they_are_rows_of_every_call(db: Database) -> None:
     assert await db.query("SELECT k FROM t ORDER BY k") == [(1,), (5,)]
 
 
-@pytest.mark.parametrize("size", [12, 6_000], ids=["arrays", "copied"])
+@pytest.mark.parametrize(
+    ("db", "size"),
+    [("asyncpg", 12), ("asyncpg", 6_000), ("psycopg", 6_000)],
+    indirect=["db"],
+    ids=["arrays", "copied", "copied by psycopg"],
+)
 async def test_values_are_stored_as_those_of_dicts(
-    pg: PostgresDatabase, size: int
+    db: PostgresDatabase, size: int
 ) -> None:
     columns: dict[str, tuple[str, Any]] = {
         "k": ("integer PRIMARY KEY", pa.array(range(size), pa.uint32())),
@@ -107,7 +112,7 @@ async def test_values_are_stored_as_those_of_dicts(
         ),
         "nothing": ("text", pa.nulls(size)),
     }
-    await check(pg, columns)
+    await check(db, columns)
 
 
 async def test_days_that_are_infinity_to_a_driver_are_so_here(

@@ -459,6 +459,30 @@ async def test_other_rows_of_a_bulk_call_over_several_connections_go_on(
 
 
 @on_pool
+async def test_a_row_that_waits_for_another_one_s_value_is_found_by_halving(
+    db: PostgresDatabase,
+) -> None:
+    await db.run(
+        "CREATE TABLE t (k integer PRIMARY KEY, n integer UNIQUE);"
+        "INSERT INTO t SELECT i, 0 - i FROM generate_series(1, 10) i"
+    )
+    values = [{"k": k, "n": k} for k in range(1, 11)]
+    async with db.connect() as other:
+        # The row itself can be locked.
+        await other.execute("BEGIN; INSERT INTO t VALUES (100, 6)")
+        call = asyncio.create_task(
+            create_or_update_many(
+                db.handle, "t", values, key="k", batch_size=10, connections=2
+            )
+        )
+        await has_stored(db, 9)
+        assert not call.done()
+        await other.execute("ROLLBACK")
+        assert (await call).updated == 10
+    assert await numbers(db) == {k: k for k in range(1, 11)}
+
+
+@on_pool
 async def test_not_any_number_of_rows_is_kept_until_the_end(
     db: PostgresDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -206,7 +206,13 @@ class PostgresqlBatch:
                     )
                 ):
                     return
-        for row in self._in_key_order(group, pending):
+        yield from self._write_each(group, self._in_key_order(group, pending), outcome)
+
+    def _write_each(
+        self, group: RowGroup, rows: Sequence[int], outcome: BatchOutcome
+    ) -> Steps[None]:
+        """Write rows of a group one by one."""
+        for row in rows:
             result = yield from self.per_row.write(group.values(row))
             outcome.add(group.positions[row], result)
 
@@ -246,9 +252,7 @@ class PostgresqlBatch:
         for _, turn in in_turns([group], [keys], plan.table):
             write = _GroupWrite(self, upsert, turn, outcome)
             left = yield from write.rounds(range(len(turn.positions)))
-            for row in left:
-                result = yield from self.per_row.write(turn.values(row))
-                outcome.add(turn.positions[row], result)
+            yield from self._write_each(turn, left, outcome)
             outcome.add_merged(turn.merged, updates=bool(plan.update))
         return True
 
