@@ -38,7 +38,7 @@ keep_in_memory()
 
 settings.register_profile(
     "quick",
-    max_examples=25,
+    max_examples=15,
     deadline=None,
     derandomize=True,
     # A fixture is the same for each example, and each empties the table.

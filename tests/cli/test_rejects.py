@@ -264,7 +264,7 @@ def test_what_is_no_regular_file_is_written_to_directly(
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
-@pytest.mark.parametrize("rows", [1, 5_000])
+@pytest.mark.parametrize("rows", [1, 1_500])
 def test_a_full_disk_ends_the_load(
     sqlite_database: CliDatabase, file: Write, rows: int
 ) -> None:
