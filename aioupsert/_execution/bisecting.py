@@ -54,8 +54,9 @@ class Search:
         self._groups: Sequence[RowGroup] = ()
         self._passed: set[int] = set()
         self._suspects: set[int] = set()
-        # The rows that share a cell, by the position of each of them.
+        # The rows that share a cell, by the position of each of them; looked for once.
         self._alike: dict[int, list[set[int]]] = {}
+        self._is_looked_for = False
         self._in_any_order = False
 
     def suspect_from(self, groups: Sequence[RowGroup]) -> None:
@@ -105,8 +106,9 @@ class Search:
         if position in self._suspects:
             self._suspects.remove(position)
             return  # those like it are suspected already
-        if not self._alike:
+        if not self._is_looked_for:
             self._alike = self._find_alike()
+            self._is_looked_for = True
         for those in self._alike.get(position, ()):
             if those.isdisjoint(self._passed):
                 self._suspects |= those
