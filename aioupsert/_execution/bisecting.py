@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Iterator, Sequence
 from itertools import chain
 from typing import NamedTuple
@@ -54,9 +55,6 @@ class Search:
         self._groups: Sequence[RowGroup] = ()
         self._passed: set[int] = set()
         self._suspects: set[int] = set()
-        # The rows that share a cell, by the position of each of them; looked for once.
-        self._alike: dict[int, list[set[int]]] = {}
-        self._is_looked_for = False
         self._in_any_order = False
 
     def suspect_from(self, groups: Sequence[RowGroup]) -> None:
@@ -106,16 +104,14 @@ class Search:
         if position in self._suspects:
             self._suspects.remove(position)
             return  # those like it are suspected already
-        if not self._is_looked_for:
-            self._alike = self._find_alike()
-            self._is_looked_for = True
         for those in self._alike.get(position, ()):
             if those.isdisjoint(self._passed):
                 self._suspects |= those
         self._suspects.discard(position)
 
-    def _find_alike(self) -> dict[int, list[set[int]]]:
-        """Return the rows that share a cell which few others have."""
+    @functools.cached_property
+    def _alike(self) -> dict[int, list[set[int]]]:
+        """The rows that share a cell which few others have, by the position of each."""
         positions = self._batch.positions
         by_cell: dict[tuple[RequestShape, int], dict[Value, list[int]]] = {}
         for group in self._groups:
