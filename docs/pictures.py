@@ -41,7 +41,7 @@ FORMAT: Final = """\
 </g>
 </svg>
 """
-# What a progress bar writes before it draws itself anew.
+# What a progress bar writes before it is drawn again.
 AGAIN: Final = re.compile(r"\r\x1b\[2K")
 OTHER_ESCAPES: Final = re.compile(r"\x1b\[(?!\d*(?:;\d+)*m)[?\d;]*[A-Za-z]")
 

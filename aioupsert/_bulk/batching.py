@@ -151,7 +151,7 @@ async def next_batch(
 
     Args:
         batches: The batches.
-        session: Where to they are written.
+        session: Where they are written.
         timeout: Seconds after which tasks that wait for its connection, which this call
             may hold, are refused: the rows may depend on them.
     """

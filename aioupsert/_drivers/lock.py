@@ -24,7 +24,7 @@ class ConnectionLock:
 
     One call may hold a connection for its whole transaction while it waits for its rows.
     If these come from a task that waits for the connection, neither would ever end, and
-    nobody can tell, as they may come through a queue.
+    the library cannot see it, as the rows may come through a queue.
     """
 
     __slots__ = ("_is_held", "_waiters")

@@ -154,7 +154,7 @@ class Summary:
             summary.add_row("repeated keys", str(self.repeated_keys))
         summary.add_row("seconds", f"{self.seconds:.2f}")
         console = Console()
-        # Where nobody reads any more, its own print would end the process.
+        # If nobody reads the output any more, its own print would end the process.
         with console.capture() as captured:
             console.print(summary)
         typer.echo(captured.get(), nl=False)

@@ -74,5 +74,5 @@ def test_the_picture_of_the_help_shows_it_as_it_is() -> None:
     svg = (DOCS / "images" / "help.svg").read_text("utf-8")
     drawn = re.findall(r"<text [^>]*>(.*?)</text>", svg, re.DOTALL)
     seen = " ".join(html.unescape("".join(drawn)).split())
-    # Else draw it anew: python docs/pictures.py
+    # If it differs, draw it again: python docs/pictures.py
     assert [line for line in printed("aioupsert --help") if line not in seen] == []
