@@ -15,6 +15,7 @@ import asyncpg
 import psycopg
 import psycopg_pool
 import pytest
+from psycopg.rows import dict_row
 
 from tests.support.databases import close
 from tests.support.servers import account_for, free_port, temporary_folder
@@ -31,6 +32,7 @@ listen_addr = 127.0.0.1
 listen_port = {port}
 unix_socket_dir =
 auth_type = any
+admin_users = anybody
 pool_mode = {mode}
 default_pool_size = {size}
 max_client_conn = 500
@@ -117,11 +119,23 @@ async def answers(dsn: str, process: subprocess.Popen[bytes]) -> bool:
     return False
 
 
+async def sessions_of(bouncer: str) -> list[int]:
+    """
+    The server's sessions that a PgBouncer has, by the number of their process.
+
+    Their names do not tell: RESET ALL, which asyncpg's pool sends, takes the name away.
+    """
+    console = await psycopg.AsyncConnection.connect(
+        bouncer, dbname="pgbouncer", autocommit=True, row_factory=dict_row
+    )
+    async with console, psycopg.AsyncClientCursor(console) as cursor:
+        await cursor.execute("SHOW SERVERS")
+        return [row["remote_pid"] for row in await cursor.fetchall()]
+
+
 class Driver(NamedTuple):
     """
     How a driver is used behind PgBouncer in transaction mode.
-
-    Both are given the DSN, and a name that tells the test's sessions from others.
 
     Attributes:
         connect: Opens a connection; its `transaction()` is a caller's.
@@ -130,19 +144,14 @@ class Driver(NamedTuple):
             has the server end what was cancelled.
     """
 
-    connect: Callable[[str, str], AbstractAsyncContextManager[Any]]
-    pool: Callable[[str, str], AbstractAsyncContextManager[Any]]
+    connect: Callable[[str], AbstractAsyncContextManager[Any]]
+    pool: Callable[[str], AbstractAsyncContextManager[Any]]
     patient: bool
 
 
-# PgBouncer takes no other setting of a session, so there is no search_path.
-def asyncpg_options(name: str) -> dict[str, Any]:
-    return {"statement_cache_size": 0, "server_settings": {"application_name": name}}
-
-
 @asynccontextmanager
-async def asyncpg_connected(dsn: str, name: str) -> AsyncIterator[Any]:
-    connection = await asyncpg.connect(dsn, **asyncpg_options(name))
+async def asyncpg_connected(dsn: str) -> AsyncIterator[Any]:
+    connection = await asyncpg.connect(dsn, statement_cache_size=0)
     try:
         yield connection
     finally:
@@ -150,9 +159,9 @@ async def asyncpg_connected(dsn: str, name: str) -> AsyncIterator[Any]:
 
 
 @asynccontextmanager
-async def asyncpg_pooling(dsn: str, name: str) -> AsyncIterator[Any]:
+async def asyncpg_pooling(dsn: str) -> AsyncIterator[Any]:
     pool = await asyncpg.create_pool(
-        dsn, min_size=1, max_size=10, **asyncpg_options(name)
+        dsn, min_size=1, max_size=10, statement_cache_size=0
     )
     try:
         yield pool
@@ -160,24 +169,19 @@ async def asyncpg_pooling(dsn: str, name: str) -> AsyncIterator[Any]:
         await close(pool)
 
 
-def psycopg_options(name: str) -> dict[str, Any]:
-    return {"prepare_threshold": None, "application_name": name}
-
-
 @asynccontextmanager
-async def psycopg_connected(dsn: str, name: str) -> AsyncIterator[Any]:
-    options = psycopg_options(name)
+async def psycopg_connected(dsn: str) -> AsyncIterator[Any]:
     connection: Any = await psycopg.AsyncConnection.connect(
-        dsn, autocommit=True, **options
+        dsn, autocommit=True, prepare_threshold=None
     )
     async with connection:
         yield connection
 
 
 @asynccontextmanager
-async def psycopg_pooling(dsn: str, name: str) -> AsyncIterator[Any]:
+async def psycopg_pooling(dsn: str) -> AsyncIterator[Any]:
     async with psycopg_pool.AsyncConnectionPool(
-        dsn, kwargs=psycopg_options(name), min_size=1, max_size=10
+        dsn, kwargs={"prepare_threshold": None}, min_size=1, max_size=10
     ) as pool:
         yield pool
 

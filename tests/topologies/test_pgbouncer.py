@@ -31,7 +31,7 @@ from aioupsert import (
 from tests.support.cancellation import CancelledAt
 from tests.support.databases import PostgresDatabase
 from tests.support.servers import Server
-from tests.topologies.pgbouncer import DRIVERS, Driver, bouncing
+from tests.topologies.pgbouncer import DRIVERS, Driver, bouncing, sessions_of
 
 # Connections to the server, for many times as many clients.
 SIZE: Final = 3
@@ -77,12 +77,11 @@ async def plain(pg: PostgresDatabase) -> PostgresDatabase:
 
 @asynccontextmanager
 async def clients(
-    driver: Driver, dsn: str, name: str, number: int = CLIENTS
+    driver: Driver, dsn: str, number: int = CLIENTS
 ) -> AsyncIterator[list[Any]]:
     async with AsyncExitStack() as stack:
         yield [
-            await stack.enter_async_context(driver.connect(dsn, name))
-            for _ in range(number)
+            await stack.enter_async_context(driver.connect(dsn)) for _ in range(number)
         ]
 
 
@@ -92,17 +91,13 @@ async def sums(pg: PostgresDatabase, table: str = "t") -> dict[int, int]:
     return {key: total for key, total, _ in rows}
 
 
-def bounced(pg: PostgresDatabase) -> str:
-    """What PgBouncer calls its connections for the clients of the test."""
-    return f"bounced_{pg.schema}"
-
-
-async def shared(pg: PostgresDatabase) -> None:
+async def shared(pg: PostgresDatabase, bouncer: str) -> None:
     """See that few sessions did the work, and that nothing is left in them."""
+    pids = ",".join(map(str, await sessions_of(bouncer)))
     ((sessions, busy, locks),) = await pg.query(
         "SELECT count(*), count(*) FILTER (WHERE state <> 'idle'),"
         " count(*) FILTER (WHERE EXISTS (SELECT FROM pg_locks l WHERE l.pid = a.pid))"
-        f" FROM pg_stat_activity a WHERE application_name = '{bounced(pg)}'"
+        f" FROM pg_stat_activity a WHERE pid IN ({pids})"
     )
     assert 1 <= sessions <= SIZE
     assert not busy
@@ -131,12 +126,12 @@ async def test_counters_are_exact(
             )
             created[key] += result.created
 
-    async with clients(driver, bouncer, bounced(plain)) as conns:
+    async with clients(driver, bouncer) as conns:
         await asyncio.gather(*map(work, conns))
     each = CLIENTS * CALLS // 4
     assert await sums(plain, table) == dict.fromkeys(range(4), each)
     assert created == dict.fromkeys(range(4), 1)
-    await shared(plain)
+    await shared(plain, bouncer)
 
 
 async def test_all_kinds_of_calls_at_once_are_exact(
@@ -201,8 +196,8 @@ async def test_all_kinds_of_calls_at_once_are_exact(
         created.update({-1: sum(result.created for result in results)})
 
     async with (
-        clients(driver, bouncer, bounced(plain)) as conns,
-        driver.pool(bouncer, bounced(plain)) as pool,
+        clients(driver, bouncer) as conns,
+        driver.pool(bouncer) as pool,
     ):
         await asyncio.gather(
             *(single(conn, number) for number, conn in enumerate(conns[4:])),
@@ -224,7 +219,7 @@ async def test_all_kinds_of_calls_at_once_are_exact(
     assert created.total() == MANY
     copied = sum(record.message.startswith(COPIED) for record in caplog.records)
     assert copied >= 3, "each of the large ones was copied"
-    await shared(plain)
+    await shared(plain, bouncer)
 
 
 @pytest.mark.parametrize("kind", ["single", "exact", "bulk"])
@@ -257,18 +252,18 @@ async def test_a_cancelled_call_leaves_nothing_in_the_session_that_others_get(
             await call(conn)
             acknowledged += 1
 
-    async with clients(driver, bouncer, bounced(plain)) as conns:
+    async with clients(driver, bouncer) as conns:
         await introduce(conns)
         await asyncio.gather(*(work(conn, n) for n, conn in enumerate(conns)))
         stored = (await sums(plain))[0]
     assert unknown
     assert acknowledged <= stored <= acknowledged + unknown
-    await shared(plain)
+    await shared(plain, bouncer)
 
 
 async def introduce(conns: list[Any]) -> None:
     """
-    Have every session of the server know its clients, who have one name.
+    Have every session of the server know its clients, who have the same settings.
 
     PgBouncer has a session take its client's settings before it lends it. Where it is
     this that a cancellation ends, it closes the client's connection.
