@@ -1,5 +1,6 @@
 """Fixtures: a server for the run, a database for each test."""
 
+import os
 import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
@@ -50,6 +51,11 @@ settings.register_profile(
 settings.load_profile("quick")
 
 DRIVERS: Final = ("asyncpg", "psycopg", "psycopg-pool", "aiosqlite")
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """More processes than processors: many tests wait for a lock, a limit or a server."""
+    return (os.cpu_count() or 1) * 3 // 2
 
 
 def pytest_report_header() -> list[str]:

@@ -206,11 +206,11 @@ def test_lines_of_json_are_read_as_they_are_asked_for() -> None:
 
 
 def test_an_array_of_json_is_read_as_it_is_asked_for() -> None:
-    binary = io.BytesIO(b"[" + b'{"a": 1},\n' * 100_000 + b"{}]")
+    binary = io.BytesIO(b"[" + b'{"a": 1},\n' * 30_000 + b"{}]")
     rows = read_json("test", binary, ReadOptions())
     assert next(rows) == {"a": 1}
     assert binary.tell() < 100_000
-    assert sum(1 for _ in rows) == 100_000
+    assert sum(1 for _ in rows) == 30_000
 
 
 @pytest.mark.parametrize("name", ["t.csv", "t.csv.gz", "t.jsonl", "t.json"])

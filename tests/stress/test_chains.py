@@ -7,7 +7,7 @@ import pytest
 from tests.stress.chains import CASES, Size, chain
 from tests.support.servers import Server
 
-SHORT = Size(writers=8, calls=160)
+SHORT = Size(writers=6, calls=96)
 
 
 @pytest.mark.parametrize(("kind", "name"), CASES)
