@@ -127,7 +127,7 @@ distinct_or_not = pytest.mark.parametrize(
 async def test_so_they_are_with_rows_that_are_copied(
     pg: PostgresDatabase, table: str, *, distinct: bool
 ) -> None:
-    await check_sums(pg, table, writing=16, most=200, distinct=distinct)
+    await check_sums(pg, table, writing=8, most=200, distinct=distinct)
 
 
 @distinct_or_not
@@ -179,7 +179,7 @@ async def test_so_they_are_in_batches_that_are_committed_each(
             )
             sums.add(rows, result)
 
-    async with writers(pg, 16) as conns:
+    async with writers(pg, 8) as conns:
         await together(conns, work)
     await sums.check(pg)
 
@@ -323,10 +323,10 @@ async def test_rows_that_nobody_changes_have_one_creator(
         ours = choose.sample(rows, len(rows))
         results.append(await create_or_update_many(conn, "t", ours, key="k", **options))
 
-    async with writers(pg, 16) as conns:
+    async with writers(pg, 8) as conns:
         await together(conns, work)
     assert sum(result.created for result in results) == 400
-    assert sum(result.unchanged for result in results) == 15 * 400
+    assert sum(result.unchanged for result in results) == 7 * 400
     assert await pg.query("SELECT k, n FROM t ORDER BY k") == [
         (n, n) for n in range(400)
     ]
@@ -336,16 +336,16 @@ async def test_only_the_newest_version_wins(pg: PostgresDatabase) -> None:
     await pg.run("CREATE TABLE t (k integer PRIMARY KEY, version integer, by integer)")
 
     async def work(conn: Any, number: int) -> None:
-        for version in range(number, 64, 16):
+        for version in range(number, 32, 8):
             rows = [{"k": k, "version": version, "by": number} for k in range(50)]
             random.Random(version).shuffle(rows)  # noqa: S311  # no secret
             await create_or_update_many(
                 conn, "t", rows, key="k", where=Excluded("version") > F("version")
             )
 
-    async with writers(pg, 16) as conns:
+    async with writers(pg, 8) as conns:
         await together(conns, work)
-    assert await pg.query("SELECT DISTINCT version, by FROM t") == [(63, 15)]
+    assert await pg.query("SELECT DISTINCT version, by FROM t") == [(31, 7)]
 
 
 @pytest.mark.parametrize("table", TABLES)
@@ -388,9 +388,9 @@ async def test_beside_deleters_nothing_is_lost_or_counted_twice(
                 deleted[row["k"]] += row["n"]
 
     async def work(conn: Any, number: int) -> None:
-        await (delete if number < 4 else write)(conn, number)
+        await (delete if number < 3 else write)(conn, number)
 
-    async with writers(pg, 16) as conns:
+    async with writers(pg, 8) as conns:
         await together(conns, work)
     stored = dict(await pg.query("SELECT k, n FROM t"))
     for key in range(20):

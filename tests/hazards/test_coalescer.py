@@ -65,7 +65,7 @@ CLOSED: Final = (ValueError, sqlite3.ProgrammingError)
 GONE: Final = (*ENDED, psycopg.OperationalError)
 # So many calls are made where each may be cancelled or be wrong; more take longer, and
 # show rarer things.
-CALLS: Final = 3_000
+CALLS: Final = 2_000
 of_pool = pytest.mark.parametrize("db", ["pool", "psycopg_pool"], indirect=True)
 of_postgresql = pytest.mark.parametrize(
     "db", ["asyncpg", "pool", "psycopg", "psycopg_pool"], indirect=True

@@ -66,7 +66,7 @@ async def test_counters_and_flags_are_exact_amid_deletes(
 ) -> None:
     await pg.run(f"CREATE TABLE t ({COUNTER})")
     await race_with_deletes(
-        pg, number=32, calls=30, keys=[1, 2, 3, 4], strategy=strategy
+        pg, number=16, calls=30, keys=[1, 2, 3, 4], strategy=strategy
     )
 
 
@@ -96,7 +96,7 @@ async def test_so_they_are_on_other_kinds_of_table(
     pg: PostgresDatabase, kind: str
 ) -> None:
     await pg.run(TABLES[kind])
-    await race_with_deletes(pg, number=32, calls=15, keys=[1, 2, 3, 4])
+    await race_with_deletes(pg, number=16, calls=15, keys=[1, 2, 3, 4])
 
 
 async def test_so_they_are_under_an_exclusion_constraint(pg: PostgresDatabase) -> None:
@@ -106,7 +106,7 @@ async def test_so_they_are_under_an_exclusion_constraint(pg: PostgresDatabase) -
         " EXCLUDE USING gist (k WITH =))"
     )
     keys = [asyncpg.Range(n, n + 1) for n in range(4)]
-    await race_with_deletes(pg, number=32, calls=15, keys=keys)
+    await race_with_deletes(pg, number=16, calls=15, keys=keys)
 
 
 async def test_so_they_are_when_serializable_is_the_default(
@@ -130,13 +130,13 @@ async def test_a_fresh_key_has_one_creator(pg: PostgresDatabase) -> None:
 
     async def work(conn: Any, _: int) -> None:
         # All in the same order, so that they meet.
-        for key in range(300):
+        for key in range(150):
             result = await count(conn, key)
             creators[key] += result.created
 
     async with clients(pg, 16) as conns:
         await together(conns, work)
-    assert creators == dict.fromkeys(range(300), 1)
+    assert creators == dict.fromkeys(range(150), 1)
     assert await pg.query("SELECT DISTINCT hits FROM t") == [(16,)]
 
 
@@ -154,9 +154,9 @@ async def test_a_fresh_key_has_one_creator_when_there_is_nothing_to_update(
             actions[result.action] += 1
             assert result.row == {"k": key, "hits": 0}
 
-    async with clients(pg, 32) as conns:
+    async with clients(pg, 16) as conns:
         await together(conns, work)
-    assert actions == {Action.CREATED: 20, Action.UNCHANGED: 20 * 31}
+    assert actions == {Action.CREATED: 20, Action.UNCHANGED: 20 * 15}
 
 
 @pytest.mark.parametrize("strategy", ["auto", "exact"])
@@ -177,10 +177,10 @@ async def test_a_row_that_is_the_same_by_two_unique_columns_is_updated(
                 strategy=strategy,
             )
 
-    async with clients(pg, 24) as conns:
+    async with clients(pg, 12) as conns:
         await together(conns, work)
     assert await pg.query("SELECT count(*), min(hits), max(hits) FROM t") == [
-        (40, 24, 24)
+        (40, 12, 12)
     ]
 
 
