@@ -4,7 +4,13 @@ from uuid import uuid4
 
 import pytest
 
-from tests.cli.databases import CliDatabase, Write, postgresql_in, sqlite_in
+from tests.cli.databases import (
+    CliDatabase,
+    PostgresSession,
+    Write,
+    postgresql_in,
+    sqlite_in,
+)
 from tests.cli.prices import STORED, TABLE
 from tests.support.servers import Server
 
@@ -15,11 +21,18 @@ def sqlite_database(tmp_path: Path) -> CliDatabase:
     return sqlite_in(tmp_path)
 
 
+@pytest.fixture(scope="session")
+def postgres_session(pg_server: Server) -> Iterator[PostgresSession]:
+    session = PostgresSession(pg_server.dsn)
+    yield session
+    session.close()
+
+
 @pytest.fixture
-def postgresql_database(pg_server: Server) -> Iterator[CliDatabase]:
+def postgresql_database(postgres_session: PostgresSession) -> Iterator[CliDatabase]:
     """A schema of PostgreSQL, by the URL's search_path."""
     schema = f"t_{uuid4().hex}"
-    database = postgresql_in(pg_server.dsn, schema)
+    database = postgresql_in(postgres_session, schema)
     database.query(f"CREATE SCHEMA {schema}")
     yield database
     database.query(f"DROP SCHEMA {schema} CASCADE")

@@ -1,6 +1,7 @@
 """The command line run in this process, on a database of either engine."""
 
 import asyncio
+import functools
 import os
 import sqlite3
 from collections.abc import Callable
@@ -9,9 +10,13 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 import asyncpg
+from typer import main, testing
 from typer.testing import CliRunner, Result
 
 from aioupsert.cli.app import app
+
+# To make the command takes longer than most runs of it.
+testing._get_command = functools.cache(main.get_command)  # type: ignore[attr-defined]
 
 EXAMPLES: Final = Path(__file__).parents[2] / "examples"
 
@@ -89,17 +94,33 @@ def sqlite_in(folder: Path) -> CliDatabase:
     return CliDatabase(f"sqlite:///{path}", query)
 
 
-def postgresql_in(dsn: str, schema: str) -> CliDatabase:
-    async def ask(sql: str) -> list[tuple[Any, ...]]:
-        connection = await asyncpg.connect(dsn, server_settings={"search_path": schema})
-        try:
-            return [tuple(row) for row in await connection.fetch(sql)]
-        finally:
-            await connection.close()
+class PostgresSession:
+    """One connection for the queries of all tests, in a loop of its own."""
 
-    separator = "&" if "?" in dsn else "?"
-    url = f"{dsn}{separator}options=-csearch_path%3D{schema}"
-    return CliDatabase(url, lambda sql: asyncio.run(ask(sql)))
+    def __init__(self, dsn: str) -> None:
+        self.dsn = dsn
+        self._runner = asyncio.Runner()
+        self._connection = self._runner.run(self._connect())
+
+    async def _connect(self) -> "asyncpg.Connection[asyncpg.Record]":
+        return await asyncpg.connect(self.dsn, statement_cache_size=0)
+
+    def query(self, schema: str, sql: str) -> list[tuple[Any, ...]]:
+        return self._runner.run(self._query(schema, sql))
+
+    async def _query(self, schema: str, sql: str) -> list[tuple[Any, ...]]:
+        await self._connection.execute(f"RESET ALL; SET search_path = {schema}")
+        return [tuple(row) for row in await self._connection.fetch(sql)]
+
+    def close(self) -> None:
+        self._runner.run(self._connection.close())
+        self._runner.close()
+
+
+def postgresql_in(session: PostgresSession, schema: str) -> CliDatabase:
+    separator = "&" if "?" in session.dsn else "?"
+    url = f"{session.dsn}{separator}options=-csearch_path%3D{schema}"
+    return CliDatabase(url, functools.partial(session.query, schema))
 
 
 def environment() -> dict[str, str]:

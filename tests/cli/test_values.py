@@ -118,7 +118,6 @@ def test_a_value_of_json_in_postgresql(
         else expected_counts(1, unchanged=1)
     )
     assert counts(result) == expected
-    postgresql_database.query("SET timezone = 'UTC'")
     assert postgresql_database.query(
         "SELECT v::text FROM (SELECT set_config('timezone', 'UTC', true)) AS s, t"
     ) == [(stored,)]
