@@ -35,6 +35,7 @@ from aioupsert import (
     preview,
 )
 from tests.support.databases import Database, psycopg_pooling
+from tests.support.tables import create_tables
 
 NOON = dt.datetime(2026, 1, 2, 12, tzinfo=dt.UTC)
 
@@ -133,9 +134,8 @@ class Wrapped(sa.types.UserDefinedType[str]):
 
 
 @pytest.fixture(autouse=True)
-async def tables(engine: AsyncEngine) -> None:
-    async with engine.begin() as connection:
-        await connection.run_sync(Base.metadata.create_all)
+async def tables(place: Database) -> None:
+    await create_tables(place, Base.metadata)
 
 
 @pytest.fixture

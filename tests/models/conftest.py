@@ -18,6 +18,7 @@ from tests.support.databases import (
 from tests.support.engines import engine_on
 from tests.support.keeping import Keeper
 from tests.support.servers import Server
+from tests.support.tables import create_tables
 
 MakeEngine: TypeAlias = Callable[..., AsyncEngine]
 
@@ -48,11 +49,10 @@ def make_engine(
 
 
 @pytest.fixture
-async def engine(make_engine: MakeEngine) -> AsyncIterator[AsyncEngine]:
+async def engine(db: Database, make_engine: MakeEngine) -> AsyncIterator[AsyncEngine]:
     """An engine on tables that are there."""
+    await create_tables(db, Base.metadata)
     made = make_engine()
-    async with made.begin() as connection:
-        await connection.run_sync(Base.metadata.create_all)
     yield made
     await made.dispose()
 

@@ -35,6 +35,8 @@ from aioupsert import (
     iter_create_or_update,
 )
 from tests.models.conftest import MakeEngine
+from tests.support.databases import Database
+from tests.support.tables import create_tables
 
 tokens = (f"token {number}" for number in itertools.count())
 
@@ -193,13 +195,10 @@ class Parcel(Base):
 
 
 @pytest.fixture
-async def engine(make_engine: MakeEngine) -> AsyncIterator[AsyncEngine]:
+async def engine(db: Database, make_engine: MakeEngine) -> AsyncIterator[AsyncEngine]:
+    await create_tables(db, Base.metadata)
     made = make_engine()
-    async with made.begin() as connection:
-        await connection.run_sync(Base.metadata.create_all)
     yield made
-    async with made.begin() as connection:
-        await connection.run_sync(Base.metadata.drop_all)
     await made.dispose()
 
 

@@ -2,15 +2,17 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import cache
 from typing import Any
 
 import asyncpg
+from sqlalchemy import MetaData, create_mock_engine
 
 from aioupsert._drivers import session_on
 from aioupsert._engines.postgresql.catalog import reflect_any
 from aioupsert._execution.table_cache import read_table
 from aioupsert._plan.schema import Table, table_name
-from tests.support.databases import PostgresDatabase
+from tests.support.databases import Database, PostgresDatabase
 from tests.support.servers import Server
 
 
@@ -70,3 +72,20 @@ async def without_temporary_tables(
     finally:
         await pg.run(f"DROP DATABASE {name} WITH (FORCE)")
         await pg.run(f"DROP ROLE {name}")
+
+
+async def create_tables(db: Database, metadata: MetaData) -> None:
+    """Do what `create_all` does, which takes longer than most tests."""
+    dialect = "postgresql" if isinstance(db, PostgresDatabase) else "sqlite"
+    await db.run(create_script(metadata, dialect))
+
+
+@cache
+def create_script(metadata: MetaData, dialect: str) -> str:
+    def add(statement: Any, *_: object, **__: object) -> None:
+        statements.append(str(statement.compile(dialect=engine.dialect)))
+
+    statements: list[str] = []
+    engine = create_mock_engine(f"{dialect}://", add)
+    metadata.create_all(engine, checkfirst=False)
+    return ";".join(statements)
