@@ -263,16 +263,18 @@ async def test_at_random_instants_nothing_acknowledged_is_lost(
 
     async def work(conn: Any, _: int) -> None:
         nonlocal acknowledged, cancelled
-        for turn in range(40):
-            # Longer and longer, as a busy machine may finish nothing in a short time.
-            longest = 0.005 * (turn + 1)
+        longest = 0.005
+        for _ in range(40):
             try:
                 async with asyncio.timeout(instants.uniform(0, longest)):
                     await call(conn, 1)
             except TimeoutError:
                 cancelled += 1
+                # A busy machine may finish nothing in a short time.
+                longest *= 2
             else:
                 acknowledged += 1
+                longest /= 2
         # Cancelled or not, this one must get through.
         await call(conn, 1)
         acknowledged += 1
@@ -304,16 +306,18 @@ async def test_at_random_instants_of_tasks_that_share_a_handle(
 
     async def work() -> None:
         nonlocal acknowledged, cancelled
-        for turn in range(40):
-            # Longer and longer, as a busy machine may finish nothing in a short time.
-            longest = 0.005 * (turn + 1)
+        longest = 0.005
+        for _ in range(40):
             try:
                 async with asyncio.timeout(instants.uniform(0, longest)):
                     await count(db.handle, 1)
             except TimeoutError:
                 cancelled += 1
+                # A busy machine may finish nothing in a short time.
+                longest *= 2
             else:
                 acknowledged += 1
+                longest /= 2
 
     await asyncio.gather(*(work() for _ in range(TASKS)))
     await count(db.handle, 1)
