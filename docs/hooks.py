@@ -1,14 +1,15 @@
 """
 What mkdocs does with the pages of this folder beside building them.
 
-A page may show a file of data: `<!-- table: FILE.csv -->` becomes a table for each value
-of its first column. For machines every page is also written as Markdown, at its address
-with `.md` for the last slash, and `llms.txt` lists them (https://llmstxt.org/).
+A page may show a file of data: a line that is nothing but a link to a CSV file becomes
+its table, and `<!-- sections: FILE.csv -->` a section with a table for each value of its
+first column. For machines every page is also written as Markdown, at its address with
+`.md` for the last slash, and `llms.txt` lists them (https://llmstxt.org/).
 """
 
 import csv
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
@@ -21,7 +22,8 @@ from mkdocs.structure.files import Files
 from mkdocs.structure.nav import Navigation
 from mkdocs.structure.pages import Page
 
-_TABLE: Final = re.compile(r"^<!-- table: (\S+\.csv) -->$", re.MULTILINE)
+_TABLE: Final = re.compile(r"^\[[^]]+\]\((\S+\.csv)\)$", re.MULTILINE)
+_SECTIONS: Final = re.compile(r"^<!-- sections: (\S+\.csv) -->$", re.MULTILINE)
 # A tab, or a box that may be closed, and what is indented below it.
 _BOX: Final = re.compile(
     r'^(?P<indent> *)(?:===|\?\?\?\+?|!!!) .*"(?P<title>.+)"\n'
@@ -48,7 +50,8 @@ def on_page_markdown(
     """Put the tables into the page."""
     del files
     folder = Path(config.docs_dir, page.file.src_path).parent
-    shown = _TABLE.sub(lambda found: tables(folder / found[1]), markdown)
+    shown = _TABLE.sub(lambda found: table(*read(folder / found[1])), markdown)
+    shown = _SECTIONS.sub(lambda found: tables(folder / found[1]), shown)
     _MARKDOWN[page.file.src_uri] = plain(shown)
     return shown
 
@@ -88,20 +91,24 @@ def entry(title: object, name: str) -> str:
 
 def tables(file: Path) -> str:
     """Return a section with a table for each value of the first column."""
-    with file.open(encoding="utf-8", newline="") as opened:
-        rows = [*csv.DictReader(opened)]
-    first, second, *_ = rows[0]
+    header, *rows = read(file)
     parts = []
-    for title, group in groupby(rows, itemgetter(first)):
+    for title, group in groupby(rows, itemgetter(0)):
         some = [*group]
-        columns = [c for c in (*some[0],)[2:] if any(row[c] for row in some)]
-        setting = some[0][second]
+        used = [n for n in range(2, len(header)) if any(row[n] for row in some)]
+        setting = some[0][1]
         parts += [
             f"## {capitalized(title)}\n",
             *([f"{capitalized(setting)}.\n"] if setting else []),
-            table(columns, some),
+            table(*([row[n] for n in used] for row in [header, *some])),
         ]
     return "\n".join(parts)
+
+
+def read(file: Path) -> list[list[str]]:
+    """Return the rows of a file, its header first."""
+    with file.open(encoding="utf-8", newline="") as opened:
+        return [*csv.reader(opened)]
 
 
 def capitalized(text: str) -> str:
@@ -109,10 +116,9 @@ def capitalized(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def table(columns: list[str], rows: Iterable[Mapping[str, str]]) -> str:
+def table(header: Sequence[str], *rows: Sequence[str]) -> str:
     """Return a table in Markdown."""
-    lines = [columns, ["---"] * len(columns)]
-    lines += [[row[column] for column in columns] for row in rows]
+    lines = [header, ["---"] * len(header), *rows]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 

@@ -1,5 +1,6 @@
 """The pages as readers see them: built, served, and opened in a browser."""
 
+import csv
 import functools
 import http.server
 import inspect
@@ -32,6 +33,7 @@ return [...document.querySelectorAll("article *")]
     .map(e => e.outerHTML.slice(0, 200));
 """
 SCREENS: Final = ((390, 844), (1280, 800))
+DATA: Final = sorted(DOCS.rglob("*.csv"))
 COLOR: Final = "return getComputedStyle(document.body).backgroundColor"
 
 
@@ -158,6 +160,22 @@ def test_the_pages_for_machines_are_whole(site: Path) -> None:
     assert not re.search(
         r"^ *(===|\?\?\?|:::) ", "\n".join(texts.values()), re.MULTILINE
     )
+
+
+@pytest.mark.parametrize("file", DATA, ids=map(page_name, DATA))
+def test_every_row_of_data_is_shown(site: Path, file: Path) -> None:
+    (page,) = (page for page in PAGES if f"{file.name})" in page.read_text("utf-8"))
+    shown = (site / page_name(page)).read_text("utf-8").splitlines()
+    tables = {filled(line.strip("|").split("|")) for line in shown}
+    with file.open(encoding="utf-8", newline="") as opened:
+        rows = [*csv.reader(opened)][1:]
+    assert rows
+    # The first two columns of sections are their headings.
+    assert [r for r in rows if not {filled(r), filled(r[2:])} & tables] == []
+
+
+def filled(cells: list[str]) -> tuple[str, ...]:
+    return tuple(cell.strip() for cell in cells if cell.strip())
 
 
 @pytest.mark.parametrize("name", aioupsert.__all__)
