@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.documentation.pages import PAGES, ROOT, page_name
+from tests.documentation.pages import DOCS, PAGES, ROOT, page_name
 
-NAMING = [*ROOT.glob("*.md"), *PAGES]
+NAMING = [*ROOT.glob("*.md"), *PAGES, *sorted(DOCS.rglob("*.csv"))]
 
 
 @pytest.mark.parametrize("page", NAMING, ids=map(page_name, NAMING))

@@ -6,11 +6,12 @@ Mutation testing: break the library on purpose, and see which test notices.
 Each fault is injected in a process of its own, by the plugin, and the tests that should
 notice it run there. The same tests pass without a fault: that is the control, which
 comes first. A fault that no test reaches counts as not noticed, since what failed then
-was something else. The table is written to docs/evidence/mutations.md.
+was something else. The table is written to docs/evidence/mutations.csv.
 """
 
 from __future__ import annotations
 
+import csv
 import os
 import re
 import subprocess
@@ -24,7 +25,7 @@ from tests.stress.mutations.faults import MUTATIONS
 from tests.stress.mutations.registry import Mutation
 
 ROOT: Final = Path(__file__).parents[3]
-DOCUMENT: Final = ROOT / "docs" / "evidence" / "mutations.md"
+DOCUMENT: Final = ROOT / "docs" / "evidence" / "mutations.csv"
 # Seconds after which a test counts as hanging.
 _HANGS_AFTER: Final = 45
 
@@ -107,32 +108,9 @@ def _failed(done: subprocess.CompletedProcess[str]) -> str | None:
 
 def document(tests: Mapping[str, str]) -> None:
     """Write which test noticed which fault."""
-    now = [m for m in MUTATIONS.values() if not m.commit]
-    past = [m for m in MUTATIONS.values() if m.commit]
-    rows = "\n".join(f"| {m.title} | `{tests[m.name]}` |" for m in now)
-    past_rows = "\n".join(
-        f"| {m.title} | {m.commit} | `{tests[m.name]}` |" for m in past
-    )
-    DOCUMENT.write_text(
-        f"""# Mutation testing
-
-The library is broken on purpose, in {len(MUTATIONS)} ways, and each time a test fails. `python -m tests.stress mutations` injects one fault after the other, runs the tests that should notice it, and writes this page; the exit code is 1 if no test notices.
-
-A fault is injected at a border of the library, so that moving and renaming its code does not disturb it: in the SQL on its way to a driver, in the errors on their way back, in the arguments and methods of the public objects, in what asyncio does. The faults are in `tests/stress/mutations`; `python -m tests.stress mutations WORD` injects those whose name has the word.
-
-The same tests pass without a fault, which the command checks first. A fault counts as noticed only if the failing test reached it.
-
-| fault | the first test that failed |
-|---|---|
-{rows}
-
-## Faults from the history
-
-The library had these faults once. Each was found by a test, and is injected again to see that a test still finds it.
-
-| fault | fixed by | the first test that failed |
-|---|---|---|
-{past_rows}
-""",
-        "utf-8",
-    )
+    with DOCUMENT.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(("fault", "the first test that failed", "fixed by"))
+        writer.writerows(
+            (m.title, f"`{tests[m.name]}`", m.commit) for m in MUTATIONS.values()
+        )
