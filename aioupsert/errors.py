@@ -21,12 +21,18 @@ class AioupsertError(Exception):
 
 
 class UsageError(AioupsertError, ValueError):
-    """An argument is invalid, or arguments contradict each other; nothing was sent."""
+    """
+    An argument is invalid, or arguments contradict each other; nothing was sent.
+
+    So is a key that the column would store as something else. Correct the call.
+    """
 
 
 class UnknownTableError(UsageError):
     """
     The table does not exist, or the role may not see it; nothing was written.
+
+    Correct the name, for which the message suggests the closest, or the `search_path`.
 
     Attributes:
         table: The name as the caller wrote it.
@@ -47,6 +53,8 @@ class UnknownTableError(UsageError):
 class UnknownColumnError(UsageError):
     """
     The table does not have these columns; nothing was written.
+
+    Correct the names; the message suggests the closest.
 
     Attributes:
         table: The name of the table.
@@ -78,7 +86,7 @@ class MissingUniqueIndexError(AioupsertError):
     No unique index makes the key unique, and the call requires one.
 
     Raised with ``without_unique_index="error"``, and with ``strategy="on_conflict"`` if
-    no index matches the key exactly. Only the catalog was read.
+    no index matches the key exactly. Only the catalog was read. Create the index.
     """
 
 
@@ -106,7 +114,7 @@ class PoolTimeoutError(AioupsertError, TimeoutError):
 
     Either the pool is too small for its load, or its connections are held for too long:
     by statements that wait for a lock, or by a task that holds one and awaits a call
-    that needs another.
+    that needs another, which a task must never do.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -160,7 +168,7 @@ class BulkError(AioupsertError):
     A row of a bulk call could not be stored.
 
     ``__cause__`` is the error that the row causes by itself: the driver's, or an error
-    of this library.
+    of this library. Correct the row, or pass ``on_error="skip"``.
 
     Attributes:
         index: The position of the row in the input, counted from 0.
@@ -188,7 +196,8 @@ class SyncRefusedError(AioupsertError):
     """
     `sync_rows` would have removed too much; nothing is stored.
 
-    The source is empty, or lacks more rows of the scope than *max_missing* allows.
+    The source is empty, or lacks more rows of the scope than *max_missing* allows. Look
+    at the source; if it is right, allow more, and with ``allow_empty=True`` no row.
 
     Attributes:
         missing: The number of rows of the scope that the source has not; of an empty
@@ -217,7 +226,11 @@ class CoalescerClosedError(AioupsertError):
 
 
 class MissingUniqueIndexWarning(UserWarning):
-    """No unique index makes the key unique; concurrent calls may create two rows."""
+    """
+    No unique index makes the key unique; concurrent calls may create two rows.
+
+    A warning, once per table and key on a connection.
+    """
 
 
 def _closest(name: str, known: Sequence[str]) -> str:

@@ -3,12 +3,16 @@ What mkdocs does with the pages of this folder beside building them.
 
 A page may show a file of data: a line that is nothing but a link to a CSV file becomes
 its table, and `<!-- sections: FILE.csv -->` a section with a table for each value of its
-first column. For machines every page is also written as Markdown, at its address with
-`.md` for the last slash, and `llms.txt` lists them (https://llmstxt.org/).
+first column. `<!-- errors -->` becomes the table of the errors, and
+`<!-- options: COMMAND -->` that of a command's options, both from the code. For machines
+every page is also written as Markdown, at its address with `.md` for the last slash, and
+`llms.txt` lists them (https://llmstxt.org/).
 """
 
 import csv
+import inspect
 import re
+import sys
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from operator import itemgetter
@@ -17,12 +21,24 @@ from textwrap import dedent
 from typing import Any, Final
 
 import griffe
+import typer
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import Files
 from mkdocs.structure.nav import Navigation
 from mkdocs.structure.pages import Page
 
+# The package need not be installed.
+_ROOT: Final = Path(__file__).parent.parent
+sys.path.insert(0, str(_ROOT))
+
+import aioupsert.errors  # noqa: E402
+from aioupsert.cli.app import app  # noqa: E402
+
+_BASE: Final = aioupsert.errors.AioupsertError
+
 _TABLE: Final = re.compile(r"^\[[^]]+\]\((\S+\.csv)\)$", re.MULTILINE)
+_ERRORS: Final = re.compile(r"^<!-- errors -->$", re.MULTILINE)
+_OPTIONS: Final = re.compile(r"^<!-- options: (\w+) -->$", re.MULTILINE)
 _SECTIONS: Final = re.compile(r"^<!-- sections: (\S+\.csv) -->$", re.MULTILINE)
 # A tab, or a box that may be closed, and what is indented below it.
 _BOX: Final = re.compile(
@@ -40,8 +56,6 @@ _INTRODUCTION: Final = re.compile(
 )
 _LINK: Final = re.compile(r"\[([^]]+)\]\([^)]+\)")
 _MARKDOWN: Final[dict[str, str]] = {}
-# Where the package is, which need not be installed.
-_ROOT: Final = Path(__file__).parent.parent
 
 
 def on_page_markdown(
@@ -52,6 +66,8 @@ def on_page_markdown(
     folder = Path(config.docs_dir, page.file.src_path).parent
     shown = _TABLE.sub(lambda found: table(*read(folder / found[1])), markdown)
     shown = _SECTIONS.sub(lambda found: tables(folder / found[1]), shown)
+    shown = _ERRORS.sub(lambda _: errors(), shown)
+    shown = _OPTIONS.sub(lambda found: options(found[1]), shown)
     _MARKDOWN[page.file.src_uri] = plain(shown)
     return shown
 
@@ -120,6 +136,46 @@ def table(header: Sequence[str], *rows: Sequence[str]) -> str:
     """Return a table in Markdown."""
     lines = [header, ["---"] * len(header), *rows]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def errors() -> str:
+    """Return the table of the errors, from their docstrings."""
+    rows = []
+    for error in vars(aioupsert.errors).values():
+        if isinstance(error, type) and issubclass(error, Exception):
+            bases = [f"`{b.__name__}`" for b in error.__bases__ if b is not _BASE]
+            text, _, attributes = inspect.cleandoc(error.__doc__ or "").partition(
+                "Attributes:\n"
+            )
+            summary, _, more = text.strip().partition("\n\n")
+            names = re.findall(r"^    (\w+):", attributes, re.MULTILINE)
+            rows.append(
+                (
+                    f"[`{error.__name__}`](api.md#aioupsert.errors.{error.__name__})",
+                    ", ".join(bases),
+                    " ".join(summary.split()),
+                    " ".join(more.split()),
+                    ", ".join(f"`{name}`" for name in names),
+                )
+            )
+    return table(("error", "is also a", "when", "", "attributes"), *rows)
+
+
+def options(command: str) -> str:
+    """Return the table of a command's options, from its help."""
+    group: Any = typer.main.get_command(app)
+    made = group.commands[command]
+    context = made.make_context(command, [], resilient_parsing=True)
+    records = [
+        parameter.get_help_record(context)
+        for parameter in made.params
+        if parameter.param_type_name == "option"
+    ]
+    # A terminal shows these characters as they are.
+    shown = [
+        [re.sub(r"[*<|]", r"\\\g<0>", text) for text in record] for record in records
+    ]
+    return table(("option", "meaning"), *((f"`{o}`", help_) for o, help_ in shown))
 
 
 def plain(markdown: str) -> str:

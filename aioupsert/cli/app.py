@@ -231,6 +231,7 @@ def load_command(
         int | None,
         typer.Option(
             min=1,
+            metavar="N",
             help="Guess types from the first rows only, without reading the input twice.",
             show_default="all rows",
         ),
@@ -262,6 +263,7 @@ def load_command(
     rejects: Annotated[
         Path | None,
         typer.Option(
+            metavar="FILE",
             help="A file for the rows that are left out, in the format of the input, to"
             " be loaded again; FILE.reasons.jsonl beside it says what is wrong with each.",
             show_default=False,
@@ -291,6 +293,7 @@ def load_command(
             "--connections",
             "-c",
             min=1,
+            metavar="N",
             help="The number of connections to write over, for PostgreSQL; more than one"
             " implies --no-atomic.",
         ),
@@ -457,7 +460,7 @@ def sync_command(
             "-s",
             metavar="COLUMN=VALUE",
             help="The rows of the table that the files speak for; COLUMN alone means"
-            " NULL. May be repeated.",
+            " NULL. A row that has something else there is an error. May be repeated.",
             show_default=False,
         ),
     ] = None,
@@ -471,7 +474,7 @@ def sync_command(
         list[str] | None,
         typer.Option(
             metavar="delete|keep|COLUMN=VALUE",
-            help="Whether rows that the files have not are deleted, kept, or marked by"
+            help="Whether rows that the files do not have are deleted, kept, or marked by"
             " values, such as gone_at=now(). COLUMN=VALUE may be repeated.",
             show_default="delete",
         ),
@@ -559,6 +562,7 @@ def inspect_command(
         typer.Option(
             "--key",
             "-k",
+            metavar="COLUMN",
             help="A key: also show how rows with this key are written.",
             show_default=False,
         ),
@@ -586,7 +590,10 @@ def preview_command(
     key: Annotated[
         list[str],
         typer.Option(
-            "--key", "-k", help="COLUMN=VALUE, or COLUMN for NULL; may be repeated."
+            "--key",
+            "-k",
+            metavar="COLUMN[=VALUE]",
+            help="A column of the key and its value; without one, NULL. May be repeated.",
         ),
     ],
     db: Db = None,
@@ -595,7 +602,8 @@ def preview_command(
         typer.Option(
             "--set",
             "-s",
-            help="COLUMN=VALUE, or COLUMN for NULL; may be repeated.",
+            metavar="COLUMN[=VALUE]",
+            help="A column and its value; without one, NULL. May be repeated.",
             show_default=False,
         ),
     ] = None,
@@ -604,13 +612,18 @@ def preview_command(
         typer.Option(
             "--update-expr",
             "-u",
-            help="COLUMN=EXPRESSION, such as 'hits=hits+1'; may be repeated.",
+            metavar="COLUMN=EXPRESSION",
+            help="A column and its value on update, such as 'hits=hits+1'. May be"
+            " repeated.",
             show_default=False,
         ),
     ] = None,
     skip_unchanged: Annotated[
         bool,
-        typer.Option("--skip-unchanged", help="The same as for load."),
+        typer.Option(
+            "--skip-unchanged",
+            help="Do not write a row that already holds every value.",
+        ),
     ] = False,
 ) -> None:
     """

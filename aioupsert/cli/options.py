@@ -25,6 +25,7 @@ Db = Annotated[
     typer.Option(
         "--db",
         "-d",
+        metavar="URL",
         envvar="AIOUPSERT_DB",
         help=f"The database, if it is not the first argument: {DB_HELP}.",
         show_default=False,
@@ -58,6 +59,7 @@ Key = Annotated[
     typer.Option(
         "--key",
         "-k",
+        metavar="COLUMN",
         help="The columns that identify a row: repeat the option, or separate them by"
         " commas.",
     ),
@@ -67,6 +69,7 @@ UpdateColumns = Annotated[
     typer.Option(
         "--update",
         "-u",
+        metavar="COLUMN[=EXPRESSION]",
         help="What to set in an existing row: COLUMN, or COLUMN=EXPRESSION such as"
         " 'hits=hits+excluded.hits'; may be repeated. By default every column.",
         show_default=False,
@@ -77,6 +80,7 @@ Where = Annotated[
     typer.Option(
         "--where",
         "-w",
+        metavar="CONDITION",
         help="Update an existing row only if this is true, such as"
         " 'excluded.version > version'; otherwise count it as skipped.",
         show_default=False,
@@ -84,7 +88,12 @@ Where = Annotated[
 ]
 BatchSize = Annotated[
     int | None,
-    typer.Option(min=1, help="The number of rows in a batch.", show_default=False),
+    typer.Option(
+        min=1,
+        metavar="N",
+        help="The number of rows in a batch.",
+        show_default="up to 100,000",
+    ),
 ]
 DryRun = Annotated[
     bool,
@@ -193,8 +202,8 @@ class Reading:
         typer.Option(
             "--format",
             "-f",
-            help="The format of the files; by default it follows from their names, or is"
-            " csv. That of PostgreSQL's COPY and of pg_dump is copy.",
+            help="The format of the files; by default it follows from their names, or from"
+            " what they begin with. That of PostgreSQL's COPY and of pg_dump is copy.",
             show_default=False,
         ),
     ] = None
@@ -202,6 +211,7 @@ class Reading:
         list[str] | None,
         typer.Option(
             "--columns",
+            metavar="COLUMN,...",
             help="The columns to read, separated by commas; with --no-header, the names"
             " of all.",
             show_default=False,
@@ -226,6 +236,7 @@ class Reading:
     null: Annotated[
         list[str] | None,
         typer.Option(
+            metavar="TEXT",
             help="A cell of CSV, TSV or COPY that means NULL if it is not in quotes; may"
             " be repeated.",
             show_default=r"an empty cell; \N for COPY",
@@ -237,7 +248,9 @@ class Reading:
     quote: Annotated[
         str,
         typer.Option(
-            help="The character that encloses cells of CSV.", callback=_parse_character
+            metavar="CHARACTER",
+            help="The character that encloses cells of CSV.",
+            callback=_parse_character,
         ),
     ] = '"'
     no_quote: Annotated[
@@ -246,18 +259,25 @@ class Reading:
     escape: Annotated[
         str | None,
         typer.Option(
-            help="The character before one that means itself, in cells of CSV.",
+            metavar="CHARACTER",
+            help="The character before one that means itself, in cells of CSV; a quote may"
+            " be doubled, too.",
             callback=_parse_character,
             show_default=False,
         ),
     ] = None
     skip_lines: Annotated[
-        int, typer.Option(min=0, help="The number of lines before the header of CSV.")
+        int,
+        typer.Option(
+            min=0, metavar="N", help="The number of lines before the header of CSV."
+        ),
     ] = 0
     comment: Annotated[
         str | None,
         typer.Option(
-            help="What a line of CSV begins with that is not read.", show_default=False
+            metavar="TEXT",
+            help="What a line of CSV begins with that is not read.",
+            show_default=False,
         ),
     ] = None
     trim: Annotated[
@@ -267,19 +287,28 @@ class Reading:
     decimal_comma: Annotated[
         bool,
         typer.Option(
-            "--decimal-comma", help="Numbers of CSV are written as 1.234,5 for 1234.5."
+            "--decimal-comma",
+            help="Numbers of CSV are written as 1.234,5 for 1234.5; one with a point"
+            " elsewhere is an error.",
         ),
     ] = False
     delimiter: Annotated[
         str | None,
         typer.Option(
+            metavar="CHARACTER",
             help=r"The character that separates the cells of CSV; \t for a tab.",
             callback=_parse_delimiter,
             show_default="found in the first line",
         ),
     ] = None
     encoding: Annotated[
-        str, typer.Option(help="The encoding of the files.", callback=_parse_encoding)
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="The encoding of the files.",
+            callback=_parse_encoding,
+            show_default="utf-8, or what a byte order mark says",
+        ),
     ] = "utf-8"
     encoding_errors: Annotated[
         Literal["strict", "replace", "ignore"],

@@ -238,6 +238,7 @@ def test_help_tells_the_options() -> None:
     assert result.exit_code == 0
     for words in ("--key", "--create-table", "sqlite:///relative.db", "standard input"):
         assert words in result.stdout
+    assert "-k, --key COLUMN " in result.stdout
     assert "load" in run().output
     assert "--install-completion" in run("--help").stdout
 

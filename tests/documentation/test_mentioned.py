@@ -1,4 +1,4 @@
-"""The pages mention whatever a user may meet."""
+"""The built pages mention whatever a user may meet."""
 
 import dataclasses
 import inspect
@@ -10,12 +10,10 @@ import pytest
 import typer
 
 import aioupsert
-from aioupsert import Coalescer, events, results, typing
+from aioupsert import Coalescer, errors, events, results, typing
 from aioupsert.cli.app import app
-from tests.documentation.pages import PAGES, ROOT, page_name
+from tests.documentation.pages import DOCS, PAGES, ROOT, page_name
 
-TEXTS: Final = {page_name(page): page.read_text("utf-8") for page in PAGES}
-TEXT: Final = "\n".join(TEXTS.values())
 CALLS: Final = (
     aioupsert.create_or_update,
     aioupsert.get_or_create,
@@ -27,21 +25,41 @@ CALLS: Final = (
 )
 
 
-def is_mentioned(name: str, text: str = TEXT) -> bool:
+@pytest.fixture(scope="module")
+def texts(site: Path) -> dict[str, str]:
+    """Return each page as Markdown, with what is generated."""
+    names = map(page_name, PAGES)
+    return {name: (site / name).read_text("utf-8") for name in names}
+
+
+def is_mentioned(name: str, text: str) -> bool:
     """Whether it stands there as code, or in a block of code."""
     return re.search(rf"(?<![\w-]){re.escape(name)}(?![\w-])", text) is not None
 
 
 @pytest.mark.parametrize("name", aioupsert.__all__)
-def test_every_public_name_is(name: str) -> None:
-    # The page that is made of the docstrings mentions modules as a whole.
-    assert is_mentioned(name, TEXT.replace(TEXTS["reference/api.md"], ""))
+def test_every_public_name_is(name: str, texts: dict[str, str]) -> None:
+    # The page that is made of the docstrings mentions all of them.
+    others = [text for page, text in texts.items() if page != "reference/api.md"]
+    assert is_mentioned(name, "\n".join(others))
 
 
 @pytest.mark.parametrize("call", CALLS, ids=lambda call: call.__name__)
-def test_every_argument_is(call: Any) -> None:
+def test_every_argument_is(call: Any, texts: dict[str, str]) -> None:
+    # On a page for readers, who need not look at the signature.
+    others = [text for page, text in texts.items() if page != "reference/api.md"]
     for name in inspect.signature(call).parameters:
-        assert is_mentioned(name), name
+        assert is_mentioned(name, "\n".join(others)), name
+
+
+def test_every_error_is_with_what_to_do(texts: dict[str, str]) -> None:
+    named = re.findall(r"^class (\w+)\(", inspect.getsource(errors), re.MULTILINE)
+    rows = re.findall(
+        r"^\| \[`(\w+)`\]\(.+?\) \| .* \| (.+) \| .* \|",
+        texts["reference/errors.md"],
+        re.MULTILINE,
+    )
+    assert [name for name, _ in rows] == named
 
 
 @pytest.mark.parametrize(
@@ -56,14 +74,16 @@ def test_every_argument_is(call: Any) -> None:
     ],
     ids=lambda cls: cls.__name__,
 )
-def test_every_attribute_of_what_is_reported_is_described(cls: Any) -> None:
+def test_every_attribute_of_what_is_reported_is_described(
+    cls: Any, texts: dict[str, str]
+) -> None:
     for field in dataclasses.fields(cls):
         assert f"{field.name}: " in (cls.__doc__ or ""), field.name
-    assert f"::: {cls.__module__}" in TEXTS["reference/api.md"]
+    assert f"### `{cls.__name__}`" in texts["reference/api.md"]
 
 
 def test_every_name_to_annotate_with_is_described() -> None:
-    assert "::: aioupsert.typing" in TEXTS["reference/api.md"]
+    assert "::: aioupsert.typing" in (DOCS / "reference/api.md").read_text("utf-8")
     text = Path(inspect.getfile(typing)).read_text("utf-8")
     _, *aliases = re.split(r"^(?=\w+: TypeAlias = )", text, flags=re.MULTILINE)
     assert aliases
@@ -77,19 +97,24 @@ def options() -> list[tuple[str, str]]:
         (command, option)
         for command, made in group.commands.items()
         for parameter in made.params
-        for option in parameter.opts
-        if option.startswith("--")
+        for option in (*parameter.opts, *parameter.secondary_opts)
+        if option.startswith("-")
     ]
 
 
 @pytest.mark.parametrize(("command", "option"), options())
-def test_every_option_of_the_command_line_is(command: str, option: str) -> None:
-    page = TEXTS["reference/command-line.md"]
-    assert is_mentioned(f"aioupsert {command}", page)
-    assert is_mentioned(option, page)
+def test_every_option_of_the_command_line_is(
+    command: str, option: str, texts: dict[str, str]
+) -> None:
+    _, _, section = texts["reference/command-line.md"].partition(
+        f"\n## {command.title()}\n"
+    )
+    section, _, _ = section.partition("\n## ")
+    rows = re.findall(r"^\| `(-.+?)` \| .+ \|$", section, re.MULTILINE)
+    assert any(is_mentioned(option, row) for row in rows)
 
 
-def test_every_line_of_the_log_is() -> None:
+def test_every_line_of_the_log_is(texts: dict[str, str]) -> None:
     found: list[str] = []
     for file in (ROOT / "aioupsert").rglob("*.py"):
         code = file.read_text("utf-8")
@@ -97,4 +122,4 @@ def test_every_line_of_the_log_is() -> None:
     assert len(found) == 4
     for line in found:
         shown = re.escape(line).replace("%s", "[A-Z]+").replace("%d", "N")
-        assert re.search(f"`{shown}`", TEXTS["guides/observability.md"]), line
+        assert re.search(f"`{shown}`", texts["guides/observability.md"]), line

@@ -5,8 +5,6 @@ import functools
 import http.server
 import inspect
 import re
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from html.parser import HTMLParser
@@ -19,7 +17,7 @@ from selenium.webdriver import Chrome
 
 import aioupsert
 from aioupsert import Expression
-from tests.documentation.pages import DOCS, PAGES, ROOT, blocks, page_name
+from tests.documentation.pages import DOCS, PAGES, blocks, page_name
 from tests.examples.browser import browsing, console, use_screen
 
 WIDE: Final = "return document.documentElement.scrollWidth - window.innerWidth"
@@ -35,21 +33,6 @@ return [...document.querySelectorAll("article *")]
 SCREENS: Final = ((390, 844), (1280, 800))
 DATA: Final = sorted(DOCS.rglob("*.csv"))
 COLOR: Final = "return getComputedStyle(document.body).backgroundColor"
-
-
-@pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The built pages; a warning is an error."""
-    folder = tmp_path_factory.mktemp("site")
-    subprocess.run(  # noqa: S603  # our own command
-        [sys.executable, "-m", "mkdocs", "build", "--strict", "-q", "-d", str(folder)],
-        cwd=ROOT,
-        check=True,
-        # It tells of other programs otherwise.
-        env={"NO_MKDOCS_2_WARNING": "1"},
-        capture_output=True,
-    )
-    return folder
 
 
 class Links(HTMLParser):
