@@ -3,10 +3,10 @@ What mkdocs does with the pages of this folder beside building them.
 
 A page may show a file of data: a line that is nothing but a link to a CSV file becomes
 its table, and `<!-- sections: FILE.csv -->` a section with a table for each value of its
-first column. `<!-- errors -->` becomes the table of the errors, and
-`<!-- options: COMMAND -->` that of a command's options, both from the code. For machines
-every page is also written as Markdown, at its address with `.md` for the last slash, and
-`llms.txt` lists them (https://llmstxt.org/).
+first column. From the code are the tables of the errors (`<!-- errors -->`), of a call's
+arguments (`<!-- arguments: CALL -->`) and of a command's options
+(`<!-- options: COMMAND -->`). For machines every page is also written as Markdown, at its
+address with `.md` for the last slash, and `llms.txt` lists them (https://llmstxt.org/).
 """
 
 import csv
@@ -22,6 +22,7 @@ from typing import Any, Final
 
 import griffe
 import typer
+from griffe import DocstringSectionKind
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import Files
 from mkdocs.structure.nav import Navigation
@@ -38,6 +39,7 @@ _BASE: Final = aioupsert.errors.AioupsertError
 
 _TABLE: Final = re.compile(r"^\[[^]]+\]\((\S+\.csv)\)$", re.MULTILINE)
 _ERRORS: Final = re.compile(r"^<!-- errors -->$", re.MULTILINE)
+_ARGUMENTS: Final = re.compile(r"^<!-- arguments: (\w+) -->$", re.MULTILINE)
 _OPTIONS: Final = re.compile(r"^<!-- options: (\w+) -->$", re.MULTILINE)
 _SECTIONS: Final = re.compile(r"^<!-- sections: (\S+\.csv) -->$", re.MULTILINE)
 # A tab, or a box that may be closed, and what is indented below it.
@@ -67,6 +69,7 @@ def on_page_markdown(
     shown = _TABLE.sub(lambda found: table(*read(folder / found[1])), markdown)
     shown = _SECTIONS.sub(lambda found: tables(folder / found[1]), shown)
     shown = _ERRORS.sub(lambda _: errors(), shown)
+    shown = _ARGUMENTS.sub(lambda found: arguments(found[1]), shown)
     shown = _OPTIONS.sub(lambda found: options(found[1]), shown)
     _MARKDOWN[page.file.src_uri] = plain(shown)
     return shown
@@ -161,6 +164,19 @@ def errors() -> str:
     return table(("error", "is also a", "when", "", "attributes"), *rows)
 
 
+def arguments(call: str) -> str:
+    """Return the table of the arguments of a call, or of a class, from its docstring."""
+    of = documented_object(f"aioupsert.{call}")
+    sections = (of["__init__"] if of.is_class else of).docstring.parsed
+    (described,) = (
+        s.value for s in sections if s.kind is DocstringSectionKind.parameters
+    )
+    return table(
+        ("argument", "meaning"),
+        *((f"`{one.name}`", " ".join(one.description.split())) for one in described),
+    )
+
+
 def options(command: str) -> str:
     """Return the table of a command's options, from its help."""
     group: Any = typer.main.get_command(app)
@@ -196,15 +212,20 @@ def outdented(box: re.Match[str]) -> str:
 
 def generated(found: re.Match[str]) -> str:
     """Return the docstrings that the site has in this place."""
-    path = found["path"]
-    of: Any = griffe.load(
-        path, search_paths=[_ROOT], docstring_parser="google", resolve_aliases=True
-    )
+    of = documented_object(found["path"])
     members = found["members"].split()[1::2]
     if not members and of.is_module:
         members = [name for name, member in of.members.items() if member.is_public]
     objects = [of[name] for name in members] if members else [of]
     return "\n".join(documented(one) for one in objects)
+
+
+def documented_object(path: str) -> Any:
+    """Return a module, class or function with its docstring."""
+    of: Any = griffe.load(
+        path, search_paths=[_ROOT], docstring_parser="google", resolve_aliases=True
+    )
+    return of.final_target if of.is_alias else of
 
 
 def documented(one: Any, inside: str = "") -> str:

@@ -76,15 +76,16 @@ async def create_or_update_many(
         conn: A connection or pool, as for `create_or_update`.
         table: The table, as for `create_or_update`.
         rows: An iterable or async iterable of mappings, named tuples, or instances of
-            dataclasses, attrs classes or pydantic models. They may have different
+            dataclasses, attrs classes, pydantic models or mapped classes; or an object
+            with columns of Apache Arrow, such as a data frame. They may have different
             columns, and only the columns that a row has are written. A key may occur
             any number of times.
         key: The column or columns that identify a row.
         update: What to write to an existing row: names of the row's columns, or a
             mapping of columns to expressions, in which ``Excluded("c")`` is the value
             of the row and ``F("c")`` the stored value. By default every column of the
-            row except the key; if empty, nothing. An expression is left out for rows
-            that do not have a column it uses.
+            row except the key and the primary key; if empty, nothing. An expression is
+            left out for rows that do not have a column it uses.
         create_defaults: Values that replace those of the row, or add to them, when it
             is created.
         where: A condition on the stored row, as for `create_or_update`.
