@@ -19,7 +19,7 @@ from aioupsert import (
     sync_rows,
 )
 from aioupsert.typing import Update
-from tests.support.databases import Database, every_handle
+from tests.support.databases import Database, PostgresDatabase, every_handle
 
 TABLE: Final = """
     CREATE TABLE prices (
@@ -342,6 +342,31 @@ async def test_nothing_is_stored_if_a_row_cannot_be(prices: Database) -> None:
         assert failed.value.index == 4
         assert failed.value.committed == BulkResult()
     assert await stored(prices, "*") == before
+
+
+SEATS: Final = """
+    CREATE TABLE seats (k integer PRIMARY KEY, seat integer UNIQUE {when});
+    INSERT INTO seats VALUES (1, 10), (2, 20)
+"""
+MOVED: Final = [{"k": 2, "seat": 10}, {"k": 3, "seat": 20}]
+
+
+async def test_a_unique_value_of_a_removed_row_is_taken_until_the_end(
+    db: Database,
+) -> None:
+    await db.run(SEATS.format(when=""))
+    with pytest.raises(BulkError, match="row 0"):
+        await sync_rows(db.handle, "seats", MOVED, key="k", scope={})
+    assert await db.query("SELECT * FROM seats ORDER BY k") == [(1, 10), (2, 20)]
+
+
+async def test_a_constraint_that_is_deferred_sees_what_is_left_in_the_end(
+    pg: PostgresDatabase,
+) -> None:
+    await pg.run(SEATS.format(when="DEFERRABLE INITIALLY DEFERRED"))
+    result = await sync_rows(pg.handle, "seats", MOVED, key="k", scope={})
+    assert result == BulkResult(created=1, updated=1, deleted=1)
+    assert await pg.query("SELECT * FROM seats ORDER BY k") == [(2, 10), (3, 20)]
 
 
 async def test_a_source_that_fails_half_way_stores_nothing(prices: Database) -> None:
