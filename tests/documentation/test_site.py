@@ -83,6 +83,8 @@ def served(site: Path) -> Iterator[str]:
         def log_message(self, *_: object) -> None:
             pass
 
+    # A browser asks for it, where a page names no other.
+    (site / "favicon.ico").touch()
     handler = functools.partial(Quiet, directory=str(site))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever)
@@ -121,7 +123,6 @@ def test_pages_are_light_by_day_and_dark_by_night(
         # From where no theme remembers what it has chosen before.
         browser.get(served + "llms.txt")
         browser.execute_script("localStorage.clear()")
-        console(browser)  # a browser asks for a favicon there
         browser.get(served + address(DOCS / page))
         colors.append(browser.execute_script(COLOR))
         assert console(browser) == []
