@@ -167,14 +167,23 @@ def errors() -> str:
 def arguments(call: str) -> str:
     """Return the table of the arguments of a call, or of a class, from its docstring."""
     of = documented_object(f"aioupsert.{call}")
-    sections = (of["__init__"] if of.is_class else of).docstring.parsed
+    of = of["__init__"] if of.is_class else of
     (described,) = (
-        s.value for s in sections if s.kind is DocstringSectionKind.parameters
+        section.value
+        for section in of.docstring.parsed
+        if section.kind is DocstringSectionKind.parameters
     )
-    return table(
-        ("argument", "meaning"),
-        *((f"`{one.name}`", " ".join(one.description.split())) for one in described),
+    parameters = inspect.signature(getattr(aioupsert, call)).parameters
+    defaults = {
+        name: f"`{parameter.default!r}`"
+        for name, parameter in parameters.items()
+        if parameter.default is not parameter.empty
+    }
+    rows = (
+        (f"`{one.name}`", " ".join(one.description.split()), defaults.get(one.name, ""))
+        for one in described
     )
+    return table(("argument", "meaning", "default"), *rows)
 
 
 def options(command: str) -> str:

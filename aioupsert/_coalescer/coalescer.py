@@ -125,7 +125,7 @@ class Coalescer:
                 for `create_or_update`.
             timeout: The number of seconds after which a batch is not repeated after a
                 transient error, and for which a call may wait for a connection of a
-                pool, or None for no limit.
+                pool or, over a pool, for a locked row; or None for no limit.
             close_timeout: The *timeout* of `aclose` when the context manager is exited.
             execution_options: As for `create_or_update`. Objects that a session has
                 loaded are not refreshed but expired.

@@ -52,6 +52,24 @@ def test_every_argument_is(call: Any, texts: dict[str, str]) -> None:
         assert is_mentioned(name, "\n".join(others)), name
 
 
+@pytest.mark.parametrize(
+    ("page", "call"),
+    [
+        ("reference/arguments.md", aioupsert.create_or_update),
+        ("guides/many-rows.md", aioupsert.create_or_update_many),
+        ("guides/sync.md", aioupsert.sync_rows),
+        ("guides/coalescer.md", Coalescer),
+    ],
+)
+def test_every_argument_is_explained(
+    page: str, call: Any, texts: dict[str, str]
+) -> None:
+    _, _, text = texts[page].partition("| argument | meaning | default |")
+    table, _, _ = text.partition("\n\n")
+    rows = re.findall(r"^\| `(\w+)` \| \S.* \|$", table, re.MULTILINE)
+    assert rows == [*inspect.signature(call).parameters]
+
+
 def test_every_error_is_with_what_to_do(texts: dict[str, str]) -> None:
     named = re.findall(r"^class (\w+)\(", inspect.getsource(errors), re.MULTILINE)
     rows = re.findall(
