@@ -24,7 +24,7 @@ class UsageError(AioupsertError, ValueError):
     """
     An argument is invalid, or arguments contradict each other; nothing was sent.
 
-    So is a key that the column would store as something else. Correct the call.
+    A key that the column would store as something else is invalid, too.
     """
 
 
@@ -32,7 +32,7 @@ class UnknownTableError(UsageError):
     """
     The table does not exist, or the role may not see it; nothing was written.
 
-    Correct the name, for which the message suggests the closest, or the `search_path`.
+    Correct the name or the `search_path`; the message suggests the closest name.
 
     Attributes:
         table: The name as the caller wrote it.

@@ -35,8 +35,6 @@ sys.path.insert(0, str(_ROOT))
 import aioupsert.errors  # noqa: E402
 from aioupsert.cli.app import app  # noqa: E402
 
-_BASE: Final = aioupsert.errors.AioupsertError
-
 _TABLE: Final = re.compile(r"^\[[^]]+\]\((\S+\.csv)\)$", re.MULTILINE)
 _ERRORS: Final = re.compile(r"^<!-- errors -->$", re.MULTILINE)
 _ARGUMENTS: Final = re.compile(r"^<!-- arguments: (\w+) -->$", re.MULTILINE)
@@ -143,25 +141,25 @@ def table(header: Sequence[str], *rows: Sequence[str]) -> str:
 
 def errors() -> str:
     """Return the table of the errors, from their docstrings."""
-    rows = []
-    for error in vars(aioupsert.errors).values():
-        if isinstance(error, type) and issubclass(error, Exception):
-            bases = [f"`{b.__name__}`" for b in error.__bases__ if b is not _BASE]
-            text, _, attributes = inspect.cleandoc(error.__doc__ or "").partition(
-                "Attributes:\n"
-            )
-            summary, _, more = text.strip().partition("\n\n")
-            names = re.findall(r"^    (\w+):", attributes, re.MULTILINE)
-            rows.append(
-                (
-                    f"[`{error.__name__}`](api.md#aioupsert.errors.{error.__name__})",
-                    ", ".join(bases),
-                    " ".join(summary.split()),
-                    " ".join(more.split()),
-                    ", ".join(f"`{name}`" for name in names),
-                )
-            )
-    return table(("error", "is also a", "when", "", "attributes"), *rows)
+    classes = [e for e in vars(aioupsert.errors).values() if inspect.isclass(e)]
+    return table(
+        ("error", "meaning", "attributes"),
+        *(error_row(cls) for cls in classes if issubclass(cls, Exception)),
+    )
+
+
+def error_row(cls: type[Exception]) -> tuple[str, str, str]:
+    """Return the row of an error: its name and bases, its docstring, its attributes."""
+    base = aioupsert.errors.AioupsertError
+    bases = [f"a `{b.__name__}`" for b in cls.__bases__ if b not in {base, Exception}]
+    name = f"[`{cls.__name__}`](api.md#aioupsert.errors.{cls.__name__})"
+    text, _, attributes = inspect.cleandoc(cls.__doc__ or "").partition("Attributes:\n")
+    names = re.findall(r"^    (\w+):", attributes, re.MULTILINE)
+    return (
+        ", ".join([name, *bases]),
+        " ".join(text.split()),
+        ", ".join(f"`{name}`" for name in names),
+    )
 
 
 def arguments(call: str) -> str:
