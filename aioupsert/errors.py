@@ -197,11 +197,12 @@ class SyncRefusedError(AioupsertError):
     `sync_rows` would have removed too much; nothing is stored.
 
     The source is empty, or lacks more rows of the scope than *max_missing* allows. Look
-    at the source; if it is right, allow more, and with ``allow_empty=True`` no row.
+    at the source; if it is right, raise *max_missing* and, for an empty source, pass
+    ``allow_empty=True``.
 
     Attributes:
-        missing: The number of rows of the scope that the source has not; of an empty
-            source, all of them.
+        missing: The number of rows of the scope that the source does not have; of an
+            empty source, all of them.
         rows: The number of rows in the scope when the call began, marked ones left out.
     """
 

@@ -24,7 +24,7 @@ class Action(StrEnum):
     SKIPPED = "skipped"
     """The row existed, and *where* was not true for it."""
     DELETED = "deleted"
-    """The row existed, the source of `sync_rows` has not; it was removed or marked."""
+    """The source of `sync_rows` does not have the row; it was removed or marked."""
 
 
 if TYPE_CHECKING:

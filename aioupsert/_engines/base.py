@@ -146,7 +146,7 @@ class CompiledBatch(Protocol):
 
 class CompiledSync(Protocol):
     """
-    The statements by which the rows of a scope are found that a source has not.
+    The statements that find the rows of a scope that a source does not have.
 
     All of them are sent in one open transaction: `lock`, and if such rows are not kept
     `begin`, `note` for each batch of the source, `find_missing`, then `remove`, or `mark`
@@ -171,7 +171,7 @@ class CompiledSync(Protocol):
         ...
 
     def find_missing(self, values: ParameterValues, /) -> Steps[int]:
-        """Lock and number the rows that the source has not; return how many they are."""
+        """Lock and number the rows that the source lacks; return how many they are."""
         ...
 
     def read(self, first: int, last: int, /) -> Steps[ResultRows]:

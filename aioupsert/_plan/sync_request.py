@@ -30,7 +30,7 @@ from aioupsert.expressions import DEFAULT, Excluded, Expression, Node
 from aioupsert.typing import Update, Value, Values
 
 Missing: TypeAlias = Literal["delete", "keep"] | Values
-"""What to do with the rows that the source has not."""
+"""What to do with the rows that the source does not have."""
 
 
 class SyncTerms(NamedTuple):

@@ -53,7 +53,7 @@ async def sync_rows(
     Make the rows of a scope of a table equal to those of a source.
 
     Rows of the source are created, updated if a value differs, or left unchanged. Rows of
-    the scope that the source has not are removed, marked or kept.
+    the scope that the source does not have are removed, marked or kept.
 
     In the caller's transaction, if one is open, the call becomes part of it, within a
     savepoint. Otherwise it has a transaction of its own. In either, all is stored or
@@ -73,9 +73,9 @@ async def sync_rows(
         key: The column or columns that identify a row. They may be columns of the scope.
         scope: Columns with values: the rows of the table for which the source speaks.
             An empty mapping is the whole table.
-        missing: What to do with rows of the scope that the source has not: ``"delete"``
-            removes them, ``"keep"`` leaves them as they are, and a mapping of columns to
-            values marks them. A marked row does not count as one of the scope. If the
+        missing: What to do with rows of the scope that the source does not have:
+            ``"delete"`` removes them, ``"keep"`` leaves them as they are, and a mapping
+            of columns to values marks them. A marked row does not count as one of the scope. If the
             source has it again, the marking columns are set back to their defaults, and
             it counts as updated. A row is marked while columns that are set to a time or
             an expression do not hold their defaults or, if there are none, while all

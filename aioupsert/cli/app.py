@@ -507,8 +507,8 @@ def sync_command(
     Make the rows of a scope of a table equal to those of files.
 
     Creates missing rows, updates those that differ, and deletes, marks or keeps rows of
-    the scope that the files have not. All is one transaction: a bad row, a source that
-    lacks too much or an interrupt leave the table as it was.
+    the scope that the files do not have. All is one transaction: a bad row, a source
+    that lacks too much or an interrupt leave the table as it was.
 
     Exit codes: 0 all is stored, 1 an error, 2 wrong usage, 130 interrupted.
     """

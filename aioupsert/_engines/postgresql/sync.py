@@ -1,5 +1,5 @@
 """
-Rows of a scope that a source has not, on PostgreSQL.
+Rows of a scope that a source does not have, on PostgreSQL.
 
 A row that others create while the source is read must stay, even if they first removed
 one with the same key; a row that they change must be judged as it is in the end. Only a
@@ -202,7 +202,7 @@ class PostgresqlSync:
             yield Command(sql, some)
 
     def find_missing(self, values: ParameterValues) -> Steps[int]:
-        """Lock and number the rows that the source has not."""
+        """Lock and number the rows that the source does not have."""
         find = self.find_with_nulls if self._has_nulls else self.find
         rows = yield bind(find, values)
         if not rows[0][0]:

@@ -1,5 +1,5 @@
 """
-Rows of a scope that a source has not, on SQLite.
+Rows of a scope that a source does not have, on SQLite.
 
 The transaction has the write lock from its beginning, so no other connection writes, and
 calls wait for each other, until it ends. The keys of the source are noted in a temporary
@@ -51,7 +51,7 @@ class SqliteSync:
         seen: The temporary table of the source's keys.
         missing: That of the missing rows.
         count: Counts the rows of the scope.
-        find: Numbers the rows that the source has not.
+        find: Numbers the rows that the source does not have.
         update: Marks rows; None if they are removed.
     """
 
@@ -105,7 +105,7 @@ class SqliteSync:
         )
 
     def find_missing(self, values: ParameterValues) -> Steps[int]:
-        """Number the rows that the source has not."""
+        """Number the rows that the source does not have."""
         yield bind(self.find, values)
         rows = yield Command(f"SELECT count(*) FROM {self.missing}")
         number: int = rows[0][0]

@@ -99,7 +99,7 @@ def _values(array: Any) -> list[Value]:
     return [_value(scalar) for scalar in array]
 
 
-# Types that Python has not, and maps, which pyarrow returns as lists of pairs.
+# Types that Python does not have, and maps, which pyarrow returns as lists of pairs.
 _SPECIAL: Final = re.compile(r"\[ns|map<")
 
 
