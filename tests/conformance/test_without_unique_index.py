@@ -12,7 +12,9 @@ from aioupsert import (
     MissingUniqueIndexError,
     MissingUniqueIndexWarning,
     create_or_update,
+    create_or_update_many,
     get_or_create,
+    iter_create_or_update,
     preview,
 )
 from aioupsert.typing import WithoutUniqueIndex
@@ -166,3 +168,42 @@ async def test_the_lock_ends_with_the_call(pg: PostgresDatabase) -> None:
     )
     held = f"SELECT FROM pg_locks WHERE pid = {pg.handle.get_server_pid()}"
     assert await pg.query(f"{held} AND locktype = 'advisory'") == []
+
+
+CONDITIONS: dict[str, dict[str, Any]] = {
+    "where": {"where": F("hits") < 2},
+    "skip_unchanged": {"skip_unchanged": True},
+    "touch": {"touch": {"day": 7}},
+}
+
+
+@pytest.mark.parametrize("condition", CONDITIONS.values(), ids=CONDITIONS)
+async def test_a_condition_leaves_some_rows_of_a_key(
+    conn: Any, db: Database, condition: dict[str, Any]
+) -> None:
+    rows = [{"kind": kind, "hits": 2} for kind in "abcd"]
+    call: dict[str, Any] = {"key": "kind", "without_unique_index": "allow", **condition}
+
+    async def reset() -> None:
+        await db.run(
+            "DELETE FROM events; INSERT INTO events (kind, hits)"
+            " VALUES ('a', 1), ('a', 2), ('b', 0), ('c', 2), ('c', 2), ('a', 1)"
+        )
+
+    async def stored() -> list[Any]:
+        found = await db.query("SELECT kind, hits, day FROM events")
+        return sorted(found, key=str)
+
+    await reset()
+    call["returning"] = "hits"
+    singly = [await create_or_update(conn, "events", row, **call) for row in rows]
+    assert [result.rows_affected for result in singly] == [2, 1, 0, 1]
+    expected = await stored()
+    await reset()
+    iterated = [r async for r in iter_create_or_update(conn, "events", rows, **call)]
+    assert (iterated, await stored()) == (singly, expected)
+    await reset()
+    del call["returning"]
+    done = await create_or_update_many(conn, "events", rows, **call)
+    assert (done.created, done.updated) == (1, 2)
+    assert await stored() == expected

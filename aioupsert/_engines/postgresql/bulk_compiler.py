@@ -672,9 +672,17 @@ def _find_unchanged(
     )
     rest = [quote(c) for c in columns[2:]]
     rest = [NOT_COMPARED, *rest, *rest] if plan.old else rest
+    source, is_written = f"({found}) AS found ({names})", '"passes" AND "changes"'
+    if not plan.unique:
+        # A row of the batch is left if that is so for all rows with its key.
+        source = (
+            f"(SELECT *, pg_catalog.bool_or({is_written}) OVER (PARTITION BY"
+            f' "ord") AS "written" FROM {source}) AS found'
+        )
+        is_written = '"written"'
     query = (
-        f'SELECT "ord", {UNCHANGED_CODE} AS "code"{", ".join(["", *rest])} FROM ({found}) AS found'
-        f' ({names}) WHERE NOT ("passes" AND "changes")'
+        f'SELECT "ord", {UNCHANGED_CODE} AS "code"{", ".join(["", *rest])} FROM {source}'
+        f" WHERE NOT ({is_written})"
     )
     if counting:
         query = (
