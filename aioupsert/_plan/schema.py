@@ -88,6 +88,7 @@ class Column:
         modifier: What the precision of its type is stored as, or -1 without one; None if
             the type cannot have one that rounds, or is a domain, whose own cannot change.
         collation: Its collation as SQL if different texts may be equal by it, or "".
+        readable: Whether it is known that this role may read it.
         may_draw: Whether this role may take the next value of its sequence beforehand.
         operators: The schema of its type's equality operator, quoted; "" if unknown.
     """
@@ -111,6 +112,7 @@ class Column:
     declared_type_id: str = ""
     modifier: int | None = None
     collation: str = ""
+    readable: bool = False
     may_draw: bool = False
     operators: str = ""
 

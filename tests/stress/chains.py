@@ -46,11 +46,8 @@ TABLES: Final[dict[str, dict[str, str]]] = {
 }
 # Two rows that are always written together are the same but for their ids.
 TABLES["two rows of one key"] = TABLES["a unique index elsewhere"]
-# Those whose keys a call cannot change, or moves the row to another partition by it, or
-# changes in several rows, where transactions that write twice deadlock.
-KEPT_KEYS: Final = frozenset(
-    {"partitions", "view with a trigger", "two rows of one key"}
-)
+# Those whose keys a call cannot change, or moves the row to another partition by it.
+KEPT_KEYS: Final = frozenset({"partitions", "view with a trigger"})
 CASES: Final = [
     (kind, name)
     for name, texts in TABLES.items()

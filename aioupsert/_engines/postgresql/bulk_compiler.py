@@ -54,9 +54,11 @@ from aioupsert._engines.postgresql.compiler import (
     SentAs,
     as_it_was,
     changed,
+    collated,
     compile_call,
     expressions_of,
     kept,
+    lock_order,
     name_cte,
     name_table,
     native_code,
@@ -427,7 +429,7 @@ class _BatchWriter(PostgresqlWriter):
 
     def order(self, plan: Plan) -> str:
         """Write the order of the rows by key, the same in every statement."""
-        return ", ".join(_collated(self.key_value(k), k.column) for k in plan.key)
+        return ", ".join(collated(self.key_value(k), k.column) for k in plan.key)
 
     def same_key(self, plan: Plan, written: str) -> str:
         """Write the condition that a row of the batch is a written row."""
@@ -577,11 +579,6 @@ def _key_lock(
     return KeyLock(statement.arrays, tuple(columns), locks)
 
 
-def _collated(text: str, column: Column) -> str:
-    # By code point, which is faster than by language, and the same for every session.
-    return f'{text} COLLATE "C"' if column.storage in {"text", "varchar"} else text
-
-
 def _lock(plan: Plan) -> KeyLock | None:
     """
     Write the query that locks the existing rows of a batch in the order of their keys.
@@ -622,8 +619,9 @@ def _draw(plan: Plan, column: Column) -> str:
 
 
 def _stored_order(writer: _BatchWriter, plan: Plan) -> str:
-    """Write the order of stored rows by key."""
-    return ", ".join(_collated(writer.column(k.column), k.column) for k in plan.key)
+    """Write the order of stored rows by key, and of several with one key."""
+    columns = [*(k.column for k in plan.key), *lock_order(plan)]
+    return ", ".join(collated(writer.column(c), c) for c in columns)
 
 
 def _first_of_each_key(writer: _BatchWriter, plan: Plan) -> tuple[str, str]:

@@ -379,6 +379,7 @@ def _column(found: FoundColumn) -> Column:
         generated=found["generated"],
         always_identity=found["identity"] == "a",
         consumes_sequence=consumes_sequence,
+        readable=found.get("readable", False),
         may_draw=consumes_sequence and bool(found["may_draw"]),
         required=found["not_null"]
         and found["default"] is None

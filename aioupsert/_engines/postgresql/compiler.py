@@ -632,13 +632,11 @@ def _updating(writer: PostgresqlWriter, plan: Plan, name: str) -> list[str]:
     several rows, they have been locked before (`PostgresqlCall.lock_rows`), so that no
     version is newer than the snapshot, and each is found by all its columns.
     """
-    assignments = writer.assignments(plan.update)
+    if not plan.old:
+        return [f"{name} AS ({_plain_update(writer, plan)})"]
+    update = f"UPDATE {name_table(plan)} SET {writer.assignments(plan.update)}"
     conditions = _conditions(writer, plan)
     code = str(RowCode.UPDATED)
-    update = f"UPDATE {name_table(plan)} SET {assignments}"
-    if not plan.old:
-        returning = answer(code, plan)
-        return [f"{name} AS ({update} WHERE {conditions} RETURNING {returning})"]
     source = name_cte(plan, "old")
     columns, pairs = kept(plan), ""
     if not plan.unique:
@@ -664,19 +662,64 @@ def _update(plan: Plan, when: str) -> CompiledStatement:
         updated = name_cte(plan, "updated")
         ctes = ", ".join(_updating(writer, plan, updated))
         return writer.compiled(f"WITH {ctes} SELECT * FROM {updated}", when)
-    changed = writer.assignments(plan.update)
-    sql = (
-        f"UPDATE {name_table(plan)} SET {changed} WHERE {_conditions(writer, plan)}"
-        f" RETURNING {answer(str(RowCode.UPDATED), plan)}"
-    )
-    return writer.compiled(sql, when)
+    return writer.compiled(_plain_update(writer, plan), when)
+
+
+def lock_order(plan: Plan) -> list[Column]:
+    """
+    Return the columns by whose order the rows of a key are locked, if it may have several.
+
+    An update locks rows in the order in which it finds them. That is not the same for two
+    statements, one of which began before the rows were written and so moved, so that they
+    could deadlock.
+    """
+    table = plan.table
+    if plan.unique or table.has_children or table.has_remote_rows or not table.lockable:
+        return []
+    columns = [table.columns[name] for name in sorted(table.primary_key)]
+    return columns if all(column.readable for column in columns) else []
+
+
+def collated(text: str, column: Column) -> str:
+    """Write a value by which rows are sorted."""
+    # By code point, which is faster than by language, and the same for every session.
+    return f'{text} COLLATE "C"' if column.storage in {"text", "varchar"} else text
+
+
+def _in_order(writer: PostgresqlWriter, plan: Plan) -> str:
+    columns = [collated(writer.column(c), c) for c in lock_order(plan)]
+    return f" ORDER BY {', '.join(columns)}" if columns else ""
+
+
+def _plain_update(writer: PostgresqlWriter, plan: Plan) -> str:
+    """Write the update that does not keep the row as it was."""
+    update = f"UPDATE {name_table(plan)} SET {writer.assignments(plan.update)}"
+    conditions = _conditions(writer, plan)
+    order = lock_order(plan)
+    if order:
+        # An expression of the caller's may name a column without its table.
+        names = {c: quote(f"aioupsert_{n}") for n, c in enumerate(order)}
+        locked = name_cte(plan, "locked")
+        columns = (f"{writer.column(c)} AS {name}" for c, name in names.items())
+        update += (
+            f" FROM (SELECT {', '.join(columns)} FROM {name_table(plan)} WHERE"
+            f" {conditions}{_in_order(writer, plan)} FOR NO KEY UPDATE) AS {locked}"
+        )
+        # A row that is locked has met the others as it is now.
+        conditions = " AND ".join(
+            writer.equal(writer.column(c), f"{locked}.{name}", c)
+            for c, name in names.items()
+        )
+        conditions += f" AND {_identified(writer, plan)}"
+    returning = answer(str(RowCode.UPDATED), plan)
+    return f"{update} WHERE {conditions} RETURNING {returning}"
 
 
 def _lock_rows(plan: Plan) -> CompiledStatement:
     writer = PostgresqlWriter()
     sql = (
         f"SELECT FROM {name_table(plan)} WHERE {_identified(writer, plan)}"
-        " FOR NO KEY UPDATE"
+        f"{_in_order(writer, plan)} FOR NO KEY UPDATE"
     )
     return writer.compiled(sql, "first, in a transaction of its own if there is none")
 
@@ -810,7 +853,7 @@ def _lock_row(plan: Plan) -> CompiledStatement:
     writer = PostgresqlWriter()
     sql = (
         f"SELECT 1 FROM {name_table(plan)} WHERE {_identified(writer, plan)}"
-        f" FOR NO KEY UPDATE OF {ALIAS}"
+        f"{_in_order(writer, plan)} FOR NO KEY UPDATE OF {ALIAS}"
     )
     return writer.compiled(sql, "when nothing was updated several times")
 

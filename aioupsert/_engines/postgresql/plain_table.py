@@ -73,6 +73,7 @@ COLUMN: Final = f"""
   'declared_typmod', a.atttypmod,
   'generated', a.attgenerated <> '',
   'identity', a.attidentity,
+  'readable', has_column_privilege(c.oid, a.attnum, 'SELECT'),
   'may_draw', a.attidentity = '' OR has_sequence_privilege({_SEQUENCE}, 'USAGE'),
   'not_null', a.attnotnull,
   'category', t.typcategory,
@@ -161,6 +162,7 @@ class FoundColumn(TypedDict):
     collation: str | None
     generated: bool
     identity: str
+    readable: NotRequired[bool]
     may_draw: bool | None
     primary: bool
     not_null: bool
