@@ -56,6 +56,15 @@ class CompiledCall(Protocol):
         """The whole call as one statement, or None if that is not possible."""
         ...
 
+    @property
+    def at_any_level(self) -> CompiledCall | None:
+        """
+        The call for any isolation level, if this one is for READ COMMITTED only.
+
+        At another level `single` does nothing, and returns no row.
+        """
+        ...
+
     def attempt(
         self, values: ParameterValues, lost: int, /
     ) -> Steps[Result | LostRace]:

@@ -30,6 +30,7 @@ from aioupsert._execution.table_cache import (
     choose_homonym,
     compile_call,
     has_changed,
+    keep_call,
 )
 from aioupsert._execution.targets import Target, named, of_sqlalchemy
 from aioupsert._observation import Observation
@@ -191,6 +192,10 @@ async def write(
             else:
                 arguments = single.arguments(values)
                 rows = await session.fetch(single.sql, arguments, plan.caller_columns)
+                if not rows and call.at_any_level is not None:
+                    # The next calls on the connection will be at this level, too.
+                    keep_call(session, name, shape, call.at_any_level)
+                    continue
                 outcome = read_result(plan, rows) if rows else LostRace()
         except Exception as exc:
             retries = retries or _Retries(name, timeout, started)

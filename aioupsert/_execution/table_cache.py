@@ -203,6 +203,15 @@ async def compile_call(
     return call
 
 
+def keep_call(
+    session: Session, name: TableName, shape: RequestShape, call: CompiledCall
+) -> None:
+    """Keep the statements of a request shape in place of those that it has."""
+    cached = session.state.tables.get(name)
+    if cached is not None:
+        cached.calls[shape] = call
+
+
 def compile_batch(
     session: Session, cached: CachedTable, shape: RequestShape, *, distinct: bool
 ) -> CompiledBatch:

@@ -278,6 +278,8 @@ class Table:
         row_security: Whether it has policies, which hide rows from some roles.
         mergeable: Whether several updates of a row can become one: nothing but the
             columns themselves sees each of them.
+        may_propose: Whether nothing but one unique index, and NOT NULL, looks at a row
+            that is proposed to be inserted.
         is_utf8: Whether it is known that all Unicode text can be sent and stored.
         is_small: Whether it is so small that a statement may be planned to scan it.
         is_empty: Whether it has pages but no rows, by its statistics.
@@ -321,6 +323,7 @@ class Table:
     updates_may_be_refused: bool = False
     row_security: bool = False
     mergeable: bool = False
+    may_propose: bool = False
     is_utf8: bool = False
     is_small: bool = False
     is_empty: bool = False

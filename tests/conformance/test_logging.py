@@ -45,8 +45,8 @@ async def test_statements_are_logged_on_one_line_and_values_never(
         assert SECRET not in repr(record.args)
 
 
-# The single statement; on SQLite all within one transaction, which costs no round trip.
-POSTGRESQL = (["WITH"], ["WITH"])
+# One statement; on SQLite all within one transaction, which costs no round trip.
+POSTGRESQL = (["INSERT"], ["INSERT"])
 SQLITE = (
     ["BEGIN", "UPDATE", "INSERT", "COMMIT"],
     ["BEGIN", "UPDATE", "COMMIT"],

@@ -19,6 +19,7 @@ from aioupsert import (
     now,
 )
 from tests.support.databases import PostgresDatabase, settings
+from tests.support.flights import Flights
 from tests.support.servers import Server
 
 Call = Callable[[Any], Awaitable[Result]]
@@ -59,25 +60,6 @@ CALLS: Final[dict[str, tuple[Callable[[str], Call], Action]]] = {
         Action.UPDATED,
     ),
 }
-
-
-class Flights:
-    """Counts what is written to the server: each message asks for one answer."""
-
-    def __init__(self, conn: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.count = 0
-        transport = conn._transport
-        write = transport.write
-
-        def counting(data: bytes) -> None:
-            self.count += 1
-            write(data)
-
-        monkeypatch.setattr(transport, "write", counting)
-
-    async def of(self, call: Awaitable[Any]) -> tuple[Any, int]:
-        self.count = 0
-        return await call, self.count
 
 
 @pytest.fixture

@@ -306,11 +306,12 @@ async def outcomes(
 
 
 async def observed(
-    dsn: str, scenario: Scenario
+    dsn: str, scenario: Scenario, more: str = ""
 ) -> dict[tuple[str, str], list[Outcome]]:
-    """What happens, by call and level."""
+    """What happens, by call and level; *more* is added to the table's columns."""
+    columns = f"k integer PRIMARY KEY, n integer DEFAULT 0{more}"
     async with open_postgresql(dsn, "asyncpg") as pg:
-        await pg.run("CREATE TABLE t (k integer PRIMARY KEY, n integer DEFAULT 0)")
+        await pg.run(f"CREATE TABLE t ({columns})")
         async with pg.connect() as one, pg.connect() as other:
             actors = Actor(one, pg.handle), Actor(other, pg.handle)
             return {

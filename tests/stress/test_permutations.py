@@ -12,11 +12,16 @@ from tests.support.servers import Server
 SOME: Final = SCENARIOS[::2]
 
 
+# A row is proposed to the first one, where that is right; to the other one never.
+TABLES: Final = {"plain": "", "with a check": ", CHECK (k > 0)"}
+
+
+@pytest.mark.parametrize("more", TABLES.values(), ids=TABLES)
 @pytest.mark.parametrize("scenario", SOME, ids=[s.name for s in SOME])
 async def test_every_order_has_the_documented_outcome(
-    pg_server: Server, scenario: Scenario
+    pg_server: Server, scenario: Scenario, more: str
 ) -> None:
-    found = await observed(pg_server.dsn, scenario)
+    found = await observed(pg_server.dsn, scenario, more)
     assert listed(scenario, found) == documented(scenario.name)
     for (name, _), some in found.items():
         for outcome in some:

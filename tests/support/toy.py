@@ -32,6 +32,7 @@ class ToyCall:
 
     plan: Plan
     single: CompiledStatement | None = None
+    at_any_level: CompiledCall | None = None
 
     def statements(self) -> tuple[CompiledStatement, ...]:
         return ()

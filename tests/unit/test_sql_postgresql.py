@@ -126,6 +126,58 @@ def test_the_single_statement_that_never_updates() -> None:
     )
 
 
+PROPOSING: Final = table(
+    column("hits", default="0", unconstrained=True),
+    column("name", "text"),
+    may_propose=True,
+)
+
+
+def test_a_row_is_proposed_at_once_at_one_isolation_level() -> None:
+    made = plan(PROPOSING, defaults={"hits": F("hits") + 1, "name": "x"})
+    call = compile_call(made)
+    assert text(single(made)) == flat(
+        """
+        INSERT INTO "s"."t" AS "t" ("id", "hits", "name")
+        SELECT $1::pg_catalog.int4,
+            (CAST((0) AS pg_catalog.int4) + $2::pg_catalog.int4), $3::pg_catalog.text
+        WHERE current_setting('transaction_isolation') = 'read committed'
+            AND E'"s"."t"'::pg_catalog.regclass = 4711::pg_catalog.oid
+        ON CONFLICT ("id") DO UPDATE
+        SET "hits" = ("t"."hits" + $2::pg_catalog.int4), "name" = $3::pg_catalog.text
+        RETURNING CASE WHEN "t".xmax = 0 THEN 1 ELSE 2 END
+        """
+    )
+    of_parts = single(plan(HITS, defaults={"hits": F("hits") + 1, "name": "x"}))
+    assert [(step.sql, step.when) for step in call.statements()[1:2]] == [
+        (of_parts.sql, "at REPEATABLE READ and above")
+    ]
+
+
+def test_a_row_that_may_be_left_is_looked_for_before_one_is_proposed() -> None:
+    made = plan(PROPOSING, defaults={"name": "x"}, where=F("hits") < 3, returning="id")
+    assert text(single(made)) == flat(
+        """
+        WITH "aioupsert_found" ("passes", "changes", "c1") AS (
+            SELECT (("t"."hits" < $1::pg_catalog.int4) IS TRUE), TRUE, "t"."id"
+            FROM "s"."t" AS "t" WHERE "t"."id" = $2::pg_catalog.int4
+        ), "aioupsert_written" AS (
+            INSERT INTO "s"."t" AS "t" ("id", "name")
+            SELECT $2::pg_catalog.int4, $3::pg_catalog.text
+            WHERE NOT EXISTS (
+                SELECT FROM "aioupsert_found" WHERE NOT ("passes" AND "changes"))
+                AND current_setting('transaction_isolation') = 'read committed'
+            ON CONFLICT ("id") DO UPDATE SET "name" = $3::pg_catalog.text
+            WHERE (("t"."hits" < $1::pg_catalog.int4) IS TRUE) AND TRUE
+            RETURNING CASE WHEN "t".xmax = 0 THEN 1 ELSE 2 END, "t"."id"
+        )
+        SELECT CASE WHEN "passes" THEN 3 ELSE 4 END, "c1" FROM "aioupsert_found"
+            WHERE NOT ("passes" AND "changes")
+        UNION ALL SELECT * FROM "aioupsert_written"
+        """
+    )
+
+
 def test_the_native_upsert() -> None:
     made = plan(
         HITS, defaults={"name": "x"}, where=F("hits") < 3, strategy="on_conflict"

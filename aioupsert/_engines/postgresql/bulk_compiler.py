@@ -66,6 +66,7 @@ from aioupsert._engines.postgresql.compiler import (
     statement_guards,
     type_guards,
 )
+from aioupsert._engines.postgresql.insert_first import counts_from_zero
 from aioupsert._engines.postgresql.qualifying import (
     EQUALS,
     LESS,
@@ -300,18 +301,12 @@ def _excluded_columns(plan: Plan) -> dict[int, Column]:
             continue
         if value.kind == "value":
             columns[value.parameter] = column
-        elif _counts_from_zero(column) and value.name == "+":
+        elif counts_from_zero(column) and value.name == "+":
             # The insert proposes zero plus what is added.
             parameter = added_parameter(updates.get(column.name), value, column)
             if parameter is not None:
                 columns[parameter] = column
     return columns
-
-
-def _counts_from_zero(column: Column) -> bool:
-    """Return whether a new row's column holds exactly what is added to its default."""
-    is_counter = column.type_name in {"int4", "int8"} and column.default == "0"
-    return is_counter and column.unconstrained
 
 
 # --- Statements -----------------------------------------------------------------------

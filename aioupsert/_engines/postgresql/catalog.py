@@ -74,6 +74,12 @@ SELECT json_build_object(
     AND NOT EXISTS (
       SELECT FROM pg_catalog.pg_index i
       WHERE i.indrelid = c.oid AND (i.indexprs IS NOT NULL OR i.indpred IS NOT NULL)),
+  'proposable', NOT EXISTS (
+      SELECT FROM pg_catalog.pg_constraint x
+      WHERE x.conrelid = c.oid AND x.contype = 'c')
+    AND (
+      SELECT count(*) = 1 FROM pg_catalog.pg_index i
+      WHERE i.indrelid = c.oid AND i.indisunique),
   'refuses', c.relrowsecurity OR b.on_update,
   'remote', b.is_remote,
   'columns', (
@@ -255,6 +261,12 @@ def read_table(name: TableName, found: FoundTable) -> Table:
     indexes = found["unique"] or ()
     texts = [c["name"] for c in columns if c["type"] in {"varchar", "text"}]
     unique = tuple(_unique(index, texts) for index in indexes)
+    mergeable = (
+        found["foldable"]
+        and not found["children"]
+        and not found["rules"]
+        and not any(column["generated"] for column in columns)
+    )
     return Table(
         name=name,
         relation_id=found["oid"],
@@ -283,10 +295,12 @@ def read_table(name: TableName, found: FoundTable) -> Table:
         else None,
         temporary_tables_allowed=found["may_copy"],
         has_children=found["children"],
-        mergeable=found["foldable"]
-        and not found["children"]
-        and not found["rules"]
-        and not any(column["generated"] for column in columns),
+        mergeable=mergeable,
+        # RETURNING xmax takes the right to read the whole row.
+        may_propose=mergeable
+        and found.get("proposable", False)
+        and (found["returns_old"] or found.get("may_read", False))
+        and not any(map(_is_domain, columns)),
         updates_may_be_refused=found["refuses"],
         row_security=found.get("row_security", False),
         is_utf8=found.get("utf8", False),
@@ -366,7 +380,6 @@ def _column(found: FoundColumn) -> Column:
     builtin = found["catalog"] == "pg_catalog"
     # The type of an array is named like that of its elements, after an underscore.
     may_round = builtin and kind.removeprefix("_") in _ROUNDED
-    is_domain = found.get("declared_id", "") != found["type_id"]
     is_known = builtin and found["collation"] is None
     return Column(
         name=found["name"],
@@ -389,10 +402,16 @@ def _column(found: FoundColumn) -> Column:
         supports_unnest=found["array"] and found["category"] not in _EXPANDED,
         type_id=found["type_id"],
         declared_type_id=found.get("declared_id", ""),
-        modifier=found.get("declared_typmod") if may_round and not is_domain else None,
+        modifier=found.get("declared_typmod")
+        if may_round and not _is_domain(found)
+        else None,
         collation=found["collation"] or "",
         operators=found.get("operators") or "",
     )
+
+
+def _is_domain(found: FoundColumn) -> bool:
+    return found.get("declared_id", "") != found["type_id"]
 
 
 def _unique(found: FoundIndex, texts: Container[str]) -> UniqueIndex:

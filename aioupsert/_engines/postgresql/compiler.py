@@ -7,7 +7,8 @@ first. PostgreSQL runs all parts of such a statement with the same snapshot and 
 defined order, except that a part which reads the output of another waits for it: the
 reference makes the update come first. The insert has ON CONFLICT DO NOTHING without a
 conflict target, so that no unique index of any kind raises an error, and a row that a
-concurrent call has just created makes the statement return no row instead. Then, and
+concurrent call has just created makes the statement return no row instead. Where it does
+the same, INSERT ... ON CONFLICT DO UPDATE replaces both (see `insert_first`). Then, and
 where the one statement is not possible (a rule, an exclusion constraint, ...), the
 classic steps of `steps` send the update, the insert and the queries one by one.
 
@@ -29,6 +30,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 from aioupsert._engines.postgresql.citus import EXACT_BECAUSE
+from aioupsert._engines.postgresql.insert_first import may_insert_first
 from aioupsert._engines.postgresql.qualifying import (
     CONCATENATED,
     EQUALS,
@@ -59,14 +61,17 @@ ALIAS: Final = quote("t")
 def compile_call(plan: Plan) -> PostgresqlCall:
     """Compile every statement that a call with this plan may send."""
     single = None
+    insert_first = may_insert_first(plan)
     if plan.on_conflict:
         single = _on_conflict(plan)
     elif not plan.exact_because and not plan.lock:
-        single = _single(plan)
+        when = "at REPEATABLE READ and above" if insert_first else "first"
+        single = _single(plan, when)
     when = "when a concurrent call got in between" if single else "first"
-    return PostgresqlCall(
+    call = PostgresqlCall(
         plan=plan,
         single=single,
+        at_any_level=None,
         update=_update(plan, when) if plan.update else None,
         find=_find(plan, when) if plan.conditional else None,
         insert=_insert(plan, "when the row does not exist"),
@@ -82,6 +87,10 @@ def compile_call(plan: Plan) -> PostgresqlCall:
         lock=_lock(plan) if plan.lock else None,
         lock_rows=_lock_rows(plan) if plan.old and not plan.unique else None,
     )
+    if not insert_first:
+        return call
+    single = _single(plan, "first", insert_first=True)
+    return replace(call, single=single, at_any_level=call)
 
 
 class PostgresqlWriter(SqlWriter):
@@ -567,43 +576,65 @@ def _conditions(writer: PostgresqlWriter, plan: Plan) -> str:
     return " AND ".join(conditions)
 
 
-def _single(plan: Plan) -> CompiledStatement:
+def _single(plan: Plan, when: str, *, insert_first: bool = False) -> CompiledStatement:
     """
     Write the whole call as one statement.
 
     It returns no row if a concurrent call came in between, or if the row can neither be
-    updated nor inserted.
+    updated nor inserted; with *insert_first* also if the row is to be written, and the
+    isolation level is not READ COMMITTED.
     """
     writer = PostgresqlWriter()
-    updated, inserted, found = (
-        name_cte(plan, n) for n in ("updated", "inserted", "found")
-    )
-    columns = [quote(f"c{n}") for n in range(1, len(plan.returning) + 1)]
     ctes: list[str] = []
     queries: list[str] = []
     insert_if: list[str] = []
     if plan.conditional:
+        found = name_cte(plan, "found")
+        columns = [quote(f"c{n}") for n in range(1, len(plan.returning) + 1)]
         codes = [writer.passes(plan), writer.changes(plan) if plan.update else "FALSE"]
         names = ", ".join([quote("passes"), quote("changes"), *columns])
         ctes.append(
             f"{found} ({names}) AS (SELECT {_row(', '.join(codes), returned(plan))}"
             f" FROM {name_table(plan)} WHERE {_identified(writer, plan)})"
         )
-        insert_if.append(f"NOT EXISTS (SELECT FROM {found})")
+        is_left = 'NOT ("passes" AND "changes")'
         left = [NOT_COMPARED, *columns, *columns] if plan.old else columns
-        unchanged = (
-            f"SELECT {_row(UNCHANGED_CODE, left)} FROM {found}"
-            ' WHERE NOT ("passes" AND "changes")'
-        )
-        if plan.update:
+        unchanged = f"SELECT {_row(UNCHANGED_CODE, left)} FROM {found} WHERE {is_left}"
+        if plan.update and not insert_first:
+            updated = name_cte(plan, "updated")
             unchanged += f" AND NOT EXISTS (SELECT FROM {updated})"
         queries.append(unchanged)
+        found += f" WHERE {is_left}" if insert_first else ""
+        insert_if.append(f"NOT EXISTS (SELECT FROM {found})")
+    if insert_first:
+        write = _writing_natively(writer, plan, insert_if)
+        if not ctes:
+            return writer.compiled(write, when)
+        written = name_cte(plan, "written")
+        ctes.append(f"{written} AS ({write})")
+        queries.append(f"SELECT * FROM {written}")
+    else:
+        _update_then_insert(writer, plan, ctes, queries, insert_if)
+    sql = f"WITH {', '.join(ctes)} {' UNION ALL '.join(queries)}"
+    return writer.compiled(sql, when)
+
+
+def _update_then_insert(
+    writer: PostgresqlWriter,
+    plan: Plan,
+    ctes: list[str],
+    queries: list[str],
+    insert_if: list[str],
+) -> None:
+    """Add the parts that update and insert, and the queries for their answers."""
     if plan.update:
+        updated = name_cte(plan, "updated")
         ctes += _updating(writer, plan, updated)
         insert_if.append(f"NOT EXISTS (SELECT FROM {updated})")
         queries.append(f"SELECT * FROM {updated}")
     names, values = writer.values(plan.insert)
     insert_if += writer.insert_guards(plan)
+    inserted = name_cte(plan, "inserted")
     ctes.append(
         f"{inserted} AS (INSERT INTO {name_table(plan)} {names}SELECT {values}"
         f" WHERE {' AND '.join(insert_if)} ON CONFLICT DO NOTHING"
@@ -612,8 +643,6 @@ def _single(plan: Plan) -> CompiledStatement:
     # Untyped, as the type of a NULL in the WITH query would not be that of the others.
     absent = ", NULL" * len(plan.returning) if plan.old else ""
     queries.append(f"SELECT *{absent} FROM {inserted}")
-    sql = f"WITH {', '.join(ctes)} {' UNION ALL '.join(queries)}"
-    return writer.compiled(sql, "first")
 
 
 UNCHANGED_CODE: Final = (
@@ -773,11 +802,23 @@ def native_code(plan: Plan) -> str:
 
 def _on_conflict(plan: Plan) -> CompiledStatement:
     """
-    Write the native upsert.
+    Write the native upsert that the caller has asked for.
 
     It returns no row if *where* or *skip_unchanged* leaves the existing one unchanged.
     """
     writer = PostgresqlWriter()
+    return writer.compiled(_upserting(writer, plan, []), "first")
+
+
+def _writing_natively(
+    writer: PostgresqlWriter, plan: Plan, conditions: Sequence[str]
+) -> str:
+    """Write the native upsert in place of update and insert; see `may_insert_first`."""
+    level = f"{_LEVEL} {EQUALS} '{_READ_COMMITTED}'"
+    return _upserting(writer, plan, [*conditions, level])
+
+
+def _upserting(writer: PostgresqlWriter, plan: Plan, conditions: Sequence[str]) -> str:
     names, values = writer.values(plan.insert)
     target = ", ".join(quote(k.column.name) for k in plan.key)
     action = "NOTHING"
@@ -785,14 +826,19 @@ def _on_conflict(plan: Plan) -> CompiledStatement:
         action = f"UPDATE SET {writer.assignments(plan.update)}"
         if plan.where is not None or plan.compare is not None:
             action += f" WHERE {writer.passes(plan)} AND {writer.changes(plan)}"
-    code = native_code(plan)
-    guards = " AND ".join(writer.insert_guards(plan)) or "TRUE"
-    sql = (
-        f"INSERT INTO {name_table(plan)} {names}SELECT {values} WHERE {guards}"
+    conditions = [*conditions, *statement_guards(plan)]
+    if writer.inlines_default:
+        conditions.append(writer.guard(plan))
+    return (
+        f"INSERT INTO {name_table(plan)} {names}SELECT {values}"
+        f" WHERE {' AND '.join(conditions) or 'TRUE'}"
         f" ON CONFLICT ({target}) DO {action}"
-        f" RETURNING {_row(code, returned(plan))}"
+        f" RETURNING {_row(native_code(plan), returned(plan))}"
     )
-    return writer.compiled(sql, "first")
+
+
+_LEVEL: Final = "pg_catalog.current_setting('transaction_isolation')"
+_READ_COMMITTED: Final = "read committed"
 
 
 def _probe(plan: Plan) -> CompiledStatement:
@@ -812,11 +858,7 @@ def _probe(plan: Plan) -> CompiledStatement:
         for condition in conditions
     ]
     # On the servers behind postgres_fdw, every transaction is at least REPEATABLE READ.
-    level = (
-        "'repeatable read'"
-        if plan.table.has_remote_rows
-        else "pg_catalog.current_setting('transaction_isolation')"
-    )
+    level = "'repeatable read'" if plan.table.has_remote_rows else _LEVEL
     sql = f"SELECT {level}, {', '.join(tests)}"
     return writer.compiled(sql, _AGAIN)
 
@@ -931,9 +973,8 @@ def _advisory_lock(writer: PostgresqlWriter, plan: Plan) -> str:
 def _lock(plan: Plan) -> CompiledStatement:
     """Write the advisory lock; above READ COMMITTED it only returns the level."""
     writer = PostgresqlWriter()
-    level = "pg_catalog.current_setting('transaction_isolation')"
     sql = (
-        f"SELECT {level}, CASE WHEN {level} {EQUALS} 'read committed'"
+        f"SELECT {_LEVEL}, CASE WHEN {_LEVEL} {EQUALS} '{_READ_COMMITTED}'"
         f" THEN {_advisory_lock(writer, plan)} END"
     )
     return writer.compiled(sql, "first, in a transaction of its own if there is none")

@@ -45,6 +45,7 @@ TABLE: Final = f"""
   'is_citus', {citus.IS_INSTALLED},
   'may_insert', has_table_privilege(c.oid, 'INSERT')
     OR has_any_column_privilege(c.oid, 'INSERT'),
+  'may_read', has_table_privilege(c.oid, 'SELECT'),
   'may_copy', has_database_privilege(current_database(), 'TEMPORARY'),
   'utf8', current_setting('server_encoding') = 'UTF8'
     AND current_setting('client_encoding') = 'UTF8',
@@ -197,6 +198,7 @@ class FoundTable(TypedDict):
     xmax: bool
     is_citus: bool
     may_insert: bool
+    may_read: NotRequired[bool]
     may_copy: bool
     rules: bool
     instead: bool
@@ -204,6 +206,7 @@ class FoundTable(TypedDict):
     statement: bool
     children: bool
     foldable: bool
+    proposable: NotRequired[bool]
     utf8: NotRequired[bool]
     small: NotRequired[bool]
     empty: NotRequired[bool]
@@ -273,6 +276,7 @@ def complete(found: FoundParts) -> FoundTable | None:
     # An index refuses values that are too long.
     indexed = {c["number"] for c in columns if c["size"] < 0} & indexed | unique
     primary = {n for index in indexes if index["primary"] for n in index["numbers"]}
+    has_checks = any(sort == "c" for sort, _ in constraints)
     combined = {
         **found,
         "rules": False,
@@ -289,6 +293,7 @@ def complete(found: FoundParts) -> FoundTable | None:
             or any(sort == "c" and 0 in (on or [0]) for sort, on in constraints)
             or any(i["predicate"] is not None or 0 in i["numbers"] for i in indexes)
         ),
+        "proposable": not has_checks and sum(i["is_unique"] for i in indexes) == 1,
         "columns": [_column(c, primary, checked | indexed) for c in columns],
         "unique": [
             _index(index, names)

@@ -76,6 +76,7 @@ class PostgresqlCall:
     Attributes:
         plan: The plan.
         single: The whole call as one statement, or None if that is not possible.
+        at_any_level: The call for any isolation level, if this is for READ COMMITTED.
         update: The update, or None if there is nothing to set.
         find: The query for the existing row, or None if an update always applies.
         insert: The insert.
@@ -94,6 +95,7 @@ class PostgresqlCall:
 
     plan: Plan
     single: CompiledStatement | None
+    at_any_level: PostgresqlCall | None
     update: CompiledStatement | None
     find: CompiledStatement | None
     insert: CompiledStatement
@@ -109,6 +111,7 @@ class PostgresqlCall:
         """Return the statements that a call may send, in order."""
         steps = (
             *(self.lock, self.lock_rows, self.single),
+            *(() if self.at_any_level is None else (self.at_any_level.single,)),
             *(self.update, self.find, self.insert),
             *(self.insert_or_nothing, self.probe, self.look, self.lock_row),
         )
@@ -131,10 +134,11 @@ class PostgresqlCall:
             NotAppliedError: The database silently did not write the row.
         """
         lost = LostRace()
+        single = (self.at_any_level or self).single
         for number in range(MAX_LOST_RACES):
             outcome: Result | LostRace
-            if number == 0 and self.single is not None:
-                rows = yield bind(self.single, values, self.plan.caller_columns)
+            if number == 0 and single is not None:
+                rows = yield bind(single, values, self.plan.caller_columns)
                 outcome = read_result(self.plan, rows) if rows else LostRace()
             else:
                 outcome = yield from self._attempt(values, number, in_transaction=True)

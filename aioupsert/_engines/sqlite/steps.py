@@ -75,6 +75,7 @@ class SqliteCall:
             or None.
         identity: How many columns tell the rows of a key apart then.
         single: None; a call is one job, however many statements it has.
+        at_any_level: None; there is one isolation level.
     """
 
     plan: Plan
@@ -86,6 +87,7 @@ class SqliteCall:
     lock: CompiledStatement | None = None
     identity: int = 0
     single: None = None
+    at_any_level: None = None
 
     def statements(self) -> tuple[CompiledStatement, ...]:
         """Return the statements that a call may send, in order."""
