@@ -4,9 +4,9 @@ One call and many rows as the table grows, and the statement by hand.
 One row updated, one created, and 10,000 rows of which half exist, in tables of a thousand
 to ten million rows, in turns of one run. The 10,000 by hand are COPY and ON CONFLICT.
 
-Then tables that are filled row by row in one transaction, in which no ANALYZE comes: the
-first tenth of the calls and the last one, which a plan for a small table would make slow.
-At last ten rows into a table of a hundred partitions.
+Then tables that are filled row by row, in turns, in one transaction or each row in its own:
+the ratio to by hand in the first tenth of the calls and in the last one, which a plan for a
+small table would make slow, and the highest of the ten. At last ten rows into a table of a hundred partitions.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import itertools
 import statistics
 from argparse import ArgumentParser, Namespace
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack
 from functools import partial
 from typing import Final, NamedTuple
 
@@ -31,7 +32,7 @@ from benchmarks.support.report import show, show_versions
 from benchmarks.support.rows import Row, as_dicts, seeded
 from benchmarks.support.timing import in_turns, ratio, stopwatch
 
-QUICK: Final = {"turns": 1, "most": 1_000, "fill": 100}
+QUICK: Final = {"turns": 1, "most": 1_000, "fill": 500}
 FILL: Final = """
 INSERT INTO views
 SELECT '/page/' || n, n % 100, 'the note of page ' || n FROM generate_series({}, {}) AS n
@@ -121,59 +122,94 @@ async def measure(case: Case, turns: int) -> tuple[list[float], list[float]]:
     return times["ours"], times["by hand"]
 
 
-def fills(
-    conn: asyncpg.Connection[asyncpg.Record],
-) -> dict[str, Callable[[str], Awaitable[object]]]:
-    """Return the ways to create a row."""
-    statement = count_view("views")
+WAYS: Final = ("by hand", "create_or_update", "skip_unchanged", "get_or_create")
+# The calls after which another way takes its turn.
+CHUNK: Final = 50
+
+
+def filling(
+    way: str, conn: asyncpg.Connection[asyncpg.Record]
+) -> Callable[[str], Awaitable[object]]:
+    """Return a way to create a row; each has a table of its own."""
+    table = way.replace(" ", "_")
+    statement = count_view(table)
     defaults = {"hits": 1, "note": "seen"}
-    return {
-        "by hand": lambda path: conn.fetchval(statement, path, 1, "seen"),
-        "create_or_update": lambda path: create_or_update(
-            conn, "views", key={"path": path}, defaults=defaults
-        ),
-        "skip_unchanged": lambda path: create_or_update(
-            conn, "views", key={"path": path}, defaults=defaults, skip_unchanged=True
-        ),
-        "get_or_create": lambda path: get_or_create(
-            conn, "views", key={"path": path}, defaults=defaults
-        ),
-    }
+
+    async def create(path: str) -> object:
+        if way == "by hand":
+            return await conn.fetchval(statement, path, 1, "seen")
+        if way == "get_or_create":
+            return await get_or_create(
+                conn, table, key={"path": path}, defaults=defaults
+            )
+        return await create_or_update(
+            *(conn, table),
+            key={"path": path},
+            defaults=defaults,
+            skip_unchanged=way == "skip_unchanged",
+        )
+
+    return create
+
+
+async def empty(
+    conns: dict[str, asyncpg.Connection[asyncpg.Record]], start: int
+) -> None:
+    """Leave so many rows in each table."""
+    for way, conn in conns.items():
+        table = way.replace(" ", "_")
+        await conn.execute(f"TRUNCATE {table}")
+        if start:
+            await conn.execute(FILL.format(-start, -1).replace("views", table))
+            await conn.execute(f"VACUUM ANALYZE {table}")
 
 
 async def fill(
-    conn: asyncpg.Connection[asyncpg.Record],
-    create: Callable[[str], Awaitable[object]],
-    number: int,
-    start: int,
-) -> tuple[float, float]:
-    """Return the milliseconds of a call at the beginning and at the end."""
-    await conn.execute("TRUNCATE views")
-    if start:
-        await conn.execute(FILL.format(-start, -1))
-        await conn.execute("VACUUM ANALYZE views")
-    tenths: list[float] = []
-    async with conn.transaction():
-        for first in range(0, number, number // 10):
-            with stopwatch() as elapsed:
-                for n in range(first, first + number // 10):
-                    await create(f"/page/{n}")
-            tenths.append(elapsed.wall / (number // 10) * 1e3)
-    return tenths[0], tenths[-1]
+    conns: dict[str, asyncpg.Connection[asyncpg.Record]], number: int
+) -> dict[str, list[float]]:
+    """Return the milliseconds of a call in each tenth, by way."""
+    ways = [*conns]
+    create = {way: filling(way, conn) for way, conn in conns.items()}
+    times: dict[str, list[float]] = {way: [] for way in conns}
+    for tenth in range(10):
+        chunks: dict[str, list[float]] = {way: [] for way in conns}
+        firsts = range(tenth * number // 10, (tenth + 1) * number // 10, CHUNK)
+        for turn, first in enumerate(firsts):
+            for way in ways[turn % len(ways) :] + ways[: turn % len(ways)]:
+                with stopwatch() as elapsed:
+                    for n in range(first, first + CHUNK):
+                        await create[way](f"/page/{n}")
+                chunks[way].append(elapsed.wall / CHUNK * 1e3)
+        for way, elapsed_each in chunks.items():
+            times[way].append(statistics.median(elapsed_each))
+    return times
 
 
-async def measure_filling(
-    conn: asyncpg.Connection[asyncpg.Record], number: int
-) -> Table:
-    table = Table("rows before", "filled by", "first tenth, ms", "last, ms", "ratio")
-    for start in (0, 20):
-        for name, create in fills(conn).items():
-            first, last = await fill(conn, create, number, start)
-            table.add_row(
-                *(str(start), name),
-                *(f"{first:.3f}", f"{last:.3f}", f"{last / first:.2f}"),
-            )
-        table.add_section()
+async def measure_filling(dsn: str, number: int) -> Table:
+    table = Table(
+        *("rows before", "transaction", "filled by", "first tenth, ms", "last, ms"),
+        *("ratio to by hand, first tenth", "last", "highest"),
+    )
+    async with AsyncExitStack() as stack:
+        conns = {
+            way: await stack.enter_async_context(postgresql(dsn, way.replace(" ", "_")))
+            for way in WAYS
+        }
+        for start, inside in itertools.product((0, 20), (True, False)):
+            await empty(conns, start)
+            async with AsyncExitStack() as transactions:
+                # In which no ANALYZE comes.
+                for conn in conns.values() if inside else ():
+                    await transactions.enter_async_context(conn.transaction())
+                times = await fill(conns, number)
+            for way, ours in times.items():
+                ratios = [a / b for a, b in zip(ours, times["by hand"], strict=True)]
+                table.add_row(
+                    *(str(start), "one" if inside else "each", way),
+                    *(f"{ours[0]:.3f}", f"{ours[-1]:.3f}"),
+                    *(f"{r:.2f}" for r in (ratios[0], ratios[-1], max(ratios))),
+                )
+            table.add_section()
     return table
 
 
@@ -272,10 +308,10 @@ async def measure_all(options: Namespace) -> int:
                     )
                 table.add_section()
                 size, filled = size * 10, size
-            filling = await measure_filling(conn, options.fill)
+            filled_table = await measure_filling(server.dsn, options.fill)
             partitions = await measure_partitions(conn, options.turns)
     show(table)
-    show(filling)
+    show(filled_table)
     show(partitions)
     show_versions(server)
     if options.plot:
