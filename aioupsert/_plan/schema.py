@@ -286,6 +286,8 @@ class Table:
         scan_limit: The number of bytes from which on a statement must not be sent again
             that was planned to scan it; 0 if it is not planned so.
         is_partitioned: Whether its rows are in partitions.
+        has_many_partitions: Whether it has so many that a statement for one row had better
+            be planned each time, for one of them.
         temporary_tables_allowed: Whether this role may create a temporary table, which
             rows are copied to.
         has_remote_rows: Whether other servers hold some of its rows. Every statement,
@@ -329,6 +331,7 @@ class Table:
     is_empty: bool = False
     scan_limit: int = 0
     is_partitioned: bool = False
+    has_many_partitions: bool = False
     temporary_tables_allowed: bool = False
     has_remote_rows: bool = False
     distribution_column: str | None = None

@@ -174,6 +174,31 @@ async def test_rows_are_looked_up_by_an_index_after_the_table_has_grown(
     assert not re.search(r"Seq Scan on t\b|JIT", plan), plan
 
 
+@pytest.mark.parametrize("name", [name for name in LOOK_UPS if "many" not in name])
+@pytest.mark.parametrize("number", [2, 4])
+async def test_they_are_in_partitions_that_have_grown(
+    pg: PostgresDatabase, number: int, name: str
+) -> None:
+    parts = [
+        f"CREATE TABLE p{n} PARTITION OF t"
+        f" FOR VALUES WITH (MODULUS {number}, REMAINDER {n})"
+        for n in range(number)
+    ]
+    await pg.run(
+        "CREATE TABLE t (k text PRIMARY KEY, v integer) PARTITION BY HASH (k);"
+        f" {'; '.join(parts)}; INSERT INTO t SELECT 'a' || i FROM generate_series(1, 9) i;"
+        " ANALYZE t"
+    )
+    call = LOOK_UPS[name]
+    async with explained(pg) as (conn, plans), conn.transaction():
+        for turn in range(8):
+            await call(conn, turn)
+        await conn.execute(GROW)
+        plan = await planned(conn, plans, call(conn, 100))
+    assert re.search(r"Index (Only )?Scan using p\d_pkey", plan)
+    assert not re.search(r"Seq Scan on p\d\b|JIT", plan), plan
+
+
 async def test_a_plan_is_kept_for_a_large_table_only(pg: PostgresDatabase) -> None:
     await pg.run(f"{TABLE}; ALTER TABLE t ADD id serial NOT NULL")
     kept: list[int] = []

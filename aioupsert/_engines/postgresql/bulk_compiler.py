@@ -13,8 +13,8 @@ or a temporary table to which the rows were copied. It is one of two forms:
 
 Both take the rows in the order of their keys, so that two writers of the same rows lock
 them in the same order and cannot deadlock. Whatever the statistics say, rows are looked up
-in the table by an index; see `_FEW` and `_PLANNED_ANEW`. A condition that may leave rows unchanged
-adds a query, sent first, which finds those rows.
+in the table by an index; see `_FEW` and `planned_anew`. A condition that may leave rows
+unchanged adds a query, sent first, which finds those rows.
 
 A statement reports each row that it wrote. A row that it does not report conflicted with
 a concurrent call, has the key of an earlier row of the batch, or was silently not
@@ -62,6 +62,7 @@ from aioupsert._engines.postgresql.compiler import (
     name_cte,
     name_table,
     native_code,
+    planned_anew,
     returned,
     statement_guards,
     type_guards,
@@ -320,14 +321,6 @@ _FEW: Final = f'"ord" {operator(">")} 0 AND ("ord" {operator("+")} 1) {operator(
 _STAGED: Final = (
     f'"ord" {operator(">")} 0 AND "ord" {operator("<")} 1000000000000::pg_catalog.int8'
 )
-# A kept plan would scan a small table also after it has grown. So this makes it so costly
-# that the server plans the statement each time, for its arguments: with those the condition
-# is TRUE when it is planned. Nothing evaluates the query.
-_PLANNED_ANEW: Final = (
-    f"(pg_catalog.cardinality({{array}}) {operator('>=')} 0"
-    f" OR (SELECT pg_catalog.count(*) {operator('>')} 0"
-    " FROM pg_catalog.generate_series(1, 1000000000)))"
-)
 
 
 class _BatchWriter(PostgresqlWriter):
@@ -480,8 +473,10 @@ class _Text(NamedTuple):
         writer = self.writer
         arrays = [writer.array(number) for number in range(len(writer.columns))]
         sources = ", ".join(f"pg_catalog.unnest({array})" for array in arrays)
-        anew = writer.is_small and writer.joins_table
-        condition = f" AND {_PLANNED_ANEW.format(array=arrays[0])}" if anew else ""
+        condition = ""
+        if writer.is_small and writer.joins_table:
+            is_true = f"pg_catalog.cardinality({arrays[0]}) {operator('>=')} 0"
+            condition = f" AND {planned_anew(is_true)}"
         return self._reading(
             f"MATERIALIZED (SELECT * FROM ROWS FROM ({sources}) WITH ORDINALITY"
             f" AS x ({self._columns()}) WHERE {_FEW}{condition}{self._guards()})"

@@ -80,6 +80,8 @@ SELECT json_build_object(
     AND (
       SELECT count(*) = 1 FROM pg_catalog.pg_index i
       WHERE i.indrelid = c.oid AND i.indisunique),
+  'many_partitions', c.relkind = 'p' AND (
+    SELECT count(*) > 2 FROM pg_catalog.pg_inherits h WHERE h.inhparent = c.oid),
   'refuses', c.relrowsecurity OR b.on_update,
   'remote', b.is_remote,
   'columns', (
@@ -308,6 +310,7 @@ def read_table(name: TableName, found: FoundTable) -> Table:
         is_empty=found.get("empty", False),
         scan_limit=found.get("scan_limit", 0),
         is_partitioned=kind == "p",
+        has_many_partitions=found.get("many_partitions", False),
         has_remote_rows=remote,
         distribution_column=found.get("distributed_by"),
         all_indexes_known=kind != "v" and not (remote and kind in _FOREIGN),

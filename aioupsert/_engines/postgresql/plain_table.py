@@ -207,6 +207,7 @@ class FoundTable(TypedDict):
     children: bool
     foldable: bool
     proposable: NotRequired[bool]
+    many_partitions: NotRequired[bool]
     utf8: NotRequired[bool]
     small: NotRequired[bool]
     empty: NotRequired[bool]
