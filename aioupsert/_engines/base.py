@@ -65,6 +65,11 @@ class CompiledCall(Protocol):
         """
         ...
 
+    @property
+    def create(self) -> CompiledStatement | None:
+        """The same for a row that was just looked for in vain: it need only insert."""
+        ...
+
     def attempt(
         self, values: ParameterValues, lost: int, /
     ) -> Steps[Result | LostRace]:

@@ -121,16 +121,24 @@ async def _get_or_create(
     session: Session, target: Target, arguments: Arguments, timeout: float | None
 ) -> Result:
     defaults = arguments["create_defaults"] or {}
+    has_factories = any(map(callable, defaults.values()))
     # A transaction may be read-only, and a statement with an INSERT would abort it.
-    if any(map(callable, defaults.values())) or not session.can_repeat():
-        # Names are checked as if every value were known.
-        names: Arguments = {**arguments, "create_defaults": dict.fromkeys(defaults)}
-        shape, values = target.read_without_defaults(names)
+    looks_first = has_factories or not session.can_repeat()
+    request = None
+    if looks_first:
+        if has_factories or target.model is not None:
+            # Names are checked as if every value were known.
+            names: Arguments = {**arguments, "create_defaults": dict.fromkeys(defaults)}
+            shape, values = target.read_without_defaults(names)
+        else:
+            shape, values = request = target.read(arguments)
         found = await _look_up(session, target.name, shape, values, timeout)
         if found is not None:
             return found
-    shape, values = target.read(arguments)
-    return await write(session, target.name, shape, values, timeout)
+    shape, values = request or target.read(arguments)
+    return await write(
+        session, target.name, shape, values, timeout, is_absent=looks_first
+    )
 
 
 async def preview(
@@ -164,9 +172,19 @@ async def write(
     shape: RequestShape,
     values: list[Value],
     timeout: float | None,
+    *,
+    is_absent: bool = False,
 ) -> Result:
     """
     Create or update one row.
+
+    Args:
+        session: Where to.
+        name: The table.
+        shape: The call.
+        values: Its values.
+        timeout: The seconds that it may be retried for.
+        is_absent: Whether it only creates the row, which was just looked for in vain.
 
     Raises:
         RetriesExhaustedError: Transient errors lasted until the timeout.
@@ -182,7 +200,8 @@ async def write(
             call = cached_call(used, shape)
             if call is None:
                 call = await compile_call(session, name, shape, values)
-            plan, single = call.plan, call.single
+            plan = call.plan
+            single = call.create if is_absent else call.single
             if plan.checks:
                 _check_key(plan, values)
             lost = 0 if retries is None else retries.attempts

@@ -33,6 +33,7 @@ class ToyCall:
     plan: Plan
     single: CompiledStatement | None = None
     at_any_level: CompiledCall | None = None
+    create: CompiledStatement | None = None
 
     def statements(self) -> tuple[CompiledStatement, ...]:
         return ()

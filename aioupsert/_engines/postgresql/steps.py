@@ -107,6 +107,11 @@ class PostgresqlCall:
     lock: CompiledStatement | None
     lock_rows: CompiledStatement | None = None
 
+    @property
+    def create(self) -> CompiledStatement | None:
+        """The same for a row that was just looked for in vain."""
+        return self.single and (self.insert_or_nothing or self.single)
+
     def statements(self) -> tuple[CompiledStatement, ...]:
         """Return the statements that a call may send, in order."""
         steps = (

@@ -76,6 +76,7 @@ class SqliteCall:
         identity: How many columns tell the rows of a key apart then.
         single: None; a call is one job, however many statements it has.
         at_any_level: None; there is one isolation level.
+        create: None, as *single*.
     """
 
     plan: Plan
@@ -88,6 +89,7 @@ class SqliteCall:
     identity: int = 0
     single: None = None
     at_any_level: None = None
+    create: None = None
 
     def statements(self) -> tuple[CompiledStatement, ...]:
         """Return the statements that a call may send, in order."""
