@@ -5,8 +5,14 @@ With autocommit off, which is psycopg's default, the first statement begins a tr
 whether the caller or this library sends it. It is the caller's to commit.
 
 BEGIN and SAVEPOINT are sent in psycopg's pipeline mode, together with the next statement,
-which saves a round trip for each. psycopg cannot be cancelled while it leaves a pipeline,
-so a cancelled call has the server cancel the statement, and then waits for its end.
+which saves a round trip for each.
+
+A cancelled call has the server cancel the statement, and then waits for its end. psycopg
+does so too, but closes the connection when it is cancelled again, as it is by anyio, and
+waits longer than a caller should. So this module waits for the socket itself, on behalf of
+psycopg's generators, which go on in a task of their own once the caller is cancelled. What
+psycopg does in several steps, as it leaves a pipeline or a COPY, runs in a task from the
+beginning.
 
 References:
     psycopg, "Transactions management", "Pipeline mode support".
@@ -27,14 +33,14 @@ from typing import (
     NamedTuple,
     TypeAlias,
     TypeVar,
-    cast,
 )
 
 import psycopg
 from psycopg.adapt import AdaptersMap, Dumper, PyFormat, Transformer
-from psycopg.pq import Format, PipelineStatus, TransactionStatus
+from psycopg.pq import ExecStatus, Format, PipelineStatus, TransactionStatus
 from psycopg.rows import tuple_row
 from psycopg.types.string import StrDumper
+from psycopg.waiting import Ready, Wait
 
 from aioupsert._drivers.base import (
     LOGGER,
@@ -55,8 +61,8 @@ from aioupsert._plan import CopiedRows
 from aioupsert.typing import Value
 
 if TYPE_CHECKING:
-    from psycopg.abc import AdaptContext
-    from psycopg.pq.abc import PGresult
+    from psycopg.abc import AdaptContext, PQGen, Query
+    from psycopg.pq.abc import PGconn, PGresult
     from psycopg_pool import AsyncConnectionPool
 
     from aioupsert._engines.base import Engine, Fault
@@ -64,7 +70,15 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _Connection: TypeAlias = psycopg.AsyncConnection[object]
-_Cursor: TypeAlias = psycopg.AsyncRawCursor[tuple[Value, ...]]
+
+# Attributes of enumerations, which take longer to look up.
+_TEXT: Final = Format.TEXT
+_READ: Final = Wait.R
+_WRITE: Final = Wait.W
+_TUPLES_OK: Final = ExecStatus.TUPLES_OK
+_NO_PIPELINE: Final = PipelineStatus.OFF
+# The seconds after which a generator looks whether its socket is still open.
+_LOOK_AGAIN: Final = 0.1
 
 # The seconds after which a statement that still runs is cancelled again.
 _CANCEL_AGAIN: Final = 0.2
@@ -83,6 +97,51 @@ def sqlstate(error: BaseException) -> str:
 def is_retryable(error: BaseException) -> bool:
     """Return whether repeating the whole transaction is right after an error."""
     return sqlstate(error) in TRANSIENT
+
+
+class _Cursor(psycopg.AsyncRawCursor[tuple[Value, ...]]):
+    """A cursor whose statement can be waited for in another way than psycopg's."""
+
+    def steps(
+        self, query: Query, arguments: ParameterValues, *, prepare: bool | None
+    ) -> PQGen[None]:
+        """Return the generator that executes a statement, as `execute` runs it."""
+        return self._execute_gen(query, arguments, prepare=prepare)
+
+
+async def _run(steps: PQGen[None], libpq: PGconn) -> None:
+    """Run a generator of psycopg's, which can go on if this is cancelled."""
+    loop = asyncio.get_running_loop()
+    try:
+        awaited = next(steps)
+        socket = libpq.socket
+        while True:
+            waiter: asyncio.Future[Ready] = loop.create_future()
+            # A socket that is closed meanwhile makes no event.
+            timer = loop.call_later(_LOOK_AGAIN, _wake, waiter, Ready.NONE)
+            if awaited & _READ:
+                loop.add_reader(socket, _wake, waiter, Ready.R)
+            if awaited & _WRITE:
+                loop.add_writer(socket, _wake, waiter, Ready.W)
+            try:
+                ready = await waiter
+            finally:
+                timer.cancel()
+                if awaited & _READ:
+                    loop.remove_reader(socket)
+                if awaited & _WRITE:
+                    loop.remove_writer(socket)
+            awaited = steps.send(ready)
+    except StopIteration:
+        return
+    except OSError as exc:
+        msg = "connection socket closed"
+        raise psycopg.OperationalError(msg) from exc
+
+
+def _wake(waiter: asyncio.Future[Ready], ready: Ready) -> None:
+    if not waiter.done():
+        waiter.set_result(ready)
 
 
 class PsycopgSession(PostgresqlSession):
@@ -124,12 +183,26 @@ class PsycopgSession(PostgresqlSession):
         """Await a single statement."""
         if LOGGER.isEnabledFor(DEBUG):
             log(sql)
-        async with self.state.lock, self._own_pipeline():
-            try:
-                return await self._fetch(sql, arguments, caller_columns)
-            except psycopg.Error as exc:
-                self._raise_internal(exc, sqlstate(exc))
-                raise
+        lock = self.state.lock
+        if not lock.take():  # not "async with", which costs more on every call
+            await lock.acquire()
+        try:
+            if not self._in_pipeline:
+                return await self._fetch_alone(sql, arguments, caller_columns)
+            async with self._own_pipeline():
+                return await self._fetch_alone(sql, arguments, caller_columns)
+        finally:
+            lock.release()
+
+    async def _fetch_alone(
+        self, sql: str, arguments: ParameterValues, caller_columns: int
+    ) -> ResultRows:
+        try:
+            cursor = await self._execute(sql, arguments)
+            return await self._rows(cursor, caller_columns)
+        except psycopg.Error as exc:
+            self._raise_internal(exc, sqlstate(exc))
+            raise
 
     def may_be_stale(self, error: Exception) -> bool:
         """Decide by the SQLSTATE."""
@@ -188,21 +261,25 @@ class PsycopgSession(PostgresqlSession):
         """Send a statement, in one round trip with what has to be sent before it."""
         query: Any = sql  # not a literal, which psycopg's annotation demands
         # With a row factory of its own, and with PostgreSQL's placeholders.
-        cursor: _Cursor = psycopg.AsyncRawCursor(
-            self._connection, row_factory=tuple_row
-        )
+        cursor = _Cursor(self._connection, row_factory=tuple_row)
         classes = {*map(type, arguments)}
         if ArrayArgument in classes:
             cursor.adapters.register_dumper(ArrayArgument, _ArrayDumper)
         if NameArgument in classes:
             cursor.adapters.register_dumper(NameArgument, StrDumper)
         if self._waiting or self._in_pipeline or self._begins():
-            work: Coroutine[object, object, object] = self._execute_together(
-                cursor, query, arguments, prepare=prepare
+            await self._uninterrupted(
+                self._execute_together(cursor, query, arguments, prepare=prepare)
             )
-        else:
-            work = cursor.execute(query, arguments, prepare=prepare)
-        await self._uninterrupted(work)
+            return cursor
+        async with self._connection.lock:
+            steps = cursor.steps(query, arguments, prepare=prepare)
+            try:
+                await _run(steps, self._libpq)
+            except asyncio.CancelledError:
+                rest = asyncio.ensure_future(_run(steps, self._libpq))
+                await finish(asyncio.ensure_future(self._stop(rest)))
+                raise
         return cursor
 
     async def _execute_together(
@@ -258,13 +335,14 @@ class PsycopgSession(PostgresqlSession):
         cursor = await self._execute(sql, [*arguments], prepare=False)
         return await self._rows(cursor, caller_columns)
 
-    async def _rows(self, cursor: Any, caller_columns: int) -> ResultRows:
-        if cursor.description is None:
+    async def _rows(self, cursor: _Cursor, caller_columns: int) -> ResultRows:
+        result = cursor.pgresult
+        if result is None or result.status != _TUPLES_OK:
             return ()
         if _has_default_loaders(self._connection.adapters):
             rows: ResultRows = await cursor.fetchall()
             return rows
-        return self._read(cast("PGresult", cursor.pgresult), caller_columns)
+        return self._read(result, caller_columns)
 
     def _read(self, result: PGresult, caller_columns: int) -> ResultRows:
         """Load the caller's columns with the caller's loaders, the rest with psycopg's."""
@@ -272,7 +350,7 @@ class PsycopgSession(PostgresqlSession):
         caller = Transformer.from_context(self._connection)
         first = result.nfields - caller_columns
         loaders = [
-            (default if n < first else caller).get_loader(result.ftype(n), Format.TEXT)
+            (default if n < first else caller).get_loader(result.ftype(n), _TEXT)
             for n in range(result.nfields)
         ]
         return [
@@ -288,7 +366,7 @@ class PsycopgSession(PostgresqlSession):
     @property
     def _in_pipeline(self) -> bool:
         """Whether the connection is in pipeline mode."""
-        return bool(self._libpq.pipeline_status != PipelineStatus.OFF)
+        return bool(self._libpq.pipeline_status != _NO_PIPELINE)
 
     def _begins(self) -> bool:
         """Return whether psycopg sends a BEGIN of its own before the next statement."""
@@ -373,17 +451,19 @@ class _Context(NamedTuple):
 _ADAPTERS: Final = AdaptersMap(types=psycopg.postgres.types)
 psycopg.postgres.register_default_adapters(_Context(_ADAPTERS, None))
 psycopg.postgres.types["int8"].register(_Context(_ADAPTERS, None))  # its arrays
-# The types of the columns that this library itself reads: unknown ones, bool, int8, int4,
-# text, int8[], cstring.
-_TYPES: Final = (0, 16, 20, 23, 25, 1016, 2275)
+# The types of the columns that this library itself reads, with their loaders: unknown ones,
+# bool, int8, int4, text, int8[], cstring.
+_LOADERS: Final = [
+    (oid, _ADAPTERS.get_loader(oid, _TEXT)) for oid in (0, 16, 20, 23, 25, 1016, 2275)
+]
 
 
 def _has_default_loaders(adapters: AdaptersMap) -> bool:
     """Return whether the caller has left the loaders of these types unchanged."""
-    return all(
-        adapters.get_loader(oid, Format.TEXT) is _ADAPTERS.get_loader(oid, Format.TEXT)
-        for oid in _TYPES
-    )
+    for oid, loader in _LOADERS:  # noqa: SIM110  # in every call: a generator costs more
+        if adapters.get_loader(oid, _TEXT) is not loader:
+            return False
+    return True
 
 
 class _ArrayDumper(Dumper):

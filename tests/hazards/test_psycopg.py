@@ -441,6 +441,20 @@ async def test_cancelled_while_it_waits_for_a_lock(
     assert not (await count(conn)).created
 
 
+async def test_a_call_cancelled_before_its_turn_leaves_the_statement_of_another_task(
+    conn: Any,
+) -> None:
+    await count(conn)
+    sleeping = asyncio.create_task(conn.execute("SELECT pg_sleep(0.3)"))
+    await asyncio.sleep(0.1)
+    waiting = asyncio.create_task(count(conn))
+    await asyncio.sleep(0)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert await (await sleeping).fetchone() == ("",)
+
+
 @pytest.mark.parametrize("name", ["count", "exact", "bulk"])
 async def test_a_server_that_answers_no_more_costs_the_connection(
     proxy: Proxy,
