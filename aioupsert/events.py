@@ -57,7 +57,8 @@ class Event:
         calls: For a batch of a `Coalescer`, the events of its calls, which have not
             ended when the batch begins; empty otherwise.
         seconds: The duration, including the time to acquire a connection from a pool.
-        error: The exception that was raised, including a cancellation, or None.
+        error: The exception that was raised, including a cancellation, or None. In a batch
+            of a `Coalescer`, only if it failed as a whole, as one of one call does.
     """
 
     operation: Operation

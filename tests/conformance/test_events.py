@@ -165,7 +165,8 @@ async def test_a_coalescer_tells_of_its_calls_and_batches(
     assert sum(e.rows for e in batches) == len(calls) == 8
     assert sum(e.result.created for e in batches) == 5
     assert sum(e.failed for e in batches) == 3
-    assert all(e.error is None for e in batches)
+    # A slow machine may send some of them alone.
+    assert all((e.error is not None) == (e.failed == e.rows == 1) for e in batches)
     assert max(e.pending or 0 for e in batches) in {7, 8}
     assert sum(e.result.created for e in calls) == 5
     assert sum(isinstance(e.error, INTEGRITY) for e in calls) == 3
