@@ -435,12 +435,12 @@ async def test_a_description_costs_the_server_little_memory(
 
 
 async def kept_bytes(conn: Any) -> int:
-    """The memory of the server's process, or of the texts of what it has prepared."""
+    """The memory that the server uses, or of the texts of what it has prepared."""
     of_asyncpg = hasattr(conn, "fetchval")
     version = conn.get_server_version()[0] if of_asyncpg else conn.info.server_version
     sql = "SELECT coalesce(sum(length(statement)), 0) FROM pg_prepared_statements"
     if version >= (14 if of_asyncpg else 140000):
-        sql = "SELECT sum(total_bytes)::bigint FROM pg_backend_memory_contexts"
+        sql = "SELECT sum(used_bytes)::bigint FROM pg_backend_memory_contexts"
     if of_asyncpg:
         return int(await conn.fetchval(sql))
     return int((await (await conn.execute(sql)).fetchone())[0])
