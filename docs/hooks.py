@@ -14,6 +14,7 @@ import inspect
 import re
 import sys
 from collections.abc import Iterator, Sequence
+from functools import cache
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
@@ -229,10 +230,20 @@ def generated(found: re.Match[str]) -> str:
 
 def documented_object(path: str) -> Any:
     """Return a module, class or function with its docstring."""
-    of: Any = griffe.load(
-        path, search_paths=[_ROOT], docstring_parser="google", resolve_aliases=True
-    )
+    name = path.partition(".")[2]
+    of = package()[name] if name else package()
     return of.final_target if of.is_alias else of
+
+
+@cache
+def package() -> Any:
+    """Return the package, which takes a while to read."""
+    return griffe.load(
+        "aioupsert",
+        search_paths=[_ROOT],
+        docstring_parser="google",
+        resolve_aliases=True,
+    )
 
 
 def documented(one: Any, inside: str = "") -> str:
