@@ -31,6 +31,7 @@ from aioupsert._execution.table_cache import (
     compile_call,
     has_changed,
     keep_call,
+    refresh,
 )
 from aioupsert._execution.targets import Target, named, of_sqlalchemy
 from aioupsert._observation import Observation
@@ -192,12 +193,14 @@ async def write(
     started = time.monotonic()
     retries: _Retries | None = None
     state = session.state
+    call: CompiledCall | None
+    instead: CompiledCall | None = None
     while True:
         if state.homonyms:
             await choose_homonym(session, name)
         used = state.tables.get(name)
+        call = instead or cached_call(used, shape)
         try:
-            call = cached_call(used, shape)
             if call is None:
                 call = await compile_call(session, name, shape, values)
             plan = call.plan
@@ -212,19 +215,34 @@ async def write(
                 arguments = single.arguments(values)
                 rows = await session.fetch(single.sql, arguments, plan.caller_columns)
                 if not rows and call.at_any_level is not None:
-                    # The next calls on the connection will be at this level, too.
-                    keep_call(session, name, shape, call.at_any_level)
+                    instead = await _instead(session, name, shape, call.at_any_level)
                     continue
                 outcome = read_result(plan, rows) if rows else LostRace()
         except Exception as exc:
             retries = retries or _Retries(name, timeout, started)
-            if not await retries.follow(session, exc, used):
+            if not await retries.follow(session, exc, used, call):
                 raise
+            instead = None
             continue
         if not isinstance(outcome, LostRace):
             return outcome if retries is None else retries.logged(outcome)
         retries = retries or _Retries(name, timeout, started)
         await retries.follow_lost_race(outcome)
+
+
+async def _instead(
+    session: Session, name: TableName, shape: RequestShape, call: CompiledCall
+) -> CompiledCall | None:
+    """
+    Return what to send in place of a call that has proposed no row.
+
+    None if the table has changed; else the call for its isolation level, which the next
+    calls on the connection will be at, too.
+    """
+    if await refresh(session, name):
+        return None
+    keep_call(session, name, shape, call)
+    return call
 
 
 def _check_key(plan: Plan, values: list[Value]) -> None:
@@ -283,7 +301,11 @@ class _Retries:
         self._refreshes = 0
 
     async def follow(
-        self, session: Session, error: Exception, used: CachedTable | None = None
+        self,
+        session: Session,
+        error: Exception,
+        used: CachedTable | None = None,
+        call: CompiledCall | None = None,
     ) -> bool:
         """
         Return whether the call is to be made again after an error, after a pause.
@@ -292,6 +314,7 @@ class _Retries:
             session: Where to.
             error: The error.
             used: The cached table that the call began with, or None.
+            call: The statements of the call, or None if there were none yet.
 
         Raises:
             RetriesExhaustedError: The error is transient, but the deadline has passed.
@@ -304,9 +327,15 @@ class _Retries:
             # The steps may find that there is nothing to write.
             await self.follow_lost_race(LostRace())
             return True
+        # A new constraint refuses a row that is proposed, though it need not be inserted.
+        is_suspect = (
+            call is not None
+            and call.at_any_level is not None
+            and session.fault_of(error) == "row"
+        )
         # An error that comes from a changed table is worth another attempt.
         if self._refreshes >= MAX_REFRESHES or not await has_changed(
-            session, self._name, error, used
+            session, self._name, error, used, is_suspect=is_suspect
         ):
             return False
         self._refreshes += 1

@@ -79,7 +79,12 @@ def cached_call(cached: CachedTable | None, shape: RequestShape) -> CompiledCall
 
 async def reflected_table(session: Session, name: TableName) -> CachedTable:
     """Return the cached table, read from the catalog if need be."""
-    return cached_table(session, name) or await read_table(session, name)
+    cached = cached_table(session, name)
+    if cached is None:
+        cached = await read_table(session, name)
+        # What was kept of another isolation level may not hold for ever (`keep_call`).
+        cached.calls.clear()
+    return cached
 
 
 async def read_table(session: Session, name: TableName) -> CachedTable:
@@ -144,6 +149,7 @@ async def has_changed(
     used: CachedTable | None,
     *,
     rolled_back: bool = False,
+    is_suspect: bool = False,
 ) -> bool:
     """
     Return whether an error comes from a table that has changed since it was read.
@@ -155,11 +161,12 @@ async def has_changed(
         used: The cached table when what failed began, or None. Another task may have
             read it again meanwhile.
         rolled_back: Whether what failed was behind a savepoint, if not a transaction.
+        is_suspect: Whether the error may come from a change, whatever it is.
     """
     if isinstance(error, (UnknownTableError, ConnectionHeldError)):
         return False  # the catalog was just asked, or nothing was
     is_ours = isinstance(error, AioupsertError)
-    if not is_ours and not session.may_be_stale(error):
+    if not (is_ours or is_suspect) and not session.may_be_stale(error):
         return False
     may_repeat = is_ours or rolled_back or session.can_repeat(error)
     cached = session.state.tables.get(name)

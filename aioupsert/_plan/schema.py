@@ -252,6 +252,9 @@ class Table:
         identity: Queries by which the steps check that its name still means this table,
             each with the rows that it then returns. The last one tells whether it has
             changed itself.
+        shape: The numbers of columns and CHECK constraints, and whether it has triggers,
+            children, rules and policies, as the catalog keeps them in its row; empty
+            where there is no such row.
         row_type: The type of its rows, quoted, by which a statement checks that columns
             still have their types; empty where it cannot.
         columns: By name, in their order.
@@ -306,6 +309,7 @@ class Table:
     unique: tuple[UniqueIndex, ...] = ()
     path: TableName = ()
     identity: tuple[tuple[str, Sequence[Sequence[object]]], ...] = ()
+    shape: tuple[int, ...] = ()
     row_type: str = ""
     constants: Mapping[str, frozenset[Constant]] = field(
         default_factory=dict[str, "frozenset[Constant]"]

@@ -185,7 +185,8 @@ async def test_the_next_call_knows(
     await upsert(conn, case.first_key, case.first, strategy=strategy)
     await pg.run(case.change)
     result = await upsert(conn, case.key, case.second, strategy=strategy)
-    assert result.row == case.row
+    # A column that it does not use may be known or not.
+    assert result.row.items() >= case.row.items()
 
 
 @pytest.mark.parametrize("strategy", ["auto", "exact"])
@@ -206,7 +207,7 @@ async def test_a_transaction_that_meets_the_change_works_once_repeated(
     await conn.execute("ROLLBACK")
     async with conn.transaction():
         result = await upsert(conn, case.key, case.second, strategy=strategy)
-    assert result.row == case.row
+    assert result.row.items() >= case.row.items()
 
 
 @pytest.fixture

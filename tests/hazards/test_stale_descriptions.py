@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import datetime as dt
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from decimal import Decimal
 from typing import Any, Final, NamedTuple
 
@@ -13,6 +13,7 @@ import pytest
 
 from aioupsert import (
     Coalescer,
+    Excluded,
     F,
     create_or_update,
     create_or_update_many,
@@ -226,6 +227,92 @@ async def test_a_table_may_be_named_like_a_type(db: Database, table: str) -> Non
         db.handle, (table,), key={"k": 1}, defaults={"v": Decimal("2.5")}, returning="v"
     )
     assert result.row == {"v": Decimal("2.5")}
+
+
+COUNTED: Final = "CREATE TABLE t (k integer PRIMARY KEY, n integer DEFAULT 0, s text)"
+TRIGGER: Final = """
+CREATE FUNCTION g() RETURNS trigger LANGUAGE plpgsql AS
+  'BEGIN INSERT INTO log VALUES (tg_op || tg_level); RETURN new; END';
+CREATE TRIGGER g {} ON t {} EXECUTE FUNCTION g()
+"""
+# Each is seen by a row that is proposed, or not seen by ON CONFLICT.
+ADDED: Final = {
+    "a trigger for rows": TRIGGER.format("BEFORE INSERT OR UPDATE", "FOR EACH ROW"),
+    "a trigger for statements": TRIGGER.format("AFTER INSERT", ""),
+    "a trigger beside a foreign key": (
+        "CREATE TABLE other (k integer REFERENCES t); "
+        + TRIGGER.format("BEFORE INSERT", "FOR EACH ROW")
+    ),
+    "a check": "ALTER TABLE t ADD CHECK (n >= 0)",
+    "a child": "CREATE TABLE child () INHERITS (t);"
+    " INSERT INTO child SELECT k + 100, 7 FROM t",
+    "a column of a sequence": "ALTER TABLE t ADD id serial",
+    "a column that is NOT NULL": (
+        "ALTER TABLE t ADD must integer NOT NULL DEFAULT 3;"
+        " ALTER TABLE t ALTER must DROP DEFAULT"
+    ),
+    "a computed column": (
+        "ALTER TABLE t ADD c integer GENERATED ALWAYS AS (10 / (n + 1)) STORED"
+    ),
+    "policies": "ALTER TABLE t ENABLE ROW LEVEL SECURITY",
+    "a rule": "CREATE RULE r AS ON DELETE TO t DO ALSO INSERT INTO log VALUES ('r')",
+}
+# An error outside of the caller's transaction, and so worth another look.
+REFUSING: Final = {
+    "NOT NULL": "ALTER TABLE t ALTER s SET NOT NULL",
+    "a unique index": "CREATE UNIQUE INDEX ON t (n, (k / 1000))",
+}
+
+
+async def count_singly(conn: Any, keys: Sequence[int]) -> None:
+    for key in keys:
+        await create_or_update(conn, "t", key={"k": key}, defaults={"n": F("n") + -1})
+
+
+async def count_in_bulk(conn: Any, keys: Sequence[int]) -> None:
+    rows = [{"k": key, "n": -1} for key in keys]
+    add = {"n": F("n") + Excluded("n")}
+    await create_or_update_many(conn, "t", rows, key="k", update=add)
+
+
+@pytest.mark.parametrize(
+    ("count", "number"), [(count_singly, 2), (count_in_bulk, 3), (count_in_bulk, 20)]
+)
+@pytest.mark.parametrize(
+    ("name", "inside"),
+    [
+        *((name, False) for name in (*ADDED, *REFUSING)),
+        *((name, True) for name in ADDED),
+    ],
+)
+async def test_what_has_been_added_meanwhile_is_known(
+    pg: PostgresDatabase, name: str, number: int, count: Any, *, inside: bool
+) -> None:
+    found: list[Any] = []
+    for is_live in (True, False):
+        await pg.run(
+            "DROP TABLE IF EXISTS t, log, other CASCADE; DROP FUNCTION IF EXISTS g;"
+            f" CREATE TABLE log (what text); {COUNTED};"
+            " INSERT INTO t SELECT k, 50 + k, 'x' FROM generate_series(1, 30) k"
+        )
+        keys = range(1, number + 1)
+        async with pg.connect() as conn:
+            if is_live:
+                await count(conn, keys)
+            else:
+                await pg.run(f"UPDATE t SET n = n - 1 WHERE k <= {number}")
+            await pg.run({**ADDED, **REFUSING}[name])
+            block = conn.transaction() if inside else contextlib.nullcontext()
+            async with block:
+                await count(conn, keys)
+                if name == "a child":
+                    await count(conn, [key + 100 for key in keys])
+        rows = await pg.query("SELECT k, n FROM t ORDER BY k, n")
+        # A trigger for statements fires for one that turns out to do nothing, too.
+        log = await pg.query("SELECT what FROM log WHERE what NOT LIKE '%STATEMENT'")
+        found.append((rows, sorted(log)))
+    assert found[0] == found[1]
+    assert found[0][0][0] == (1, 49)
 
 
 async def test_a_lookup_finds_no_other_row(pg: PostgresDatabase) -> None:

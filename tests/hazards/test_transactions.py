@@ -315,8 +315,8 @@ async def test_a_serialization_failure_reaches_the_caller_as_it_is(
         await count(conn, 1, strategy=strategy)
     await asyncio.sleep(0)  # the loop calls the logger
     assert is_retryable(caught.value)
-    # The query of the catalog, and the call: not tried again. The first call of all finds
-    # out that a row must not be proposed at this level.
-    assert len(queries) == (3 if strategy == "auto" else 2)
+    # The query of the catalog, and the call: not tried again. The first call of all asks
+    # the catalog again, and finds out that a row must not be proposed at this level.
+    assert len(queries) == (4 if strategy == "auto" else 2)
     await transaction.rollback()
     assert await pg.query("SELECT * FROM t") == [(1, 5)]

@@ -154,30 +154,6 @@ def test_a_row_is_proposed_at_once_at_one_isolation_level() -> None:
     ]
 
 
-def test_a_row_that_may_be_left_is_looked_for_before_one_is_proposed() -> None:
-    made = plan(PROPOSING, defaults={"name": "x"}, where=F("hits") < 3, returning="id")
-    assert text(single(made)) == flat(
-        """
-        WITH "aioupsert_found" ("passes", "changes", "c1") AS (
-            SELECT (("t"."hits" < $1::pg_catalog.int4) IS TRUE), TRUE, "t"."id"
-            FROM "s"."t" AS "t" WHERE "t"."id" = $2::pg_catalog.int4
-        ), "aioupsert_written" AS (
-            INSERT INTO "s"."t" AS "t" ("id", "name")
-            SELECT $2::pg_catalog.int4, $3::pg_catalog.text
-            WHERE NOT EXISTS (
-                SELECT FROM "aioupsert_found" WHERE NOT ("passes" AND "changes"))
-                AND current_setting('transaction_isolation') = 'read committed'
-            ON CONFLICT ("id") DO UPDATE SET "name" = $3::pg_catalog.text
-            WHERE (("t"."hits" < $1::pg_catalog.int4) IS TRUE) AND TRUE
-            RETURNING CASE WHEN "t".xmax = 0 THEN 1 ELSE 2 END, "t"."id"
-        )
-        SELECT CASE WHEN "passes" THEN 3 ELSE 4 END, "c1" FROM "aioupsert_found"
-            WHERE NOT ("passes" AND "changes")
-        UNION ALL SELECT * FROM "aioupsert_written"
-        """
-    )
-
-
 def test_the_native_upsert() -> None:
     made = plan(
         HITS, defaults={"name": "x"}, where=F("hits") < 3, strategy="on_conflict"
@@ -386,6 +362,31 @@ def test_statements_are_listed_in_their_order() -> None:
         "when the insert fails again",
         "when nothing was updated several times",
     ]
+
+
+def test_what_looks_at_a_proposed_row_is_what_was_described() -> None:
+    described = dataclasses.replace(PROPOSING, shape=(3, 0, False, False, True, False))
+    made = plan(described, defaults={"name": "x"})
+    guard = flat(
+        """
+        EXISTS (SELECT FROM pg_catalog.pg_class AS c
+            WHERE c.oid = E'"s"."t"'::pg_catalog.regclass AND c.oid = 4711::pg_catalog.oid
+            AND c.relnatts = 3::pg_catalog.int2 AND c.relchecks = 0::pg_catalog.int2
+            AND NOT c.relhastriggers AND NOT c.relhassubclass AND c.relhasrules
+            AND NOT c.relrowsecurity)
+        """
+    )
+    assert f" AND {guard} ON CONFLICT" in text(single(made))
+    # Beside a foreign key, which is a trigger, another one is looked for itself.
+    described = dataclasses.replace(PROPOSING, shape=(3, 0, True, False, False, False))
+    triggers = flat(
+        """
+        AND NOT EXISTS (SELECT FROM pg_catalog.pg_trigger AS g WHERE g.tgrelid = c.oid
+            AND g.tgenabled <> 'D' AND ((g.tgtype & 7::pg_catalog.int2) = 7
+            OR (g.tgtype & 5::pg_catalog.int2) = 4))
+        """
+    )
+    assert triggers in text(single(plan(described, defaults={"name": "x"})))
 
 
 # --- Parts ----------------------------------------------------------------------------

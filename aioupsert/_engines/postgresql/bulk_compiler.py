@@ -64,6 +64,7 @@ from aioupsert._engines.postgresql.compiler import (
     native_code,
     planned_anew,
     returned,
+    shape_guard,
     statement_guards,
     type_guards,
 )
@@ -725,6 +726,7 @@ def _written(writer: _BatchWriter, plan: Plan, code: str, *first: str) -> str:
 
 def _on_conflict(writer: _BatchWriter, plan: Plan, *, counting: bool) -> _Text:
     """Write ``INSERT ... ON CONFLICT DO UPDATE``, in the order of the keys."""
+    writer.guards = [*writer.guards, shape_guard(plan)]
     written = name_cte(plan, "written")
     same = writer.same_key(plan, written)
     upsert = _upserting(writer, plan, writer.rows)

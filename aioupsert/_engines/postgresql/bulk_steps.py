@@ -52,7 +52,7 @@ from aioupsert._engines.commands import (
     Steps,
     in_scope,
 )
-from aioupsert._engines.outcomes import BatchOutcome, read_result
+from aioupsert._engines.outcomes import BatchOutcome, read_result, refused
 from aioupsert._engines.postgresql.steps import PostgresqlCall, scope
 from aioupsert._engines.sql import CompiledStatement, Encoder, RowCode, quote
 from aioupsert._plan import CopiedRows, in_turns
@@ -415,7 +415,12 @@ class _GroupWrite:
         return _encoded(self._batch.columns, values)
 
     def _write(self, some: Sequence[int], *, copied: bool) -> Steps[list[int]]:
-        """Write rows with one statement; return those that it did not report."""
+        """
+        Write rows with one statement; return those that it did not report.
+
+        Raises:
+            NotAppliedError: It has read no rows, as the table has changed.
+        """
         batch = self._batch
         if batch.find_unchanged is not None and not self._judged:
             rest = yield from self.find_unchanged(
@@ -430,13 +435,15 @@ class _GroupWrite:
             return []
         counts = self._upsert.counts if self._outcome.results is None else None
         rows = yield self._bind(counts or self._upsert.rows, some, copied=copied)
+        if not rows:
+            raise refused(batch.per_row.plan.table.name)
         if counts is None:
             return self._record(some, rows)
         created, updated, left = rows[0]
         self._outcome.count(RowCode.CREATED, created)
         self._outcome.count(RowCode.UPDATED, updated)
         if created + updated + len(left or ()) < len(some):
-            return [*some]  # the statement is stale, and has read no rows
+            raise refused(batch.per_row.plan.table.name)
         return [some[number - 1] for number in sorted(left or ())]
 
     def find_unchanged(

@@ -272,6 +272,7 @@ def read_table(name: TableName, found: FoundTable) -> Table:
     return Table(
         name=name,
         relation_id=found["oid"],
+        shape=tuple(found.get("shape", ())),
         # A cluster's other servers may not know the row type.
         row_type="" if "cluster" in found else found.get("row_type", ""),
         columns={column["name"]: _column(column) for column in columns},

@@ -89,8 +89,7 @@ def compile_call(plan: Plan) -> PostgresqlCall:
     )
     if not insert_first:
         return call
-    single = _single(plan, "first", insert_first=True)
-    return replace(call, single=single, at_any_level=call)
+    return replace(call, single=_on_conflict(plan, proposes=True), at_any_level=call)
 
 
 class PostgresqlWriter(SqlWriter):
@@ -441,6 +440,38 @@ def type_guards(plan: Plan, *, only_key: bool = False) -> list[str]:
     return guards
 
 
+_COUNTED: Final = ("relnatts", "relchecks")
+_FLAGS: Final = ("relhastriggers", "relhassubclass", "relhasrules", "relrowsecurity")
+
+
+def shape_guard(plan: Plan) -> str:
+    """
+    Write whether nothing looks at a row that is proposed but what did when it was described.
+
+    ON CONFLICT proposes a row that may exist, which a new trigger or CHECK would see, and a
+    new column would need a value for. A row of a child that has come since it would not
+    find. One query of the row that the catalog has for the table tells all of this. A
+    constraint NOT NULL or a unique index is not among them; these raise an error.
+    """
+    table = plan.table
+    if not table.shape:
+        return _same_relation(plan)
+    values = dict(zip((*_COUNTED, *_FLAGS), table.shape, strict=True))
+    tests = [f"c.oid {EQUALS} {_relation(plan)}"]
+    tests.append(f"c.oid {EQUALS} {table.relation_id}::pg_catalog.oid")
+    tests += [f"c.{n} {EQUALS} {values[n]}::pg_catalog.int2" for n in _COUNTED]
+    tests += [f"c.{n}" if values[n] else f"NOT c.{n}" for n in _FLAGS]
+    if values["relhastriggers"]:
+        # Then the flag tells nothing of another one. Bits: 1 row, 2 before, 4 insert.
+        kind = f"(g.tgtype {operator('&')} {{}}::pg_catalog.int2) {EQUALS} {{}}"
+        tests.append(
+            "NOT EXISTS (SELECT FROM pg_catalog.pg_trigger AS g WHERE g.tgrelid"
+            f" {EQUALS} c.oid AND g.tgenabled {operator('<>')} 'D'"
+            f" AND ({kind.format(7, 7)} OR {kind.format(5, 4)}))"
+        )
+    return f"EXISTS (SELECT FROM pg_catalog.pg_class AS c WHERE {' AND '.join(tests)})"
+
+
 def size_guards(plan: Plan) -> list[str]:
     """
     Write whether the table is still as small as a plan took it to be.
@@ -599,65 +630,43 @@ def _conditions(writer: PostgresqlWriter, plan: Plan) -> str:
     return " AND ".join(conditions)
 
 
-def _single(plan: Plan, when: str, *, insert_first: bool = False) -> CompiledStatement:
+def _single(plan: Plan, when: str) -> CompiledStatement:
     """
     Write the whole call as one statement.
 
     It returns no row if a concurrent call came in between, or if the row can neither be
-    updated nor inserted; with *insert_first* also if the row is to be written, and the
-    isolation level is not READ COMMITTED.
+    updated nor inserted.
     """
     writer = PostgresqlWriter()
+    updated, inserted, found = (
+        name_cte(plan, n) for n in ("updated", "inserted", "found")
+    )
+    columns = [quote(f"c{n}") for n in range(1, len(plan.returning) + 1)]
     ctes: list[str] = []
     queries: list[str] = []
     insert_if: list[str] = []
     if plan.conditional:
-        found = name_cte(plan, "found")
-        columns = [quote(f"c{n}") for n in range(1, len(plan.returning) + 1)]
         codes = [writer.passes(plan), writer.changes(plan) if plan.update else "FALSE"]
         names = ", ".join([quote("passes"), quote("changes"), *columns])
         ctes.append(
             f"{found} ({names}) AS (SELECT {_row(', '.join(codes), returned(plan))}"
             f" FROM {name_table(plan)} WHERE {_identified(writer, plan)})"
         )
-        is_left = 'NOT ("passes" AND "changes")'
+        insert_if.append(f"NOT EXISTS (SELECT FROM {found})")
         left = [NOT_COMPARED, *columns, *columns] if plan.old else columns
-        unchanged = f"SELECT {_row(UNCHANGED_CODE, left)} FROM {found} WHERE {is_left}"
-        if plan.update and not insert_first:
-            updated = name_cte(plan, "updated")
+        unchanged = (
+            f"SELECT {_row(UNCHANGED_CODE, left)} FROM {found}"
+            ' WHERE NOT ("passes" AND "changes")'
+        )
+        if plan.update:
             unchanged += f" AND NOT EXISTS (SELECT FROM {updated})"
         queries.append(unchanged)
-        found += f" WHERE {is_left}" if insert_first else ""
-        insert_if.append(f"NOT EXISTS (SELECT FROM {found})")
-    if insert_first:
-        write = _writing_natively(writer, plan, insert_if)
-        if not ctes:
-            return writer.compiled(write, when)
-        written = name_cte(plan, "written")
-        ctes.append(f"{written} AS ({write})")
-        queries.append(f"SELECT * FROM {written}")
-    else:
-        _update_then_insert(writer, plan, ctes, queries, insert_if)
-    sql = f"WITH {', '.join(ctes)} {' UNION ALL '.join(queries)}"
-    return writer.compiled(sql, when)
-
-
-def _update_then_insert(
-    writer: PostgresqlWriter,
-    plan: Plan,
-    ctes: list[str],
-    queries: list[str],
-    insert_if: list[str],
-) -> None:
-    """Add the parts that update and insert, and the queries for their answers."""
     if plan.update:
-        updated = name_cte(plan, "updated")
         ctes += _updating(writer, plan, updated)
         insert_if.append(f"NOT EXISTS (SELECT FROM {updated})")
         queries.append(f"SELECT * FROM {updated}")
     names, values = writer.values(plan.insert)
     insert_if += writer.insert_guards(plan)
-    inserted = name_cte(plan, "inserted")
     ctes.append(
         f"{inserted} AS (INSERT INTO {name_table(plan)} {names}SELECT {values}"
         f" WHERE {' AND '.join(insert_if)} ON CONFLICT DO NOTHING"
@@ -666,6 +675,8 @@ def _update_then_insert(
     # Untyped, as the type of a NULL in the WITH query would not be that of the others.
     absent = ", NULL" * len(plan.returning) if plan.old else ""
     queries.append(f"SELECT *{absent} FROM {inserted}")
+    sql = f"WITH {', '.join(ctes)} {' UNION ALL '.join(queries)}"
+    return writer.compiled(sql, when)
 
 
 UNCHANGED_CODE: Final = (
@@ -823,25 +834,18 @@ def native_code(plan: Plan) -> str:
     return f"CASE WHEN {created} THEN {RowCode.CREATED} ELSE {RowCode.UPDATED} END"
 
 
-def _on_conflict(plan: Plan) -> CompiledStatement:
+def _on_conflict(plan: Plan, *, proposes: bool = False) -> CompiledStatement:
     """
-    Write the native upsert that the caller has asked for.
+    Write the native upsert.
 
     It returns no row if *where* or *skip_unchanged* leaves the existing one unchanged.
+
+    Args:
+        plan: The plan.
+        proposes: Whether it is in place of update and insert, and returns no row either
+            if that is not right (see `may_insert_first`).
     """
     writer = PostgresqlWriter()
-    return writer.compiled(_upserting(writer, plan, []), "first")
-
-
-def _writing_natively(
-    writer: PostgresqlWriter, plan: Plan, conditions: Sequence[str]
-) -> str:
-    """Write the native upsert in place of update and insert; see `may_insert_first`."""
-    level = f"{_LEVEL} {EQUALS} '{_READ_COMMITTED}'"
-    return _upserting(writer, plan, [*conditions, level])
-
-
-def _upserting(writer: PostgresqlWriter, plan: Plan, conditions: Sequence[str]) -> str:
     names, values = writer.values(plan.insert)
     target = ", ".join(quote(k.column.name) for k in plan.key)
     action = "NOTHING"
@@ -849,15 +853,19 @@ def _upserting(writer: PostgresqlWriter, plan: Plan, conditions: Sequence[str]) 
         action = f"UPDATE SET {writer.assignments(plan.update)}"
         if plan.where is not None or plan.compare is not None:
             action += f" WHERE {writer.passes(plan)} AND {writer.changes(plan)}"
-    conditions = [*conditions, *statement_guards(plan)]
-    if writer.inlines_default:
-        conditions.append(writer.guard(plan))
-    return (
+    code = native_code(plan)
+    guards = statement_guards(plan)
+    if proposes:
+        guards += [f"{_LEVEL} {EQUALS} '{_READ_COMMITTED}'", shape_guard(plan)]
+    elif writer.inlines_default:
+        guards.append(writer.guard(plan))
+    sql = (
         f"INSERT INTO {name_table(plan)} {names}SELECT {values}"
-        f" WHERE {' AND '.join(conditions) or 'TRUE'}"
+        f" WHERE {' AND '.join(guards) or 'TRUE'}"
         f" ON CONFLICT ({target}) DO {action}"
-        f" RETURNING {_row(native_code(plan), returned(plan))}"
+        f" RETURNING {_row(code, returned(plan))}"
     )
+    return writer.compiled(sql, "first")
 
 
 _LEVEL: Final = "pg_catalog.current_setting('transaction_isolation')"

@@ -1,17 +1,17 @@
 """
 Where ``INSERT ... ON CONFLICT DO UPDATE`` does what a call means: update, else insert.
 
-It takes the server half the time of a statement of several parts. But it proposes a row
-first, also where the row exists: it evaluates every value and default of a new row, and
-whatever looks at a row that is to be inserted sees it. So it is only for calls of which
-each value is the same on update and on create, or one that cannot fail; and for tables of
-which nothing but one unique index looks at a row (`Table.may_propose`).
+It takes the server less time than a statement of several parts, and always uses the index.
+But it proposes a row first, also where the row exists: it evaluates every value and default
+of a new row, and whatever looks at a row that is to be inserted sees it. So it is only for
+calls of which each value is the same on update and on create, or one that cannot fail; and
+for tables of which nothing but one unique index looks at a row (`Table.may_propose`), and
+did not begin to since they were described (`shape_guard`).
 
-It locks the row in any case, so a call that may leave it unchanged looks first. And it does
+It locks the row in any case, so it is not for calls that may leave it unchanged. And it does
 not find out that another transaction has deleted the row after this one's snapshot was
 taken. At READ COMMITTED that is right, as each statement has a snapshot of its own. Above,
-it does nothing, and the statement of several parts follows
-(`PostgresqlCall.at_any_level`).
+it does nothing, and the statement of several parts follows (`PostgresqlCall.at_any_level`).
 
 References:
     PostgreSQL, "INSERT" (ON CONFLICT Clause), "Transaction Isolation".
@@ -36,8 +36,7 @@ def may_insert_first(plan: Plan) -> bool:
         table.may_propose
         and table.supports_on_conflict_update
         and not (plan.on_conflict or plan.exact_because or plan.lock)
-        and bool(plan.update)
-        and not (plan.old or plan.renames)
+        and not (plan.conditional or plan.old or plan.renames)
         and table.infers(plan.key_nulls)
         and not any(k.is_null or k.column.may_alter_values for k in plan.key)
         and _are_harmless(plan)

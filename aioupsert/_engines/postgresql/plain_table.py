@@ -35,6 +35,8 @@ _EMPTY: Final = 10
 # Of a row c of pg_class and a row z of `SIZE`.
 TABLE: Final = f"""
   'oid', c.oid::text,
+  'shape', json_build_array(c.relnatts, c.relchecks, c.relhastriggers, c.relhassubclass,
+    c.relhasrules, c.relrowsecurity),
   'kind', c.relkind,
   'row_type', CASE
     WHEN c.reltype = 0 THEN ''
@@ -192,6 +194,7 @@ class FoundTable(TypedDict):
     """A table as the query finds it, with what is known of a cluster."""
 
     oid: str
+    shape: NotRequired[list[int]]
     kind: str
     row_type: NotRequired[str]
     returns_old: bool

@@ -125,6 +125,15 @@ def proposed_at_any_level(sql: str) -> str:
 
 
 @changes_statements(
+    "tests/hazards/test_stale_descriptions.py"
+    "::test_what_has_been_added_meanwhile_is_known"
+)
+def what_is_new_is_unknown(sql: str) -> str:
+    """triggers and children that a table has got since it was described are not known."""
+    return re.sub(r" AND NOT c\.relhas\w+", "", sql)
+
+
+@changes_statements(
     "tests/matrix/test_guest.py"
     "::test_rows_are_looked_up_by_an_index_after_the_table_has_grown"
 )
