@@ -267,12 +267,13 @@ async def iter_create_or_update(
         without_unique_index=without_unique_index,
     )
     target = Target(conn, table, execution_options)
-    results = running.iter_create_or_update(
+    batches = running.iter_create_or_update(
         target, rows, arguments, batch_size=batch_size, timeout=timeout
     )
-    async with aclosing(results):
-        async for result in results:
-            yield result
+    async with aclosing(batches):
+        async for batch in batches:
+            for result in batch:
+                yield result
 
 
 class _ManyOptions(TypedDict, total=False):
@@ -355,7 +356,7 @@ async def get_or_create_many(
         returning: What `Result.row` is, as for `create_or_update`.
         without_unique_index: What to do if no unique index makes the key unique, as for
             `create_or_update`.
-        batch_size: The number of rows in a batch; 5,000 by default.
+        batch_size: The number of rows in a batch; 20,000 by default.
         timeout: The number of seconds after which no batch is repeated after a
             transient error, and for which to wait for a connection of a pool, or None
             for no limit.
@@ -383,7 +384,7 @@ async def get_or_create_many(
         convert_text=False,
         without_unique_index=without_unique_index,
     )
-    results = running.iter_create_or_update(
+    batches = running.iter_create_or_update(
         Target(conn, table, execution_options),
         rows,
         arguments,
@@ -391,9 +392,12 @@ async def get_or_create_many(
         timeout=timeout,
         operation="get_or_create_many",
     )
-    async with aclosing(results):
-        return [result async for result in results]
+    results: list[Result[Any]] = []
+    async with aclosing(batches):
+        async for batch in batches:
+            results += batch
+    return results
 
 
-# As many as arrays carry.
-_READ_ROWS: Final = 5_000
+# More would make other tasks wait while their results are made.
+_READ_ROWS: Final = 20_000

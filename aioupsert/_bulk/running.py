@@ -182,9 +182,9 @@ async def iter_create_or_update(
     batch_size: int | None,
     timeout: float | None,
     operation: Operation = "iter_create_or_update",
-) -> AsyncGenerator[Result]:
+) -> AsyncGenerator[Sequence[Result]]:
     """
-    Write rows batch by batch; yield the result of each row.
+    Write rows batch by batch; yield the results of the rows of each.
 
     As `get_or_create_many` it first reads the rows that exist.
     """
@@ -205,5 +205,4 @@ async def iter_create_or_update(
                 observation.record_each(*results)
         if target.model is not None:
             await target.synchronize()
-        for result in await target.translate_all(results, arguments["returning"]):
-            yield result
+        yield await target.translate_all(results, arguments["returning"])

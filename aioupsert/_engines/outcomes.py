@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from aioupsert._engines.commands import Command, ResultRows, Steps
 from aioupsert._engines.sql import CompiledStatement, ParameterValues, RowCode
 from aioupsert.errors import NotAppliedError
-from aioupsert.results import Action, Result
+from aioupsert.results import Action, Result, result_of_row
 
 if TYPE_CHECKING:
     from aioupsert._plan import Plan, RejectedRow
@@ -76,6 +76,10 @@ def read_existing(
 # By plain int, which is what the database returns, and quicker to look up.
 _ACTIONS: Final = {int(code): Action[code.name] for code in RowCode}
 _WRITTEN: Final = frozenset({int(RowCode.CREATED), int(RowCode.UPDATED)})
+_ATTRIBUTES: Final = {
+    code: {"action": action, "rows_affected": int(code in _WRITTEN)}
+    for code, action in _ACTIONS.items()
+}
 # Results are immutable, so calls for one row that return no columns share one.
 _SHARED: Final = {
     code: Result(action, int(code in _WRITTEN)) for code, action in _ACTIONS.items()
@@ -195,13 +199,14 @@ class BatchOutcome:
             return
         for code, number in Counter(codes).items():
             self.counts[_ACTIONS[code]] += number
+        if len(names) == 1:
+            (name,) = names  # as mostly: an id, and no slice of the row
+            mappings = [{name: row[2]} for row in rows]
+        else:
+            mappings = [dict(zip(names, row[2:], strict=True)) for row in rows]
         self.results |= {
-            position: Result(
-                _ACTIONS[code],
-                int(code in _WRITTEN),
-                (dict(zip(names, row[2:], strict=True)),),
-            )
-            for position, code, row in zip(positions, codes, rows, strict=True)
+            position: result_of_row(mapping, _ATTRIBUTES[code])
+            for position, code, mapping in zip(positions, codes, mappings, strict=True)
         }
 
     def add_merged(self, merged: Mapping[int, Sequence[int]], *, updates: bool) -> None:

@@ -7,6 +7,7 @@ import pickle
 import pytest
 
 from aioupsert import Action, Result, Statement
+from aioupsert.results import result_of_row
 
 ROWS = ({"n": 1}, {"n": 2})
 
@@ -57,6 +58,21 @@ def test_a_result_is_a_tuple_with_attributes() -> None:
     assert dataclasses.replace(result, action=Action.UPDATED) == Result(
         Action.UPDATED, 2, ROWS
     )
+
+
+def test_a_result_that_shares_its_attributes_is_as_any_other() -> None:
+    attributes = {"action": Action.UPDATED, "rows_affected": 1}
+    some = [result_of_row(row, attributes) for row in ROWS]
+    for result, row in zip(some, ROWS, strict=True):
+        assert result == Result(Action.UPDATED, 1, (row,))
+        assert repr(result) == repr(Result(Action.UPDATED, 1, (row,)))
+        assert (result.rows, result.old, result.changed) == ((row,), None, ())
+    copied = [copy.copy(some[0]), copy.deepcopy(some[0])]
+    copied.append(pickle.loads(pickle.dumps(some[0])))  # noqa: S301  # made here
+    assert [some[0]] * 3 == copied
+    other = dataclasses.replace(some[0], action=Action.CREATED)
+    assert (other.created, some[0].created, some[1].action) == (True, False, "updated")
+    assert result_of_row({}, {**attributes, "action": Action.CREATED}).created
 
 
 def test_equal_results_are_equal() -> None:
