@@ -285,6 +285,8 @@ class Table:
             that is proposed to be inserted.
         is_utf8: Whether it is known that all Unicode text can be sent and stored.
         is_small: Whether it is so small that a statement may be planned to scan it.
+        min_size: The number of bytes below which a statement for many rows must not be sent
+            again, as it is planned for more; 0 if it is not planned so.
         is_empty: Whether it has pages but no rows, by its statistics.
         scan_limit: The number of bytes from which on a statement must not be sent again
             that was planned to scan it; 0 if it is not planned so.
@@ -332,6 +334,7 @@ class Table:
     may_propose: bool = False
     is_utf8: bool = False
     is_small: bool = False
+    min_size: int = 0
     is_empty: bool = False
     scan_limit: int = 0
     is_partitioned: bool = False

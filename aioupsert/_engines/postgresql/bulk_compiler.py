@@ -53,6 +53,7 @@ from aioupsert._engines.postgresql.compiler import (
     PostgresqlWriter,
     SentAs,
     as_it_was,
+    batch_size_guards,
     changed,
     collated,
     compile_call,
@@ -126,6 +127,10 @@ def compile_batch(plan: Plan, *, distinct: bool) -> PostgresqlBatch:
         find = partial(_find_unchanged, distinct=distinct)
         unchanged = _drafts(find, plan, columns, counting=plan.unique)
     upsert = _drafts(write, plan, columns, counting=distinct and plan.unique)
+    create = None
+    if not plan.update and plan.unique and distinct:
+        insert = partial(_update_first, distinct=True, native=False, missing=True)
+        create = _drafts(insert, plan, columns, counting=True)
     takes_arrays = all(column.supports_unnest for column in _typing_columns(plan))
     staging_table = _staging_table(columns)
     names = ", ".join(f'"c{n}" {c.type}' for n, c in enumerate(columns, start=1))
@@ -146,10 +151,12 @@ def compile_batch(plan: Plan, *, distinct: bool) -> PostgresqlBatch:
         lock=lock,
         draws=draws,
         draw=tuple(_draw(plan, c) for c in _drawn_beforehand(plan)),
+        create=None if create is None else create.finished(),
         same_keys=None
         if distinct or not takes_arrays
         else _key_lock(_same_keys, plan, locks=False),
-        same_table=f"SELECT {PostgresqlWriter().guard(plan)}",
+        same_table="SELECT "
+        + " AND ".join([PostgresqlWriter().guard(plan), *batch_size_guards(plan)]),
         locks=locks,
     )
 
@@ -324,6 +331,10 @@ _STAGED: Final = (
 )
 
 
+def _guards(plan: Plan, *, only_key: bool = False) -> list[str]:
+    return [*statement_guards(plan, only_key=only_key), *batch_size_guards(plan)]
+
+
 class _BatchWriter(PostgresqlWriter):
     """
     Writes the values of a row as columns of the batch, and the rest as placeholders.
@@ -346,7 +357,7 @@ class _BatchWriter(PostgresqlWriter):
         super().__init__()
         self.rows: str = name_cte(plan, "rows")
         self.columns = columns
-        self.guards: Sequence[str] = statement_guards(plan)
+        self.guards: Sequence[str] = _guards(plan)
         self.joins_table: bool = False
         self.is_small: bool = plan.table.is_small
         self.first_array = first_array
@@ -590,7 +601,7 @@ def _lock(plan: Plan) -> KeyLock | None:
 
 
 def _locking(writer: _BatchWriter, plan: Plan) -> _Text:
-    writer.guards = statement_guards(plan, only_key=True)
+    writer.guards = _guards(plan, only_key=True)
     locked = name_cte(plan, "locked")
     cte = (
         f'{locked} AS MATERIALIZED (SELECT {writer.rows}."ord" FROM {name_table(plan)},'
@@ -816,9 +827,19 @@ def _updating(
 
 
 def _inserting(
-    writer: _BatchWriter, plan: Plan, first: str, locked: str, inserted: str
+    writer: _BatchWriter,
+    plan: Plan,
+    first: str,
+    locked: str,
+    inserted: str,
+    *,
+    missing: bool,
 ) -> str:
-    """Write the WITH query that inserts the rows that do not exist."""
+    """
+    Write the WITH query that inserts the rows that do not exist.
+
+    If *missing*, none of them did just before.
+    """
     rows, table = writer.rows, name_table(plan)
     names, values = writer.values(plan.insert)
     drawn = _drawn_columns(plan)
@@ -831,7 +852,9 @@ def _inserting(
             number = f"coalesce({taken}, {number})"
         numbers.append(f'{number} AS "s{n}"')
     guard = f" AND {writer.guard(plan)}" if writer.inlines_default else ""
-    if _locks_all(plan):
+    if missing:
+        is_new = "TRUE"
+    elif _locks_all(plan):
         # By a hash table, whatever the estimate.
         is_new = f'NOT {rows}."ord" {EQUALS} ANY (SELECT "ord" FROM {locked})'
     else:
@@ -864,6 +887,7 @@ def _update_first(
     counting: bool,
     distinct: bool,
     native: bool,
+    missing: bool = False,
 ) -> _Text:
     """
     Write the classic steps for many rows as one statement.
@@ -888,7 +912,7 @@ def _update_first(
     if plan.update:
         written.append(updated)
         ctes += _updating(writer, plan, first, locked, updated, native=native)
-    ctes.append(_inserting(writer, plan, first, locked, inserted))
+    ctes.append(_inserting(writer, plan, first, locked, inserted, missing=missing))
     if counting:
         counts = [f"(SELECT pg_catalog.count(*) FROM {name})" for name in written]
         query = writer.counts(plan, *[*counts, "0"][:2], *written)

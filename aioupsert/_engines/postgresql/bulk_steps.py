@@ -63,6 +63,8 @@ if TYPE_CHECKING:
 
 MAX_ARRAY_ROWS: Final = 5_000
 """The number of rows up to which arrays are as fast as COPY to a temporary table."""
+_MAX_READ_ROWS: Final = 20_000
+"""The number of keys that are looked up by one statement."""
 # The number of rows up to which one by one is as fast as a statement for all.
 _FEW_ROWS: Final = 2
 
@@ -148,6 +150,7 @@ class PostgresqlBatch:
         draws: Whether new rows take values of a sequence, in the order of the rows.
         draw: The queries for a number of the next values of a sequence, one for each
             column whose values can be taken beforehand.
+        create: Inserts rows that did not exist just before; None if it must look again.
         locks: The queries for rows that are locked, and for who has locked them; none
             where this is never asked.
         same_keys: The query for which rows have the same key; None if none have.
@@ -166,6 +169,7 @@ class PostgresqlBatch:
     lock: KeyLock | None = None
     draws: bool = False
     draw: tuple[str, ...] = ()
+    create: ReportingStatement | None = None
     locks: tuple[KeyLock, ...] = ()
     same_keys: KeyLock | None = None
     same_table: str = ""
@@ -184,8 +188,18 @@ class PostgresqlBatch:
         rows = yield Command(query.sql, [*arguments], kind="once")
         return [(group.positions[number - 1], what) for number, what in rows]
 
-    def write(self, group: RowGroup, outcome: BatchOutcome) -> Steps[None]:
-        """Write a group of rows in the open transaction."""
+    def write(
+        self, group: RowGroup, outcome: BatchOutcome, *, alone: bool
+    ) -> Steps[None]:
+        """
+        Write a group of rows in the open transaction.
+
+        Args:
+            group: The rows.
+            outcome: Where to record what became of them.
+            alone: Whether no other group of the batch is written, which may have created
+                its rows.
+        """
         pending: Sequence[int] = range(len(group.positions))
         # One by one, new rows would take the values of a sequence in the order of the
         # keys, and rows that may be equal would be locked in their own.
@@ -193,9 +207,8 @@ class PostgresqlBatch:
         if group.drawn:
             few = 0
         if self.upsert is not None and len(pending) > few:
-            pending = yield from _GroupWrite(self, self.upsert, group, outcome).rounds(
-                pending
-            )
+            write = _GroupWrite(self, self.upsert, group, outcome, alone=alone)
+            pending = yield from write.rounds(pending)
             if len(pending) == len(group.positions):
                 yield from self._check_table()
             if self.same_keys is not None and len(pending) > _FEW_ROWS:
@@ -218,16 +231,16 @@ class PostgresqlBatch:
 
     def _check_table(self) -> Steps[None]:
         """
-        Check that the table is the one whose defaults were written, which is rarely not.
+        Check that the table is what the statements are for, which it rarely is not.
 
         Raises:
-            StaleTableError: It is another one, of which each row would be left.
+            StaleTableError: It is another one, or has become small; each row would be left.
         """
         # Not prepared: it would be answered as it was when it was planned.
         found = yield Command(self.same_table, kind="once")
         if not found[0][0]:
             label = self.per_row.plan.table.label
-            msg = f"{label} has been created again since it was reflected"
+            msg = f"{label} has been created again, or emptied, since it was reflected"
             raise StaleTableError(msg)
 
     def _write_in_turns(
@@ -265,8 +278,8 @@ class PostgresqlBatch:
             return (yield from read_each(self.per_row, group, outcome))
         write = _GroupWrite(self, self.upsert, group, outcome)
         left: list[int] = []
-        for start in range(0, number, MAX_ARRAY_ROWS):
-            some = range(start, min(start + MAX_ARRAY_ROWS, number))
+        for start in range(0, number, _MAX_READ_ROWS):
+            some = range(start, min(start + _MAX_READ_ROWS, number))
             left += yield from write.find_unchanged(self.find_unchanged, some)
         return left
 
@@ -291,7 +304,13 @@ class PostgresqlBatch:
             or (whole and (number == 1 or not self.upsert.writes_all))
         ):
             return None
-        return _GroupWrite(self, self.upsert, group, outcome).by_arrays(range(number))
+        return self._write_alone(_GroupWrite(self, self.upsert, group, outcome), number)
+
+    def _write_alone(self, write: _GroupWrite, number: int) -> Steps[Sequence[int]]:
+        left = yield from write.by_arrays(range(number))
+        if len(left) == number:
+            yield from self._check_table()
+        return left
 
     def keys(self, group: RowGroup) -> list[tuple[Value, ...]]:
         """Return the key of each row."""
@@ -327,9 +346,12 @@ class _GroupWrite:
         upsert: ReportingStatement,
         group: RowGroup,
         outcome: BatchOutcome,
+        *,
+        alone: bool = False,
     ) -> None:
         self._batch = batch
         self._upsert = upsert
+        self._create = batch.create if alone else None
         self._group = group
         self._outcome = outcome
         self._judged = group.judged
@@ -433,8 +455,11 @@ class _GroupWrite:
             some = rest
         if not some:
             return []
-        counts = self._upsert.counts if self._outcome.results is None else None
-        rows = yield self._bind(counts or self._upsert.rows, some, copied=copied)
+        upsert = self._upsert
+        if self._judged and self._create is not None:
+            upsert = self._create
+        counts = upsert.counts if self._outcome.results is None else None
+        rows = yield self._bind(counts or upsert.rows, some, copied=copied)
         if not rows:
             raise refused(batch.per_row.plan.table.name)
         if counts is None:
@@ -516,7 +541,7 @@ def write(groups: Sequence[CompiledGroup], outcome: BatchOutcome) -> Steps[None]
     if len(several) > 1 and not several[0][1].distinct:
         several = _in_row_order(several)
     for batch, group in (yield from _arrange(several, outcome)):
-        yield from batch.write(group, outcome)
+        yield from batch.write(group, outcome, alone=len(groups) == 1)
 
 
 def _arrange(

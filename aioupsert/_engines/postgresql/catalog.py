@@ -308,6 +308,9 @@ def read_table(name: TableName, found: FoundTable) -> Table:
         row_security=found.get("row_security", False),
         is_utf8=found.get("utf8", False),
         is_small=found.get("small", False),
+        min_size=0
+        if kind != "r" or found.get("small", True)
+        else plain_table.SMALL_SIZE,
         is_empty=found.get("empty", False),
         scan_limit=found.get("scan_limit", 0),
         is_partitioned=kind == "p",

@@ -482,9 +482,24 @@ def size_guards(plan: Plan) -> list[str]:
     limit = plan.table.scan_limit
     if not (limit and plan.unique) or plan.on_conflict:
         return []
-    size = f"pg_catalog.pg_relation_size({_relation(plan)}, 'main')"
+    return [f"{_size(plan)} {LESS} {limit}"]
+
+
+def batch_size_guards(plan: Plan) -> list[str]:
+    """
+    Write whether the table is still so large that each batch looks its rows up by an index.
+
+    The server plans a kept statement again after TRUNCATE, for a table without rows, and
+    would scan it for each row also after it has grown. If the table has become small, the
+    batch is stale, and is written by statements that are planned each time.
+    """
+    limit = plan.table.min_size
+    return [f"{_size(plan)} {operator('>=')} {limit}"] if limit else []
+
+
+def _size(plan: Plan) -> str:
     # As a subquery of its own it is evaluated once.
-    return [f"(SELECT {size}) {LESS} {limit}"]
+    return f"(SELECT pg_catalog.pg_relation_size({_relation(plan)}, 'main'))"
 
 
 # A cast to one of these changes no value, so no other type of the column makes it wrong.

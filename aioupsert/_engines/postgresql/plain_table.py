@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 # two or three, at four times the cost of the next page of a scan. Partitioned tables and those
 # that were never vacuumed or analyzed have none.
 _SMALL: Final = 64
+SMALL_SIZE: Final = _SMALL * 8192
+"""The same in bytes."""
 
 # The pages up to which a table that has no rows, by its statistics, may be scanned. Then the
 # scan is more expensive by the estimate, too. Of one row, a table has two in twice the pages.
@@ -51,7 +53,8 @@ TABLE: Final = f"""
   'may_copy', has_database_privilege(current_database(), 'TEMPORARY'),
   'utf8', current_setting('server_encoding') = 'UTF8'
     AND current_setting('client_encoding') = 'UTF8',
-  'small', c.relpages < {_SMALL},
+  'small', c.relpages < {_SMALL}
+    OR c.relkind = 'r' AND pg_relation_size(c.oid, 'main') < {SMALL_SIZE},
   'empty', c.relpages > 0 AND c.reltuples = 0,
   'scan_limit', CASE
     WHEN c.relkind <> 'r' OR c.relpages <= 0 OR c.reltuples > 1
