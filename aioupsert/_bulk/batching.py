@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from abc import ABC, abstractmethod
 from collections.abc import (
     AsyncGenerator,
     AsyncIterable,
@@ -138,8 +139,49 @@ class ArrowSource(Source):
         return rows
 
 
+class RowReader(ABC):
+    """
+    Rows of which many are read at once.
+
+    Attributes:
+        is_empty: Whether all have been read.
+    """
+
+    is_empty: bool = False
+
+    @abstractmethod
+    async def read(self, rows: int, size: int) -> Sequence[Any]:
+        """
+        Return the next rows.
+
+        Args:
+            rows: How many at most.
+            size: How many bytes they have at most, about.
+        """
+
+
+class ReaderSource(Source):
+    """The same for rows of which many are read at once."""
+
+    def __init__(self, reader: RowReader, size: Size) -> None:
+        """Begin to read."""
+        self._reader = reader
+        self._size = size
+        self.is_empty = False
+
+    def from_start(self) -> None:
+        """Return None, as they can be read only once."""
+
+    async def _read(self) -> Sequence[object]:
+        rows = await self._reader.read(*self._size)
+        self.is_empty = self._reader.is_empty
+        return rows
+
+
 def source_of(rows: object, size: Size) -> Source:
     """Return the source of a caller's rows."""
+    if isinstance(rows, RowReader):
+        return ReaderSource(rows, size)
     return ArrowSource(rows, size) if is_columnar(rows) else Source(rows, size)
 
 

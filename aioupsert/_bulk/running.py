@@ -20,6 +20,7 @@ from aioupsert.errors import BulkError, RetriesExhaustedError, UsageError
 from aioupsert.results import Action
 
 if TYPE_CHECKING:
+    from aioupsert._bulk.batching import RowReader
     from aioupsert._drivers.base import Handle
     from aioupsert._plan.bulk_request import BulkArguments
     from aioupsert.events import Operation
@@ -72,7 +73,7 @@ class Options(NamedTuple):
 
 async def create_or_update_many(
     target: Target,
-    rows: Rows,
+    rows: Rows | RowReader,
     arguments: BulkArguments,
     options: Options,
 ) -> BulkResult:
@@ -120,7 +121,7 @@ async def create_or_update_many(
         return result
 
 
-def _only_row(rows: Rows) -> Sequence[Value] | None:
+def _only_row(rows: object) -> Sequence[Value] | None:
     """Return rows of which there is only one, and that can be read again."""
     if type(rows) in _SEQUENCES:
         sequence = cast("Sequence[Value]", rows)

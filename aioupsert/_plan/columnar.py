@@ -1,8 +1,8 @@
 """
-Rows that a caller has as columns of Apache Arrow.
+Rows that a caller has as columns, mostly of Apache Arrow.
 
-A column becomes values of Python as a whole, and only if something needs them: rows that
-are copied to a server as text need those of the key alone.
+A column of Arrow becomes values of Python as a whole, and only if something needs them:
+rows that are copied to a server as text need those of the key alone.
 
 References:
     Apache Arrow, "The Arrow PyCapsule Interface"; pyarrow, "Data Types and Schemas".
@@ -114,19 +114,26 @@ class ArrowColumn(Sequence[Value]):
         return iter(self._read())
 
 
-class ArrowRows(Sequence[dict[str, Value]]):
+class ColumnarRows(Sequence[Any]):
     """
-    Rows.
+    Rows that are read as columns; one of them is made only when it is asked for.
 
     Attributes:
         names: Their columns.
         columns: The values of the rows, column by column.
     """
 
+    names: Names
+    columns: Sequence[Sequence[Value]]
+
+
+class ArrowRows(ColumnarRows):
+    """Rows of Arrow."""
+
     def __init__(self, names: Names, columns: Sequence[ArrowColumn]) -> None:
         """Make rows of columns."""
         self.names = names
-        self.columns = columns
+        self.columns: Sequence[ArrowColumn] = columns
 
     def __len__(self) -> int:
         """Return the number of rows."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from itertools import chain
 from operator import itemgetter
@@ -93,8 +93,10 @@ class ValueSemantics(Protocol):
         """
         ...
 
-    def text_converter(self, column: Column) -> Callable[[str], Value] | None:
-        """Return what converts text for a column; None if the database does."""
+    def convert_text(
+        self, column: Column, cells: Sequence[Value], /
+    ) -> Sequence[Value] | None:
+        """Return the cells of a column with text converted; None if the database does."""
         ...
 
 

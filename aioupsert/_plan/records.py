@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import attrgetter, itemgetter
 from typing import Any, Final, NamedTuple, TypeAlias, cast
 
-from aioupsert._plan.columnar import ArrowRows
+from aioupsert._plan.columnar import ColumnarRows
 from aioupsert._plan.schema import Names
 from aioupsert.errors import UsageError
 from aioupsert.typing import Value
@@ -139,7 +139,7 @@ def read_records(
         only_key: Whether to read no other columns.
         name_of: As in `RowTranslation`.
     """
-    if isinstance(rows, ArrowRows):
+    if isinstance(rows, ColumnarRows):
         return _read_columns(rows, key, name_of, only_key=only_key)
     uniform = _read_uniform(rows, key, name_of, only_key=only_key)
     if uniform is not None:
@@ -160,7 +160,7 @@ def read_records(
 
 
 def _read_columns(
-    rows: ArrowRows,
+    rows: ColumnarRows,
     key: Names,
     name_of: Callable[[object], object],
     *,

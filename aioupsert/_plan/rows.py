@@ -418,15 +418,11 @@ def _convert_text(
         column = table.columns.get(name)
         if column is None or column.family == "text":
             continue
-        convert = semantics.text_converter(column)
-        if convert is None:
+        converted = semantics.convert_text(column, records.columns[number])
+        if converted is None:
             left.add(number)
-            continue
-        cells = records.columns[number]
-        if any(issubclass(cls, str) for cls in set(map(type, cells))):
-            records.columns[number] = [
-                convert(cell) if isinstance(cell, str) else cell for cell in cells
-            ]
+        else:
+            records.columns[number] = converted
     return left
 
 

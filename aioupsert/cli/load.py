@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from aioupsert._bulk import running
+from aioupsert._bulk.batching import RowReader
 from aioupsert._drivers import is_retryable, session_on
 from aioupsert._execution.table_cache import read_table
 from aioupsert._execution.targets import Target
@@ -25,7 +26,16 @@ from aioupsert.cli.errors import (
     TransientLoadError,
     message_of,
 )
-from aioupsert.cli.reading import Input, Row, RowError, raise_error
+from aioupsert.cli.reading import (
+    CellRows,
+    Input,
+    Part,
+    Row,
+    RowError,
+    each_row,
+    joined,
+    raise_error,
+)
 from aioupsert.cli.references import ParentsFirst
 from aioupsert.cli.rejects import Rejects
 from aioupsert.cli.repeated import RepeatedKeys
@@ -196,8 +206,8 @@ async def load(
                 f"{table.label} has columns that the database computes, and so does not"
                 f" get: {', '.join(shown)}"
             )
-        rows = convert_rows(
-            source.rows,
+        parts = convert_rows(
+            source.parts,
             columns,
             database.engine,
             report.on_bad_row(options),
@@ -206,22 +216,27 @@ async def load(
             decimal_comma=options.decimal_comma,
         )
         report.repeated_keys = RepeatedKeys(options.key)
-        rows = report.repeated_keys.watch(rows)
+        parts = report.repeated_keys.watch(parts)
         if options.sync is not None:
             terms = await sync_terms(database, table, options.sync)
-            rows = outside_scope(rows, terms.texts, report.on_bad_row(options))
+            rows = outside_scope(
+                each_row(parts), terms.texts, report.on_bad_row(options)
+            )
             report.result = await _sync(
                 database, rows, options, options.sync, terms, report.diff, progress
             )
             return
+        batches = _Batches(parts, report.rejects)
         written = frozenset(filter(None, read)) - computed
         order = await _parents_first(database, table, written, options)
         if options.skip_bad_rows or order is not None:
             await _store_batches(
-                database, columns, rows, options, report, progress, order
+                database, columns, batches, options, report, progress, order
             )
         else:
-            report.result = await _store(database, rows, options, report.diff, progress)
+            report.result = await _store(
+                database, batches, options, report.diff, progress
+            )
     except SyncRefusedError as exc:
         limit = 0.0 if options.sync is None else options.sync.max_missing
         raise refusal(exc, limit) from exc
@@ -275,7 +290,7 @@ async def _sync(
 
 async def _store(
     database: Database,
-    rows: Iterable[Row],
+    rows: RowReader,
     options: LoadOptions,
     diff: Diff | None,
     progress: Callable[[Progress], object],
@@ -324,7 +339,7 @@ async def _parents_first(
 async def _store_batches(
     database: Database,
     columns: Mapping[str, Column],
-    rows: Iterator[Row],
+    batches: _Batches,
     options: LoadOptions,
     report: Report,
     progress: Callable[[Progress], object],
@@ -332,22 +347,20 @@ async def _store_batches(
 ) -> None:
     """Store a batch at a time, and write down what is rejected once it is stored."""
     started = time.monotonic()
-    batches = _Batches(rows, options.batch_size or _BATCH_ROWS, report.rejects)
-    while not batches.ended:
+    size = options.batch_size or _BATCH_ROWS
+    while not batches.is_empty:
         before = report.result
-        batch: Iterable[Row] = batches.next()
+        batch = await batches.next(size, _BATCH_SIZE)
         if order is not None:
-            read = [*batch]
-            ready = await order.next(read, is_last=batches.ended)
             # In one statement, which may have a row before its parent.
-            options = replace(options, batch_size=max(len(ready), 1))
-            batch = ready
+            batch = await order.next(batch, is_last=batches.is_empty)
 
         def record(done: Progress, before: BulkResult = before) -> None:
             total = _sum(before, done.result)
             progress(Progress(total.rows, time.monotonic() - started, total))
 
-        result = await _store(database, batch, options, report.diff, record)
+        rows = _OneBatch(batch)
+        result = await _store(database, rows, options, report.diff, record)
         report.result = _sum(before, result)
         for error in result.rejected:
             report.rejects.add(await _row_error(database, columns, error))
@@ -385,43 +398,83 @@ _BATCH_CELLS: Final = 500_000
 _BATCH_SIZE: Final = 24_000_000
 # Every so many rows one is measured; a cell takes some bytes beside its text.
 _SAMPLED: Final = 16
+# How many rows are read before other tasks run.
+_MOST_AT_ONCE: Final = 1_000
 _CELL: Final = 16
 
 
-class _Batches:
+class _Batches(RowReader):
     """
-    Rows, a batch at a time.
+    The rows of an input, a batch at a time.
 
     Attributes:
-        ended: Whether there are no more rows.
         error: The error that ended them early. The rows before it are stored first.
     """
 
-    def __init__(self, rows: Iterator[Row], size: int, rejects: Rejects) -> None:
-        self.ended = False
+    def __init__(self, parts: Iterator[Part], rejects: Rejects) -> None:
         self.error: LoadError | None = None
-        self._rows = rows
-        self._size = size
+        self._parts = parts
         self._rejects = rejects
 
-    def next(self) -> Iterator[Row]:
-        """Yield the rows of the next batch."""
-        size = 0
+    async def read(self, rows: int, size: int) -> Sequence[Row]:
+        """
+        Return the next batch.
+
+        Raises:
+            LoadError: A row cannot be read.
+        """
+        batch = await self.next(rows, size)
+        if self.error is not None:
+            raise self.error
+        return batch
+
+    async def next(self, rows: int, size: int) -> Sequence[Row]:
+        """Return the next batch; at an error, the rows before it."""
+        taken: list[Part] = []
         try:
-            for number, row in enumerate(itertools.islice(self._rows, self._size), 1):
-                yield row
-                if number % _SAMPLED == 0:
-                    size += sum(
-                        _CELL + (len(cell) if isinstance(cell, (str, bytes)) else 0)
-                        for cell in row.values()
-                    )
-                    if size > _BATCH_SIZE // _SAMPLED or self._rejects.are_many:
-                        return
-                if number == self._size:
-                    return
+            while rows > 0 and size > 0 and not self._rejects.are_many:
+                part = next(self._parts, None)
+                if part is None:
+                    self.is_empty = True
+                    break
+                if isinstance(part, CellRows) and len(part) > rows:
+                    rest = part[rows:]
+                    self._parts = itertools.chain([rest], self._parts)
+                    part = part[:rows]
+                taken.append(part)
+                if isinstance(part, CellRows):
+                    rows -= len(part)
+                    size -= part.size + _CELL * len(part) * len(part.names)
+                    await asyncio.sleep(0)  # lets other tasks run
+                    continue
+                rows -= 1
+                if len(taken) % _SAMPLED == 0:
+                    size -= _SAMPLED * _size_of(part)
+                if len(taken) % _MOST_AT_ONCE == 0:
+                    await asyncio.sleep(0)
         except LoadError as exc:
             self.error = exc
-        self.ended = True
+            self.is_empty = True
+        return joined(taken)
+
+
+def _size_of(row: Row) -> int:
+    return sum(
+        _CELL + (len(cell) if isinstance(cell, (str, bytes)) else 0)
+        for cell in row.values()
+    )
+
+
+class _OneBatch(RowReader):
+    """A batch that was read already."""
+
+    def __init__(self, rows: Sequence[Row]) -> None:
+        self._rows = rows
+
+    async def read(self, rows: int, size: int) -> Sequence[Row]:
+        del rows, size
+        self.is_empty = True
+        return self._rows
 
 
 async def _row_error(

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import itertools
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
-from aioupsert.cli.reading import Row
+from aioupsert.cli.reading import CellRows, Part
 
 # With more rows, eight bytes for each would be too much memory.
 _MAX_ROWS: Final = 10_000_000
-_PARTS: Final = 256
+# How many of them are compared at once.
+_COMPARED: Final = 1_000_000
 
 
 class RepeatedKeys:
@@ -20,32 +20,33 @@ class RepeatedKeys:
     def __init__(self, key: Sequence[str]) -> None:
         """Begin without rows."""
         self._key = key
-        self._hashes = [array("q") for _ in range(_PARTS)]
+        self._hashes = array("q")
         self._is_complete = False
 
-    def watch(self, rows: Iterable[Row]) -> Iterator[Row]:
+    def watch(self, parts: Iterable[Part]) -> Iterator[Part]:
         """Yield the rows, and take notice of their keys."""
-        rows = iter(rows)
-        names = self._key
-        keep = [part.append for part in self._hashes]
-        first = names[0] if len(names) == 1 else None
-        for row in itertools.islice(rows, _MAX_ROWS):
-            # An integer would have the hash of another: -1 that of -2.
-            number = hash(
-                str(row.get(first))
-                if first is not None
-                else tuple(str(row.get(name)) for name in names)
-            )
-            keep[number % _PARTS](number)
-            yield row
-        more = next(rows, None)
-        self._is_complete = more is None
-        if more is not None:
-            yield more
-            yield from rows
+        for part in parts:
+            if len(self._hashes) <= _MAX_ROWS:
+                self._hashes.extend(map(hash, self._keys(part)))
+            yield part
+        self._is_complete = len(self._hashes) <= _MAX_ROWS
+
+    def _keys(self, part: Part) -> Iterable[tuple[str, ...]]:
+        """Return the keys of rows, as text: an integer would have the hash of another."""
+        if not isinstance(part, CellRows):
+            return [tuple(str(part.get(name)) for name in self._key)]
+        cells = dict(zip(part.names, part.columns, strict=True))
+        nothing = [None] * len(part)
+        columns = [cells.get(name, nothing) for name in self._key]
+        return zip(*(map(str, column) for column in columns), strict=True)
 
     def count(self) -> int | None:
         """Return how many there are, or None if there are too many rows to tell."""
         if not self._is_complete:
             return None
-        return sum(len(part) - len({*part}) for part in self._hashes)
+        hashes = self._hashes
+        parts = 1 + len(hashes) // _COMPARED
+        if parts == 1:
+            return len(hashes) - len({*hashes})
+        distinct = (len({h for h in hashes if h % parts == n}) for n in range(parts))
+        return len(hashes) - sum(distinct)

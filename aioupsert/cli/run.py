@@ -205,6 +205,7 @@ def _read_and_load(request: LoadRequest, report: Report) -> LoadOptions:
         request.read_options,
         on_bad_row=report.on_bad_row(given),
         read_twice=(given.create_table or given.add_columns) and given.sample is None,
+        lines_at_once=min(_LINES_AT_ONCE, given.batch_size or _LINES_AT_ONCE),
     )
     with open_input(request.files, read_options) as source:
         scope = [] if given.sync is None else [*given.sync.scope]
@@ -216,6 +217,10 @@ def _read_and_load(request: LoadRequest, report: Report) -> LoadOptions:
             asyncio.run(_load(request.url, source, options, report, bar, received))
         report.files = source.count_rows()
     return options
+
+
+# A small batch is stored before the lines after it come.
+_LINES_AT_ONCE: Final = 1_000
 
 
 async def _load(

@@ -7,7 +7,7 @@ import json
 import math
 import re
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from decimal import Decimal
 from typing import Any, Final, TypeAlias, cast
@@ -16,14 +16,16 @@ from aioupsert._plan.schema import Column, Table
 from aioupsert.cli.databases import Database, Engine
 from aioupsert.cli.errors import message_of
 from aioupsert.cli.reading import (
+    CellRows,
     ConvertedRow,
-    Origin,
     ParquetRow,
+    Part,
     Row,
     RowError,
     TimeText,
     TypedRow,
     duration_text,
+    each_row,
 )
 from aioupsert.errors import UnknownColumnError
 from aioupsert.typing import Value
@@ -36,7 +38,7 @@ _ERRORS: Final = (ValueError, TypeError, ArithmeticError, RecursionError)
 
 
 def convert_rows(
-    rows: Iterable[Row],
+    parts: Iterable[Part],
     columns: Mapping[str, Column],
     engine: Engine,
     on_bad_row: Callable[[RowError], object],
@@ -44,7 +46,7 @@ def convert_rows(
     left_out: AbstractSet[str] = frozenset(),
     ignore_unknown: bool = False,
     decimal_comma: bool = False,
-) -> Iterator[Row]:
+) -> Iterator[Part]:
     """
     Convert the values of rows to what the columns accept.
 
@@ -52,7 +54,7 @@ def convert_rows(
     are passed through.
 
     Args:
-        rows: The rows.
+        parts: The rows.
         columns: The columns of the table.
         engine: The kind of database.
         on_bad_row: Called with the error of a row that has a value which no conversion
@@ -72,16 +74,12 @@ def convert_rows(
         for name, column in columns.items()
         if decimal_comma and column.family in {"integer", "number"}
     ]
-    fitted = _fitted(rows, columns, engine, left_out, ignore_unknown=ignore_unknown)
+    fitted = _fitted(parts, columns, engine, left_out, ignore_unknown=ignore_unknown)
     if numbers:
-        fitted = _with_points(fitted, numbers, on_bad_row)
-    for given in fitted:
-        if given.__class__ is Row:
-            error = _too_large(given, whole) if whole else None
-            if error is None:
-                yield given
-            else:
-                on_bad_row(error)
+        fitted = _with_points(each_row(fitted), numbers, on_bad_row)
+    for given in _without_too_large(fitted, whole, on_bad_row):
+        if isinstance(given, CellRows) or given.__class__ is Row:
+            yield given
             continue
         row = ConvertedRow(given)
         row.origin, row.line, row.given = given.origin, given.line, given
@@ -140,39 +138,36 @@ async def convert_texts(
 
 
 def _fitted(
-    rows: Iterable[Row],
+    parts: Iterable[Part],
     columns: Mapping[str, Column],
     engine: Engine,
     left_out: AbstractSet[str],
     *,
     ignore_unknown: bool,
-) -> Iterator[Row]:
+) -> Iterator[Part]:
     """Yield rows with the names of the table's columns."""
     names = column_names(columns, engine)
     written = columns.keys() - left_out
-    fitting: Origin | None = None
-    for row in rows:
-        # This loop may run for millions of rows, and all of a file of cells have its
-        # columns.
-        if row.origin is fitting:
-            yield row
-            continue
-        if row.keys() <= written:
-            if row.__class__ is Row:
-                fitting = row.origin
-            yield row
-            continue
-        cells = {
-            names.get(name, names.get(name.lower(), name)): cell
-            for name, cell in row.items()
+
+    def chosen(given: Iterable[str]) -> dict[str, str]:
+        """Return the columns that are taken, with their names."""
+        found = {name: names.get(name, names.get(name.lower(), name)) for name in given}
+        return {
+            name: new
+            for name, new in found.items()
+            if new in written or not (ignore_unknown or new in left_out)
         }
-        if ignore_unknown or left_out:
-            cells = {
-                name: cell
-                for name, cell in cells.items()
-                if name in written or not (ignore_unknown or name in left_out)
-            }
-        yield row.with_cells(cells.items())
+
+    for part in parts:
+        if isinstance(part, CellRows):
+            fits = written.issuperset(part.names)
+            yield part if fits else part.with_names(chosen(part.names))
+        elif part.keys() <= written:
+            yield part
+        else:
+            yield part.with_cells(
+                (new, part[name]) for name, new in chosen(part).items()
+            )
 
 
 _DECIMAL_COMMA: Final = re.compile(
@@ -207,6 +202,44 @@ def _with_points(
                 break
         else:
             yield row.with_cells((row | changed).items()) if changed else row
+
+
+def _without_too_large(
+    parts: Iterable[Part],
+    columns: Iterable[str],
+    on_bad_row: Callable[[RowError], object],
+) -> Iterator[Part]:
+    """Yield rows without those of CSV whose integers are beyond SQLite's."""
+    for part in parts:
+        wrong: dict[int, RowError] = {}
+        if isinstance(part, CellRows):
+            cells = dict(zip(part.names, part.columns, strict=True))
+            for name in columns:
+                for number in _long(cells.get(name, ())):
+                    error = _too_large(part[number], columns)
+                    if error is not None:
+                        wrong[number] = error
+            for number in sorted(wrong):
+                on_bad_row(wrong[number])
+            yield part.without(wrong.keys()) if wrong else part
+            continue
+        error = _too_large(part, columns) if part.__class__ is Row else None
+        if error is None:
+            yield part
+        else:
+            on_bad_row(error)
+
+
+def _long(cells: Sequence[str | None]) -> list[int]:
+    """Return the cells that may be integers of too many digits."""
+    if max(map(len, filter(None, cells)), default=0) < _DIGITS:
+        return []
+    return [
+        number
+        for number, cell in enumerate(cells)
+        # Most long cells of such columns are times.
+        if cell is not None and len(cell) >= _DIGITS and ":" not in cell
+    ]
 
 
 # The digits of the smallest integer beyond 64 bits.

@@ -255,13 +255,20 @@ def test_repeated_keys_are_not_counted_among_too_many_rows(
     sqlite_database: CliDatabase, file: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("aioupsert.cli.repeated._MAX_ROWS", 2)
-    for content, expected in [
-        ("a,b\n1,1\n1,1\n", 1),
-        ("a,b\n1,1\n1,1\n1,2\n1,2\n", None),
-    ]:
-        options = ("--key", "a,b", "--create-table", "--json")
-        result = sqlite_database.load(file(content), *options)
+    options = ("--key", "a,b", "--create-table", "--json")
+    twice = file("a,b\n1,1\n1,1\n")
+    for more, expected in [((), 1), ((str(twice), str(twice)), None)]:
+        result = sqlite_database.load(twice, *more, *options)
         assert json.loads(result.stdout)["repeated_keys"] == expected
+
+
+def test_repeated_keys_of_many_rows_are_counted_in_parts(
+    sqlite_database: CliDatabase, file: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aioupsert.cli.repeated._COMPARED", 7)
+    rows = "a\n" + "".join(f"{n % 20}\n" for n in range(50))
+    result = sqlite_database.load(file(rows), "--key", "a", "--create-table", "--json")
+    assert json.loads(result.stdout)["repeated_keys"] == 30
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import os
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aioupsert.cli.errors import LoadError
-from aioupsert.cli.reading import ReadOptions, Row, RowError, open_input
+from aioupsert.cli.reading import ReadOptions, Row, RowError, each_row, open_input
 from aioupsert.cli.reading.delimited import read_delimited
 from aioupsert.cli.reading.json import read_json, read_json_lines
 from tests.cli.databases import Write, run
@@ -149,7 +149,49 @@ def test_what_csv_writes_is_read_back(rows: list[list[str]]) -> None:
         "test", text, ReadOptions(nulls=frozenset()), ","
     )
     assert columns == ("a", "b")
-    assert [[*row.values()] for row in found] == rows
+    assert [[*row.values()] for row in each_row(found)] == rows
+
+
+WRITTEN = st.lists(st.sampled_from(["x", '"', '""', ",", "\n", "\r\n", "#", " ", "N"]))
+
+
+@given(
+    text=WRITTEN.map("".join),
+    at_once=st.integers(2, 9),
+    trim=st.booleans(),
+    comment=st.none() | st.just("#"),
+)
+def test_lines_mean_the_same_read_at_once_or_one_by_one(
+    text: str, at_once: int, comment: str | None, *, trim: bool
+) -> None:
+    nulls = {"", "N"}
+
+    def found(lines: int) -> tuple[list[Any], list[Any]]:
+        errors: list[RowError] = []
+        options = ReadOptions(
+            on_bad_row=errors.append,
+            nulls=frozenset(nulls),
+            lines_at_once=lines,
+            comment=comment,
+            trim=trim,
+        )
+        source = io.StringIO("a,b\n" + text, newline="")
+        rows = each_row(read_delimited("test", source, options, ",").rows)
+        return (
+            [(row.line, [*row.values()]) for row in rows],
+            [(error.line, str(error), error.text) for error in errors],
+        )
+
+    rows, errors = found(1)
+    assert found(at_once) == (rows, errors)
+    if comment is None and not trim:
+        records = csv.reader(io.StringIO(text, newline=""), strict=True)
+        with suppress(csv.Error):
+            expected = [cells for cells in records if len(cells) == 2]
+            assert len(rows) == len(expected)
+            for (_, cells), its in zip(rows, expected, strict=True):
+                for cell, its_text in zip(cells, its, strict=True):
+                    assert cell == its_text or (cell is None and its_text in nulls)
 
 
 VALUES = st.recursive(
@@ -186,17 +228,39 @@ def test_a_row_of_json_may_be_longer_than_a_block() -> None:
 
 def test_a_cell_may_be_long() -> None:
     _, rows, _ = read_delimited("test", ["a\n", "x" * 200_000], ReadOptions(), ",")
-    assert len(next(rows)["a"]) == 200_000
+    assert len(next(each_row(rows))["a"]) == 200_000
 
 
 # --- How it is read -------------------------------------------------------------------
 
 
 def test_rows_of_csv_are_read_as_they_are_asked_for() -> None:
-    lines = iter(["a\n", "1\n", "2\n"])
-    _, rows, _ = read_delimited("test", lines, ReadOptions(), ",")
-    assert next(rows) == {"a": "1"}
-    assert [*lines] == ["2\n"]
+    lines = iter(["a\n", "1\n", "2\n", "3\n"])
+    options = ReadOptions(lines_at_once=2)
+    _, rows, _ = read_delimited("test", lines, options, ",")
+    assert [*next(rows)] == [{"a": "1"}, {"a": "2"}]
+    assert [*lines] == ["3\n"]
+
+
+def test_fewer_long_lines_are_read_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("aioupsert.cli.reading.delimited._MOST_CHARACTERS", 10)
+    lines = ["a\n", *["1234\n"] * 7]
+    _, parts, _ = read_delimited("test", lines, ReadOptions(), ",")
+    assert [len(part) for part in parts] == [3, 3, 1]
+
+
+@pytest.mark.parametrize("last", ["2\n", '"2\n'])
+def test_rows_before_what_cannot_be_read_are_read(last: str) -> None:
+    def lines() -> Iterator[str]:
+        yield from ["a\n", "1\n", last]
+        raise OSError(errno.EIO, "the disk is broken")
+
+    _, parts, _ = read_delimited("test", lines(), ReadOptions(), ",")
+    first = next(parts)
+    assert [*each_row([first])] == [{"a": "1"}, {"a": "2"}][: len(first)]
+    assert len(first) == (1 if '"' in last else 2)
+    with pytest.raises(LoadError, match="test, line 4: the disk is broken"):
+        next(parts)
 
 
 def test_lines_of_json_are_read_as_they_are_asked_for() -> None:

@@ -538,6 +538,7 @@ def test_many_bad_rows_in_a_row_are_written_before_their_batch(
 ) -> None:
     monkeypatch.setattr("aioupsert.cli.rejects._MANY_PENDING", 20)
     monkeypatch.setattr("aioupsert.cli.rejects._MAX_PENDING", 50)
+    monkeypatch.setattr("aioupsert.cli.run._LINES_AT_ONCE", 10)
     sqlite_database.query(
         "CREATE TABLE t (id integer PRIMARY KEY, n integer CHECK (n))"
     )

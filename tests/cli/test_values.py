@@ -215,18 +215,20 @@ def test_what_sqlite_does_not_hold_is_an_error_of_the_column(
     assert sqlite_database.query("SELECT * FROM t") == [(2, None)]
 
 
-def test_an_integer_of_csv_beyond_those_of_sqlite(
-    sqlite_database: CliDatabase, file: Write
+@pytest.mark.parametrize("options", [(), ("--format", "copy", "--delimiter", ",")])
+def test_an_integer_as_text_beyond_those_of_sqlite(
+    sqlite_database: CliDatabase, file: Write, options: tuple[str, ...]
 ) -> None:
     sqlite_database.query("CREATE TABLE t (id INTEGER PRIMARY KEY, v INTEGER)")
-    path = file("id,v\n1,9223372036854775807\n2,9223372036854775809\n")
-    result = sqlite_database.load(path, "--key", "id")
+    path = file("id,v\n1,9223372036854775807\n2,9223372036854775809\n3,3\n")
+    result = sqlite_database.load(path, "--key", "id", *options)
     assert result.exit_code == 1
     assert (
         "rows.csv, line 3, column 'v': 9223372036854775809 is beyond" in result.stderr
     )
-    assert sqlite_database.load(path, "--key", "id", "--max-errors", "1").exit_code == 3
-    assert sqlite_database.query("SELECT * FROM t") == [(1, 2**63 - 1)]
+    options = (*options, "--key", "id", "--max-errors", "1")
+    assert sqlite_database.load(path, *options).exit_code == 3
+    assert sqlite_database.query("SELECT * FROM t") == [(1, 2**63 - 1), (3, 3)]
 
 
 @pytest.mark.parametrize("name", ["t.jsonl", "t.json"])

@@ -4,12 +4,17 @@ import decimal
 import math
 import sqlite3
 import uuid
+from contextlib import closing
 from typing import Any
 
 import aiosqlite
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from aioupsert import F, UsageError, create_or_update, get_or_create
+from aioupsert._engines.sqlite.values import convert_text
+from aioupsert._plan.schema import Column, Storage
 from tests.support.databases import SQLiteDatabase
 
 AFFINITIES = ("INTEGER", "TEXT", "BLOB", "REAL", "NUMERIC", "")
@@ -185,3 +190,54 @@ async def test_a_large_row(conn: aiosqlite.Connection, big: Any) -> None:
         assert tuple(result) == ({"k": "a", "v": big}, created)
     there = await get_or_create(conn, "t", key={"k": "a"})
     assert there.row == {"k": "a", "v": big}
+
+
+# --- Text -----------------------------------------------------------------------------
+
+NUMBERS_AS_TEXT = (
+    st.integers(-(2**64), 2**64).map(str)
+    | st.decimals(-1_000, 1_000, places=2).map(str)
+    | st.from_regex(r"[ +-]?[0-9]{0,3}[.]?[0-9]{0,3}([eE][+-]?[0-9]{1,2})?[ \n]?")
+)
+TEXTS = st.one_of(
+    st.lists(NUMBERS_AS_TEXT),
+    # One among others that is none, or none that Python's own conversions refuse.
+    st.lists(
+        NUMBERS_AS_TEXT
+        | st.sampled_from(["1,2", "1_0", "1:0", "٣", "nan", "-inf", "null", "[1]", ""])
+        | st.sampled_from([None, 7, 2.5, b"1", True])
+    ),
+)
+
+
+@given(
+    cells=TEXTS,
+    affinity=st.sampled_from(["INTEGER", "REAL", "NUMERIC", "DATETIME", "TEXT", ""]),
+)
+def test_a_column_of_text_is_converted_as_sqlite_converts_each(
+    cells: list[Any], affinity: str
+) -> None:
+    storages: dict[str, Storage] = {
+        "REAL": "sqlite real",
+        "TEXT": "sqlite text",
+        "": "sqlite blob",
+    }
+    storage = storages.get(affinity, "sqlite number")
+    column = Column("v", "", "", "number", storage)
+    converted = convert_text(column, cells)
+    assert len(converted) == len(cells)
+    with closing(sqlite3.connect(":memory:")) as connection:
+        stored = f"CREATE TABLE {{}} (id INTEGER PRIMARY KEY, v {affinity})"
+        for table, values in {"t": converted, "plain": cells}.items():
+            connection.execute(stored.format(table))
+            connection.executemany(
+                f"INSERT INTO {table} VALUES (?, ?)", enumerate(values)
+            )
+        query = "SELECT v, typeof(v) FROM {} ORDER BY id"
+        assert connection.execute(query.format("t")).fetchall() == (
+            connection.execute(query.format("plain")).fetchall()
+        )
+    is_number = storage in {"sqlite number", "sqlite real"}
+    for cell, value in zip(cells, converted, strict=True):
+        # No number is left as text, which expressions would not take for one.
+        assert type(value) is type(cell) or (is_number and isinstance(cell, str))

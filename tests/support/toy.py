@@ -149,5 +149,5 @@ class ToyEngine:
     ) -> bool:
         return True
 
-    def text_converter(self, _column: Column) -> None:
+    def convert_text(self, _column: Column, _cells: object) -> None:
         return None

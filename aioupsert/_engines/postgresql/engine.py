@@ -78,5 +78,5 @@ class PostgresqlEngine:
         """Return whether these keys are the same row exactly if they are equal."""
         return values.python_equality_is_sql_equality(column, keys)
 
-    def text_converter(self, column: Column) -> None:
+    def convert_text(self, column: Column, cells: Sequence[Value]) -> None:
         """Return None: the server converts text."""

@@ -10,7 +10,7 @@ from aioupsert._engines.sqlite.compiler import compile_call
 from aioupsert._engines.sqlite.sync import compile_sync
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Iterable, Sequence
 
     from aioupsert._engines.base import CompiledGroup
     from aioupsert._engines.commands import ScopeLevel, Steps, TransactionScope
@@ -74,6 +74,6 @@ class SqliteEngine:
         del column, keys
         return False
 
-    def text_converter(self, column: Column) -> Callable[[str], Value]:
-        """Return the function that converts text as the column's affinity would."""
-        return values.text_converter(column)
+    def convert_text(self, column: Column, cells: Sequence[Value]) -> Sequence[Value]:
+        """Return cells with text converted as the column's affinity would."""
+        return values.convert_text(column, cells)

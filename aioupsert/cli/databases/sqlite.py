@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from aioupsert._engines.sqlite.values import text_converter
+from aioupsert._engines.sqlite.values import convert_text
 from aioupsert._plan.schema import Column
 from aioupsert.cli.databases.base import (
     Engine,
@@ -36,7 +36,7 @@ class _Sqlite:
         self, columns: Sequence[Column], cells: Sequence[str | None], /
     ) -> list[Value]:
         return [
-            cell if not cell else text_converter(column)(cell)
+            convert_text(column, [cell])[0]
             for column, cell in zip(columns, cells, strict=True)
         ]
 

@@ -2,31 +2,39 @@
 
 from aioupsert.cli.reading.files import FORMATS, STDIN, Input, open_input
 from aioupsert.cli.reading.rows import (
+    CellRows,
     ConvertedRow,
     Origin,
     ParquetRow,
+    Part,
     ReadOptions,
     Row,
     RowError,
     TimeText,
     TypedRow,
     duration_text,
+    each_row,
+    joined,
     raise_error,
 )
 
 __all__ = [
     "FORMATS",
     "STDIN",
+    "CellRows",
     "ConvertedRow",
     "Input",
     "Origin",
     "ParquetRow",
+    "Part",
     "ReadOptions",
     "Row",
     "RowError",
     "TimeText",
     "TypedRow",
     "duration_text",
+    "each_row",
+    "joined",
     "open_input",
     "raise_error",
 ]

@@ -6,6 +6,7 @@ import csv
 import itertools
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
 from typing import Any, Final, NamedTuple
 
 from aioupsert.cli.errors import LoadError
@@ -13,10 +14,11 @@ from aioupsert.cli.reading.rows import (
     LINE_END,
     NULLS,
     READ_ERRORS,
+    CellRows,
     Dialect,
     Origin,
+    Part,
     ReadOptions,
-    Row,
     RowError,
     read_error,
 )
@@ -37,7 +39,7 @@ class Delimited(NamedTuple):
     """
 
     header: tuple[str, ...]
-    rows: Iterator[Row]
+    rows: Iterator[Part]
     note: str | None
 
 
@@ -92,7 +94,7 @@ def read_delimited(
     columns = checked_header(file, columns, trim=options.trim)
     kind = "tsv" if delimiter == "\t" else "csv"
     origin = Origin(file, kind, header, columns, dialect)
-    return Delimited(columns, _rows(origin, reader, source, options), note)
+    return Delimited(columns, _Records(origin, source, options).parts(), note)
 
 
 def checked_header(file: str, header: Sequence[str], *, trim: bool) -> tuple[str, ...]:
@@ -120,6 +122,7 @@ class _Lines:
     Attributes:
         number: How many lines were read.
         record: The lines of the record that is being read.
+        failed: The error that ended them, if one has.
     """
 
     def __init__(self, lines: Iterable[str], options: ReadOptions) -> None:
@@ -127,6 +130,7 @@ class _Lines:
         self.record: list[str] = []
         self._lines = iter(lines)
         self._comment = options.comment
+        self.failed: Exception | None = None
 
     def skip(self, number: int) -> None:
         """Skip lines before the header."""
@@ -155,16 +159,43 @@ class _Lines:
         self.skip(1)
         return match[1]
 
-    def __iter__(self) -> Iterator[str]:
+    def take(self, most: int) -> list[str]:
+        """Return the next lines, to be passed to `after`; none at the end."""
+        taken: list[str] = []
+        room = _MOST_CHARACTERS
+        if self.failed is not None:
+            return taken
+        try:
+            for line in itertools.islice(self._lines, most):
+                taken.append(line)
+                room -= len(line)
+                if room < 0:
+                    break
+        except READ_ERRORS as exc:
+            self.failed = exc
+        return taken
+
+    def after(self, taken: Iterable[str]) -> Iterator[str]:
+        """Yield lines of records: those that were taken, then all others."""
         record, comment = self.record, self._comment
-        for line in self._lines:
+        for line in itertools.chain(taken, self._others()):
             self.number += 1
             if comment and not record and line.startswith(comment):
                 continue
             record.append(line)
             yield line
 
+    def _others(self) -> Iterator[str]:
+        if self.failed is not None:
+            raise self.failed
+        yield from self._lines
 
+    def __iter__(self) -> Iterator[str]:
+        return self.after(())
+
+
+# No more lines are taken at once than have so many characters.
+_MOST_CHARACTERS: Final = 1_000_000
 _SEPARATOR: Final = re.compile("sep=([^\r\n])[\r\n]*", re.IGNORECASE)
 _DELIMITERS: Final = ",;\t|"
 
@@ -188,60 +219,149 @@ def _reader(lines: Iterable[str], dialect: Dialect) -> Any:
     )
 
 
-def _rows(
-    origin: Origin, reader: Any, lines: _Lines, options: ReadOptions
-) -> Iterator[Row]:
-    columns, nulls, record = origin.columns, origin.dialect.nulls, lines.record
-    trim = options.trim
-    width = len(columns)
-    record.clear()
-    while True:
-        try:
-            # This loop may run for millions of rows, so it does only what each needs.
-            for cells in reader:
-                if len(cells) == width:
-                    if trim or not nulls.isdisjoint(cells):
-                        cells = _with_nulls(cells, origin.dialect, record, trim=trim)  # noqa: PLW2901  # a second name would be assigned for every row
-                    row = Row(zip(columns, cells))  # noqa: B905  # the lengths are equal, and strict is slower
-                    row.origin = origin
-                    row.line = lines.number - len(record) + 1
-                    yield row
-                elif cells:  # an empty line is skipped
-                    line = lines.number - len(record) + 1
-                    text = "".join(record).rstrip("\r\n")
-                    options.on_bad_row(uneven(origin, line, cells, text))
-                record.clear()
-        except csv.Error as exc:
-            for error in _broken(origin, lines, exc):
-                options.on_bad_row(error)
-            record.clear()
-        except READ_ERRORS as exc:
-            raise read_error(exc, origin.file, lines.number) from exc
-        else:
+class _Rows:
+    """
+    Rows of a file that are passed on together.
+
+    Attributes:
+        lines: The lines on which they start.
+        cells: Their cells.
+        texts: How they are written.
+    """
+
+    def __init__(self, origin: Origin) -> None:
+        self.lines: list[int] = []
+        self.cells: list[list[str]] = []
+        self.texts: list[str] = []
+        self._origin = origin
+
+    def add(self, line: int, cells: list[str], text: str) -> None:
+        """Add a row."""
+        self.lines.append(line)
+        self.cells.append(cells)
+        self.texts.append(text)
+
+    def part(self) -> CellRows:
+        """Return them, with None for the cells that mean NULL: they are not in quotes."""
+        nulls = self._origin.dialect.nulls
+        columns: list[Sequence[str | None]] = [*zip(*self.cells, strict=True)]
+        for number, column in enumerate(columns):
+            if any(null in column for null in nulls):
+                cells = [None if cell in nulls else cell for cell in column]
+                for row, quoted in self._quoted.items():
+                    if quoted[number]:
+                        cells[row] = column[row]
+                columns[number] = cells
+        size = sum(map(len, self.texts))
+        return CellRows(self._origin, self.lines, columns, size)
+
+    @cached_property
+    def _quoted(self) -> dict[int, list[bool]]:
+        """Which cells are in quotes, of the rows that have quotes."""
+        dialect, width = self._origin.dialect, len(self._origin.columns)
+        return {
+            row: _quoted(text, dialect, width)
+            for row, text in enumerate(self.texts)
+            if dialect.quote is not None and dialect.quote in text
+        }
+
+
+class _Records:
+    """The records of a file, of which all with the right number of cells are rows."""
+
+    def __init__(self, origin: Origin, lines: _Lines, options: ReadOptions) -> None:
+        self._origin = origin
+        self._lines = lines
+        self._options = options
+
+    def parts(self) -> Iterator[CellRows]:
+        """Yield the rows, many at once; those before an error before it is raised."""
+        options = self._options
+        self._lines.record.clear()
+        while taken := self._lines.take(options.lines_at_once):
+            rows = _Rows(self._origin)
+            try:
+                self._read(taken, rows)
+            except LoadError:
+                if rows.lines:
+                    yield rows.part()
+                raise
+            if rows.lines:
+                yield rows.part()
+        failed = self._lines.failed
+        if failed is not None:
+            raise read_error(failed, self._origin.file, self._lines.number) from failed
+
+    def _read(self, taken: list[str], rows: _Rows) -> None:
+        """Read lines that were taken, and those after them that end the last record."""
+        if self._options.trim or self._options.comment is not None:
+            self._read_one_by_one(taken, rows)
             return
+        # Mostly each line is a record, and is not looked at by itself.
+        try:
+            records = [*_reader(taken, self._origin.dialect)]
+        except csv.Error:
+            records = []
+        if len(records) != len(taken):
+            self._read_one_by_one(taken, rows)
+            return
+        first = self._lines.number + 1
+        self._lines.number += len(taken)
+        numbers = [*range(first, first + len(taken))]
+        if {*map(len, records)} == {len(self._origin.columns)}:
+            rows.lines, rows.cells, rows.texts = numbers, records, taken
+            return
+        for number, cells, text in zip(numbers, records, taken, strict=True):
+            self._add(number, cells, text, rows)
+
+    def _read_one_by_one(self, taken: list[str], rows: _Rows) -> None:
+        lines, record = self._lines, self._lines.record
+        last = lines.number + len(taken)
+        reader = _reader(lines.after(taken), self._origin.dialect)
+        while True:
+            try:
+                for cells in reader:
+                    line = lines.number - len(record) + 1
+                    self._add(line, cells, "".join(record), rows)
+                    record.clear()
+                    if lines.number >= last:
+                        return
+            except csv.Error as exc:
+                for error in _broken(self._origin, lines, exc):
+                    self._options.on_bad_row(error)
+                record.clear()
+            except READ_ERRORS as exc:
+                raise read_error(exc, self._origin.file, lines.number) from exc
+            else:
+                return
+
+    def _add(self, line: int, cells: list[str], text: str, rows: _Rows) -> None:
+        """Add a record to the rows, if it is one."""
+        if len(cells) == len(self._origin.columns):
+            if self._options.trim:
+                cells = _trimmed(cells, self._origin.dialect, text)
+            rows.add(line, cells, text)
+        elif cells:  # an empty line is skipped
+            text = text.rstrip("\r\n")
+            self._options.on_bad_row(uneven(self._origin, line, cells, text))
 
 
-def _with_nulls(
-    cells: list[str], dialect: Dialect, record: Sequence[str], *, trim: bool
-) -> list[str | None]:
-    """Return cells with None for those that mean NULL: they are not in quotes."""
-    quote, nulls = dialect.quote, dialect.nulls
-    if quote is None or not any(quote in line for line in record):
-        bare = [cell.strip() for cell in cells] if trim else cells
-        return [None if cell in nulls else cell for cell in bare]
-    quoted = _quoted("".join(record), dialect)
-    if len(quoted) != len(cells):  # such as with an escape character
-        quoted = [False] * len(cells)
-    found: list[str | None] = []
-    for cell, is_quoted in zip(cells, quoted, strict=True):
-        text = cell.strip() if trim and not is_quoted else cell
-        found.append(None if text in nulls and not is_quoted else text)
-    return found
+def _trimmed(cells: list[str], dialect: Dialect, text: str) -> list[str]:
+    """Return cells without the spaces around them, unless they are in quotes."""
+    quoted = _quoted(text, dialect, len(cells))
+    return [
+        cell if is_quoted else cell.strip()
+        for cell, is_quoted in zip(cells, quoted, strict=True)
+    ]
 
 
-def _quoted(text: str, dialect: Dialect) -> list[bool]:
-    """Return which cells of a record are in quotes."""
-    return [cell.is_quoted for cell in _cells(text, dialect)]
+def _quoted(text: str, dialect: Dialect, width: int) -> list[bool]:
+    """Return which cells of a record are in quotes; none if that cannot be told."""
+    if dialect.quote is None or dialect.quote not in text:
+        return [False] * width
+    quoted = [cell.is_quoted for cell in _cells(text, dialect)]
+    # Such as with an escape character.
+    return quoted if len(quoted) == width else [False] * width
 
 
 def uneven(

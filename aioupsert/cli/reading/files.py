@@ -9,10 +9,9 @@ import stat
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from operator import itemgetter
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, BinaryIO, Final, cast
 
@@ -22,7 +21,15 @@ from aioupsert.cli.reading.copy import read_copy
 from aioupsert.cli.reading.delimited import read_delimited
 from aioupsert.cli.reading.json import read_json, read_json_lines
 from aioupsert.cli.reading.parquet import read_parquet
-from aioupsert.cli.reading.rows import READ_ERRORS, ReadOptions, Row, RowError
+from aioupsert.cli.reading.rows import (
+    READ_ERRORS,
+    CellRows,
+    Part,
+    ReadOptions,
+    Row,
+    RowError,
+    each_row,
+)
 from aioupsert.errors import UnknownColumnError
 
 if TYPE_CHECKING:
@@ -96,10 +103,10 @@ class Input:
         self._done = self._bad_rows = 0
         self._raw: BinaryIO | None = None
         self._share: float | None = None
-        self._counters: list[tuple[str, itertools.count[int]]] = []
-        header, rows = self._open(self._files[0])
+        self._counted: list[_CountedParts] = []
+        header, parts = self._open(self._files[0])
         others = itertools.chain.from_iterable(map(self._open_next, self._files[1:]))
-        self._rows: Iterator[Row] = itertools.chain(rows, others)
+        self._parts: Iterator[Part] = itertools.chain(parts, others)
         chosen = self._options.columns if self._options.header else None
         names = self._options.names
         if chosen is None and not names:
@@ -108,7 +115,7 @@ class Input:
             if header and name not in header:
                 error = UnknownColumnError(self.name, [name], header)
                 raise LoadError(str(error).removeprefix("table "))
-        self._rows = _chosen(self._rows, chosen, names)
+        self._parts = _chosen(self._parts, chosen, names)
         return tuple(names.get(n, n) for n in header if chosen is None or n in chosen)
 
     def _report(self, error: RowError) -> None:
@@ -135,7 +142,7 @@ class Input:
         self._surveying = True
         try:
             self._begin()
-            yield from self._rows
+            yield from self.rows
         finally:
             self._surveying = False
             self._begin()
@@ -152,22 +159,31 @@ class Input:
             copy.stop()
 
     @property
-    def rows(self) -> Iterator[Row]:
+    def parts(self) -> Iterator[Part]:
         """An iterator that reads the rows lazily; they can be read once."""
-        return self._rows
+        return self._parts
+
+    @property
+    def rows(self) -> Iterator[Row]:
+        """The same, with each row by itself."""
+        return each_row(self._parts)
 
     def count_rows(self) -> list[tuple[str, int]]:
         """Return how many rows each file has, bad ones included, once all are read."""
         return [
-            (name, next(counter) + self._bad_rows_of[name])
-            for name, counter in self._counters
+            (parts.name, parts.rows + self._bad_rows_of[parts.name])
+            for parts in self._counted
         ]
 
     def peek(self, number: int) -> list[Row]:
         """Return the first rows without consuming them."""
-        first = [*itertools.islice(self._rows, number)]
-        self._rows = itertools.chain(first, self._rows)
-        return first
+        first: list[Part] = []
+        rows: list[Row] = []
+        while len(rows) < number and (part := next(self._parts, None)) is not None:
+            first.append(part)
+            rows += each_row([part])
+        self._parts = itertools.chain(first, self._parts)
+        return rows[:number]
 
     def position(self) -> int:
         """Return the number of bytes that were read, if the size is known."""
@@ -177,23 +193,22 @@ class Input:
             return self._done + int(self._share * (self._sizes[self._file] or 0))
         return self._done + self._raw.tell()
 
-    def _open_next(self, file: Path) -> Iterator[Row]:
+    def _open_next(self, file: Path) -> Iterator[Part]:
         """Close the current file, open the next one and return its rows."""
         self._raw = None
         self._done += self._sizes[self._file] or 0
         self._stack.close()
-        _, rows = self._open(file)
-        return rows
+        _, parts = self._open(file)
+        return parts
 
-    def _open(self, file: Path) -> tuple[tuple[str, ...], Iterator[Row]]:
+    def _open(self, file: Path) -> tuple[tuple[str, ...], Iterator[Part]]:
         """Open a file, to be closed with the stack; return its columns and rows."""
-        header, rows = self._open_as_it_is(file)
-        # The counter advances with each row, without code that runs for each.
-        counter = itertools.count()
-        self._counters.append((_name(file), counter))
-        return header, map(itemgetter(0), zip(rows, counter, strict=False))
+        header, parts = self._open_as_it_is(file)
+        counted = _CountedParts(_name(file), parts)
+        self._counted.append(counted)
+        return header, iter(counted)
 
-    def _open_as_it_is(self, file: Path) -> tuple[tuple[str, ...], Iterator[Row]]:
+    def _open_as_it_is(self, file: Path) -> tuple[tuple[str, ...], Iterator[Part]]:
         self._file, self._share = file, None
         name, options = _name(file), self._options
         kind = options.format or _format(file)
@@ -220,7 +235,7 @@ class Input:
 
     def _open_text(
         self, name: str, binary: BinaryIO, kind: str, options: ReadOptions
-    ) -> tuple[tuple[str, ...], Iterator[Row]]:
+    ) -> tuple[tuple[str, ...], Iterator[Part]]:
         """Do the same with a file of lines."""
         # newline="": the csv module handles line ends itself, including those in cells.
         text = io.TextIOWrapper(
@@ -278,14 +293,38 @@ class Input:
         self._share = share
 
 
+class _CountedParts:
+    """
+    The rows of a file.
+
+    Attributes:
+        name: The name of the file.
+        rows: How many of them were read.
+    """
+
+    def __init__(self, name: str, parts: Iterable[Part]) -> None:
+        self.name = name
+        self.rows: int = 0
+        self._parts = parts
+
+    def __iter__(self) -> Iterator[Part]:
+        for part in self._parts:
+            self.rows += len(part) if isinstance(part, CellRows) else 1
+            yield part
+
+
 def _chosen(
-    rows: Iterator[Row], columns: Sequence[str] | None, names: Mapping[str, str]
-) -> Iterator[Row]:
+    parts: Iterator[Part], columns: Sequence[str] | None, names: Mapping[str, str]
+) -> Iterator[Part]:
     """Yield rows with some columns, or with other names."""
-    for row in rows:
-        yield row.with_cells(
+    for part in parts:
+        if isinstance(part, CellRows):
+            taken = part.names if columns is None else columns
+            yield part.with_names({name: names.get(name, name) for name in taken})
+            continue
+        yield part.with_cells(
             (names.get(name, name), cell)
-            for name, cell in row.items()
+            for name, cell in part.items()
             if columns is None or name in columns
         )
 

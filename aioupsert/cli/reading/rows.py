@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import lzma
 import re
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal, Self
+from typing import Any, Final, Literal, Self, TypeAlias, cast, overload
 
+from aioupsert._plan.columnar import ColumnarRows
 from aioupsert.cli.errors import LoadError, message_of
 from aioupsert.typing import Value
 
@@ -172,6 +175,125 @@ class Row(dict[str, Value]):
         return self.origin.file
 
 
+class CellRows(ColumnarRows):
+    """
+    Rows of cells of one file; each is made a `Row` only when it is asked for.
+
+    Attributes:
+        origin: Where they come from.
+        lines: The lines on which they start.
+        cells: The columns of the file.
+        size: How many characters they have, about.
+    """
+
+    def __init__(
+        self,
+        origin: Origin,
+        lines: Sequence[int],
+        cells: Sequence[Sequence[str | None]],
+        size: int,
+        taken: Mapping[str, int] | None = None,
+    ) -> None:
+        """
+        Make rows of columns.
+
+        Args:
+            origin: Where they come from.
+            lines: The lines on which they start.
+            cells: The columns of the file.
+            size: How many characters they have, about.
+            taken: The columns that the rows have, with their positions in the file; by
+                default all of them.
+        """
+        self.origin = origin
+        self.lines = lines
+        self.size = size
+        self.cells = cells
+        if taken is None:
+            taken = {name: n for n, name in enumerate(origin.columns)}
+        self._taken = taken
+        self.names = tuple(taken)
+        self.columns = [cells[number] for number in taken.values()]
+
+    def with_names(self, names: Mapping[str, str]) -> CellRows:
+        """Return the rows with some of their columns, by other names."""
+        taken = {names[name]: n for name, n in self._taken.items() if name in names}
+        return CellRows(self.origin, self.lines, self.cells, self.size, taken)
+
+    def without(self, rows: AbstractSet[int]) -> CellRows:
+        """Return the others of the rows."""
+        kept = [row not in rows for row in range(len(self))]
+        lines = [*itertools.compress(self.lines, kept)]
+        cells = [[*itertools.compress(column, kept)] for column in self.cells]
+        return CellRows(self.origin, lines, cells, self.size, self._taken)
+
+    def is_like(self, other: CellRows) -> bool:
+        """Return whether other rows have the same columns of the same file."""
+        return self.origin is other.origin and self._taken == other._taken
+
+    def followed_by(self, others: Sequence[CellRows]) -> CellRows:
+        """Return these rows and, after them, others that are like them."""
+        every = (self, *others)
+        lines = [line for rows in every for line in rows.lines]
+        columns = zip(*(rows.cells for rows in every), strict=True)
+        cells = [[*itertools.chain.from_iterable(parts)] for parts in columns]
+        size = sum(rows.size for rows in every)
+        return CellRows(self.origin, lines, cells, size, self._taken)
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return len(self.lines)
+
+    @overload
+    def __getitem__(self, row: int) -> Row: ...
+
+    @overload
+    def __getitem__(self, row: slice) -> CellRows: ...
+
+    def __getitem__(self, row: int | slice) -> Row | CellRows:
+        """Return a row, or some."""
+        if isinstance(row, slice):
+            lines = self.lines[row]
+            size = self.size * len(lines) // max(1, len(self.lines))
+            cells = [column[row] for column in self.cells]
+            return CellRows(self.origin, lines, cells, size, self._taken)
+        return self._row(self.lines[row], [column[row] for column in self.cells])
+
+    def __iter__(self) -> Iterator[Row]:
+        """Return an iterator over the rows."""
+        return map(self._row, self.lines, zip(*self.cells, strict=True))
+
+    def _row(self, line: int, cells: Sequence[str | None]) -> Row:
+        row = Row(zip(self.origin.columns, cells, strict=True))
+        row.origin, row.line = self.origin, line
+        if self.names == self.origin.columns:
+            return row
+        return row.with_cells((name, cells[n]) for name, n in self._taken.items())
+
+
+Part: TypeAlias = "Row | CellRows"
+"""A row of an input, or several at once."""
+
+
+def each_row(parts: Iterable[Part]) -> Iterator[Row]:
+    """Yield the rows of an input one by one."""
+    for part in parts:
+        if part.__class__ is CellRows:
+            yield from part
+        else:
+            yield cast("Row", part)
+
+
+def joined(parts: Sequence[Part]) -> Sequence[Row]:
+    """Return rows together: as columns, if all have the same ones of the same file."""
+    alike = [part for part in parts if isinstance(part, CellRows)]
+    if alike and len(alike) == len(parts):
+        first, *others = alike
+        if all(first.is_like(other) for other in others):
+            return first.followed_by(others) if others else first
+    return [*each_row(parts)]
+
+
 class TypedRow(Row):
     """A row from a format with types; every value of CSV is text."""
 
@@ -256,6 +378,7 @@ class ReadOptions:
             out.
         names: The columns of the table that other columns of the files go into.
         read_twice: Whether the rows may be read twice, for `Input.survey`.
+        lines_at_once: How many lines are read before the first row of them is used.
     """
 
     format: str | None = None
@@ -274,6 +397,7 @@ class ReadOptions:
     on_bad_row: Callable[[RowError], None] = raise_error
     names: Mapping[str, str] = field(default_factory=dict[str, str])
     read_twice: bool = False
+    lines_at_once: int = 1_000
 
 
 READ_ERRORS: Final = (
