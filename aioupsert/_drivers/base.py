@@ -133,6 +133,10 @@ class Session(Protocol):
         """Return whose fault an error is, as far as the error itself tells."""
         ...
 
+    def as_host(self, error: Exception) -> Exception:
+        """Return the error that `run` would have raised for one of the driver's."""
+        ...
+
     async def forget(self) -> None:
         """Make the driver drop its caches of types and prepared statements."""
         ...
@@ -351,6 +355,10 @@ class ConnectionSession:
 
     async def __aexit__(self, *_: object) -> None:
         """Do nothing, as the connection is the caller's."""
+
+    def as_host(self, error: Exception) -> Exception:
+        """Return the error as it is."""
+        return error
 
 
 # --- Running steps --------------------------------------------------------------------

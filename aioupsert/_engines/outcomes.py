@@ -153,10 +153,13 @@ class BatchOutcome:
         rejected: The rows that were left out.
         sent: The number of rows sent; less than that of calls if some were merged.
         left: The positions of calls that were not written, and have to be sent again.
+        skips: Whether rows that cannot be stored may be left out, of which the steps
+            then may find some themselves.
     """
 
-    def __init__(self, *, each: bool) -> None:
+    def __init__(self, *, each: bool, skips: bool = False) -> None:
         """Start empty; *each* requests the result of every row."""
+        self.skips = skips
         self.counts: dict[Action, int] = dict.fromkeys(Action, 0)
         self.results: dict[int, Result] | None = {} if each else None
         self.rejected: list[RejectedRow] = []

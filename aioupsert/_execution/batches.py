@@ -347,7 +347,7 @@ class BatchWriter:
     ) -> BatchOutcome:
         """Write a batch in a transaction or savepoint of its own."""
         groups, rejected = await self._compile(session, batch)
-        outcome = BatchOutcome(each=self._each)
+        outcome = BatchOutcome(each=self._each, skips=self._skip)
         if groups:
             steps = _steps(
                 session.engine,
@@ -358,7 +358,11 @@ class BatchWriter:
             )
             await session.run(steps)
         outcome.use_input_positions(batch.positions)
-        outcome.rejected += rejected
+        skipped = [
+            row._replace(error=session.as_host(row.error)) for row in outcome.rejected
+        ]
+        outcome.sent -= len(skipped)
+        outcome.rejected = [*_of_input(skipped, batch), *rejected]
         return outcome
 
     async def _compile(
@@ -388,15 +392,18 @@ class BatchWriter:
                 ready.append((compiled, group))
         if not bad:
             return ready, bad
-        rejected = [
-            RejectedRow(
-                batch.positions[row.position], row.error, batch.rows[row.position]
-            )
-            for row in sorted(bad, key=lambda row: row.position)
-        ]
+        rejected = _of_input(sorted(bad, key=lambda row: row.position), batch)
         if not self._skip:
             raise RejectedRowError(rejected[0])
         return ready, rejected
+
+
+def _of_input(rejected: Sequence[RejectedRow], batch: Batch) -> list[RejectedRow]:
+    """Return rows of a batch with their positions in the input."""
+    return [
+        RejectedRow(batch.positions[row.position], row.error, batch.rows[row.position])
+        for row in rejected
+    ]
 
 
 async def _found(

@@ -181,24 +181,25 @@ class SQLAlchemySession(ConnectionSession):
         self._driver.terminate()
 
     def raise_as_host(self, error: Exception) -> NoReturn:
-        """
-        Raise an error as SQLAlchemy would.
+        """Raise an error as SQLAlchemy would."""
+        raise self.as_host(error)
 
-        Raises:
-            Exception: The error of SQLAlchemy's in place of one of the driver's; any
-                other as it is, but caused by SQLAlchemy's.
+    def as_host(self, error: Exception) -> Exception:
+        """
+        Return SQLAlchemy's error for one of the driver's.
+
+        Any other is returned as it is, but caused by SQLAlchemy's.
         """
         if isinstance(error, (TransientError, ReadOnlyError, AioupsertError)):
             cause = error.__cause__
             if isinstance(cause, Exception):
                 error.__cause__ = self._host_s(cause)
-            raise error
+            return error
         raised = self._host_s(error)
-        if raised is error:
-            raise error
-        for note in getattr(error, "__notes__", ()):
-            raised.add_note(note)
-        raise raised
+        if raised is not error:
+            for note in getattr(error, "__notes__", ()):
+                raised.add_note(note)
+        return raised
 
     def _host_s(self, error: Exception) -> Exception:
         """Return the error of SQLAlchemy's for one of the driver's."""

@@ -239,7 +239,7 @@ async def test_whoever_is_cancelled_or_wrong_disturbs_nobody(db: Database) -> No
     async with (
         asyncio.timeout(60),
         Coalescer(
-            db.handle, "t", key="k", max_batch=200, max_pending=CALLS // 4
+            db.handle, "t", key="k", max_batch=200, max_pending=CALLS // 12
         ) as coalescer,
     ):
         crowd = Crowd(coalescer)

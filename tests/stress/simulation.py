@@ -218,6 +218,9 @@ class SimulatedSession:
     def fault_of(self, error: Exception) -> Fault:
         return "row" if isinstance(error, ValueError) else "connection"
 
+    def as_host(self, error: Exception) -> Exception:
+        return error
+
     async def forget(self) -> None:
         pass
 

@@ -14,14 +14,24 @@ References:
 from __future__ import annotations
 
 import itertools
+import operator
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from aioupsert._engines.base import CompiledBatch, CompiledGroup, read_each
-from aioupsert._engines.commands import Command, ResultRows, Steps
+from aioupsert._engines.commands import (
+    IN_TRANSACTION,
+    Command,
+    ResultRows,
+    Steps,
+    in_scope,
+    single_command,
+)
 from aioupsert._engines.sql import RowCode
-from aioupsert._engines.sqlite.steps import checked
+from aioupsert._engines.sqlite.steps import checked, scope
+from aioupsert._plan import RejectedRow
+from aioupsert.errors import NotAppliedError, UsageError
 from aioupsert.typing import Value
 
 if TYPE_CHECKING:
@@ -121,8 +131,73 @@ def _write_group(
         for row in range(len(group.positions)):
             yield from _write_row(batch, group, row, outcome)
         return
+    if outcome.skips:
+        yield from _write_what_passes(batch, batch.upsert, group, outcome)
+        return
     marks = yield Command(batch.upsert, batch.arguments(group), kind="repeat")
     _record(marks, group.positions, outcome, conditional=batch.conditional)
+
+
+def _write_what_passes(
+    batch: SqliteBatch, upsert: str, group: RowGroup, outcome: BatchOutcome
+) -> Steps[None]:
+    """
+    Write the rows of a group but for those at fault, each after those before it.
+
+    The statement fails at the first row at fault. It is undone with what it has written,
+    of which a trigger may have left something; the rows before that one are written
+    again, and it by itself, by the classic steps, which may pass.
+    """
+    arguments = [*batch.arguments(group)]
+    size = len(arguments)
+
+    def write_some(rows: range, ahead: Iterator[int]) -> Steps[None]:
+        some = map(arguments.__getitem__, ahead)
+        marks = yield from in_scope(
+            scope(in_transaction=True),
+            single_command(Command(upsert, some, kind="repeat")),
+        )
+        positions = [group.positions[row] for row in rows]
+        _record(marks, positions, outcome, conditional=batch.conditional)
+
+    first = 0
+    while first < size:
+        rows = range(first, size)
+        ahead = iter(rows)
+        try:
+            yield from write_some(rows, ahead)
+        except Exception as exc:
+            if not (yield from _is_of_row(exc)):
+                raise
+        else:
+            return
+        # The driver takes a row when it has written the one before.
+        failed = size - 1 - operator.length_hint(ahead)
+        if first < failed:
+            passed = range(first, failed)
+            yield from write_some(passed, iter(passed))
+        body = _write_row(batch, group, failed, outcome)
+        try:
+            yield from in_scope(scope(in_transaction=True), body)
+        except Exception as exc:
+            if not (yield from _is_of_row(exc)):
+                raise
+            # Its traceback would keep all rows in memory.
+            error = exc.with_traceback(None)
+            outcome.rejected.append(RejectedRow(group.positions[failed], error))
+        first = failed + 1
+
+
+def _is_of_row(error: Exception) -> Steps[bool]:
+    """Return whether a row is at fault, and the transaction is still open."""
+    code = getattr(error, "sqlite_errorcode", 0) & _PRIMARY
+    is_of_row = code == _CONSTRAINT or isinstance(error, (NotAppliedError, UsageError))
+    return is_of_row and bool((yield IN_TRANSACTION))
+
+
+# SQLite, "Result and Error Codes"; an extended code has the primary one in its low byte.
+_PRIMARY: Final = 0xFF
+_CONSTRAINT: Final = 19
 
 
 def _write_row(
