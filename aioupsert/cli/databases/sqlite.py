@@ -58,6 +58,10 @@ _SQLITE_COLUMN: Final = re.compile(
 )
 
 
+# Kilobytes. Of an index whose pages do not fit, each row writes some to the disk.
+_CACHE: Final = 64_000
+
+
 @asynccontextmanager
 async def open_sqlite(
     path: str, timeout: float, *, create: bool, end: TransactionEnd | None
@@ -76,6 +80,7 @@ async def open_sqlite(
         path = _check_file(path, create=create, keep=end != "ROLLBACK")
         connection = await driver.connect(path, isolation_level=None, timeout=timeout)
         try:
+            await connection.execute_fetchall(f"PRAGMA cache_size = -{_CACHE}")
             if end is not None:
                 await connection.execute_fetchall("BEGIN IMMEDIATE")
             yield _Sqlite(connection)
