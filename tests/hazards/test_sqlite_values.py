@@ -241,3 +241,9 @@ def test_a_column_of_text_is_converted_as_sqlite_converts_each(
     for cell, value in zip(cells, converted, strict=True):
         # No number is left as text, which expressions would not take for one.
         assert type(value) is type(cell) or (is_number and isinstance(cell, str))
+
+
+def test_words_and_numbers_of_a_column_of_booleans() -> None:
+    column = Column("v", "", "", "boolean", "sqlite number")
+    cells = ["true", "1", " 0 ", "no", "maybe", None, False]
+    assert convert_text(column, cells) == [1, 1, 0, 0, "maybe", None, False]

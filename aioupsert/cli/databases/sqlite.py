@@ -59,7 +59,7 @@ _SQLITE_COLUMN: Final = re.compile(
 
 
 # Kilobytes. Of an index whose pages do not fit, each row writes some to the disk.
-_CACHE: Final = 64_000
+_CACHE: Final = 32_000
 
 
 @asynccontextmanager
