@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import (
     TYPE_CHECKING,
     Any,
+    Final,
     Self,
     TypedDict,
     TypeVar,
@@ -20,7 +21,7 @@ from aioupsert._coalescer.queue import Queue
 from aioupsert._coalescer.requests import RequestReader
 from aioupsert._coalescer.sending import Sender
 from aioupsert._drivers import is_pool, pool_size, session_on
-from aioupsert._drivers.base import in_steps_of_a_call
+from aioupsert._drivers.base import CURRENT_HOLD
 from aioupsert._execution.targets import Target
 from aioupsert._observation import Observation, register
 from aioupsert._plan import read_key_names
@@ -49,6 +50,8 @@ if TYPE_CHECKING:
     )
 
 R = TypeVar("R")
+
+_ANOTHER_LOOP: Final = "it was entered in another event loop"
 
 
 class _Options(TypedDict, total=False):
@@ -336,12 +339,9 @@ class Coalescer:
         """
         loop = asyncio.get_running_loop()
         admission = self._admission
-        if admission.closed:
-            raise CoalescerClosedError(admission.closed)
-        if loop is not self._loop:
-            msg = "it was entered in another event loop"
-            raise CoalescerClosedError(msg)
-        if in_steps_of_a_call():
+        if admission.closed or loop is not self._loop:
+            raise CoalescerClosedError(admission.closed or _ANOTHER_LOOP)
+        if CURRENT_HOLD.get() is not None:
             await self._refuse_to_wait_for_itself()
         arguments: Arguments = {
             "row": row,
@@ -361,9 +361,11 @@ class Coalescer:
         # A pending call should refer to little: the garbage collector traverses it all.
         del arguments, row, key, update, defaults, create_defaults, where, touch
         self._calls += 1
-        name = self._target.name
+        target = self._target
         observation = (
-            Observation("Coalescer.create_or_update", name) if OBSERVERS else None
+            Observation("Coalescer.create_or_update", target.name)
+            if OBSERVERS
+            else None
         )
         try:
             if not admission.admit():
@@ -376,7 +378,8 @@ class Coalescer:
                 raise
             finally:
                 admission.leave()
-                self._target.expire()
+                if target.model is not None:
+                    target.expire()
         except BaseException as exc:
             self._failures += isinstance(exc, Exception)
             if observation is not None:
@@ -386,9 +389,9 @@ class Coalescer:
             observation.event.system = self._dispatcher.system
             observation.record_each(result)
             observation.end()
-        if self._target.model is None and not isinstance(returning, type):
+        if target.model is None and not isinstance(returning, type):
             return result
-        return self._target.made(result, returning)
+        return target.made(result, returning)
 
     async def _refuse_to_wait_for_itself(self) -> None:
         """

@@ -24,6 +24,8 @@ class RequestReader:
         # Equal shapes are one object: fewer for the garbage collector to traverse, and
         # quicker to compare.
         self._shapes: dict[RequestShape, RequestShape] = {}
+        # The last one, which is often that of the next call.
+        self._last: RequestShape | None = None
 
     def read(self, arguments: Arguments) -> tuple[RequestShape, list[object]]:
         """
@@ -34,12 +36,14 @@ class RequestReader:
         """
         key = arguments["key"]
         if key and arguments["row"] is None and self._target.model is None:
-            shape, values = read_request(**arguments)  # as most calls are
+            shape, values = read_request(arguments)  # as most calls are
         else:
             arguments = self._with_key(arguments)
             self._target.check_without_session(arguments["returning"])
             shape, values = self._target.read(arguments)
-        shared = self._shapes.get(shape)
+        shared = self._last
+        if shape != shared:  # quicker to see than to find it
+            shared = self._last = self._shapes.get(shape)
         if shared is not None:
             return shared, values
         # The shape has the key's columns in the order of the coalescer's, or is new.

@@ -7,7 +7,6 @@ out of it (see `BatchWriter`), so that a call that fails does so alone.
 
 from __future__ import annotations
 
-import asyncio
 import copy
 import time
 from collections.abc import Sequence
@@ -23,7 +22,6 @@ from aioupsert._execution.table_cache import has_changed, read_table
 from aioupsert._plan import CallGrouper, Request, RequestShape
 from aioupsert._plan.schema import Column, TableName
 from aioupsert.errors import AioupsertError
-from aioupsert.results import Result
 
 E = TypeVar("E", bound=BaseException)
 
@@ -254,7 +252,8 @@ class Sender:
             if writer is self._giving_way:
                 shape = self._with_lock_timeout(shape)
             result = await write(session, self._name, shape, [*values], self._timeout)
-            answer(future, result)
+            if not future.done():
+                future.set_result(result)
             return []
         batch = Batch(range(len(calls)), calls)
         outcome = await writer.store(
@@ -263,7 +262,9 @@ class Sender:
         self.rows += outcome.sent
         results = outcome.results or {}
         for position, result in results.items():
-            answer(calls[position][FUTURE], result)
+            future = calls[position][FUTURE]
+            if not future.done():  # its caller may have been cancelled meanwhile
+                future.set_result(result)
         refused = [r for r in outcome.rejected if isinstance(r.error, AioupsertError)]
         again = {*outcome.left}
         if refused and await has_changed(session, self._name, refused[0].error, used):
@@ -299,12 +300,6 @@ def _halves(
         [call for call in calls if call[ROW] in first],
         [call for call in calls if call[ROW] not in first],
     )
-
-
-def answer(future: asyncio.Future[Result], result: Result) -> None:
-    """Set the result of a call, unless it has been cancelled."""
-    if not future.done():
-        future.set_result(result)
 
 
 def fail(calls: Sequence[PendingCall], error: BaseException) -> None:

@@ -77,7 +77,7 @@ class AiosqliteSession(ConnectionSession):
     def __init__(self, connection: aiosqlite.Connection) -> None:
         """Use a connection."""
         self._connection = connection
-        self.state = STATES.get(connection) or state_of(connection)
+        self.state = STATES.get(id(connection)) or state_of(connection)
         # The error that has rolled back the whole transaction, if there was one.
         self._fatal: Exception | None = None
 

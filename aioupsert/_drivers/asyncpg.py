@@ -78,7 +78,7 @@ class AsyncpgSession(PostgresqlSession):
         # it has none, and raises a clear error from any of its methods.
         real = getattr(connection, "_con", connection) or connection.get_server_pid()
         self._connection = connection
-        self.state = STATES.get(real) or state_of(real)
+        self.state = STATES.get(id(real)) or state_of(real)
         self._real: Handle = real
 
     @property

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
+import weakref
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import (
     AbstractAsyncContextManager,
@@ -30,7 +31,6 @@ from typing import (
     TypeAlias,
     TypeVar,
 )
-from weakref import WeakKeyDictionary
 
 from aioupsert._drivers.lock import ConnectionLock
 from aioupsert._engines.base import Engine, Fault
@@ -236,12 +236,8 @@ class _Hold:
         self.is_active = True
 
 
-_current_hold: ContextVar[_Hold | None] = ContextVar("_current_hold", default=None)
-
-
-def in_steps_of_a_call() -> bool:
-    """Return whether this code is run, as a source of rows, by a call that may hold a lock."""
-    return _current_hold.get() is not None
+CURRENT_HOLD: Final[ContextVar[_Hold | None]] = ContextVar("CURRENT_HOLD", default=None)
+"""Not None in code that is run, as a source of rows, by a call that may hold a lock."""
 
 
 @dataclass(slots=True)
@@ -284,7 +280,7 @@ class ConnectionState:
         return self._hold() is not None
 
     def _hold(self) -> _Hold | None:
-        hold = _current_hold.get()
+        hold = CURRENT_HOLD.get()
         while hold is not None and not (hold.is_active and hold.state is self):
             hold = hold.outer
         return hold
@@ -294,15 +290,15 @@ class ConnectionState:
         """Hold the lock for several steps, so that no other call intervenes."""
         lock = self.lock
         async with lock:
-            hold = _Hold(self, _current_hold.get(), lock)
-            token = _current_hold.set(hold)
+            hold = _Hold(self, CURRENT_HOLD.get(), lock)
+            token = CURRENT_HOLD.set(hold)
             self.holds += 1
             try:
                 yield
             finally:
                 self.holds -= 1
                 hold.is_active = False
-                _current_hold.reset(token)
+                CURRENT_HOLD.reset(token)
 
     def waiting_for_rows(self, seconds: float | None) -> AbstractContextManager[None]:
         """
@@ -329,15 +325,17 @@ class NobodyWaitsError(asyncio.CancelledError):
     """
 
 
-STATES: Final[WeakKeyDictionary[object, ConnectionState]] = WeakKeyDictionary()
-"""The state of each connection; `state_of` adds one."""
+STATES: Final[dict[int, ConnectionState]] = {}
+"""The state of each connection that exists, by its id; `state_of` adds one."""
 
 
 def state_of(connection: object) -> ConnectionState:
     """Return the state that is kept for a connection."""
-    state = STATES.get(connection)
+    state = STATES.get(id(connection))
     if state is None:
-        state = STATES[connection] = ConnectionState()
+        state = STATES[id(connection)] = ConnectionState()
+        # Before another object can have the id.
+        weakref.finalize(connection, STATES.pop, id(connection), None)
     return state
 
 

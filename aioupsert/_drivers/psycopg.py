@@ -152,7 +152,7 @@ class PsycopgSession(PostgresqlSession):
     def __init__(self, connection: _Connection) -> None:
         """Use a connection."""
         self._connection = connection
-        self.state = STATES.get(connection) or state_of(connection)
+        self.state = STATES.get(id(connection)) or state_of(connection)
         self._libpq = connection.pgconn
         # The BEGIN or SAVEPOINT that is sent together with the next statement.
         self._waiting: list[str] = []

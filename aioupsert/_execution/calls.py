@@ -73,7 +73,7 @@ async def create_or_update(
         tracked = target.tracked(arguments)
         shape, values = target.read(tracked or arguments)
     elif arguments["row"] is None:
-        shape, values = read_request(**arguments)
+        shape, values = read_request(arguments)
     else:
         shape, values = read_row_request(**arguments)
     if OBSERVERS:
@@ -199,7 +199,8 @@ async def write(
         if state.homonyms:
             await choose_homonym(session, name)
         used = state.tables.get(name)
-        call = instead or cached_call(used, shape)
+        now = started if retries is None else time.monotonic()
+        call = instead or cached_call(used, shape, now)
         try:
             if call is None:
                 call = await compile_call(session, name, shape, values)
@@ -279,7 +280,7 @@ async def _compiled(
     session: Session, name: TableName, shape: RequestShape, values: list[Value]
 ) -> CompiledCall:
     """Return the statements of a call, with its key checked."""
-    call = cached_call(session.state.tables.get(name), shape)
+    call = cached_call(session.state.tables.get(name), shape, time.monotonic())
     if call is None:
         call = await compile_call(session, name, shape, values)
     _check_key(call.plan, values)

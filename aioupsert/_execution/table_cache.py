@@ -70,9 +70,11 @@ def cached_table(session: Session, name: TableName) -> CachedTable | None:
     return cached
 
 
-def cached_call(cached: CachedTable | None, shape: RequestShape) -> CompiledCall | None:
+def cached_call(
+    cached: CachedTable | None, shape: RequestShape, now: float
+) -> CompiledCall | None:
     """Return the cached statements of a request shape, unless they are too old."""
-    if cached is None or time.monotonic() - cached.read_at >= _ttl:
+    if cached is None or now - cached.read_at >= _ttl:
         return None
     return cached.calls.get(shape)
 

@@ -96,21 +96,19 @@ class Target:
         """Return the shape of a call and its values."""
         has_row = arguments["row"] is not None
         if self.model is None:
-            return (
-                read_row_request(**arguments) if has_row else read_request(**arguments)
-            )
+            return read_row_request(**arguments) if has_row else read_request(arguments)
         arguments = self._with_names(arguments)
         if has_row:
             return read_row_request(**self.model.row_call(arguments))
-        return read_request(**self.model.call(arguments))
+        return read_request(self.model.call(arguments))
 
     def read_without_defaults(
         self, arguments: Arguments
     ) -> tuple[RequestShape, list[Value]]:
         """Return the same for a call that only reads: no default is made for it."""
         if self.model is None:
-            return read_request(**arguments)
-        return read_request(**self.model.look(self._with_names(arguments)))
+            return read_request(arguments)
+        return read_request(self.model.look(self._with_names(arguments)))
 
     def read_bulk(self, arguments: BulkArguments) -> BulkRequest:
         """Check the arguments of a bulk call by themselves."""

@@ -12,7 +12,7 @@ import datetime as dt
 import decimal
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Final, NamedTuple, TypeAlias, TypedDict, cast
+from typing import Final, Literal, NamedTuple, TypeAlias, TypedDict, cast
 
 from aioupsert._plan.row_classes import row_class
 from aioupsert._plan.schema import Constant, Names
@@ -139,24 +139,14 @@ PLAIN_CLASSES: Final = frozenset(
 )
 
 
-_MAPPINGS: Final = ("defaults", "create_defaults", "touch")
+_MAPPINGS: Final[tuple[Literal["defaults", "create_defaults", "touch"], ...]] = (
+    "defaults",
+    "create_defaults",
+    "touch",
+)
 
 
-def read_request(
-    *,
-    key: Values | Name | Sequence[Name],
-    defaults: Values | None,
-    create_defaults: Values | None,
-    where: Expression | SqlalchemyExpression | None,
-    skip_unchanged: bool,
-    touch: Values | None,
-    returning: Returning,
-    without_unique_index: WithoutUniqueIndex,
-    strategy: Strategy,
-    old: bool = False,
-    row: object = None,  # noqa: ARG001  # not None in calls that `read_row_request` reads
-    update: Update = None,
-) -> tuple[RequestShape, list[Value]]:
+def read_request(arguments: Arguments) -> tuple[RequestShape, list[Value]]:
     """
     Split the arguments of a call without *row* into its shape and its values.
 
@@ -168,6 +158,7 @@ def read_request(
     """
     values: list[Value] = []
     kinds: list[tuple[str, LiteralKind]] = []
+    key = arguments["key"]
     for name, value in key.items() if isinstance(key, dict) else pairs("key", key):
         if value is None:
             kinds.append((name, "null"))
@@ -176,18 +167,17 @@ def read_request(
         else:
             kinds.append((name, _read_key_value(name, value)))
         values.append(value)
-    if not kinds or update is not None:
+    if not kinds or arguments["update"] is not None:
         raise UsageError(_UPDATE if kinds else _NO_KEY)
     items: list[Items] = []
-    for given in (defaults, create_defaults, touch):
+    for argument in _MAPPINGS:
+        given = arguments[argument]
         if given is None:
             items.append(())
             continue
         nodes: list[tuple[str, Node]] = []
         for name, value in (
-            given.items()
-            if given.__class__ is dict
-            else pairs(_MAPPINGS[len(items)], given)
+            given.items() if given.__class__ is dict else pairs(argument, given)
         ):
             if value.__class__ in PLAIN_CLASSES:
                 nodes.append((name, PLAIN))
@@ -199,19 +189,20 @@ def read_request(
                 nodes.append((name, read_value(value, values)))
         items.append(tuple(nodes))
     written, created, touched = items
+    where, returning = arguments["where"], arguments["returning"]
     shape = (
         tuple(kinds),
         written,
         created,
         touched,
         None if where is None else read_where(where, values),
-        skip_unchanged,
+        arguments["skip_unchanged"],
         returning
         if returning is None or isinstance(returning, str)
         else read_names(returning),
-        old,
-        without_unique_index,
-        strategy,
+        arguments["old"],
+        arguments["without_unique_index"],
+        arguments["strategy"],
         None,
         None,
         False,

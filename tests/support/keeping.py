@@ -63,7 +63,7 @@ async def reset_asyncpg(connection: Any) -> Any:
     await connection.execute("DISCARD ALL")
     await connection.reload_schema_state()
     # What the library remembers is of tables that are gone.
-    base.STATES.pop(connection, None)
+    base.STATES.pop(id(connection), None)
     return connection
 
 

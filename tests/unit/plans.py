@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from aioupsert import DEFAULT, SQL, F, coalesce, func, greatest, least
 from aioupsert._engines.sqlite import catalog as sqlite_catalog
 from aioupsert._plan import Plan, Request, RequestShape, make_plan, read_request
+from aioupsert._plan.request import Arguments
 from aioupsert._plan.schema import Column, Family, Storage, Table, UniqueIndex
 
 SHAPE: Final = Request(
@@ -16,14 +17,17 @@ SHAPE: Final = Request(
 )
 """A shape for tests that only compare shapes."""
 
-_CALL: dict[str, Any] = {
+_CALL: Final[Arguments] = {
+    "row": None,
     "key": {"id": 1},
+    "update": None,
     "defaults": None,
     "create_defaults": None,
     "where": None,
     "skip_unchanged": False,
     "touch": None,
     "returning": None,
+    "old": False,
     "without_unique_index": "warn",
     "strategy": "auto",
 }
@@ -31,7 +35,8 @@ _CALL: dict[str, Any] = {
 
 def read(**call: Any) -> tuple[RequestShape, list[Any]]:
     """A call about the row with id 1, if nothing else is said, read."""
-    return read_request(**(_CALL | call))
+    arguments: Any = {**_CALL, **call}
+    return read_request(arguments)
 
 
 def plan(table: Table, **call: Any) -> Plan:
