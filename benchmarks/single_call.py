@@ -19,6 +19,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final, Literal, NamedTuple
 
 import aiosqlite
+import psycopg
 from rich.table import Table
 
 from aioupsert import F, create_or_update
@@ -37,6 +38,11 @@ Call = Callable[[str], Awaitable[object]]
 
 QUICK: Final = {"turns": 1, "calls": 50}
 TABLES: Final = ("by_hand", "ours")
+PSYCOPG: Final = """
+INSERT INTO by_hand AS t (path, hits, note) VALUES (%s, %s, %s)
+ON CONFLICT (path) DO UPDATE SET hits = t.hits + excluded.hits, note = excluded.note
+RETURNING (xmax = 0) AS created
+"""
 SQLITE: Final = """
 INSERT INTO by_hand AS t (path, hits, note) VALUES (?, ?, ?)
 ON CONFLICT (path) DO UPDATE SET hits = t.hits + excluded.hits, note = excluded.note
@@ -119,6 +125,18 @@ def postgresql_cases(conn: Any) -> list[Case]:
     ]
 
 
+def psycopg_cases(conn: psycopg.AsyncConnection[Any]) -> list[Case]:
+    async def by_hand(path: str) -> None:
+        cursor = await conn.execute(PSYCOPG, (path, 1, "seen"))
+        assert await cursor.fetchone() is not None
+
+    ours = by_aioupsert(conn)
+    return [
+        Case("psycopg, updated", by_hand, ours, 1.35, creates=False, clock="cpu"),
+        Case("psycopg, created", by_hand, ours, 1.35, creates=True, clock="cpu"),
+    ]
+
+
 def sqlite_cases(conn: aiosqlite.Connection) -> list[Case]:
     async def by_hand(path: str) -> None:
         assert await conn.execute_fetchall(SQLITE, (path, 1, "seen"))
@@ -187,10 +205,14 @@ async def measure_all(options: Namespace) -> int:
         "at most",
     )
     with postgresql_server() as server:
-        async with postgresql(server.dsn, *TABLES) as conn:
-            too_slow = await compare(
-                [*postgresql_cases(conn), *forms(conn, "asyncpg")], table, options
-            )
+        async with (
+            postgresql(server.dsn, *TABLES) as conn,
+            await psycopg.AsyncConnection.connect(
+                server.dsn, autocommit=True
+            ) as another,
+        ):
+            cases = [*postgresql_cases(conn), *psycopg_cases(another)]
+            too_slow = await compare([*cases, *forms(conn, "asyncpg")], table, options)
     with sqlite_path() as path:
         async with sqlite(path, *TABLES) as lite:
             too_slow += await compare(
