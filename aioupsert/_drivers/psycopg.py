@@ -112,9 +112,10 @@ class _Cursor(psycopg.AsyncRawCursor[tuple[Value, ...]]):
 async def _run(steps: PQGen[None], libpq: PGconn) -> None:
     """Run a generator of psycopg's, which can go on if this is cancelled."""
     loop = asyncio.get_running_loop()
+    # First, as a lost connection raises a clear error here.
+    socket = libpq.socket
     try:
         awaited = next(steps)
-        socket = libpq.socket
         while True:
             waiter: asyncio.Future[Ready] = loop.create_future()
             # A socket that is closed meanwhile makes no event.
