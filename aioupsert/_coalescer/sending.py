@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Final, TypeVar
 
@@ -22,6 +22,7 @@ from aioupsert._execution.table_cache import has_changed, read_table
 from aioupsert._plan import CallGrouper, Request, RequestShape
 from aioupsert._plan.schema import Column, TableName
 from aioupsert.errors import AioupsertError
+from aioupsert.results import Result
 
 E = TypeVar("E", bound=BaseException)
 
@@ -247,24 +248,19 @@ class Sender:
         used = session.state.tables.get(self._name)
         # In a transaction of the caller's it needs a savepoint, so as to fail alone.
         if len(calls) == 1 and not session.in_transaction():
-            ((shape, values, _, future, _),) = calls
+            ((shape, values, *_),) = calls
             self.rows += 1
             if writer is self._giving_way:
                 shape = self._with_lock_timeout(shape)
             result = await write(session, self._name, shape, [*values], self._timeout)
-            if not future.done():
-                future.set_result(result)
+            _answer(calls, {0: result})
             return []
         batch = Batch(range(len(calls)), calls)
         outcome = await writer.store(
             session, batch, inside=session.in_transaction(), alone=alone
         )
         self.rows += outcome.sent
-        results = outcome.results or {}
-        for position, result in results.items():
-            future = calls[position][FUTURE]
-            if not future.done():  # its caller may have been cancelled meanwhile
-                future.set_result(result)
+        _answer(calls, outcome.results or {})
         refused = [r for r in outcome.rejected if isinstance(r.error, AioupsertError)]
         again = {*outcome.left}
         if refused and await has_changed(session, self._name, refused[0].error, used):
@@ -300,6 +296,14 @@ def _halves(
         [call for call in calls if call[ROW] in first],
         [call for call in calls if call[ROW] not in first],
     )
+
+
+def _answer(calls: Sequence[PendingCall], results: Mapping[int, Result]) -> None:
+    """Give calls their results, by their positions, unless they have been cancelled."""
+    for position, result in results.items():
+        future = calls[position][FUTURE]
+        if not future.done():
+            future.set_result(result)
 
 
 def fail(calls: Sequence[PendingCall], error: BaseException) -> None:
