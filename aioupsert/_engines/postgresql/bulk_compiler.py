@@ -155,8 +155,7 @@ def compile_batch(plan: Plan, *, distinct: bool) -> PostgresqlBatch:
         same_keys=None
         if distinct or not takes_arrays
         else _key_lock(_same_keys, plan, locks=False),
-        same_table="SELECT "
-        + " AND ".join([PostgresqlWriter().guard(plan), *batch_size_guards(plan)]),
+        same_table=f"SELECT {PostgresqlWriter().guard(plan)}",
         locks=locks,
     )
 

@@ -231,16 +231,16 @@ class PostgresqlBatch:
 
     def _check_table(self) -> Steps[None]:
         """
-        Check that the table is what the statements are for, which it rarely is not.
+        Check that the table is the one whose defaults were written, which is rarely not.
 
         Raises:
-            StaleTableError: It is another one, or has become small; each row would be left.
+            StaleTableError: It is another one, of which each row would be left.
         """
         # Not prepared: it would be answered as it was when it was planned.
         found = yield Command(self.same_table, kind="once")
         if not found[0][0]:
             label = self.per_row.plan.table.label
-            msg = f"{label} has been created again, or emptied, since it was reflected"
+            msg = f"{label} has been created again since it was reflected"
             raise StaleTableError(msg)
 
     def _write_in_turns(
@@ -304,13 +304,7 @@ class PostgresqlBatch:
             or (whole and (number == 1 or not self.upsert.writes_all))
         ):
             return None
-        return self._write_alone(_GroupWrite(self, self.upsert, group, outcome), number)
-
-    def _write_alone(self, write: _GroupWrite, number: int) -> Steps[Sequence[int]]:
-        left = yield from write.by_arrays(range(number))
-        if len(left) == number:
-            yield from self._check_table()
-        return left
+        return _GroupWrite(self, self.upsert, group, outcome).by_arrays(range(number))
 
     def keys(self, group: RowGroup) -> list[tuple[Value, ...]]:
         """Return the key of each row."""
