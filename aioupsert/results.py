@@ -123,7 +123,9 @@ def result_of_row(row: object, attributes: Mapping[str, object]) -> Result:
         attributes: The action and the number of rows; results share them.
     """
     created = attributes["action"] is Action.CREATED
-    result = tuple.__new__(Result, (row, created))
+    result: Result = tuple.__new__(  # pyright: ignore[reportUnknownMemberType]
+        Result, (row, created)
+    )
     object.__setattr__(result, "__dict__", attributes)
     return result
 

@@ -133,7 +133,7 @@ class ArrowRows(ColumnarRows):
     def __init__(self, names: Names, columns: Sequence[ArrowColumn]) -> None:
         """Make rows of columns."""
         self.names = names
-        self.columns: Sequence[ArrowColumn] = columns
+        self.columns = self._columns = columns
 
     def __len__(self) -> int:
         """Return the number of rows."""
@@ -149,7 +149,7 @@ class ArrowRows(ColumnarRows):
         """Return a row as a dict, or some rows."""
         if isinstance(row, slice):
             start, stop, _ = row.indices(len(self))
-            columns = [column.part(start, stop) for column in self.columns]
+            columns = [column.part(start, stop) for column in self._columns]
             return ArrowRows(self.names, columns)
         cells = [column[row] for column in self.columns]
         return dict(zip(self.names, cells, strict=True))

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Literal, Self, TypeAlias, cast, overload
 
 from aioupsert._plan.columnar import ColumnarRows
+from aioupsert._plan.schema import Names
 from aioupsert.cli.errors import LoadError, message_of
 from aioupsert.typing import Value
 
@@ -212,8 +213,10 @@ class CellRows(ColumnarRows):
         if taken is None:
             taken = {name: n for n, name in enumerate(origin.columns)}
         self._taken = taken
-        self.names = tuple(taken)
-        self.columns = [cells[number] for number in taken.values()]
+        self.names: Names = tuple(taken)
+        self.columns: Sequence[Sequence[Value]] = [
+            cells[number] for number in taken.values()
+        ]
 
     def with_names(self, names: Mapping[str, str]) -> CellRows:
         """Return the rows with some of their columns, by other names."""
@@ -278,7 +281,7 @@ Part: TypeAlias = "Row | CellRows"
 def each_row(parts: Iterable[Part]) -> Iterator[Row]:
     """Yield the rows of an input one by one."""
     for part in parts:
-        if part.__class__ is CellRows:
+        if type(part) is CellRows:
             yield from part
         else:
             yield cast("Row", part)
