@@ -439,10 +439,8 @@ def _steps(
         ((compiled, group),) = groups
         body = compiled.write_autocommit(group, outcome, whole=alone == "whole")
         if body is not None:
-            left = yield from body
-            if not left or alone == "in part":
-                _count_calls(outcome, compiled, group, left)
-                return
+            _count_calls(outcome, compiled, group, (yield from body))
+            return
     scope = engine.scope("batch", in_transaction=inside)
     yield from in_scope(scope, engine.write(groups, outcome))
     for compiled, group in groups:

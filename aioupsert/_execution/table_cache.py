@@ -216,9 +216,7 @@ def keep_call(
     session: Session, name: TableName, shape: RequestShape, call: CompiledCall
 ) -> None:
     """Keep the statements of a request shape in place of those that it has."""
-    cached = session.state.tables.get(name)
-    if cached is not None:
-        cached.calls[shape] = call
+    session.state.tables[name].calls[shape] = call
 
 
 def compile_batch(

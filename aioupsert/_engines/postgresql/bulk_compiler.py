@@ -638,7 +638,8 @@ def _first_of_each_key(writer: _BatchWriter, plan: Plan) -> tuple[str, str]:
 
 def _same_keys(writer: _BatchWriter, plan: Plan) -> _Text:
     """Write the query for the number of the first row that has the key of each row."""
-    writer.guards = statement_guards(plan, only_key=True)
+    # It follows a statement of the same transaction that has them.
+    writer.guards = ()
     keys = ", ".join(writer.key_value(k) for k in plan.key)
     return _Text(
         writer,

@@ -213,12 +213,10 @@ class PostgresqlBatch:
                 yield from self._check_table()
             if self.same_keys is not None and len(pending) > _FEW_ROWS:
                 rest = group.part(pending)
-                if (
-                    yield from self._write_in_turns(
-                        self.upsert, self.same_keys, rest, outcome
-                    )
-                ):
-                    return
+                yield from self._write_in_turns(
+                    self.upsert, self.same_keys, rest, outcome
+                )
+                return
         yield from self._write_each(group, self._in_key_order(group, pending), outcome)
 
     def _write_each(
@@ -249,25 +247,16 @@ class PostgresqlBatch:
         same_keys: KeyLock,
         group: RowGroup,
         outcome: BatchOutcome,
-    ) -> Steps[bool]:
-        """
-        Write rows of which only the database knows which have the same key.
-
-        Returns:
-            Whether they are written; not if the table is another one by now.
-        """
+    ) -> Steps[None]:
+        """Write rows of which only the database knows which have the same key."""
         plan = self.per_row.plan
         arguments = map(ArrayArgument, _encoded(same_keys.columns, group.columns))
         found = yield Command(same_keys.sql, [*arguments])
-        keys = found[0][0]
-        if keys is None:
-            return False
-        for _, turn in in_turns([group], [keys], plan.table):
+        for _, turn in in_turns([group], [found[0][0]], plan.table):
             write = _GroupWrite(self, upsert, turn, outcome)
             left = yield from write.rounds(range(len(turn.positions)))
             yield from self._write_each(turn, left, outcome)
             outcome.add_merged(turn.merged, updates=bool(plan.update))
-        return True
 
     def read_existing(
         self, group: RowGroup, outcome: BatchOutcome
