@@ -39,7 +39,7 @@ keep_in_memory()
 
 settings.register_profile(
     "quick",
-    max_examples=15,
+    max_examples=12,
     deadline=None,
     derandomize=True,
     # A fixture is the same for each example, and each empties the table.

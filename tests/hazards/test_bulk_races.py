@@ -111,7 +111,7 @@ async def test_sums_are_exact_and_each_key_has_one_creator(
             result = await create_or_update_many(conn, "t", rows, key="k", update=ADD)
             sums.add(rows, result)
 
-    async with writers(pg, 8) as conns:
+    async with writers(pg, 6) as conns:
         await together(conns, work)
     await sums.check(pg)
 

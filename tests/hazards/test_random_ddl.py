@@ -10,7 +10,7 @@ import pytest
 from aioupsert import F, create_or_update, create_or_update_many
 from tests.support.databases import Database
 
-EXAMPLES: Final = 25
+EXAMPLES: Final = 18
 STEPS: Final = 6
 MOMENT: Final = dt.datetime(2024, 1, 2, 15, 30, 0, 625_000)  # noqa: DTZ001  # for columns without a zone
 TYPES: Final[dict[str, list[Any]]] = {
