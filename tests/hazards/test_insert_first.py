@@ -1,4 +1,4 @@
-"""A row is proposed before it is known whether it exists, where nobody can tell."""
+"""A row is proposed before it is known whether it exists, where the outcome is the same."""
 
 from typing import Any, Final, NamedTuple
 
