@@ -65,6 +65,7 @@ from aioupsert._engines.postgresql.compiler import (
     native_code,
     planned_anew,
     returned,
+    same_relation,
     shape_guard,
     statement_guards,
     type_guards,
@@ -155,7 +156,7 @@ def compile_batch(plan: Plan, *, distinct: bool) -> PostgresqlBatch:
         same_keys=None
         if distinct or not takes_arrays
         else _key_lock(_same_keys, plan, locks=False),
-        same_table=f"SELECT {PostgresqlWriter().guard(plan)}",
+        same_table=f"SELECT {same_relation(plan)}",
         locks=locks,
     )
 
@@ -615,7 +616,7 @@ def _draw(plan: Plan, column: Column) -> str:
     writer = PostgresqlWriter()
     return (
         f"SELECT {writer.default(column)} FROM pg_catalog.generate_series(1,"
-        f" $1::pg_catalog.int4) WHERE {writer.guard(plan)}"
+        f" $1::pg_catalog.int4) WHERE {same_relation(plan)}"
     )
 
 
@@ -767,7 +768,7 @@ def _on_conflict(writer: _BatchWriter, plan: Plan, *, counting: bool) -> _Text:
 def _upserting(writer: _BatchWriter, plan: Plan, source: str) -> str:
     """Write ``INSERT ... ON CONFLICT DO UPDATE`` of rows, without RETURNING."""
     names, values = writer.values(plan.insert)
-    guard = f" WHERE {writer.guard(plan)}" if writer.inlines_default else ""
+    guard = f" WHERE {same_relation(plan)}" if writer.inlines_default else ""
     order = writer.order(plan)
     target = ", ".join(quote(k.column.name) for k in plan.key)
     with writer.using_excluded(_excluded_columns(plan)):
@@ -851,7 +852,7 @@ def _inserting(
             taken = writer.row_value(BatchColumn(~beforehand.index(c), c.type, None))
             number = f"coalesce({taken}, {number})"
         numbers.append(f'{number} AS "s{n}"')
-    guard = f" AND {writer.guard(plan)}" if writer.inlines_default else ""
+    guard = f" AND {same_relation(plan)}" if writer.inlines_default else ""
     if missing:
         is_new = "TRUE"
     elif _locks_all(plan):

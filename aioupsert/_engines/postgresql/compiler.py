@@ -333,21 +333,11 @@ class PostgresqlWriter(SqlWriter):
         values = ", ".join(self.expression(i.term) for i in given if i.term is not None)
         return (f"({names}) " if names else ""), values
 
-    def guard(self, plan: Plan) -> str:
-        """
-        Write whether the table's name still means the relation that was reflected.
-
-        With another search_path, or when the table has been created again, the insert
-        would otherwise write a default of the old table. The server resolves the name
-        when it plans the statement, and plans it again when either has changed.
-        """
-        return _same_relation(plan)
-
     def insert_guards(self, plan: Plan) -> list[str]:
         """Write what must hold for the insert's values to be right."""
         guards = [*statement_guards(plan), *size_guards(plan)]
         if self.inlines_default:
-            guards.append(self.guard(plan))
+            guards.append(same_relation(plan))
         return guards
 
 
@@ -377,7 +367,14 @@ def _relation(plan: Plan) -> str:
     return f"{quote_escaped(quote_path(plan.table.name))}::pg_catalog.regclass"
 
 
-def _same_relation(plan: Plan) -> str:
+def same_relation(plan: Plan) -> str:
+    """
+    Write whether the table's name still means the relation that was reflected.
+
+    With another search_path, or when the table has been created again, an insert would
+    otherwise write a default of the old table. The server resolves the name when it plans
+    the statement, and plans it again when either has changed.
+    """
     return f"{_relation(plan)} {EQUALS} {plan.table.relation_id}::pg_catalog.oid"
 
 
@@ -436,7 +433,7 @@ def type_guards(plan: Plan, *, only_key: bool = False) -> list[str]:
     ]
     if table.row_type != quote_path(table.name):
         # A type hides the name, so the row type's schema is written.
-        guards.append(_same_relation(plan))
+        guards.append(same_relation(plan))
     return guards
 
 
@@ -455,7 +452,7 @@ def shape_guard(plan: Plan) -> str:
     """
     table = plan.table
     if not table.shape:
-        return _same_relation(plan)
+        return same_relation(plan)
     values = dict(zip((*_COUNTED, *_FLAGS), table.shape, strict=True))
     tests = [f"c.oid {EQUALS} {_relation(plan)}"]
     tests.append(f"c.oid {EQUALS} {table.relation_id}::pg_catalog.oid")
@@ -873,7 +870,7 @@ def _on_conflict(plan: Plan, *, proposes: bool = False) -> CompiledStatement:
     if proposes:
         guards += [f"{_LEVEL} {EQUALS} '{_READ_COMMITTED}'", shape_guard(plan)]
     elif writer.inlines_default:
-        guards.append(writer.guard(plan))
+        guards.append(same_relation(plan))
     sql = (
         f"INSERT INTO {name_table(plan)} {names}SELECT {values}"
         f" WHERE {' AND '.join(guards) or 'TRUE'}"
