@@ -73,6 +73,9 @@ class Column:
             check of key values.
         length: The maximum number of characters, or None.
         default: The default as an SQL expression, or None.
+        number: The number by which the catalog knows it, or 0.
+        default_id: Distinguishes its default from the one before; "" if it has none of
+            its own.
         generated: Whether the database computes it, so that it cannot be written.
         always_identity: Whether it is GENERATED ALWAYS AS IDENTITY: an insert cannot
             write it, and an update can set it only to DEFAULT.
@@ -100,6 +103,8 @@ class Column:
     storage: Storage
     length: int | None = None
     default: str | None = None
+    number: int = 0
+    default_id: str = ""
     generated: bool = False
     always_identity: bool = False
     consumes_sequence: bool = False

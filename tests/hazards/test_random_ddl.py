@@ -29,6 +29,7 @@ TYPES: Final[dict[str, list[Any]]] = {
     "timestamp(0)": [MOMENT],
 }
 COLUMNS: Final = ("k", "v", "n")
+DEFAULTS: Final = ("SET DEFAULT 3", "SET DEFAULT 7", "DROP DEFAULT")
 
 
 async def execute(conn: Any, call: tuple[str, list[dict[str, Any]], bool]) -> str:
@@ -37,7 +38,9 @@ async def execute(conn: Any, call: tuple[str, list[dict[str, Any]], bool]) -> st
     try:
         if form == "bulk":
             bulk = await create_or_update_many(
-                conn, "t", rows, key="k", skip_unchanged=conditional
+                *(conn, "t", [{**row, "n": F("n") + 1} for row in rows]),
+                key="k",
+                skip_unchanged=conditional,
             )
             return str(bulk)
         result = await create_or_update(
@@ -88,7 +91,10 @@ async def test_a_live_connection_does_as_a_new_one(db: Database, seed: int) -> N
                 for name in (schema, twin)
             ]
             assert stored == known
-            column = chosen.choice(["k", "v", "v"])
+            column = chosen.choice(["k", "v", "v", "n"])
+            if column == "n":
+                await change(f"ALTER TABLE t ALTER n {chosen.choice(DEFAULTS)}")
+                continue
             types[column] = chosen.choice(list(TYPES))
             if column == "k":
                 await change(made())

@@ -1,4 +1,4 @@
-"""A column changes its type under a live connection; no value is cut, no key rounded."""
+"""Types and defaults change under a live connection: what is written fits those of now."""
 
 import asyncio
 import contextlib
@@ -378,6 +378,85 @@ async def test_a_table_that_is_made_again_is_not_written_row_by_row(
     assert len(sent) < 30
     assert await pg.query("SELECT id, k FROM t ORDER BY id") == [
         (number, row["k"]) for number, row in enumerate(rows, start=1)
+    ]
+
+
+# --- Defaults --------------------------------------------------------------------------
+
+
+async def add_singly(conn: Any, keys: Sequence[int]) -> None:
+    for key in keys:
+        await create_or_update(conn, "t", key={"k": key}, defaults={"v": F("v") + 1})
+
+
+async def add_natively(conn: Any, keys: Sequence[int]) -> None:
+    for key in keys:
+        await create_or_update(
+            *(conn, "t"),
+            key={"k": key},
+            defaults={"v": F("v") + 1},
+            strategy="on_conflict",
+        )
+
+
+async def add_in_bulk(conn: Any, keys: Sequence[int]) -> None:
+    rows = [{"k": key, "v": F("v") + 1} for key in keys]
+    await create_or_update_many(conn, "t", rows, key="k")
+
+
+async def add_changed(conn: Any, keys: Sequence[int]) -> None:
+    rows = [{"k": key, "v": F("v") + 1} for key in keys]
+    await create_or_update_many(conn, "t", rows, key="k", skip_unchanged=True)
+
+
+async def add_coalesced(conn: Any, keys: Sequence[int]) -> None:
+    async with Coalescer(conn, "t", key="k") as coalescer:
+        await asyncio.gather(
+            *(
+                coalescer.create_or_update(key={"k": key}, defaults={"v": F("v") + 1})
+                for key in keys
+            )
+        )
+
+
+ADDING: Final = (add_singly, add_natively, add_in_bulk, add_changed, add_coalesced)
+ALTERED: Final = {
+    "another": ("DEFAULT 1", "ALTER TABLE t ALTER v SET DEFAULT 5", 6),
+    "none": ("DEFAULT 1", "ALTER TABLE t ALTER v DROP DEFAULT", None),
+    "none before": ("", "ALTER TABLE t ALTER v SET DEFAULT 5", 6),
+    "of a domain": (
+        "DEFAULT 1",
+        "ALTER TABLE t ALTER v TYPE five, ALTER v DROP DEFAULT",
+        6,
+    ),
+}
+CHANGED: Final = "SELECT k, v FROM t WHERE k > 2 AND v IS DISTINCT FROM 10 ORDER BY k"
+
+
+@pytest.mark.parametrize("inside", [False, True], ids=["own", "caller's"])
+@pytest.mark.parametrize("add", ADDING)
+@pytest.mark.parametrize("name", ALTERED)
+@pytest.mark.parametrize("db", ["asyncpg", "psycopg"], indirect=True)
+async def test_a_new_row_is_given_the_default_of_now(
+    db: Database,
+    name: str,
+    add: Callable[[Any, Sequence[int]], Awaitable[None]],
+    *,
+    inside: bool,
+) -> None:
+    default, change, value = ALTERED[name]
+    await db.run(
+        "CREATE DOMAIN five AS integer DEFAULT 5;"
+        f"CREATE TABLE t (k integer PRIMARY KEY, v integer {default});"
+        "INSERT INTO t SELECT n, 10 FROM generate_series(1, 9) AS n"
+    )
+    await add(db.handle, [1, 2, 3])
+    await db.run(change)
+    async with db.transaction() if inside else contextlib.nullcontext():
+        await add(db.handle, [3, 11, 12, 4, 13])
+    assert await db.query(CHANGED) == [
+        *((3, 12), (4, 11)),
+        *((k, value) for k in (11, 12, 13)),
     ]
 
 

@@ -65,6 +65,7 @@ from aioupsert._engines.postgresql.compiler import (
     native_code,
     planned_anew,
     returned,
+    same_defaults,
     same_relation,
     shape_guard,
     statement_guards,
@@ -156,8 +157,17 @@ def compile_batch(plan: Plan, *, distinct: bool) -> PostgresqlBatch:
         same_keys=None
         if distinct or not takes_arrays
         else _key_lock(_same_keys, plan, locks=False),
-        same_table=f"SELECT {same_relation(plan)}",
+        same_table=_same_table(plan),
         locks=locks,
+    )
+
+
+def _same_table(plan: Plan) -> str:
+    """Write the query for whether the defaults that a statement may write are the same."""
+    written = [p.column for p in expressions_of(plan) if p.kind == "default"]
+    columns = [c for c in (*written, *_drawn_columns(plan)) if c is not None]
+    return (
+        f"SELECT {' AND '.join([same_relation(plan), *same_defaults(plan, columns)])}"
     )
 
 
@@ -616,7 +626,7 @@ def _draw(plan: Plan, column: Column) -> str:
     writer = PostgresqlWriter()
     return (
         f"SELECT {writer.default(column)} FROM pg_catalog.generate_series(1,"
-        f" $1::pg_catalog.int4) WHERE {same_relation(plan)}"
+        f" $1::pg_catalog.int4) WHERE {' AND '.join(writer.default_guards(plan))}"
     )
 
 
@@ -744,7 +754,7 @@ def _on_conflict(writer: _BatchWriter, plan: Plan, *, counting: bool) -> _Text:
     upsert = _upserting(writer, plan, writer.rows)
     code = native_code(plan)
     # If every row is written, its key is not needed to find the others.
-    writes_all = _locks_all(plan) and not writer.inlines_default
+    writes_all = _locks_all(plan) and not writer.defaults
     row = (
         f'{code} AS "code"' if counting and writes_all else _written(writer, plan, code)
     )
@@ -768,7 +778,8 @@ def _on_conflict(writer: _BatchWriter, plan: Plan, *, counting: bool) -> _Text:
 def _upserting(writer: _BatchWriter, plan: Plan, source: str) -> str:
     """Write ``INSERT ... ON CONFLICT DO UPDATE`` of rows, without RETURNING."""
     names, values = writer.values(plan.insert)
-    guard = f" WHERE {same_relation(plan)}" if writer.inlines_default else ""
+    guards = writer.default_guards(plan)
+    guard = f" WHERE {' AND '.join(guards)}" if guards else ""
     order = writer.order(plan)
     target = ", ".join(quote(k.column.name) for k in plan.key)
     with writer.using_excluded(_excluded_columns(plan)):
@@ -852,7 +863,7 @@ def _inserting(
             taken = writer.row_value(BatchColumn(~beforehand.index(c), c.type, None))
             number = f"coalesce({taken}, {number})"
         numbers.append(f'{number} AS "s{n}"')
-    guard = f" AND {same_relation(plan)}" if writer.inlines_default else ""
+    guard = "".join(f" AND {guard}" for guard in writer.default_guards(plan))
     if missing:
         is_new = "TRUE"
     elif _locks_all(plan):

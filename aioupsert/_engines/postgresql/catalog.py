@@ -34,7 +34,7 @@ from aioupsert._plan.schema import (
 from aioupsert.errors import UnknownTableError
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterator
+    from collections.abc import Container, Iterator, Mapping
 
     from aioupsert._engines.postgresql.plain_table import (
         FoundColumn,
@@ -275,7 +275,10 @@ def read_table(name: TableName, found: FoundTable) -> Table:
         shape=tuple(found.get("shape", ())),
         # A cluster's other servers may not know the row type.
         row_type="" if "cluster" in found else found.get("row_type", ""),
-        columns={column["name"]: _column(column) for column in columns},
+        columns={
+            column["name"]: _column(column, found.get("defaults") or {})
+            for column in columns
+        },
         unique=unique,
         constants=constants_of(unique),
         primary_key=frozenset(c["name"] for c in columns if c["primary"]),
@@ -381,8 +384,9 @@ _EXPANDED: Final = frozenset({"A", "C"})
 _HEADER: Final = 4
 
 
-def _column(found: FoundColumn) -> Column:
+def _column(found: FoundColumn, defaults: Mapping[str, str]) -> Column:
     kind, typmod = found["type"], found["typmod"]
+    number = found.get("number", 0)
     consumes_sequence = "nextval(" in (found["default"] or "")
     builtin = found["catalog"] == "pg_catalog"
     # The type of an array is named like that of its elements, after an underscore.
@@ -396,6 +400,8 @@ def _column(found: FoundColumn) -> Column:
         storage=_STORAGES.get(kind, "other") if is_known else "other",
         length=typmod - _HEADER if kind == "varchar" and typmod >= 0 else None,
         default=found["default"],
+        number=number,
+        default_id=defaults.get(str(number), ""),
         generated=found["generated"],
         always_identity=found["identity"] == "a",
         consumes_sequence=consumes_sequence,

@@ -97,13 +97,13 @@ class PostgresqlWriter(SqlWriter):
     Writes PostgreSQL's SQL, with numbered placeholders that are cast to a type.
 
     Attributes:
-        inlines_default: Whether the expression of a default has been written.
+        defaults: The columns of which the expression of a default has been written.
     """
 
     def __init__(self) -> None:
         super().__init__(ALIAS)
         self._numbers: dict[tuple[int, str], int] = {}
-        self.inlines_default: bool = False
+        self.defaults: list[Column] = []
 
     def placeholder(
         self, parameter: int, cast: str, sent_as: SentAs = "", type_: str | None = None
@@ -140,7 +140,7 @@ class PostgresqlWriter(SqlWriter):
         return self.placeholder(parameter, _LITERAL_TYPES[name], sent_as)
 
     def default(self, column: Column) -> str:
-        self.inlines_default = True
+        self.defaults.append(column)
         return f"CAST(({column.default or 'NULL'}) AS {column.type})"
 
     def assigned(self, item: Assignment) -> str:
@@ -335,10 +335,13 @@ class PostgresqlWriter(SqlWriter):
 
     def insert_guards(self, plan: Plan) -> list[str]:
         """Write what must hold for the insert's values to be right."""
-        guards = [*statement_guards(plan), *size_guards(plan)]
-        if self.inlines_default:
-            guards.append(same_relation(plan))
-        return guards
+        return [*statement_guards(plan), *size_guards(plan), *self.default_guards(plan)]
+
+    def default_guards(self, plan: Plan) -> list[str]:
+        """Write whether the defaults whose expressions were written are still the same."""
+        if not self.defaults:
+            return []
+        return [same_relation(plan), *same_defaults(plan, self.defaults)]
 
 
 def planned_anew(is_true: str) -> str:
@@ -371,11 +374,31 @@ def same_relation(plan: Plan) -> str:
     """
     Write whether the table's name still means the relation that was reflected.
 
-    With another search_path, or when the table has been created again, an insert would
-    otherwise write a default of the old table. The server resolves the name when it plans
-    the statement, and plans it again when either has changed.
+    With another search_path, or when the table has been created again, it may not. The
+    server resolves the name when it plans the statement, and plans it again when either
+    has changed.
     """
     return f"{_relation(plan)} {EQUALS} {plan.table.relation_id}::pg_catalog.oid"
+
+
+def same_defaults(plan: Plan, columns: Iterable[Column]) -> list[str]:
+    """
+    Write whether columns still have the defaults that they were described with.
+
+    ALTER COLUMN ... SET DEFAULT creates a new row of pg_attrdef, and changes nothing else
+    that a guard looks at.
+    """
+    guards: list[str] = []
+    for column in dict.fromkeys(columns):
+        row = "EXISTS (SELECT FROM pg_catalog.pg_attrdef AS d WHERE"
+        if column.default_id:
+            guards.append(f"{row} d.oid {EQUALS} {column.default_id}::pg_catalog.oid)")
+        elif column.number:
+            guards.append(
+                f"NOT {row} d.adrelid {EQUALS} {plan.table.relation_id}::pg_catalog.oid"
+                f" AND d.adnum {EQUALS} {column.number}::pg_catalog.int2)"
+            )
+    return guards
 
 
 def statement_guards(plan: Plan, *, only_key: bool = False) -> list[str]:
@@ -869,8 +892,9 @@ def _on_conflict(plan: Plan, *, proposes: bool = False) -> CompiledStatement:
     guards = statement_guards(plan)
     if proposes:
         guards += [f"{_LEVEL} {EQUALS} '{_READ_COMMITTED}'", shape_guard(plan)]
-    elif writer.inlines_default:
-        guards.append(same_relation(plan))
+        guards += same_defaults(plan, writer.defaults)
+    else:
+        guards += writer.default_guards(plan)
     sql = (
         f"INSERT INTO {name_table(plan)} {names}SELECT {values}"
         f" WHERE {' AND '.join(guards) or 'TRUE'}"

@@ -39,6 +39,9 @@ TABLE: Final = f"""
   'oid', c.oid::text,
   'shape', json_build_array(c.relnatts, c.relchecks, c.relhastriggers, c.relhassubclass,
     c.relhasrules, c.relrowsecurity),
+  'defaults', (
+    SELECT json_object_agg(d.adnum, d.oid::text)
+    FROM pg_catalog.pg_attrdef d WHERE d.adrelid = c.oid),
   'kind', c.relkind,
   'row_type', CASE
     WHEN c.reltype = 0 THEN ''
@@ -69,6 +72,7 @@ _SEQUENCE: Final = """pg_get_serial_sequence(
   c.relnamespace::regnamespace::text || '.' || quote_ident(c.relname::text), a.attname::text)"""
 COLUMN: Final = f"""
   'name', a.attname,
+  'number', a.attnum,
   'type_id', t.oid::text,
   'catalog', t.typnamespace::regnamespace::text,
   'type', t.typname,
@@ -110,7 +114,6 @@ SELECT json_build_object(
   'columns', (
     SELECT json_agg(json_build_object(
       {COLUMN},
-      'number', a.attnum,
       'sort', t.typtype,
       'size', t.typlen,
       'collation', a.attcollation,
@@ -157,6 +160,7 @@ class FoundColumn(TypedDict):
     """A column as the query finds it."""
 
     name: str
+    number: NotRequired[int]
     type_id: str
     catalog: str
     type: str
@@ -198,6 +202,7 @@ class FoundTable(TypedDict):
 
     oid: str
     shape: NotRequired[list[int]]
+    defaults: NotRequired[dict[str, str] | None]
     kind: str
     row_type: NotRequired[str]
     returns_old: bool
