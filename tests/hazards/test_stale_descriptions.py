@@ -230,6 +230,11 @@ async def test_a_table_may_be_named_like_a_type(db: Database, table: str) -> Non
 
 
 COUNTED: Final = "CREATE TABLE t (k integer PRIMARY KEY, n integer DEFAULT 0, s text)"
+TABLES: Final = {
+    "plain": COUNTED,
+    "partitioned": f"{COUNTED} PARTITION BY RANGE (k);"
+    " CREATE TABLE part PARTITION OF t FOR VALUES FROM (0) TO (1000)",
+}
 TRIGGER: Final = """
 CREATE FUNCTION g() RETURNS trigger LANGUAGE plpgsql AS
   'BEGIN INSERT INTO log VALUES (tg_op || tg_level); RETURN new; END';
@@ -257,6 +262,8 @@ ADDED: Final = {
     "policies": "ALTER TABLE t ENABLE ROW LEVEL SECURITY",
     "a rule": "CREATE RULE r AS ON DELETE TO t DO ALSO INSERT INTO log VALUES ('r')",
 }
+# What sees a row that is proposed to a table with partitions.
+SEEN: Final = ("a trigger for rows", "a trigger for statements", "a check")
 # An error outside of the caller's transaction, and so worth another look.
 REFUSING: Final = {
     "NOT NULL": "ALTER TABLE t ALTER s SET NOT NULL",
@@ -279,20 +286,27 @@ async def count_in_bulk(conn: Any, keys: Sequence[int]) -> None:
     ("count", "number"), [(count_singly, 2), (count_in_bulk, 3), (count_in_bulk, 20)]
 )
 @pytest.mark.parametrize(
-    ("name", "inside"),
+    ("table", "name", "inside"),
     [
-        *((name, False) for name in (*ADDED, *REFUSING)),
-        *((name, True) for name in ADDED),
+        *(("plain", name, False) for name in (*ADDED, *REFUSING)),
+        *(("plain", name, True) for name in ADDED),
+        *(("partitioned", name, False) for name in SEEN),
     ],
 )
 async def test_what_has_been_added_meanwhile_is_known(
-    pg: PostgresDatabase, name: str, number: int, count: Any, *, inside: bool
+    pg: PostgresDatabase,
+    table: str,
+    name: str,
+    number: int,
+    count: Any,
+    *,
+    inside: bool,
 ) -> None:
     found: list[Any] = []
     for is_live in (True, False):
         await pg.run(
             "DROP TABLE IF EXISTS t, log, other CASCADE; DROP FUNCTION IF EXISTS g;"
-            f" CREATE TABLE log (what text); {COUNTED};"
+            f" CREATE TABLE log (what text); {TABLES[table]};"
             " INSERT INTO t SELECT k, 50 + k, 'x' FROM generate_series(1, 30) k"
         )
         keys = range(1, number + 1)

@@ -910,6 +910,8 @@ def _update_first(
     before that, in the order of the rows.
     """
     rows = writer.rows
+    if native:
+        writer.guards = [*writer.guards, shape_guard(plan)]
     locked, updated, inserted = (
         name_cte(plan, name) for name in ("locked", "updated", "inserted")
     )
