@@ -134,7 +134,7 @@ class TransactionScope(NamedTuple):
     rollback: tuple[Command, ...]
 
 
-ScopeLevel: TypeAlias = Literal["call", "batch", "step"]
+ScopeLevel: TypeAlias = Literal["call", "batch", "step", "insert"]
 """What a transaction or savepoint is for; each may be within one of those before it."""
 
 

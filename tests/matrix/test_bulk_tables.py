@@ -94,7 +94,7 @@ CASES: Final = {
     "insert trigger": Case(
         "CREATE TABLE t (k integer PRIMARY KEY, n integer);"
         + trigger("BEFORE INSERT", "RETURN new;"),
-        "one by one: it has a BEFORE INSERT trigger",
+        "update, then insert: it has a BEFORE INSERT trigger",
     ),
     "update trigger": Case(
         "CREATE TABLE t (k integer PRIMARY KEY, n integer);"

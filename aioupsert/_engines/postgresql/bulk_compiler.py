@@ -45,6 +45,10 @@ from aioupsert._engines.postgresql.bulk_steps import (
     PostgresqlBatch,
     ReportingStatement,
 )
+from aioupsert._engines.postgresql.catalog import (
+    FIRES_BEFORE,
+    FIRES_FOR_STATEMENT,
+)
 from aioupsert._engines.postgresql.compiler import (
     ALIAS,
     NOT_COMPARED,
@@ -104,13 +108,18 @@ def compile_batch(plan: Plan, *, distinct: bool) -> PostgresqlBatch:
             _key_lock(_find_holders, plan, locks=False),
         )
     draws = bool(_drawn_columns(plan))
-    reason = next(_reasons_for_one_by_one(plan), None)
+    # A trigger must not see an insert that turns out to be an update.
+    apart = distinct and plan.exact_because in {FIRES_BEFORE, FIRES_FOR_STATEMENT}
+    reason = next(_reasons_for_one_by_one(plan, apart=apart), None)
     if reason is not None:
         how = f"one by one: {reason}"
         return PostgresqlBatch(per_row, how, lock=lock, draws=draws, locks=locks)
     reasons = [*_reasons_against_on_conflict(plan, distinct=distinct)]
     write: _Write
-    if not reasons:
+    if apart:
+        how = f"update, then insert: {plan.exact_because}"
+        write = _update if plan.update else _insert
+    elif not reasons:
         how, write = "INSERT ... ON CONFLICT DO UPDATE", _on_conflict
     else:
         how = f"update first: {reasons[0]}"
@@ -129,10 +138,11 @@ def compile_batch(plan: Plan, *, distinct: bool) -> PostgresqlBatch:
         find = partial(_find_unchanged, distinct=distinct)
         unchanged = _drafts(find, plan, columns, counting=plan.unique)
     upsert = _drafts(write, plan, columns, counting=distinct and plan.unique)
+    insert = _drafts(_insert, plan, columns, counting=plan.unique) if apart else None
     create = None
-    if not plan.update and plan.unique and distinct:
-        insert = partial(_update_first, distinct=True, native=False, missing=True)
-        create = _drafts(insert, plan, columns, counting=True)
+    if not apart and not plan.update and plan.unique and distinct:
+        write = partial(_update_first, distinct=True, native=False, missing=True)
+        create = _drafts(write, plan, columns, counting=True)
     takes_arrays = all(column.supports_unnest for column in _typing_columns(plan))
     staging_table = _staging_table(columns)
     names = ", ".join(f'"c{n}" {c.type}' for n, c in enumerate(columns, start=1))
@@ -154,6 +164,7 @@ def compile_batch(plan: Plan, *, distinct: bool) -> PostgresqlBatch:
         draws=draws,
         draw=tuple(_draw(plan, c) for c in _drawn_beforehand(plan)),
         create=None if create is None else create.finished(),
+        insert=None if insert is None else insert.finished(),
         same_keys=None
         if distinct or not takes_arrays
         else _key_lock(_same_keys, plan, locks=False),
@@ -204,9 +215,9 @@ def _typing_columns(plan: Plan) -> Iterator[Column]:
             yield part.column
 
 
-def _reasons_for_one_by_one(plan: Plan) -> Iterator[str]:
-    """Yield why no statement can write many rows."""
-    if plan.exact_because:
+def _reasons_for_one_by_one(plan: Plan, *, apart: bool) -> Iterator[str]:
+    """Yield why no statement can write many rows, not even *apart* from each other."""
+    if plan.exact_because and not apart:
         yield plan.exact_because
     if plan.lock:
         yield "each key is locked first"
@@ -846,6 +857,7 @@ def _inserting(
     inserted: str,
     *,
     missing: bool,
+    on_conflict: str = " ON CONFLICT DO NOTHING",
 ) -> str:
     """
     Write the WITH query that inserts the rows that do not exist.
@@ -887,7 +899,7 @@ def _inserting(
             names += "OVERRIDING SYSTEM VALUE "
     return (
         f"{inserted} AS (INSERT INTO {table} {names}SELECT {values}"
-        f" FROM {source} ORDER BY {writer.order(plan)} ON CONFLICT DO NOTHING"
+        f" FROM {source} ORDER BY {writer.order(plan)}{on_conflict}"
         f" RETURNING {_written(writer, plan, str(RowCode.CREATED))})"
     )
 
@@ -955,3 +967,37 @@ def _update_first(
         outputs = [code, was[0], *new, *was[1:]]
     reported = ", ".join([f'{rows}."ord"', *outputs])
     return _Text(writer, ctes, f"SELECT {reported} FROM {joined}")
+
+
+def _update(writer: _BatchWriter, plan: Plan, *, counting: bool) -> _Text:
+    """Write the statement that updates existing rows, in the order of their keys."""
+    rows = writer.rows
+    locked, updated = name_cte(plan, "locked"), name_cte(plan, "updated")
+    ctes = _updating(writer, plan, rows, locked, updated, native=False)
+    if counting:
+        number = f"(SELECT pg_catalog.count(*) FROM {updated})"
+        return _Text(writer, ctes, writer.counts(plan, "0", number, updated))
+    columns = ['"code"', *(f'"r{n}"' for n in range(len(plan.returning)))]
+    if plan.old:
+        changed, *old = (f'"o{n}"' for n in range(len(plan.returning) + 1))
+        columns = [columns[0], changed, *columns[1:], *old]
+    return _Text(writer, ctes, f'SELECT "ord", {", ".join(columns)} FROM {updated}')
+
+
+def _insert(writer: _BatchWriter, plan: Plan, *, counting: bool) -> _Text:
+    """
+    Write the statement that inserts rows which do not exist, without ON CONFLICT.
+
+    A row whose key a trigger has changed is counted, and not reported.
+    """
+    rows, inserted = writer.rows, name_cte(plan, "inserted")
+    insert = _inserting(writer, plan, rows, "", inserted, missing=True, on_conflict="")
+    if counting:
+        query = f"SELECT pg_catalog.count(*), 0, NULL FROM {inserted}"
+        return _Text(writer, [insert], query)
+    columns = ['"code"', *(f'"r{n}"' for n in range(len(plan.returning)))]
+    if plan.old:
+        columns = [columns[0], "NULL", *columns[1:], *["NULL"] * len(plan.returning)]
+    reported = ", ".join([f'{rows}."ord"', *columns])
+    source = f"{rows} JOIN {inserted} ON {writer.same_key(plan, inserted)}"
+    return _Text(writer, [insert], f"SELECT {reported} FROM {source}")

@@ -53,7 +53,7 @@ from aioupsert._engines.commands import (
     in_scope,
 )
 from aioupsert._engines.outcomes import BatchOutcome, read_result, refused
-from aioupsert._engines.postgresql.steps import PostgresqlCall, scope
+from aioupsert._engines.postgresql.steps import PostgresqlCall, is_conflict, scope
 from aioupsert._engines.sql import CompiledStatement, Encoder, RowCode, quote
 from aioupsert._plan import CopiedRows, in_turns
 from aioupsert.typing import Value
@@ -151,6 +151,8 @@ class PostgresqlBatch:
         draw: The queries for a number of the next values of a sequence, one for each
             column whose values can be taken beforehand.
         create: Inserts rows that did not exist just before; None if it must look again.
+        insert: Inserts the rows that *upsert* has not updated, in a statement of its own
+            that fails if one of them exists; None if *upsert* does all.
         locks: The queries for rows that are locked, and for who has locked them; none
             where this is never asked.
         same_keys: The query for which rows have the same key; None if none have.
@@ -170,6 +172,7 @@ class PostgresqlBatch:
     draws: bool = False
     draw: tuple[str, ...] = ()
     create: ReportingStatement | None = None
+    insert: ReportingStatement | None = None
     locks: tuple[KeyLock, ...] = ()
     same_keys: KeyLock | None = None
     same_table: str = ""
@@ -285,6 +288,7 @@ class PostgresqlBatch:
         number = len(group.positions)
         if (
             self.upsert is None
+            or self.insert is not None
             or self.find_unchanged is not None
             or not self.takes_arrays
             or not group.distinct
@@ -318,6 +322,10 @@ class PostgresqlBatch:
             group.columns[k.parameter] for k in self.per_row.plan.key if not k.is_null
         ]
         return sorted(rows, key=lambda row: [column[row] for column in key])
+
+
+class _NotAllInsertedError(Exception):
+    """A trigger has not stored each row, or not under its key."""
 
 
 class _GroupWrite:
@@ -431,13 +439,12 @@ class _GroupWrite:
             rest = yield from self.find_unchanged(
                 batch.find_unchanged, some, copied=copied
             )
-            if copied and rest and len(rest) < len(some):
-                sql = f"TRUNCATE pg_temp.{quote(batch.staging_table)}"
-                yield Command(sql, kind="command")
-                yield self._copy(rest)
+            yield from self._copy_rest(some, rest, copied=copied)
             some = rest
         if not some:
             return []
+        if batch.insert is not None:
+            return (yield from self._write_apart(batch.insert, some, copied=copied))
         upsert = self._upsert
         if self._judged and self._create is not None:
             upsert = self._create
@@ -445,13 +452,68 @@ class _GroupWrite:
         rows = yield self._bind(counts or upsert.rows, some, copied=copied)
         if not rows:
             raise refused(batch.per_row.plan.table.name)
+        return self._read(counts, some, rows)
+
+    def _copy_rest(
+        self, some: Sequence[int], rest: Sequence[int], *, copied: bool
+    ) -> Steps[None]:
+        """Leave only the rest of the rows in the temporary table."""
+        if copied and rest and len(rest) < len(some):
+            sql = f"TRUNCATE pg_temp.{quote(self._batch.staging_table)}"
+            yield Command(sql, kind="command")
+            yield self._copy(rest)
+
+    def _write_apart(
+        self, insert: ReportingStatement, some: Sequence[int], *, copied: bool
+    ) -> Steps[list[int]]:
+        """
+        Update rows, and insert the others if none of them exists by then.
+
+        If one does, or a trigger has not stored each as it was given, none is inserted: no
+        trigger has seen a row that is not created then.
+        """
+        left = [*some]
+        if self._batch.per_row.plan.update:
+            upsert = self._upsert
+            counts = upsert.counts if self._outcome.results is None else None
+            rows = yield self._bind(counts or upsert.rows, some, copied=copied)
+            left = self._read(counts, some, rows)
+            yield from self._copy_rest(some, left, copied=copied)
+        if not left:
+            return []
+        try:
+            body = self._insert_all(insert, left, copied=copied)
+            return (yield from in_scope(scope("insert", in_transaction=True), body))
+        except Exception as exc:
+            if isinstance(exc, _NotAllInsertedError) or is_conflict(exc):
+                return left
+            raise
+
+    def _insert_all(
+        self, insert: ReportingStatement, some: Sequence[int], *, copied: bool
+    ) -> Steps[list[int]]:
+        counts = insert.counts if self._outcome.results is None else None
+        rows = yield self._bind(counts or insert.rows, some, copied=copied)
+        if (len(rows) if counts is None else rows[0][0]) < len(some):
+            raise _NotAllInsertedError
+        return self._read(counts, some, rows)
+
+    def _read(
+        self, counts: BatchStatement | None, some: Sequence[int], rows: ResultRows
+    ) -> list[int]:
+        """
+        Record what a statement reports; return the rows that it did not write.
+
+        Raises:
+            NotAppliedError: It has read no rows, as the table has changed.
+        """
         if counts is None:
             return self._record(some, rows)
         created, updated, left = rows[0]
         self._outcome.count(RowCode.CREATED, created)
         self._outcome.count(RowCode.UPDATED, updated)
         if created + updated + len(left or ()) < len(some):
-            raise refused(batch.per_row.plan.table.name)
+            raise refused(self._batch.per_row.plan.table.name)
         return [some[number - 1] for number in sorted(left or ())]
 
     def find_unchanged(

@@ -339,12 +339,16 @@ def _reasons_for_exact(found: FoundTable) -> Iterator[str]:
         yield "it has an exclusion constraint"
     if any(index["deferrable"] for index in indexes):
         yield "it has a deferrable unique constraint"
-    if found["before"]:
-        yield "it has a BEFORE INSERT trigger"
-    if found["statement"]:
-        yield "it has a trigger for each INSERT statement"
     if not found["may_insert"]:
         yield "this role may not insert into it"
+    if found["before"]:
+        yield FIRES_BEFORE
+    if found["statement"]:
+        yield FIRES_FOR_STATEMENT
+
+
+FIRES_BEFORE: Final = "it has a BEFORE INSERT trigger"
+FIRES_FOR_STATEMENT: Final = "it has a trigger for each INSERT statement"
 
 
 _FOREIGN: Final = {

@@ -339,7 +339,8 @@ _LOCKED_FROM: Final = 2
 """The number of lost attempts after which the row is locked first."""
 
 
-def _is_conflict(error: Exception) -> bool:
+def is_conflict(error: Exception) -> bool:
+    """Return whether a row violates a unique index or an exclusion constraint."""
     return _sqlstate(error) in _CONFLICTS
 
 
@@ -372,7 +373,7 @@ def _plainly(statement: Command) -> Steps[ResultRows | Exception]:
     try:
         return (yield statement)
     except Exception as exc:
-        if _is_conflict(exc):
+        if is_conflict(exc):
             return exc
         raise
 
@@ -383,7 +384,7 @@ def _behind_savepoint(statement: Command) -> Steps[ResultRows | Exception]:
         body = single_command(statement)
         return (yield from in_scope(scope("step", in_transaction=True), body))
     except Exception as exc:
-        if _is_conflict(exc):
+        if is_conflict(exc):
             return exc
         raise
 
