@@ -64,7 +64,7 @@ class Command(NamedTuple):
         sql: The statement.
         arguments: The values of its placeholders.
         kind: How it is sent, and what answers it.
-        counted_as: The code of each written row if the statement cannot return rows.
+        counted_as: The code of each written row if the statement returns no rows.
         caller_columns: How many of the last columns the caller asked for. The others
             are read by this library, and without the caller's own loaders.
     """

@@ -56,7 +56,7 @@ class CompiledStatement:
         pick: Returns the values in the order of the placeholders.
         encoders: The placeholders whose value is encoded.
         when: In which case it is sent, for `preview`.
-        counted_as: The code of each written row if the statement cannot return rows.
+        counted_as: The code of each written row if the statement returns no rows.
     """
 
     sql: str

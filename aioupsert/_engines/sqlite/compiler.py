@@ -2,9 +2,9 @@
 The statements of one row on SQLite.
 
 An UPDATE by the key, a SELECT of the row as it is, and an INSERT; `steps` says in which
-order they run. Each one that writes ends with RETURNING, whose first value is the
-`RowCode` and whose others are the columns that the caller asked for. A view and a
-virtual table cannot return rows: there the driver counts those that were written.
+order they run. If the caller asked for columns, each one that writes ends with RETURNING,
+whose first value is the `RowCode` and whose others are these columns. Otherwise, and of a
+view or a virtual table, which cannot return rows, the driver counts those written.
 
 With ``strategy="on_conflict"`` one INSERT ... ON CONFLICT DO UPDATE replaces the update
 and the insert. SQLite cannot say which of the two it did, but a query before it, under
@@ -205,8 +205,10 @@ class SqliteWriter(SqlWriter):
     def returning(
         self, plan: Plan, sql: str, code: RowCode, when: str
     ) -> CompiledStatement:
-        """Compile a statement that returns each row it wrote, if the table can."""
-        if not plan.table.supports_returning:
+        """Compile a statement that returns each row it wrote, where that is needed."""
+        # In a transaction RETURNING makes SQLite keep a copy of every page it changes.
+        needs_rows = bool(plan.returning) or plan.old
+        if not (needs_rows and plan.table.supports_returning):
             return self.compiled(sql, when, counted_as=code)
         return self.compiled(f"{sql} RETURNING {_row(str(code), plan)}", when)
 
