@@ -127,11 +127,13 @@ class TransactionScope(NamedTuple):
         begin: Opens it.
         commit: Commits or releases it.
         rollback: Roll it back; sent after any error, also one of *commit*.
+        undo: Roll back to a savepoint, which stays open.
     """
 
     begin: Command
     commit: Command
     rollback: tuple[Command, ...]
+    undo: tuple[Command, ...] = ()
 
 
 ScopeLevel: TypeAlias = Literal["call", "batch", "step", "insert"]

@@ -4,7 +4,8 @@ Batches of rows: each stored in few statements, or as much of it as can be store
 A batch is written in one transaction, or in a savepoint of the caller's. If it fails,
 it is bisected: its halves are written in savepoints of their own, and those that fail
 are halved again, until the rows at fault stand alone, each with the error that it
-causes by itself. `bisecting` says where a batch is better split elsewhere.
+causes by itself. `bisecting` says where a batch is better split elsewhere. A part of
+several rows is not tried where it is known to fail, as all others have passed.
 
 Trying decides whose fault an error is, not a list of codes: a row is at fault if it
 fails alone while others of the batch pass. Only of some errors it is known beforehand
@@ -22,7 +23,14 @@ from typing import Final, Literal, Protocol, TypeAlias
 from aioupsert._drivers import is_retryable
 from aioupsert._drivers.base import Session, TransientError
 from aioupsert._engines.base import CompiledBatch, CompiledGroup, Engine
-from aioupsert._engines.commands import IN_TRANSACTION, FoundRows, Steps, in_scope
+from aioupsert._engines.commands import (
+    IN_TRANSACTION,
+    FoundRows,
+    Steps,
+    TransactionScope,
+    in_scope,
+    single_command,
+)
 from aioupsert._engines.outcomes import BatchOutcome
 from aioupsert._execution.bisecting import Batch, Search
 from aioupsert._execution.retrying import Deadline, back_off
@@ -222,7 +230,7 @@ class BatchWriter:
         ):
             raise failed
         outcome = BatchOutcome(each=self._each)
-        for half in batch.halves():
+        for half in batch.split(len(batch.rows) // 2):
             outcome.merge(await self.store(session, half, inside=False))
         return outcome
 
@@ -269,27 +277,106 @@ class BatchWriter:
     async def _bisect(
         self, session: Session, batch: Batch, failed: Exception, search: Search
     ) -> BatchOutcome:
-        """Write the rows that can be written; find those that cannot by halving."""
-        outcome = BatchOutcome(each=self._each)
+        """Write the rows that can be written; find those that cannot by splitting."""
         if len(batch.rows) == 1:
-            if not search.some_pass and not _comes_from_row(session, failed):
-                await self._try_others(session, batch, search)
-            rejected = RejectedRow(batch.positions[0], failed, batch.rows[0])
-            if not self._skip:
-                raise RejectedRowError(rejected)
-            outcome.rejected.append(rejected)
-            search.note_fault(batch.positions[0])
-            return outcome
-        for part in search.parts(batch):
+            return await self._reject(session, batch, failed, search)
+        outcome = BatchOutcome(each=self._each)
+        rest, has_fault = batch, True
+        while rest.rows:
+            part, rest = search.split(rest, has_fault=has_fault)
+            if search.is_likely(part.positions[0]):
+                written, left = await self._write_each(session, part, search)
+                rest = left.followed_by(rest)
+                has_fault = has_fault and not written.rejected
+                outcome.merge(written)
+                continue
             try:
                 written = await self._write(session, part)
             except Exception as exc:
                 if not self._may_be_bisected(session, exc):
                     raise
+                has_fault = False
                 outcome.merge(await self._bisect(session, part, exc, search))
             else:
                 outcome.merge(written)
                 search.note_passed(part)
+        return outcome
+
+    async def _write_each(
+        self, session: Session, batch: Batch, search: Search
+    ) -> tuple[BatchOutcome, Batch]:
+        """
+        Write rows one by one, as long as they are likely at fault.
+
+        A savepoint is kept from one to the next, until a row passes.
+
+        Returns:
+            What became of them, and the rows that are left.
+        """
+        groups, rejected = await self._compile(session, batch)
+        rest = Batch((), ())
+        if any(group.merged for _, group in groups):
+            batch, rest = batch.split(1)
+            groups, rejected = await self._compile(session, batch)
+        outcome = BatchOutcome(each=self._each)
+        outcome.rejected += rejected
+        places = sorted(
+            (position, number, row)
+            for number, (_, group) in enumerate(groups)
+            for row, position in enumerate(group.positions)
+        )
+        level = session.engine.scope("batch", in_transaction=True)
+        first = scope = level._replace(rollback=level.undo)
+        for at, (index, number, row) in enumerate(places):
+            if not search.is_likely(batch.positions[index]):
+                left = batch.some([index for index, _, _ in places[at:]])
+                rest = left.followed_by(rest)
+                break
+            compiled, group = groups[number]
+            alone = group.part([row])._replace(positions=[0])
+            part = batch.some([index])
+            written = BatchOutcome(each=self._each)
+            steps = _steps(
+                session.engine,
+                [(compiled, alone)],
+                written,
+                alone="never",
+                reads_first=self._reads_first,
+                scope=scope,
+            )
+            try:
+                await session.run(steps)
+            except Exception as exc:
+                if not self._may_be_bisected(session, exc):
+                    raise
+                outcome.merge(await self._reject(session, part, exc, search))
+                scope = first._replace(begin=IN_TRANSACTION)  # it is open
+            else:
+                written.use_input_positions(part.positions)
+                outcome.merge(written)
+                search.note_passed(part)
+                scope = first
+        if scope is not first:
+            await session.run(single_command(level.commit))
+        return outcome, rest
+
+    async def _reject(
+        self, session: Session, batch: Batch, failed: Exception, search: Search
+    ) -> BatchOutcome:
+        """
+        Reject a row that has failed alone.
+
+        Raises:
+            RejectedRowError: Rows are not to be left out.
+        """
+        if not search.some_pass and not _comes_from_row(session, failed):
+            await self._try_others(session, batch, search)
+        rejected = RejectedRow(batch.positions[0], failed, batch.rows[0])
+        if not self._skip:
+            raise RejectedRowError(rejected)
+        outcome = BatchOutcome(each=self._each)
+        outcome.rejected.append(rejected)
+        search.note_fault(batch.positions[0])
         return outcome
 
     async def _try_others(self, session: Session, batch: Batch, search: Search) -> None:
@@ -428,8 +515,19 @@ def _steps(
     *,
     alone: Alone,
     reads_first: bool,
+    scope: TransactionScope | None = None,
 ) -> Steps[None]:
-    """Write groups in one transaction, or by one statement that is one."""
+    """
+    Write groups in one transaction, or by one statement that is one.
+
+    Args:
+        engine: The engine.
+        groups: The rows.
+        outcome: Where to record what became of them.
+        alone: When one statement may be the whole transaction.
+        reads_first: Whether rows that exist are only read.
+        scope: The transaction or savepoint; by default, one for a batch.
+    """
     if reads_first:
         groups = yield from _read_existing(groups, outcome)
         if not groups:
@@ -441,7 +539,7 @@ def _steps(
         if body is not None:
             _count_calls(outcome, compiled, group, (yield from body))
             return
-    scope = engine.scope("batch", in_transaction=inside)
+    scope = scope or engine.scope("batch", in_transaction=inside)
     yield from in_scope(scope, engine.write(groups, outcome))
     for compiled, group in groups:
         _count_calls(outcome, compiled, group)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Iterator, Sequence
-from itertools import chain
-from typing import NamedTuple
+import itertools
+from collections.abc import Sequence
+from typing import Final, NamedTuple
 
 from aioupsert._plan import RequestShape, RowGroup, keys_differ
 from aioupsert.typing import Value
@@ -24,18 +24,31 @@ class Batch(NamedTuple):
             [self.positions[at] for at in chosen], [self.rows[at] for at in chosen]
         )
 
-    def halves(self) -> tuple[Batch, Batch]:
-        """Return the first and the second half."""
-        middle = len(self.rows) // 2
+    def followed_by(self, other: Batch) -> Batch:
+        """Return these rows and, after them, others."""
+        return Batch([*self.positions, *other.positions], [*self.rows, *other.rows])
+
+    def split(self, size: int) -> tuple[Batch, Batch]:
+        """Return so many rows, and the rest."""
         return (
-            Batch(self.positions[:middle], self.rows[:middle]),
-            Batch(self.positions[middle:], self.rows[middle:]),
+            Batch(self.positions[:size], self.rows[:size]),
+            Batch(self.positions[size:], self.rows[size:]),
         )
+
+
+# A part of a batch is best so large that it has no row at fault about half of the time.
+_FAULTS_OF_PART: Final = 0.7
+# How much the last row that was judged counts among all.
+_WEIGHT: Final = 1 / 32
 
 
 class Search:
     """
     The search for the rows of a batch that are at fault.
+
+    A batch is halved at first. Once rows at fault are found, their share of the last ones
+    that were judged tells how many are best written together. If it is large, each row is
+    written by itself.
 
     Mostly the rows at fault have something in common: no value where one is needed, or
     a reference to the same missing row. So when a row was found to be at fault, others
@@ -45,6 +58,7 @@ class Search:
     Attributes:
         failed: The error of the whole batch.
         some_pass: Whether some row is known to pass.
+        in_any_order: Whether rows may be written in any order, as no two have one key.
     """
 
     def __init__(self, batch: Batch, failed: Exception, *, some_pass: bool) -> None:
@@ -55,13 +69,14 @@ class Search:
         self._groups: Sequence[RowGroup] = ()
         self._passed: set[int] = set()
         self._suspects: set[int] = set()
-        self._in_any_order = False
+        self.in_any_order = False
+        # Of the rows that were judged last, those at fault.
+        self._share = 0.0
 
     def suspect_from(self, groups: Sequence[RowGroup]) -> None:
         """Suspect rows that are like those at fault, given all as they are written."""
         self._groups = groups
-        # Rows whose keys differ may be written in any order.
-        self._in_any_order = keys_differ(groups)
+        self.in_any_order = keys_differ(groups)
 
     def samples(self) -> list[Batch]:
         """Return the first row, the last one, and the one in the middle."""
@@ -70,30 +85,44 @@ class Search:
             self._batch.some([at]) for at in dict.fromkeys((0, size - 1, size // 2))
         ]
 
-    def parts(self, batch: Batch) -> Iterator[Batch]:
-        """Yield the parts in which a failed batch is to be written."""
-        suspects = self._suspects.intersection(batch.positions)
-        if not suspects or len(suspects) == len(batch.rows):
-            yield from batch.halves()
-            return
-        order: Sequence[int] = range(len(batch.rows))
-        if self._in_any_order:
-            order = sorted(order, key=lambda at: batch.positions[at] in suspects)
-        together: list[int] = []
-        for at in order:
-            if batch.positions[at] not in self._suspects:
-                together.append(at)
-                continue
-            if together:
-                yield batch.some(together)
-            together = []
-            yield batch.some([at])
-        if together:
-            yield batch.some(together)
+    def split(self, batch: Batch, *, has_fault: bool) -> tuple[Batch, Batch]:
+        """
+        Split rows into those that are to be written next, and the rest.
+
+        Args:
+            batch: The rows.
+            has_fault: Whether some of them are known to be at fault; then several are
+                not all written together.
+        """
+        positions = batch.positions
+        size = len(positions)
+        if self.in_any_order and not self._suspects.isdisjoint(positions):
+            suspects = [at for at in range(size) if positions[at] in self._suspects]
+            if len(suspects) == size:
+                return batch.split(size)
+            others = [at for at in range(size) if positions[at] not in self._suspects]
+            return batch.some(others), batch.some(suspects)
+        is_likely = self.is_likely(positions[0])
+        if not is_likely:
+            if self._share * size > _FAULTS_OF_PART:
+                size = int(_FAULTS_OF_PART / self._share)
+            if has_fault:
+                size = min(size, max(1, len(positions) // 2))
+        if self._suspects:
+            alike = itertools.takewhile(
+                lambda position: self.is_likely(position) == is_likely, positions
+            )
+            size = min(size, len([*alike]))
+        return batch.split(size)
+
+    def is_likely(self, position: int) -> bool:
+        """Return whether a row is likely at fault, and so best written by itself."""
+        return position in self._suspects or self._share > _FAULTS_OF_PART / 2
 
     def note_passed(self, batch: Batch) -> None:
         """Note rows that were stored, and so are not at fault."""
         self.some_pass = True
+        self._share *= (1 - _WEIGHT) ** len(batch.positions)
         self._passed.update(batch.positions)
         for position in self._suspects.intersection(batch.positions):
             for those in self._alike[position]:
@@ -101,6 +130,7 @@ class Search:
 
     def note_fault(self, position: int) -> None:
         """Note a row that is at fault, and suspect those that share a cell with it."""
+        self._share += (1 - self._share) * _WEIGHT
         if position in self._suspects:
             self._suspects.remove(position)
             return  # those like it are suspected already
@@ -125,7 +155,9 @@ class Search:
                         sharing.setdefault(cell, []).append(positions[at])
         few = len(positions) // 4
         alike: dict[int, list[set[int]]] = {}
-        for those in chain.from_iterable(cells.values() for cells in by_cell.values()):
+        for those in itertools.chain.from_iterable(
+            cells.values() for cells in by_cell.values()
+        ):
             if 1 < len(those) <= few:
                 shared = {*those}
                 for position in shared:

@@ -556,3 +556,77 @@ def test_many_bad_rows_in_a_row_are_written_before_their_batch(
     assert written[:120] == ["id,n", *expected[:119]]
     assert sorted(written[1:]) == sorted(expected)
     assert sqlite_database.query("SELECT count(*) FROM t") == [(800,)]
+
+
+MANY_BAD: dict[str, tuple[str, str]] = {
+    "no parent": ("parent", "{}"),
+    "a check": ("n", "-{}"),
+    "no value": ("n", ""),
+    "another row's value": ("code", "p{}"),
+    "no number": ("price", "x{}"),
+}
+
+
+@pytest.mark.parametrize("what", MANY_BAD)
+@pytest.mark.parametrize("every", [1, 2, 9])
+def test_where_many_rows_are_bad_each_has_its_own_reason(
+    postgresql_database: CliDatabase,
+    file: Write,
+    tmp_path: Path,
+    what: str,
+    every: int,
+) -> None:
+    database, rejects = postgresql_database, tmp_path / "bad.csv"
+    database.query("CREATE TABLE parents (id integer PRIMARY KEY)")
+    database.query("INSERT INTO parents VALUES (0)")
+    database.query(
+        "CREATE TABLE t (id integer PRIMARY KEY, parent integer REFERENCES parents,"
+        " n integer NOT NULL CHECK (n >= 0), code text UNIQUE, price numeric)"
+    )
+    database.query(
+        "INSERT INTO t SELECT -i, 0, 0, 'p' || i FROM generate_series(1, 80) i"
+    )
+    column, text = MANY_BAD[what]
+    lines: list[str] = []
+    for number in range(1, 81):
+        row = {"id": number, "parent": 0, "n": 5, "code": f"c{number}", "price": "1.5"}
+        if number % every == 0:
+            row[column] = text.format(number)
+        lines.append(",".join(map(str, row.values())))
+    path = file("\n".join(["id,parent,n,code,price", *lines, ""]))
+    result = database.load(path, *SKIP, "--rejects", str(rejects), "--json")
+    bad = [number for number in range(1, 81) if number % every == 0]
+    counts = json.loads(result.stdout)
+    assert (counts["created"], counts["rejected"]) == (80 - len(bad), len(bad))
+    found = reasons(rejects)
+    assert [reason["line"] for reason in found] == [number + 1 for number in bad]
+    if text:
+        assert all(
+            text.format(number) in reason["reason"]
+            for number, reason in zip(bad, found, strict=True)
+        )
+    if what in {"no value", "no number"}:
+        assert {reason["column"] for reason in found} == {column}
+    assert rejects.read_text("utf-8").splitlines()[1:] == [
+        lines[number - 1] for number in bad
+    ]
+
+
+def test_the_column_is_found_whatever_the_message_quotes(
+    postgresql_database: CliDatabase, file: Write, tmp_path: Path
+) -> None:
+    database, rejects = postgresql_database, tmp_path / "bad.csv"
+    database.query(
+        "CREATE TABLE t (id integer PRIMARY KEY, note text, a integer, zone text,"
+        " b timestamptz, c numeric(3,1))"
+    )
+    path = file(
+        "id,note,a,zone,b,c\n"
+        "1,x,x,UTC,,1\n"  # the text of two columns is what the message quotes
+        "2,x,y,UTC,,1\n"
+        "3,x,1,nowhere,2026-01-01 10:00 nowhere,1\n"  # of another column
+        "4,x,1,UTC,,1000\n"  # of none
+    )
+    result = database.load(path, *SKIP, "--rejects", str(rejects))
+    assert result.exit_code == 3
+    assert [reason["column"] for reason in reasons(rejects)] == ["a", "a", "b", "c"]

@@ -3,6 +3,7 @@
 import copy
 import pickle
 import sqlite3
+from collections.abc import Callable
 from typing import Any, Final
 
 import asyncpg
@@ -314,6 +315,54 @@ async def test_every_row_may_be_bad(db: Database) -> None:
     result = await load(db, rows, atomic=False, on_error="skip")
     assert [error.index for error in result.rejected] == [*range(20)]
     assert await stored(db) == 0
+
+
+# Which of 120 rows are at fault, where many are.
+MANY: Final = {
+    "every second": {*range(0, 120, 2)},
+    "most, and then none": {*range(60)} - {20, 40},
+    "most, and then some": {*range(60)} | {90, 119},
+    "all but one": {*range(120)} - {77},
+}
+# What the column a of such a row has: alike in all of them, or not.
+FAULTS: Final[dict[str, Callable[[int], Any]]] = {
+    "alike": lambda _: -1,
+    "of a kind": lambda n: -n - 1,
+    "refused by the driver": lambda n: 2**64 + n,
+}
+
+
+@pytest.mark.parametrize(
+    ("db", "where", "fault", "keys"),
+    pairwise(CONNECTIONS, MANY, FAULTS, ["distinct", "repeated", "equal"]),
+    indirect=["db"],
+)
+async def test_where_many_rows_are_bad_each_is_left_out_by_itself(
+    db: Database, where: str, fault: str, keys: str
+) -> None:
+    share = {"distinct": 1, "repeated": 3, "equal": 120}[keys]
+    rows = [
+        {"k": n // share, "a": FAULTS[fault](n) if n in MANY[where] else n}
+        for n in range(120)
+    ]
+    result = await load(db, rows, atomic=False, on_error="skip")
+    good = {row["k"]: row["a"] for n, row in enumerate(rows) if n not in MANY[where]}
+    assert [error.index for error in result.rejected] == sorted(MANY[where])
+    assert all(error.row is rows[error.index] for error in result.rejected)
+    assert (result.created, result.rows) == (len(good), 120)
+    assert await db.query("SELECT k, a FROM t ORDER BY k") == [*good.items()]
+
+
+@engines
+@pytest.mark.parametrize("name", ["CHECK", "a type that the driver cannot send"])
+async def test_each_of_many_bad_rows_has_the_error_that_it_causes_alone(
+    db: Database, name: str
+) -> None:
+    bad = BAD[name][0]
+    rows = [bad | {"k": n} if n % 3 else {"k": n} for n in range(90)]
+    result = await load(db, rows, atomic=False, on_error="skip")
+    assert [error.index for error in result.rejected] == [n for n in range(90) if n % 3]
+    assert all(is_cause(error, name, db) for error in result.rejected)
 
 
 @engines

@@ -438,9 +438,11 @@ def scope(level: ScopeLevel, *, in_transaction: bool) -> TransactionScope:
     # a rollback without its savepoint, which was cancelled, never ends an outer one.
     name = f"aioupsert_{level}"
     # One message, so that a cancellation cannot separate the two.
-    rollback = f"ROLLBACK TO SAVEPOINT {name}; RELEASE SAVEPOINT {name}"
+    undo = f"ROLLBACK TO SAVEPOINT {name}"
+    rollback = f"{undo}; RELEASE SAVEPOINT {name}"
     return TransactionScope(
         Command(f"SAVEPOINT {name}", kind="command"),
         Command(f"RELEASE SAVEPOINT {name}", kind="command"),
         (Command(rollback, kind="rollback"),),
+        (Command(undo, kind="rollback"),),
     )

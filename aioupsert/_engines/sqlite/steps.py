@@ -280,6 +280,7 @@ _SAVEPOINT: Final = TransactionScope(
         Command("ROLLBACK TO SAVEPOINT aioupsert", kind="rollback"),
         Command("RELEASE SAVEPOINT aioupsert", kind="rollback"),
     ),
+    (Command("ROLLBACK TO SAVEPOINT aioupsert", kind="rollback"),),
 )
 
 

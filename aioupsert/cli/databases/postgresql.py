@@ -96,6 +96,12 @@ class _Postgresql(abc.ABC):
                 length = columns[column].length
                 if length is not None and len(cell) > length:
                     return column
+            # Most messages quote the text, mostly that of one column.
+            quoted = [name for name in cells if f'"{cells[name]}"' in str(error)]
+            if len(quoted) == 1:
+                (name,) = quoted
+                if not await self._can_convert(columns, {name: cells[name]}):
+                    return name
             if cells and not await self._can_convert(columns, cells):
                 while len(cells) > 1:
                     names = [*cells]
