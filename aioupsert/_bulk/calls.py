@@ -356,7 +356,7 @@ async def get_or_create_many(
         returning: What `Result.row` is, as for `create_or_update`.
         without_unique_index: What to do if no unique index makes the key unique, as for
             `create_or_update`.
-        batch_size: The number of rows in a batch; 20,000 by default.
+        batch_size: The number of rows in a batch; 50,000 by default.
         timeout: The number of seconds after which no batch is repeated after a
             transient error, and for which to wait for a connection of a pool, or None
             for no limit.
@@ -400,4 +400,4 @@ async def get_or_create_many(
 
 
 # More would make other tasks wait while their results are made.
-_READ_ROWS: Final = 20_000
+_READ_ROWS: Final = 50_000

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from aioupsert._engines.commands import Command, ResultRows, Steps
 from aioupsert._engines.sql import CompiledStatement, ParameterValues, RowCode
 from aioupsert.errors import NotAppliedError
-from aioupsert.results import Action, Result, result_of_row
+from aioupsert.results import Action, Result, results_of_rows
 
 if TYPE_CHECKING:
     from aioupsert._plan import Plan, RejectedRow
@@ -80,6 +80,7 @@ _ATTRIBUTES: Final = {
     code: {"action": action, "rows_affected": int(code in _WRITTEN)}
     for code, action in _ACTIONS.items()
 }
+_IS_CREATED: Final = {code: code == RowCode.CREATED for code in _ACTIONS}
 # Results are immutable, so calls for one row that return no columns share one.
 _SHARED: Final = {
     code: Result(action, int(code in _WRITTEN)) for code, action in _ACTIONS.items()
@@ -207,10 +208,10 @@ class BatchOutcome:
             mappings = [{name: row[2]} for row in rows]
         else:
             mappings = [dict(zip(names, row[2:], strict=True)) for row in rows]
-        self.results |= {
-            position: result_of_row(mapping, _ATTRIBUTES[code])
-            for position, code, mapping in zip(positions, codes, mappings, strict=True)
-        }
+        created = map(_IS_CREATED.__getitem__, codes)
+        attributes = map(_ATTRIBUTES.__getitem__, codes)
+        results = results_of_rows(mappings, created, attributes)
+        self.results.update(zip(positions, results, strict=True))
 
     def add_merged(self, merged: Mapping[int, Sequence[int]], *, updates: bool) -> None:
         """

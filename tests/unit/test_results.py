@@ -7,7 +7,7 @@ import pickle
 import pytest
 
 from aioupsert import Action, Result, Statement
-from aioupsert.results import result_of_row
+from aioupsert.results import results_of_rows
 
 ROWS = ({"n": 1}, {"n": 2})
 
@@ -62,7 +62,7 @@ def test_a_result_is_a_tuple_with_attributes() -> None:
 
 def test_a_result_that_shares_its_attributes_is_as_any_other() -> None:
     attributes = {"action": Action.UPDATED, "rows_affected": 1}
-    some = [result_of_row(row, attributes) for row in ROWS]
+    some = results_of_rows(ROWS, (False, False), (attributes, attributes))
     for result, row in zip(some, ROWS, strict=True):
         assert result == Result(Action.UPDATED, 1, (row,))
         assert repr(result) == repr(Result(Action.UPDATED, 1, (row,)))
@@ -72,7 +72,8 @@ def test_a_result_that_shares_its_attributes_is_as_any_other() -> None:
     assert [some[0]] * 3 == copied
     other = dataclasses.replace(some[0], action=Action.CREATED)
     assert (other.created, some[0].created, some[1].action) == (True, False, "updated")
-    assert result_of_row({}, {**attributes, "action": Action.CREATED}).created
+    created = {**attributes, "action": Action.CREATED}
+    assert [r.created for r in results_of_rows([{}], [True], [created])] == [True]
 
 
 def test_equal_results_are_equal() -> None:

@@ -849,6 +849,17 @@ def _updating(
     ]
 
 
+def _hashed(written: str) -> str:
+    """
+    Write the source of written rows that are joined with those of the batch.
+
+    The condition is true of each, but the server takes them for few, and so makes a hash
+    table of them, and returns rows in the order of the batch.
+    """
+    condition = f'"code" {operator(">")} 0 AND "code" {operator("<")} 10'
+    return f"(SELECT * FROM {written} WHERE {condition}) AS {written}"
+
+
 def _inserting(
     writer: _BatchWriter,
     plan: Plan,
@@ -943,7 +954,7 @@ def _update_first(
         counts = [f"(SELECT pg_catalog.count(*) FROM {name})" for name in written]
         query = writer.counts(plan, *[*counts, "0"][:2], *written)
         return _Text(writer, ctes, query)
-    joined = f"{first} AS {rows} FULL JOIN {inserted} ON"
+    joined = f"{first} AS {rows} FULL JOIN {_hashed(inserted)} ON"
     joined += f" {writer.same_key(plan, inserted)}"
     columns = ['"code"', *(f'"r{n}"' for n in range(len(plan.returning)))]
     outputs = [f"{inserted}.{c}" for c in columns]
@@ -953,7 +964,7 @@ def _update_first(
             if native
             else f'{updated}."ord" {EQUALS} {rows}."ord"'
         )
-        joined += f" FULL JOIN {updated} ON {same}"
+        joined += f" FULL JOIN {_hashed(updated)} ON {same}"
         outputs = [
             f'CASE WHEN {updated}."code" IS NULL THEN {inserted}.{c}'
             f" ELSE {updated}.{c} END"

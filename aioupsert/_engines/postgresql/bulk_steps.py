@@ -63,7 +63,7 @@ if TYPE_CHECKING:
 
 MAX_ARRAY_ROWS: Final = 5_000
 """The number of rows up to which arrays are as fast as COPY to a temporary table."""
-_MAX_READ_ROWS: Final = 20_000
+_MAX_READ_ROWS: Final = 50_000
 """The number of keys that are looked up by one statement."""
 # The number of rows up to which one by one is as fast as a statement for all.
 _FEW_ROWS: Final = 2
@@ -308,10 +308,9 @@ class PostgresqlBatch:
         number = len(group.positions)
         if self.upsert is None:
             return number > 1 and (self.draws or not group.distinct)
-        by_copy = number > MAX_ARRAY_ROWS and self.create_staging_table
-        if by_copy or not self.takes_arrays or not group.distinct:
+        if self.create_staging_table or not self.takes_arrays or not group.distinct:
             return False
-        return number > MAX_ARRAY_ROWS
+        return number > _max_array_rows(judged=group.judged)
 
     def _in_key_order(self, group: RowGroup, rows: Sequence[int]) -> Sequence[int]:
         """Sort rows by their keys, so that two writers do not deadlock."""
@@ -362,8 +361,9 @@ class _GroupWrite:
     def _round(self, pending: Sequence[int]) -> Steps[Sequence[int]]:
         """Write rows once; return those that were not reported, in their order."""
         batch = self._batch
+        limit = _max_array_rows(judged=self._judged)
         if batch.create_staging_table and (
-            len(pending) > MAX_ARRAY_ROWS or not batch.takes_arrays
+            len(pending) > limit or not batch.takes_arrays
         ):
             try:
                 # Behind a savepoint, as the driver may notice late that it cannot copy.
@@ -378,7 +378,7 @@ class _GroupWrite:
             return pending
         left: list[int] = []
         # Rows that may be equal must not overtake one that is left.
-        size = MAX_ARRAY_ROWS if self._group.distinct else len(pending)
+        size = limit if self._group.distinct else len(pending)
         for start in range(0, len(pending), size):
             left += yield from self.by_arrays(pending[start : start + size])
         return left
@@ -414,15 +414,16 @@ class _GroupWrite:
 
     def _copy(self, some: Sequence[int]) -> Command:
         types = [column.type for column in self._batch.columns]
-        rows = CopiedRows(self._columns(some), types)
+        rows = CopiedRows(self._columns(some, copied=True), types)
         return Command(self._batch.staging_table, rows, kind="copy")
 
-    def _columns(self, some: Sequence[int]) -> list[Sequence[Value]]:
+    def _columns(self, some: Sequence[int], *, copied: bool) -> list[Sequence[Value]]:
         """Return the values of the rows, column by column, encoded."""
         values = [*self._group.some(some)]
         if self._batch.draw:
             drawn = [[column[row] for row in some] for column in self._group.drawn]
-            none = [[None] * len(some)] * len(self._batch.draw)
+            # The server makes an array as long as the others, by NULL.
+            none = [[None] * len(some) if copied else []] * len(self._batch.draw)
             # From the end, as their parameters are negative.
             values += reversed(drawn or none)
         return _encoded(self._batch.columns, values)
@@ -543,7 +544,7 @@ class _GroupWrite:
         constants = statement.constants.arguments(values)
         if copied:
             return Command(statement.staged, constants, caller_columns=returning)
-        arrays = map(ArrayArgument, self._columns(some))
+        arrays = map(ArrayArgument, self._columns(some, copied=False))
         return Command(
             statement.arrays, [*constants, *arrays], caller_columns=returning
         )
@@ -565,6 +566,12 @@ class _GroupWrite:
                 self._outcome.add(positions[some[number - 1]], read_result(plan, those))
             reported = set(results)
         return [row for number, row in enumerate(some, 1) if number not in reported]
+
+
+def _max_array_rows(*, judged: bool) -> int:
+    """Return the number of rows up to which arrays carry them."""
+    # Those that were just looked up were sent as arrays.
+    return _MAX_READ_ROWS if judged else MAX_ARRAY_ROWS
 
 
 def _encoded(
