@@ -55,8 +55,7 @@ async def test_who_waits_is_refused_unless_the_block_ends_in_time() -> None:
         with lock.refusing_after(0.01):
             gone, refused = await waiting(lock, 2)
             gone.cancel()
-            while not late.done():
-                await asyncio.sleep(0.001)
+            await asyncio.wait([late, refused])
         (in_time,) = await waiting(lock, 1)
     assert SHORTEST_WAIT > 0.01
     for task in (late, refused):
