@@ -24,6 +24,7 @@ BENCHMARKS: Final = {
     "in_a_session": "one call in a session and SQLAlchemy's own ON CONFLICT",
     "bulk": "many rows, by hand and with other libraries",
     "cliffs": "awkward rows over plain ones, each with its limit",
+    "tables": "many rows in tables of several kinds, and COPY and ON CONFLICT by hand",
     "bulk_forms": "the statements that many rows can be sent with",
     "lookups": "the ids of many names, which are created where they are missing",
     "sync": "a table that is to equal its source, and the statements by hand",

@@ -34,6 +34,7 @@ QUICK: Final = (
     "recipes",
     "single_call",
     "sync",
+    "tables",
 )
 # One after the other, as both use the same table.
 PEERS: Final = (
