@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
+from itertools import chain
 from typing import Final, Literal, Protocol, TypeAlias
 
 from aioupsert._drivers import is_retryable
@@ -42,7 +43,13 @@ from aioupsert._execution.table_cache import (
     warn,
 )
 from aioupsert._execution.transactions import transaction
-from aioupsert._plan import RejectedRow, RowGroup, ValueSemantics, check_keys
+from aioupsert._plan import (
+    RejectedRow,
+    RowGroup,
+    ValueSemantics,
+    check_keys,
+    lacking_values,
+)
 from aioupsert._plan.pinning import pin_rows
 from aioupsert._plan.schema import Table, TableName
 from aioupsert.errors import AioupsertError, NotAppliedError, UsageError
@@ -207,7 +214,8 @@ class BatchWriter:
             # nothing in common that is known.
             with contextlib.suppress(Exception):
                 groups, _ = await self._compile(session, batch)
-                search.suspect_from([group for _, group in groups])
+                lacking = [lacking_values(c.per_row.plan, g) for c, g in groups]
+                search.suspect_from([group for _, group in groups], chain(*lacking))
         try:
             async with transaction(session):
                 return await self._bisect(session, batch, failed, search)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
 from aioupsert._plan import RequestShape, RowGroup, keys_differ
@@ -70,13 +70,26 @@ class Search:
         self._passed: set[int] = set()
         self._suspects: set[int] = set()
         self.in_any_order = False
+        # More rows than that are not suspected together.
+        self._few = len(batch.positions) // 4
         # Of the rows that were judged last, those at fault.
         self._share = 0.0
 
-    def suspect_from(self, groups: Sequence[RowGroup]) -> None:
-        """Suspect rows that are like those at fault, given all as they are written."""
+    def suspect_from(
+        self, groups: Sequence[RowGroup], lacking: Iterable[int] = ()
+    ) -> None:
+        """
+        Suspect rows that are like those at fault, given all as they are written.
+
+        Args:
+            groups: The rows.
+            lacking: The positions in the batch of those that are suspected from the start.
+        """
         self._groups = groups
         self.in_any_order = keys_differ(groups)
+        suspects = {self._batch.positions[at] for at in lacking}
+        if len(suspects) <= self._few:
+            self._suspects = suspects
 
     def samples(self) -> list[Batch]:
         """Return the first row, the last one, and the one in the middle."""
@@ -125,7 +138,7 @@ class Search:
         self._share *= (1 - _WEIGHT) ** len(batch.positions)
         self._passed.update(batch.positions)
         for position in self._suspects.intersection(batch.positions):
-            for those in self._alike[position]:
+            for those in self._alike.get(position, [{position}]):
                 self._suspects -= those
 
     def note_fault(self, position: int) -> None:
@@ -153,12 +166,11 @@ class Search:
                         group.positions, group.columns[number], strict=True
                     ):
                         sharing.setdefault(cell, []).append(positions[at])
-        few = len(positions) // 4
         alike: dict[int, list[set[int]]] = {}
         for those in itertools.chain.from_iterable(
             cells.values() for cells in by_cell.values()
         ):
-            if 1 < len(those) <= few:
+            if 1 < len(those) <= self._few:
                 shared = {*those}
                 for position in shared:
                     alike.setdefault(position, []).append(shared)

@@ -21,6 +21,7 @@ from aioupsert._plan.resolving import Assignment, Comparison, Resolved
 from aioupsert._plan.rows import (
     RowGrouper,
     check_keys,
+    lacking_values,
     read_row_request,
 )
 from aioupsert._plan.sync_request import SyncRequest
@@ -46,6 +47,7 @@ __all__ = [
     "in_turns",
     "is_columnar",
     "keys_differ",
+    "lacking_values",
     "make_plan",
     "pairs",
     "read_bulk_request",

@@ -352,6 +352,20 @@ def check_keys(plan: Plan, group: RowGroup) -> tuple[RowGroup, list[RejectedRow]
     return group.part(kept), calls
 
 
+def lacking_values(plan: Plan, group: RowGroup) -> list[int]:
+    """Return the positions of rows that have NULL for a column which cannot hold it."""
+    if plan.table.has_before_insert_trigger:  # it may replace NULL
+        return []
+    rows: set[int] = set()
+    for column, value in plan.insert:
+        if column.not_null and value is not None and value.kind == "value":
+            of_rows = value.parameter < len(group.columns)
+            cells = group.columns[value.parameter] if of_rows else ()
+            if NoneType in _classes_of(cells):
+                rows.update(row for row, cell in enumerate(cells) if cell is None)
+    return [group.positions[row] for row in rows]
+
+
 # --- What the cells are ---------------------------------------------------------------
 
 

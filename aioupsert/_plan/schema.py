@@ -82,6 +82,7 @@ class Column:
         consumes_sequence: Whether a new row takes the next value of a sequence.
         required: Whether a new row must be given a value: NOT NULL without a default.
         nullable: Whether it is known that it can hold NULL.
+        not_null: Whether it is known that it cannot.
         supports_unnest: Whether an array of its values can be unnested to them.
         unconstrained: Whether no constraint, index or domain may refuse its values.
         hidden: Whether ``returning="*"`` leaves it out (SQLite's rowid).
@@ -110,6 +111,7 @@ class Column:
     consumes_sequence: bool = False
     required: bool = False
     nullable: bool = False
+    not_null: bool = False
     supports_unnest: bool = True
     unconstrained: bool = False
     hidden: bool = False

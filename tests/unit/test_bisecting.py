@@ -21,13 +21,13 @@ def rows_of(size: int = 16, bad: Sequence[int] = (2, 5, 11)) -> Rows:
     ]
 
 
-def searching(rows: Rows) -> tuple[Search, Batch]:
+def searching(rows: Rows, lacking: Sequence[int] = ()) -> tuple[Search, Batch]:
     groups, _ = RowGrouper(read_bulk_request(key="id")).group(
         rows, TABLE, engine_of(None)
     )
     batch = Batch([100 + at for at in range(len(rows))], rows)
     search = Search(batch, ERROR, some_pass=False)
-    search.suspect_from(groups)
+    search.suspect_from(groups, lacking)
     return search, batch
 
 
@@ -82,6 +82,29 @@ def test_rows_like_one_at_fault_are_likely_at_fault() -> None:
     search.note_fault(111)
     assert first_part(search, batch) == [*range(7)]
     assert not search.is_likely(111)
+
+
+def test_rows_that_lack_a_value_are_suspected_from_the_start() -> None:
+    bad = (2, 5, 11)
+    search, batch = searching(rows_of(16, bad), bad)
+    part, rest = search.split(batch, has_fault=True)
+    assert numbers(part) == [n for n in range(16) if n not in bad]
+    assert (numbers(rest), search.is_likely(105)) == ([*bad], True)
+    search.note_passed(batch.some([5]))
+    assert not search.is_likely(102)
+
+
+def test_a_single_row_that_lacks_a_value_is_suspected_until_it_passes() -> None:
+    search, batch = searching(rows_of(4, (1,)), (1,))
+    assert search.is_likely(101)
+    search.note_passed(batch.some([1]))
+    assert not search.is_likely(101)
+
+
+def test_of_many_rows_that_lack_a_value_none_is_suspected() -> None:
+    bad = range(5)
+    search, batch = searching(rows_of(16, bad), bad)
+    assert first_part(search, batch) == [*range(8)]
 
 
 def test_rows_like_one_that_passed_are_not_suspected() -> None:

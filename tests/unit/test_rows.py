@@ -14,6 +14,8 @@ from aioupsert._plan import (
     Request,
     RowGroup,
     RowGrouper,
+    lacking_values,
+    make_plan,
     read_bulk_request,
     read_row_request,
 )
@@ -44,6 +46,20 @@ def test_the_next_batch_has_the_request_of_the_last_one() -> None:
     assert first.shape is second.shape
     assert first.constants == second.constants == [3]
     assert second.columns == [[3], [4]]
+
+
+def test_rows_with_null_for_a_column_that_cannot_hold_it_lack_a_value() -> None:
+    strict = table(column("n", not_null=True), column("s", "text", not_null=True))
+    rows = [{"id": n, "n": None if n % 2 else n, "s": F("s")} for n in range(4)]
+    grouper = rows_by_id(create_defaults={"s": "x"})
+    (its_rows,) = grouper.group(rows, strict, POSTGRESQL)[0]
+    for described, positions in (
+        (strict, [1, 3]),
+        (TABLE, []),
+        (replace(strict, has_before_insert_trigger=True), []),
+    ):
+        found = lacking_values(make_plan(its_rows.shape, described), its_rows)
+        assert sorted(found) == positions
 
 
 def test_a_request_that_is_made_of_another_keeps_its_own() -> None:

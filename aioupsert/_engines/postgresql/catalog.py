@@ -415,6 +415,7 @@ def _column(found: FoundColumn, defaults: Mapping[str, str]) -> Column:
         and found["default"] is None
         and not found["generated"],
         nullable=not found["not_null"],
+        not_null=found["not_null"],
         unconstrained=found["unchecked"],
         supports_unnest=found["array"] and found["category"] not in _EXPANDED,
         type_id=found["type_id"],

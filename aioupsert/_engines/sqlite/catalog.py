@@ -222,6 +222,7 @@ def _column(row: ResultRow, *, strict: bool, consumes_sequence: bool) -> Column:
         required=bool(not_null)
         and default is None
         and not (primary and declared.upper() == "INTEGER"),
+        not_null=bool(not_null),
         generated=hidden in _GENERATED,
         type_id=f"{declared} {primary} {not_null}",
     )
