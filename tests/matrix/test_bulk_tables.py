@@ -296,6 +296,26 @@ async def test_new_rows_are_numbered_in_their_order(
     ]
 
 
+@pytest.mark.parametrize(("width", "copied"), [(3, False), (100, True)])
+async def test_rows_are_copied_where_they_have_many_cells(
+    pg: PostgresDatabase,
+    caplog: pytest.LogCaptureFixture,
+    width: int,
+    *,
+    copied: bool,
+) -> None:
+    names = [f"c{n}" for n in range(width)]
+    columns = ", ".join(f"{name} integer" for name in names)
+    await pg.run(f"CREATE TABLE t (k integer PRIMARY KEY, {columns})")
+    rows = [{"k": k, **dict.fromkeys(names, k)} for k in range(250)]
+    with caplog.at_level("DEBUG", "aioupsert"):
+        result = await create_or_update_many(pg.handle, "t", rows, key="k")
+    assert result == BulkResult(created=250)
+    table = [text for text in caplog.messages if text.startswith("CREATE TEMPORARY")]
+    assert bool(table) is copied
+    assert await pg.query(f"SELECT sum(c{width - 1}) FROM t") == [(sum(range(250)),)]
+
+
 async def test_so_they_are_where_the_numbers_are_no_integers(
     pg: PostgresDatabase,
 ) -> None:

@@ -4,7 +4,7 @@ Many rows on PostgreSQL: in rounds of one statement, and the last few one by one
 A group of rows has one request shape, so one statement can write all of it. What a round
 sends, in the open transaction:
 
-1. for up to `MAX_ARRAY_ROWS` rows: nothing, as arrays carry them. For more: a savepoint,
+1. for few rows: nothing, as arrays carry them. For many, or wide ones: a savepoint,
    CREATE TEMPORARY TABLE, unless the session has it, and COPY, which is faster then;
 2. if a condition may leave rows unchanged: the query that finds those rows; the others
    go on;
@@ -63,8 +63,10 @@ if TYPE_CHECKING:
 
 MAX_ARRAY_ROWS: Final = 5_000
 """The number of rows up to which arrays are as fast as COPY to a temporary table."""
+_MAX_ARRAY_CELLS: Final = 20_000
+"""The same for their cells."""
 _MAX_READ_ROWS: Final = 50_000
-"""The number of keys that are looked up by one statement."""
+"""The number of keys that are looked up by one statement, and then of new rows."""
 # The number of rows up to which one by one is as fast as a statement for all.
 _FEW_ROWS: Final = 2
 
@@ -293,6 +295,7 @@ class PostgresqlBatch:
             or not self.takes_arrays
             or not group.distinct
             or number > MAX_ARRAY_ROWS
+            or self.copies(number)
             # A value that a driver does not take in an array may pass by itself.
             or (whole and (number == 1 or not self.upsert.writes_all))
         ):
@@ -311,6 +314,14 @@ class PostgresqlBatch:
         if self.create_staging_table or not self.takes_arrays or not group.distinct:
             return False
         return number > _max_array_rows(judged=group.judged)
+
+    def copies(self, number: int, *, judged: bool = False) -> bool:
+        """Return whether so many rows are copied to a temporary table."""
+        if not self.create_staging_table:
+            return False
+        is_wide = not judged and number * len(self.columns) > _MAX_ARRAY_CELLS
+        is_long = number > _max_array_rows(judged=judged)
+        return is_wide or is_long or not self.takes_arrays
 
     def _in_key_order(self, group: RowGroup, rows: Sequence[int]) -> Sequence[int]:
         """Sort rows by their keys, so that two writers do not deadlock."""
@@ -361,10 +372,7 @@ class _GroupWrite:
     def _round(self, pending: Sequence[int]) -> Steps[Sequence[int]]:
         """Write rows once; return those that were not reported, in their order."""
         batch = self._batch
-        limit = _max_array_rows(judged=self._judged)
-        if batch.create_staging_table and (
-            len(pending) > limit or not batch.takes_arrays
-        ):
+        if batch.copies(len(pending), judged=self._judged):
             try:
                 # Behind a savepoint, as the driver may notice late that it cannot copy.
                 return (
@@ -378,6 +386,7 @@ class _GroupWrite:
             return pending
         left: list[int] = []
         # Rows that may be equal must not overtake one that is left.
+        limit = _max_array_rows(judged=self._judged)
         size = limit if self._group.distinct else len(pending)
         for start in range(0, len(pending), size):
             left += yield from self.by_arrays(pending[start : start + size])
