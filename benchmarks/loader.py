@@ -36,7 +36,7 @@ from benchmarks.support.databases import postgresql_server
 from benchmarks.support.options import add_check, add_turns
 from benchmarks.support.report import show, show_versions, verdict
 from benchmarks.support.rows import seeded
-from benchmarks.support.timing import in_turns, ratio, stopwatch
+from benchmarks.support.timing import in_turns, ratio
 
 QUICK: Final = {"rows": 400, "wide_rows": 20, "turns": 1}
 LIMITS: Final = {"PostgreSQL": 2.0, "SQLite": 1.5}
@@ -152,24 +152,19 @@ def used_by(command: Sequence[str], *, codes: Iterable[int] = (0,)) -> Used:
     """Run a process to its end; return what it took."""
     # Modules are compiled once, as those of an installed package are.
     env = {**os.environ, "PYTHONDONTWRITEBYTECODE": ""}
-    with stopwatch() as elapsed:
-        process = subprocess.Popen(  # noqa: S603  # our own commands, no shell
-            command,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=env,
-        )
-        assert process.stderr is not None
-        told = process.stderr.read()
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode not in codes:
-        msg = f"{' '.join(command)}: {told}"
+    process = subprocess.run(  # noqa: S603  # our own commands, no shell
+        [sys.executable, "-m", "benchmarks._measured_process", *command],
+        capture_output=True,
+        text=True,
+        env=env,
+        check=True,
+    )
+    code, wall, cpu, size = process.stdout.split()
+    if int(code) not in codes:
+        msg = f"{' '.join(command)}: {process.stderr}"
         raise SystemExit(msg)
     unit = 1 if sys.platform == "darwin" else 1_024
-    cpu = usage.ru_utime + usage.ru_stime
-    return Used(elapsed.wall, cpu, usage.ru_maxrss * unit)
+    return Used(float(wall), float(cpu), int(size) * unit)
 
 
 def load(url: str, path: Path, *options: str, table: str = "prices") -> list[str]:
