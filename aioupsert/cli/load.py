@@ -392,7 +392,7 @@ _BATCH_ROWS: Final = 50_000
 # Rows whose changes are kept are in memory, each with all columns.
 _BATCH_WITH_CHANGES: Final = 1_000
 # A cell takes some hundred bytes on its way, whatever is in it.
-_BATCH_CELLS: Final = 500_000
+_BATCH_CELLS: Final = 250_000
 # Bytes; below the size at which the library itself would split a batch, whose rejected
 # rows would be unknown until the last part is stored.
 _BATCH_SIZE: Final = 24_000_000
