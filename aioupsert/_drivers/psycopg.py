@@ -108,6 +108,10 @@ class _Cursor(psycopg.AsyncRawCursor[tuple[Value, ...]]):
         """Return the generator that executes a statement, as `execute` runs it."""
         return self._execute_gen(query, arguments, prepare=prepare)
 
+    def rows(self, number: int) -> list[tuple[Value, ...]]:
+        """Return so many rows; `fetchall` takes three coroutines, and never waits here."""
+        return self._tx.load_rows(0, number, self._make_row)
+
 
 async def _run(steps: PQGen[None], libpq: PGconn) -> None:
     """Run a generator of psycopg's, which can go on if this is cancelled."""
@@ -200,7 +204,7 @@ class PsycopgSession(PostgresqlSession):
     ) -> ResultRows:
         try:
             cursor = await self._execute(sql, arguments)
-            return await self._rows(cursor, caller_columns)
+            return self._rows(cursor, caller_columns)
         except psycopg.Error as exc:
             self._raise_internal(exc, sqlstate(exc))
             raise
@@ -328,21 +332,20 @@ class PsycopgSession(PostgresqlSession):
         self, sql: str, arguments: Iterable[Value], caller_columns: int
     ) -> ResultRows:
         cursor = await self._execute(sql, [*arguments])
-        return await self._rows(cursor, caller_columns)
+        return self._rows(cursor, caller_columns)
 
     async def _fetch_once(
         self, sql: str, arguments: Iterable[Value], caller_columns: int
     ) -> ResultRows:
         cursor = await self._execute(sql, [*arguments], prepare=False)
-        return await self._rows(cursor, caller_columns)
+        return self._rows(cursor, caller_columns)
 
-    async def _rows(self, cursor: _Cursor, caller_columns: int) -> ResultRows:
+    def _rows(self, cursor: _Cursor, caller_columns: int) -> ResultRows:
         result = cursor.pgresult
         if result is None or result.status != _TUPLES_OK:
             return ()
         if _has_default_loaders(self._connection.adapters):
-            rows: ResultRows = await cursor.fetchall()
-            return rows
+            return cursor.rows(result.ntuples)
         return self._read(result, caller_columns)
 
     def _read(self, result: PGresult, caller_columns: int) -> ResultRows:
@@ -451,11 +454,13 @@ class _Context(NamedTuple):
 # psycopg's defaults, whatever the caller has set for the process or the connection.
 _ADAPTERS: Final = AdaptersMap(types=psycopg.postgres.types)
 psycopg.postgres.register_default_adapters(_Context(_ADAPTERS, None))
-psycopg.postgres.types["int8"].register(_Context(_ADAPTERS, None))  # its arrays
+for _type in ("bool", "int8"):
+    psycopg.postgres.types[_type].register(_Context(_ADAPTERS, None))  # its arrays
 # The types of the columns that this library itself reads, with their loaders: unknown ones,
-# bool, int8, int4, text, int8[], cstring.
+# bool, int8, int4, text, bool[], int8[], cstring.
 _LOADERS: Final = [
-    (oid, _ADAPTERS.get_loader(oid, _TEXT)) for oid in (0, 16, 20, 23, 25, 1016, 2275)
+    (oid, _ADAPTERS.get_loader(oid, _TEXT))
+    for oid in (0, 16, 20, 23, 25, 1000, 1016, 2275)
 ]
 
 

@@ -227,6 +227,12 @@ async def test_loaders_of_the_caller_read_what_the_caller_asked_for(
     assert conn.row_factory(await conn.execute("SELECT 'a' AS k, 2 AS n"))
 
 
+async def test_a_loader_of_the_caller_does_not_tell_what_has_changed(conn: Any) -> None:
+    conn.adapters.register_loader("bool", Boxed)
+    await count(conn)
+    assert (await count(conn, old=True)).changed == ("n",)
+
+
 async def test_loaders_of_psycopg_s_own_are_left_to_it(
     conn: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
