@@ -83,7 +83,9 @@ Operand: TypeAlias = "Expression | Value"
 
 T = TypeVar("T")
 
-_INT32: Final = 2**31
+_INT4: Final[Node] = ("literal", "int4", ())
+_INT4_MIN: Final = -(2**31)
+_INT4_MAX: Final = 2**31 - 1
 _INT64: Final = 2**63
 
 # Hashing a tree takes stack for each level of it.
@@ -167,7 +169,7 @@ def literal_kind(value: Value) -> LiteralKind:
     """Return what a literal is by its Python type, which becomes part of the node."""
     kind = _KINDS.get(value.__class__) or _kind_of_subclass(value)
     if kind == "int4":
-        if -_INT32 <= value < _INT32:
+        if _INT4_MIN <= value <= _INT4_MAX:
             return kind
         return "int8" if -_INT64 <= value < _INT64 else "numeric"
     if kind == "datetime" and value.tzinfo is not None:
@@ -315,18 +317,10 @@ class Expression:
 
     def _operate(self, operator: Operator, other: Operand) -> Expression:
         # The same as _build, but faster, because most calls build F("n") + 1.
-        node: Node
-        depth = self.depth
-        if isinstance(other, Expression):
-            node = other.node
-            values = (*self.values, *other.values)
-            depth = max(depth, other.depth)
-        else:
-            is_int4 = other.__class__ is int and -_INT32 <= other < _INT32
-            node = ("literal", "int4" if is_int4 else literal_kind(other), ())
-            values = (*self.values, other)
-        node = ("operator", operator, (self.node, node))
-        return Expression(node, values, depth + 1)
+        if other.__class__ is int and _INT4_MIN <= other <= _INT4_MAX:
+            node: Node = ("operator", operator, (self.node, _INT4))
+            return Expression(node, (*self.values, other), self.depth + 1)
+        return _build("operator", operator, self, other)
 
     def is_null(self) -> Expression:
         """Return the condition that the value is NULL."""
