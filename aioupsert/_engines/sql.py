@@ -40,6 +40,8 @@ class RowCode(enum.IntEnum):
 
 ParameterValues: TypeAlias = Sequence[Value]
 """The values of one call; a parameter is an index of it."""
+Binder: TypeAlias = Callable[[ParameterValues], Sequence[Value]]
+"""Returns the values of a call that a statement binds, as it binds them."""
 Encoder: TypeAlias = Callable[[Value], str | None]
 """Encodes a value that the driver would not write as this library means it."""
 Encoders: TypeAlias = tuple[tuple[int, Encoder], ...]
@@ -53,35 +55,35 @@ class CompiledStatement:
 
     Attributes:
         sql: The text.
-        pick: Returns the values in the order of the placeholders.
-        encoders: The placeholders whose value is encoded.
+        arguments: Returns the values in the order of the placeholders, encoded.
         when: In which case it is sent, for `preview`.
         counted_as: The code of each written row if the statement returns no rows.
     """
 
     sql: str
-    pick: Callable[[ParameterValues], tuple[Value, ...]]
-    encoders: Encoders = ()
+    arguments: Binder
     when: str = ""
     counted_as: RowCode | None = None
 
-    def arguments(self, values: ParameterValues) -> Sequence[Value]:
-        """Return the values in the order of the placeholders, encoded."""
-        picked = self.pick(values)
-        if not self.encoders:
-            return picked
-        encoded = list(picked)
-        for position, encode in self.encoders:
-            encoded[position] = encode(encoded[position])
-        return encoded
 
+def _binder(parameters: Sequence[int], encoders: Encoders) -> Binder:
+    first = parameters[0] if parameters else 0
+    pick: Binder = (
+        itemgetter(*parameters)
+        if len(parameters) > 1
+        # Of one, itemgetter would return the value itself.
+        else itemgetter(slice(first, first + len(parameters)))
+    )
+    if not encoders:
+        return pick
 
-def _picker(
-    parameters: Sequence[int],
-) -> Callable[[ParameterValues], tuple[Value, ...]]:
-    if len(parameters) > 1:  # itemgetter returns a tuple only then
-        return itemgetter(*parameters)
-    return lambda values: tuple([values[parameter] for parameter in parameters])
+    def encoded(values: ParameterValues) -> Sequence[Value]:
+        picked = [*pick(values)]
+        for position, encode in encoders:
+            picked[position] = encode(picked[position])
+        return picked
+
+    return encoded
 
 
 # --- Names and texts ------------------------------------------------------------------
@@ -141,7 +143,7 @@ class SqlWriter(abc.ABC):
     ) -> CompiledStatement:
         """Return the statement with the placeholders written so far."""
         return CompiledStatement(
-            sql, _picker(self.parameters), tuple(self.encoders), when, counted_as
+            sql, _binder(self.parameters, tuple(self.encoders)), when, counted_as
         )
 
     def column(self, column: Column) -> str:
