@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any, Final, TypedDict, TypeVar, Unpack, overlo
 
 from aioupsert._execution import calls
 from aioupsert._execution.targets import ALL
+from aioupsert._plan.request import Arguments
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from aioupsert._plan.request import Arguments
     from aioupsert.expressions import Expression
     from aioupsert.results import Result, Statement
     from aioupsert.typing import (
@@ -226,20 +226,23 @@ async def create_or_update(
     References:
         PostgreSQL, "INSERT" and "Transaction Isolation"; SQLite, "Transaction".
     """
-    arguments: Arguments = {
-        "row": row,
-        "key": key,
-        "update": update,
-        "defaults": defaults,
-        "create_defaults": create_defaults,
-        "where": where,
-        "skip_unchanged": skip_unchanged,
-        "touch": touch,
-        "returning": returning,
-        "old": old,
-        "without_unique_index": without_unique_index,
-        "strategy": strategy,
-    }
+    arguments: Arguments = tuple.__new__(  # pyright: ignore[reportUnknownMemberType]
+        Arguments,
+        (
+            row,
+            key,
+            update,
+            defaults,
+            create_defaults,
+            where,
+            skip_unchanged,
+            touch,
+            returning,
+            old,
+            without_unique_index,
+            strategy,
+        ),
+    )
     return await calls.create_or_update(
         conn, table, arguments, timeout, execution_options
     )
@@ -341,20 +344,14 @@ async def get_or_create(
     References:
         PostgreSQL, "INSERT" and "SET TRANSACTION"; SQLite, "Transaction".
     """
-    arguments: Arguments = {
-        "row": None,
-        "key": key,
-        "update": None,
-        "defaults": None,
-        "create_defaults": defaults,
-        "where": None,
-        "skip_unchanged": False,
-        "touch": None,
-        "returning": returning,
-        "old": False,
-        "without_unique_index": without_unique_index,
-        "strategy": strategy,
-    }
+    arguments = Arguments(
+        None,
+        key,
+        create_defaults=defaults,
+        returning=returning,
+        without_unique_index=without_unique_index,
+        strategy=strategy,
+    )
     return await calls.get_or_create(conn, table, arguments, timeout, execution_options)
 
 
@@ -413,18 +410,18 @@ async def preview(
         MissingUniqueIndexError: No unique index makes the key unique, and the call
             requires one.
     """
-    arguments: Arguments = {
-        "row": row,
-        "key": key,
-        "update": update,
-        "defaults": defaults,
-        "create_defaults": create_defaults,
-        "where": where,
-        "skip_unchanged": skip_unchanged,
-        "touch": touch,
-        "returning": returning,
-        "old": old,
-        "without_unique_index": without_unique_index,
-        "strategy": strategy,
-    }
+    arguments = Arguments(
+        row,
+        key,
+        update,
+        defaults,
+        create_defaults,
+        where,
+        skip_unchanged,
+        touch,
+        returning,
+        old,
+        without_unique_index,
+        strategy,
+    )
     return await calls.preview(conn, table, arguments, TIMEOUT, execution_options)

@@ -343,20 +343,23 @@ class Coalescer:
             raise CoalescerClosedError(admission.closed or _ANOTHER_LOOP)
         if CURRENT_HOLD.get() is not None:
             await self._refuse_to_wait_for_itself()
-        arguments: Arguments = {
-            "row": row,
-            "key": {} if key is None else key,
-            "update": update,
-            "defaults": defaults,
-            "create_defaults": create_defaults,
-            "where": where,
-            "skip_unchanged": skip_unchanged,
-            "touch": touch,
-            "returning": returning,
-            "old": old,
-            "without_unique_index": self._without_unique_index,
-            "strategy": "auto",
-        }
+        arguments: Arguments = tuple.__new__(  # pyright: ignore[reportUnknownMemberType]
+            Arguments,
+            (
+                row,
+                {} if key is None else key,
+                update,
+                defaults,
+                create_defaults,
+                where,
+                skip_unchanged,
+                touch,
+                returning,
+                old,
+                self._without_unique_index,
+                "auto",
+            ),
+        )
         shape, values = self._reader.read(arguments)
         # A pending call should refer to little: the garbage collector traverses it all.
         del arguments, row, key, update, defaults, create_defaults, where, touch

@@ -34,12 +34,12 @@ class RequestReader:
         Raises:
             UsageError: The arguments are wrong.
         """
-        key = arguments["key"]
-        if key and arguments["row"] is None and self._target.model is None:
+        key = arguments.key
+        if key and arguments.row is None and self._target.model is None:
             shape, values = read_request(arguments)  # as most calls are
         else:
             arguments = self._with_key(arguments)
-            self._target.check_without_session(arguments["returning"])
+            self._target.check_without_session(arguments.returning)
             shape, values = self._target.read(arguments)
         shared = self._last
         if shape != shared:  # quicker to see than to find it
@@ -47,7 +47,7 @@ class RequestReader:
         if shared is not None:
             return shared, values
         # The shape has the key's columns in the order of the coalescer's, or is new.
-        given = self._key if arguments["row"] is not None else self._check_key(key)
+        given = self._key if arguments.row is not None else self._check_key(key)
         order = [*map(given.index, self._key)]
         columns = shape[0]
         order += range(len(order), len(columns))  # what a model adds to every key
@@ -59,15 +59,15 @@ class RequestReader:
 
     def _with_key(self, arguments: Arguments) -> Arguments:
         """Return the arguments with the key that a row has, or any other call."""
-        key = arguments["key"]
-        if arguments["row"] is None:
+        key = arguments.key
+        if arguments.row is None:
             if not key:
                 self._check_key(key)
             return arguments
         if key:
             msg = "a row has its key, which is the coalescer's: pass one of them"
             raise UsageError(msg)
-        return {**arguments, "key": self._key}
+        return arguments._replace(key=self._key)
 
     def _check_key(self, key: object) -> list[str]:
         """Return the columns of a call's key, which must be the coalescer's."""

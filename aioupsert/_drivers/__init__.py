@@ -22,9 +22,10 @@ from aioupsert.errors import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import TracebackType
 
-    from aioupsert._drivers.base import ConnectionKind, Driver, Session
+    from aioupsert._drivers.base import ConnectionKind, Driver, Handle, Session
 
 DRIVERS: Final = {
     "asyncpg": "aioupsert._drivers.asyncpg",
@@ -37,6 +38,13 @@ DRIVERS: Final = {
 """The modules here that use a driver, by the package of the driver."""
 
 _kinds: Final[dict[type, ConnectionKind]] = {}
+
+DIRECT: Final[dict[type, Callable[[Handle], Session]]] = {}
+"""
+What returns a session on a connection, by its class.
+
+Only of connections that need not be acquired, and only of classes that were used before.
+"""
 
 
 def session_on(
@@ -60,17 +68,6 @@ def session_on(
     if not kind.is_pool:
         timeout = None  # to acquire it may include work in the caller's transaction
     return _Acquired(kind, kind.acquire(connection), timeout)
-
-
-def direct_session(connection: object) -> Session | None:
-    """
-    Return a session on a connection; None if it must be acquired first.
-
-    Raises:
-        UnsupportedConnectionError: As in `session_on`.
-    """
-    kind = _kinds.get(type(connection)) or _find_kind(connection)
-    return kind.session(connection) if kind.acquire is None else None
 
 
 class _Acquired:
@@ -175,6 +172,8 @@ def _find_kind(connection: object) -> ConnectionKind:
         for kind in driver.KINDS:
             if isinstance(connection, kind.type):
                 _kinds[cls] = kind
+                if kind.acquire is None:
+                    DIRECT[cls] = kind.session
                 return kind
     name = f"{cls.__module__}.{cls.__qualname__}"
     hint = next((h for start, h in _HINTS.items() if name.startswith(start)), _HINT)

@@ -74,12 +74,14 @@ class AsyncpgSession(PostgresqlSession):
 
     def __init__(self, connection: Handle) -> None:
         """Use a connection, plain or pooled."""
-        # A pooled connection is a proxy of the real one, which outlives it. Once released
-        # it has none, and raises a clear error from any of its methods.
-        real = getattr(connection, "_con", connection) or connection.get_server_pid()
+        real: Handle = connection
+        if connection.__class__ is PoolConnectionProxy:
+            # It is a proxy of the real one, which outlives it. Once released it has none,
+            # and raises a clear error from any of its methods.
+            real = real._con or real.get_server_pid()  # noqa: SLF001  # it has no public name
         self._connection = connection
+        self._real = real
         self.state = STATES.get(id(real)) or state_of(real)
-        self._real: Handle = real
 
     @property
     def engine(self) -> Engine:
@@ -109,9 +111,13 @@ class AsyncpgSession(PostgresqlSession):
         del caller_columns
         if LOGGER.isEnabledFor(DEBUG):
             log(sql)
-        lock = self.state.lock
-        if not lock.take():  # not "async with", which costs more on every call
+        state = self.state
+        lock = state.own_lock if not state.holds else state.lock
+        # Not "async with", which costs more on every call.
+        if lock.is_held:
             await lock.acquire()
+        else:
+            lock.is_held = True
         try:
             rows: ResultRows = await self._connection.fetch(sql, *arguments)
         except asyncpg.PostgresError as exc:
@@ -122,7 +128,10 @@ class AsyncpgSession(PostgresqlSession):
             self._raise_if_closed(exc)
             raise
         finally:
-            lock.release()
+            if lock.waiters:
+                lock.release()
+            else:
+                lock.is_held = False
         return rows
 
     def may_be_stale(self, error: Exception) -> bool:

@@ -267,13 +267,13 @@ class ConnectionState:
     )
     warned: set[str] = field(default_factory=set[str])
     holds: int = 0
-    _lock: ConnectionLock = field(default_factory=ConnectionLock)
+    own_lock: ConnectionLock = field(default_factory=ConnectionLock)
 
     @property
     def lock(self) -> ConnectionLock:
         """The lock that a statement needs: the connection's, or that of its steps."""
         hold = self._hold() if self.holds else None
-        return self._lock if hold is None else hold.lock
+        return self.own_lock if hold is None else hold.lock
 
     def is_held_here(self) -> bool:
         """Return whether this code is one of the steps that hold the lock."""

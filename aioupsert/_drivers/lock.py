@@ -27,18 +27,18 @@ class ConnectionLock:
     the library cannot see it, as the rows may come through a queue.
     """
 
-    __slots__ = ("_is_held", "_waiters")
+    __slots__ = ("is_held", "waiters")
 
     def __init__(self) -> None:
         """Begin free."""
-        self._is_held = False
-        self._waiters = deque[asyncio.Future[None]]()
+        self.is_held = False
+        self.waiters = deque[asyncio.Future[None]]()
 
     def take(self) -> bool:
         """Take the lock if it is free; return whether it was."""
-        if self._is_held:
+        if self.is_held:
             return False
-        self._is_held = True
+        self.is_held = True
         return True
 
     async def acquire(self) -> None:
@@ -51,24 +51,24 @@ class ConnectionLock:
         if self.take():
             return
         waiter = asyncio.get_running_loop().create_future()
-        self._waiters.append(waiter)
+        self.waiters.append(waiter)
         try:
             await waiter
         except asyncio.CancelledError:
             if not waiter.cancelled() and waiter.exception() is None:
                 self.release()  # it was handed over just then
-            elif waiter in self._waiters:
-                self._waiters.remove(waiter)
+            elif waiter in self.waiters:
+                self.waiters.remove(waiter)
             raise
 
     def release(self) -> None:
         """Hand the lock over to the first that waits for it, if there is one."""
-        while self._waiters:
-            waiter = self._waiters.popleft()
+        while self.waiters:
+            waiter = self.waiters.popleft()
             if not waiter.done():
                 waiter.set_result(None)
                 return
-        self._is_held = False
+        self.is_held = False
 
     async def __aenter__(self) -> None:
         """Take the lock."""
@@ -103,7 +103,7 @@ class ConnectionLock:
 
     def refuse(self, seconds: float) -> None:
         """Refuse those that wait for the lock."""
-        while self._waiters:
-            waiter = self._waiters.popleft()
+        while self.waiters:
+            waiter = self.waiters.popleft()
             if not waiter.done():
                 waiter.set_exception(ConnectionHeldError(seconds))

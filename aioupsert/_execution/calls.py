@@ -15,7 +15,7 @@ import logging
 import time
 from typing import TYPE_CHECKING, Final
 
-from aioupsert._drivers import direct_session, session_on
+from aioupsert._drivers import DIRECT, session_on
 from aioupsert._drivers.base import CachedTable, ReadOnlyError, Session, TransientError
 from aioupsert._engines.outcomes import (
     MAX_LOST_RACES,
@@ -33,15 +33,16 @@ from aioupsert._execution.table_cache import (
     keep_call,
     refresh,
 )
-from aioupsert._execution.targets import Target, named, of_sqlalchemy
-from aioupsert._observation import Observation
+from aioupsert._execution.targets import Target
+from aioupsert._observation import observed
 from aioupsert._plan import read_request, read_row_request
+from aioupsert._plan.schema import NAMES
 from aioupsert.events import OBSERVERS
 from aioupsert.results import Result, Statement
 from aioupsert.typing import Value
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Coroutine, Mapping
 
     from aioupsert._engines.base import CompiledCall
     from aioupsert._plan import Plan, RequestShape
@@ -54,45 +55,58 @@ _logger: Final = logging.getLogger("aioupsert")
 _MANY_ATTEMPTS: Final = 10
 
 
-async def create_or_update(
+def create_or_update(
+    conn: object,
+    table: object,
+    arguments: Arguments,
+    timeout: float | None,
+    options: Mapping[str, object] | None,
+) -> Coroutine[object, object, Result]:
+    """
+    Create or update one row, on a connection or on one of a pool.
+
+    Returns:
+        What is to be awaited. This is not a coroutine itself, since each of them takes
+        time on every call.
+    """
+    session_on_it = DIRECT.get(conn.__class__)
+    if (
+        session_on_it is None
+        or OBSERVERS
+        or options is not None
+        or not isinstance(table, str)
+        or isinstance(arguments.returning, type)
+    ):
+        return _create_or_update(conn, table, arguments, timeout, options)
+    name = NAMES[table]
+    if arguments.row is None:
+        shape, values = read_request(arguments)
+    else:
+        shape, values = read_row_request(arguments)
+    return write(session_on_it(conn), name, shape, values, timeout)
+
+
+async def _create_or_update(
     conn: object,
     table: object,
     arguments: Arguments,
     timeout: float | None,
     options: Mapping[str, object] | None,
 ) -> Result:
-    """Create or update one row, on a connection or on one of a pool."""
-    # The names of tables are few, and this is the way of most calls.
-    if isinstance(table, str) and options is None and not of_sqlalchemy[type(conn)]:
-        target, handle = named(table), conn
-    else:
-        target = Target(conn, table, options)
-        handle = target.handle
-    tracked: Arguments | None = None
-    if target.model is not None:
-        tracked = target.tracked(arguments)
-        shape, values = target.read(tracked or arguments)
-    elif arguments["row"] is None:
-        shape, values = read_request(arguments)
-    else:
-        shape, values = read_row_request(**arguments)
-    if OBSERVERS:
-        with Observation("create_or_update", target.name) as observation:
-            async with session_on(handle, timeout) as session:
+    """Create or update one row, whatever the table and the connection are."""
+    target = Target(conn, table, options)
+    tracked = target.tracked(arguments)
+    shape, values = target.read(tracked or arguments)
+    with observed("create_or_update", target.name) as observation:
+        async with session_on(target.handle, timeout) as session:
+            if observation is not None:
                 observation.event.system = session.engine.system
-                result = await write(session, target.name, shape, values, timeout)
+            result = await write(session, target.name, shape, values, timeout)
+        if observation is not None:
             observation.record_each(result)
-    else:
-        direct = direct_session(handle)
-        if direct is not None:
-            result = await write(direct, target.name, shape, values, timeout)
-        else:
-            async with session_on(handle, timeout) as session:
-                result = await write(session, target.name, shape, values, timeout)
-    returning = arguments["returning"]
-    if target.model is None and not isinstance(returning, type):
-        return result
-    return await target.translate(result, returning, tracked=tracked is not None)
+    return await target.translate(
+        result, arguments.returning, tracked=tracked is not None
+    )
 
 
 async def get_or_create(
@@ -104,16 +118,14 @@ async def get_or_create(
 ) -> Result:
     """Return the row, or create it with the defaults, which are its create_defaults."""
     target = Target(conn, table, options)
-    returning = target.default_returning(arguments["returning"])
-    arguments = {**arguments, "returning": returning}
-    if not OBSERVERS:
+    returning = target.default_returning(arguments.returning)
+    arguments = arguments._replace(returning=returning)
+    with observed("get_or_create", target.name) as observation:
         async with session_on(target.handle, timeout) as session:
-            result = await _get_or_create(session, target, arguments, timeout)
-    else:
-        with Observation("get_or_create", target.name) as observation:
-            async with session_on(target.handle, timeout) as session:
+            if observation is not None:
                 observation.event.system = session.engine.system
-                result = await _get_or_create(session, target, arguments, timeout)
+            result = await _get_or_create(session, target, arguments, timeout)
+        if observation is not None:
             observation.record_each(result)
     return await target.translate(result, returning)
 
@@ -121,7 +133,7 @@ async def get_or_create(
 async def _get_or_create(
     session: Session, target: Target, arguments: Arguments, timeout: float | None
 ) -> Result:
-    defaults = arguments["create_defaults"] or {}
+    defaults = arguments.create_defaults or {}
     has_factories = any(map(callable, defaults.values()))
     # A transaction may be read-only, and a statement with an INSERT would abort it.
     looks_first = has_factories or not session.can_repeat()
@@ -129,7 +141,7 @@ async def _get_or_create(
     if looks_first:
         if has_factories or target.model is not None:
             # Names are checked as if every value were known.
-            names: Arguments = {**arguments, "create_defaults": dict.fromkeys(defaults)}
+            names = arguments._replace(create_defaults=dict.fromkeys(defaults))
             shape, values = target.read_without_defaults(names)
         else:
             shape, values = request = target.read(arguments)
@@ -167,7 +179,7 @@ async def preview(
                 )
 
 
-async def write(
+async def write(  # noqa: C901  # another function would be called on every call
     session: Session,
     name: TableName,
     shape: RequestShape,
@@ -213,12 +225,15 @@ async def write(
             if single is None or lost:
                 outcome = await session.run(call.attempt(values, lost))
             else:
-                arguments = single.arguments(values)
-                rows = await session.fetch(single.sql, arguments, plan.caller_columns)
-                if not rows and call.at_any_level is not None:
+                rows = await session.fetch(
+                    single.sql, single.arguments(values), plan.caller_columns
+                )
+                if rows:
+                    return read_result(plan, rows)
+                if call.at_any_level is not None:
                     instead = await _instead(session, name, shape, call.at_any_level)
                     continue
-                outcome = read_result(plan, rows) if rows else LostRace()
+                outcome = LostRace()
         except Exception as exc:
             retries = retries or _Retries(name, timeout, started)
             if not await retries.follow(session, exc, used, call):

@@ -6,7 +6,6 @@ import importlib
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 from aioupsert._plan import (
@@ -18,7 +17,7 @@ from aioupsert._plan import (
 )
 from aioupsert._plan.bulk_request import bulk_request, read_key_names
 from aioupsert._plan.row_classes import RowClass, row_class
-from aioupsert._plan.schema import TableName, split_name, table_name
+from aioupsert._plan.schema import NAMES, TableName, table_name
 from aioupsert._plan.sync_request import (
     SyncRequest,
     SyncTerms,
@@ -84,7 +83,7 @@ class Target:
         self._synchronize = not options or _synchronize(self._options)
         self.model: Model | None = None
         if isinstance(table, str):
-            self.name: TableName = split_name(table)
+            self.name: TableName = NAMES[table]
         else:
             is_name = isinstance(table, tuple)
             if not is_name:
@@ -94,12 +93,12 @@ class Target:
 
     def read(self, arguments: Arguments) -> tuple[RequestShape, list[Value]]:
         """Return the shape of a call and its values."""
-        has_row = arguments["row"] is not None
+        has_row = arguments.row is not None
         if self.model is None:
-            return read_row_request(**arguments) if has_row else read_request(arguments)
+            return read_row_request(arguments) if has_row else read_request(arguments)
         arguments = self._with_names(arguments)
         if has_row:
-            return read_row_request(**self.model.row_call(arguments))
+            return read_row_request(*self.model.row_call(arguments))
         return read_request(self.model.call(arguments))
 
     def read_without_defaults(
@@ -146,9 +145,9 @@ class Target:
         """Return arguments that tell which loaded objects a call is about, if any."""
         if self.model is None or not self._synchronizes():
             return None
-        names = self._names_of(arguments["returning"], old=arguments["old"])
+        names = self._names_of(arguments.returning, old=arguments.old)
         returning = self.model.with_identity(names)
-        return {**arguments, "returning": returning}
+        return arguments._replace(returning=returning)
 
     async def translate(
         self, result: Result, returning: Returning, *, tracked: bool = False
@@ -224,8 +223,8 @@ class Target:
         )
 
     def _with_names(self, arguments: Arguments) -> Arguments:
-        names = self._names_of(arguments["returning"], old=arguments["old"])
-        return {**arguments, "returning": names}
+        names = self._names_of(arguments.returning, old=arguments.old)
+        return arguments._replace(returning=names)
 
     def _names_of(self, returning: Returning, *, old: bool) -> Returning:
         """Return the names of what is to be read, for a class."""
@@ -252,17 +251,6 @@ class Target:
             and self._synchronize
             and self.model.has_loaded(self._conn)
         )
-
-
-@lru_cache(maxsize=_MAX_CACHED)
-def named(table: str) -> Target:
-    """
-    Return the target of a table's name.
-
-    Raises:
-        UsageError: It is not a table's name.
-    """
-    return Target(None, table)
 
 
 class _OfSQLAlchemy(dict[type[object], bool]):

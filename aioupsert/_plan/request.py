@@ -12,7 +12,7 @@ import datetime as dt
 import decimal
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Final, Literal, NamedTuple, TypeAlias, TypedDict, cast
+from typing import Any, Final, NamedTuple, TypeAlias, cast
 
 from aioupsert._plan.row_classes import row_class
 from aioupsert._plan.schema import Constant, Names
@@ -66,9 +66,9 @@ class Request(NamedTuple):
     old: bool
     without_unique_index: WithoutUniqueIndex
     strategy: Strategy
-    incoming: Items | None
-    spares: Names | None
-    coalesced: bool
+    incoming: Items | None = None
+    spares: Names | None = None
+    coalesced: bool = False
     constants: tuple[tuple[str, Constant], ...] | None = None
     lock_timeout: int = 0
 
@@ -84,16 +84,12 @@ RequestShape: TypeAlias = tuple[
     bool,
     WithoutUniqueIndex,
     Strategy,
-    Items | None,
-    Names | None,
-    bool,
-    "tuple[tuple[str, Constant], ...] | None",
-    int,
+    *tuple[Any, ...],
 ]
-"""A `Request`, or the same as a plain tuple, which is quicker to make."""
+"""A `Request`, or its first fields as a plain tuple, which is quicker to make."""
 
 
-class Arguments(TypedDict):
+class Arguments(NamedTuple):
     """
     The arguments of a call for one row, as the caller passed them.
 
@@ -104,16 +100,16 @@ class Arguments(TypedDict):
 
     row: object
     key: Values | Name | Sequence[Name]
-    update: Update
-    defaults: Values | None
-    create_defaults: Values | None
-    where: Expression | SqlalchemyExpression | None
-    skip_unchanged: bool
-    touch: Values | None
-    returning: Returning
-    old: bool
-    without_unique_index: WithoutUniqueIndex
-    strategy: Strategy
+    update: Update = None
+    defaults: Values | None = None
+    create_defaults: Values | None = None
+    where: Expression | SqlalchemyExpression | None = None
+    skip_unchanged: bool = False
+    touch: Values | None = None
+    returning: Returning = None
+    old: bool = False
+    without_unique_index: WithoutUniqueIndex = "warn"
+    strategy: Strategy = "auto"
 
 
 # A plain value takes the type of its column. Whether it is a dict or a list is part of
@@ -137,13 +133,7 @@ PLAIN_CLASSES: Final = frozenset(
         uuid.UUID,
     }
 )
-
-
-_MAPPINGS: Final[tuple[Literal["defaults", "create_defaults", "touch"], ...]] = (
-    "defaults",
-    "create_defaults",
-    "touch",
-)
+_KEY_CLASSES: Final = PLAIN_CLASSES - {type(None)}
 
 
 def read_request(arguments: Arguments) -> tuple[RequestShape, list[Value]]:
@@ -158,58 +148,62 @@ def read_request(arguments: Arguments) -> tuple[RequestShape, list[Value]]:
     """
     values: list[Value] = []
     kinds: list[tuple[str, LiteralKind]] = []
-    key = arguments["key"]
+    (
+        _,
+        key,
+        update,
+        defaults,
+        create_defaults,
+        where,
+        skip_unchanged,
+        touch,
+        returning,
+        old,
+        without_unique_index,
+        strategy,
+    ) = arguments
     for name, value in key.items() if isinstance(key, dict) else pairs("key", key):
-        if value is None:
-            kinds.append((name, "null"))
-        elif value.__class__ in PLAIN_CLASSES:
+        if value.__class__ in _KEY_CLASSES:
             kinds.append((name, "value"))
         else:
             kinds.append((name, _read_key_value(name, value)))
         values.append(value)
-    if not kinds or arguments["update"] is not None:
+    if not kinds or update is not None:
         raise UsageError(_UPDATE if kinds else _NO_KEY)
-    items: list[Items] = []
-    for argument in _MAPPINGS:
-        given = arguments[argument]
-        if given is None:
-            items.append(())
-            continue
-        nodes: list[tuple[str, Node]] = []
-        for name, value in (
-            given.items() if given.__class__ is dict else pairs(argument, given)
-        ):
-            if value.__class__ in PLAIN_CLASSES:
-                nodes.append((name, PLAIN))
-                values.append(value)
-            elif isinstance(value, Expression):
-                nodes.append((name, value.node))
-                values += value.values
-            else:
-                nodes.append((name, read_value(value, values)))
-        items.append(tuple(nodes))
-    written, created, touched = items
-    where, returning = arguments["where"], arguments["returning"]
     shape = (
         tuple(kinds),
-        written,
-        created,
-        touched,
+        () if defaults is None else _read("defaults", defaults, values),
+        ()
+        if create_defaults is None
+        else _read("create_defaults", create_defaults, values),
+        () if touch is None else _read("touch", touch, values),
         None if where is None else read_where(where, values),
-        arguments["skip_unchanged"],
+        skip_unchanged,
         returning
         if returning is None or isinstance(returning, str)
         else read_names(returning),
-        arguments["old"],
-        arguments["without_unique_index"],
-        arguments["strategy"],
-        None,
-        None,
-        False,
-        None,
-        0,
+        old,
+        without_unique_index,
+        strategy,
     )
     return shape, values
+
+
+def _read(argument: str, given: Values, values: list[Value]) -> Items:
+    """Return the items of a mapping, and add their values to *values*."""
+    items: list[tuple[str, Node]] = []
+    for name, value in (
+        given.items() if given.__class__ is dict else pairs(argument, given)
+    ):
+        if value.__class__ in PLAIN_CLASSES:
+            items.append((name, PLAIN))
+            values.append(value)
+        elif isinstance(value, Expression):
+            items.append((name, value.node))
+            values += value.values
+        else:
+            items.append((name, read_value(value, values)))
+    return tuple(items)
 
 
 _NO_KEY: Final = "key is empty: name the columns that identify the row"
@@ -220,6 +214,8 @@ _UPDATE: Final = (
 
 
 def _read_key_value(name: str, value: Value) -> LiteralKind:
+    if value is None:
+        return "null"
     if isinstance(value, Expression):
         msg = f"key[{name!r}] must be a plain value, not {value!r}"
         raise UsageError(msg)

@@ -19,7 +19,6 @@ from typing import (
     NamedTuple,
     TypeAlias,
     TypedDict,
-    Unpack,
 )
 
 from aioupsert._plan.bulk_request import BulkRequest, bulk_request
@@ -46,6 +45,7 @@ from aioupsert._plan.request import (
     CONTAINERS,
     PLAIN,
     PLAIN_CLASSES,
+    Arguments,
     Request,
     RequestShape,
     plain_node,
@@ -55,14 +55,7 @@ from aioupsert._plan.schema import Names, Table
 from aioupsert.errors import UsageError
 from aioupsert.expressions import Expression, Node
 from aioupsert.typing import (
-    Name,
-    Returning,
-    SqlalchemyExpression,
-    Strategy,
-    Update,
     Value,
-    Values,
-    WithoutUniqueIndex,
 )
 
 
@@ -211,20 +204,7 @@ def _nodes_of(
 
 
 def read_row_request(
-    *,
-    row: Row,
-    key: Values | Name | Sequence[Name],
-    update: Update,
-    defaults: Values | None,
-    create_defaults: Values | None,
-    where: Expression | SqlalchemyExpression | None,
-    skip_unchanged: bool,
-    touch: Values | None,
-    returning: Returning,
-    without_unique_index: WithoutUniqueIndex,
-    strategy: Strategy,
-    old: bool = False,
-    **of_model: Unpack[_OfModel],
+    arguments: Arguments, of_model: OfModel | None = None
 ) -> tuple[RequestShape, list[Value]]:
     """
     Return the shape of a call that has a whole row, and its values.
@@ -232,10 +212,24 @@ def read_row_request(
     Raises:
         UsageError: The arguments are wrong.
     """
+    (
+        row,
+        key,
+        update,
+        defaults,
+        create_defaults,
+        where,
+        skip_unchanged,
+        touch,
+        returning,
+        old,
+        without_unique_index,
+        strategy,
+    ) = arguments
     if defaults is not None:
         raise UsageError(_DEFAULTS)
     call: _PlainCall | None = None
-    if create_defaults is None and where is None and touch is None and not of_model:
+    if create_defaults is None and where is None and touch is None and of_model is None:
         # Such arguments are the same whenever a line of code runs, and of plain values
         # no more than their classes matters.
         columns, cells = read_cells(row)
@@ -258,19 +252,9 @@ def read_row_request(
     if isinstance(key, Mapping):
         msg = f"key names columns of the row, such as 'id'; it cannot be {key!r}"
         raise UsageError(msg)
-    request = bulk_request(
-        key=key,
-        update=update,
-        create_defaults=create_defaults,
-        where=where,
-        skip_unchanged=skip_unchanged,
-        touch=touch,
-        returning=returning,
-        old=old,
-        without_unique_index=without_unique_index,
-        strategy=strategy,
-        **of_model,
-    )
+    given: dict[str, Any] = {**arguments._asdict(), **(of_model or {})}
+    del given["row"], given["defaults"]
+    request = bulk_request(**given)
     shape, values = RowGrouper(request).read_row(row)
     if call is not None:
         _keep_plain(call, request.key, shape, values)
@@ -315,7 +299,7 @@ def _keep_plain(
         _plain_rows[call] = _PlainRow(shape, order, values[len(columns) :])
 
 
-class _OfModel(TypedDict, total=False):
+class OfModel(TypedDict):
     """What a model adds to the arguments of a call."""
 
     on_update: Mapping[str, Value]

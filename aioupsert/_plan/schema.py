@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from dataclasses import dataclass, field
 from itertools import chain, compress, zip_longest
 from types import MappingProxyType
@@ -401,7 +400,7 @@ def table_name(table: object) -> TableName:
         UsageError: It is something else, or a name is empty or contains NUL.
     """
     if isinstance(table, str):
-        return split_name(table)
+        return NAMES[table]
     match table:
         case (str(),) | (str(), str()):
             return _checked(tuple(table), table)
@@ -410,9 +409,19 @@ def table_name(table: object) -> TableName:
             raise UsageError(msg)
 
 
-@functools.lru_cache
-def split_name(table: str) -> TableName:
-    return _checked(tuple(table.split(".")), table)
+class _Names(dict[str, TableName]):
+    def __missing__(self, table: str) -> TableName:
+        name = _checked(tuple(table.split(".")), table)
+        if len(self) >= _MAX_NAMES:
+            self.clear()
+        self[table] = name
+        return name
+
+
+NAMES: Final = _Names()
+"""The names of tables by how they are written; it checks them."""
+# Names that a program makes while it runs must not fill the memory.
+_MAX_NAMES: Final = 256
 
 
 def _checked(parts: TableName, table: object) -> TableName:

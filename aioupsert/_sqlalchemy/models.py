@@ -29,6 +29,7 @@ from aioupsert._drivers import is_pool
 from aioupsert._drivers.base import Handle
 from aioupsert._plan import pairs
 from aioupsert._plan.records import RowTranslation
+from aioupsert._plan.request import Arguments
 from aioupsert._plan.row_classes import RowClass, row_class
 from aioupsert._plan.sync_request import SyncTerms
 from aioupsert._sqlalchemy.binds import (
@@ -70,7 +71,7 @@ if TYPE_CHECKING:
     from sqlalchemy.engine.interfaces import Dialect
 
     from aioupsert._plan.records import Records
-    from aioupsert._plan.request import Arguments
+    from aioupsert._plan.rows import OfModel
     from aioupsert._plan.schema import TableName
     from aioupsert.results import Result
     from aioupsert.typing import Returning, Update, Values
@@ -230,47 +231,49 @@ class Model:
 
     def call(self, arguments: Arguments) -> Arguments:
         """Translate the arguments of a call."""
-        found = self._found("key", arguments["key"])
-        written = self._called("defaults", arguments["defaults"])
-        created = self._called("create_defaults", arguments["create_defaults"])
-        touched = self._called("touch", arguments["touch"])
+        found = self._found("key", arguments.key)
+        written = self._called("defaults", arguments.defaults)
+        created = self._called("create_defaults", arguments.create_defaults)
+        touched = self._called("touch", arguments.touch)
         updated = {**self._found_by, **found, **touched, **written}
         made = self._made({**updated, **created})
         more: dict[str, object] = {}
         if written or touched:
             more = self._on_update(updated)
         written, touched, created = map(self._written, (written, touched, created))
-        if touched or arguments["skip_unchanged"]:
+        if touched or arguments.skip_unchanged:
             touched |= more
         else:
             written |= more
-        return {
-            **arguments,
-            "key": {**self._written(found), **self._found_by},
-            "defaults": written,
+        return arguments._replace(
+            key={**self._written(found), **self._found_by},
+            defaults=written,
             # A row that is created does not take what an update sets.
-            "create_defaults": {**dict.fromkeys(more, DEFAULT), **made, **created},
-            "where": self._condition(arguments["where"]),
-            "touch": touched,
-            "returning": self._asked(arguments["returning"]),
-        }
+            create_defaults={**dict.fromkeys(more, DEFAULT), **made, **created},
+            where=self._condition(arguments.where),
+            touch=touched,
+            returning=self._asked(arguments.returning),
+        )
 
     def look(self, arguments: Arguments) -> Arguments:
         """Translate the arguments of a call that only reads."""
-        created = self.names(arguments["create_defaults"] or ())
-        return {
-            **arguments,
-            "key": {
-                **self._written(self._found("key", arguments["key"])),
-                **self._found_by,
-            },
-            "create_defaults": dict.fromkeys(created),
-            "returning": self._asked(arguments["returning"]),
-        }
+        created = self.names(arguments.create_defaults or ())
+        found = self._written(self._found("key", arguments.key))
+        return arguments._replace(
+            key={**found, **self._found_by},
+            create_defaults=dict.fromkeys(created),
+            returning=self._asked(arguments.returning),
+        )
 
-    def row_call(self, arguments: Arguments) -> dict[str, Value]:
+    def row_call(self, arguments: Arguments) -> tuple[Arguments, OfModel]:
         """Translate the arguments of a call that has a whole row."""
-        return self.bulk_call(convert_text=False, **arguments)
+        call = self.bulk_call(convert_text=False, **arguments._asdict())
+        of_model: OfModel = {
+            "on_update": call.pop("on_update"),
+            "convert_text": call.pop("convert_text"),
+            "translation": call.pop("translation"),
+        }
+        return Arguments(**call), of_model
 
     def bulk_call(
         self,

@@ -17,26 +17,10 @@ SHAPE: Final = Request(
 )
 """A shape for tests that only compare shapes."""
 
-_CALL: Final[Arguments] = {
-    "row": None,
-    "key": {"id": 1},
-    "update": None,
-    "defaults": None,
-    "create_defaults": None,
-    "where": None,
-    "skip_unchanged": False,
-    "touch": None,
-    "returning": None,
-    "old": False,
-    "without_unique_index": "warn",
-    "strategy": "auto",
-}
-
 
 def read(**call: Any) -> tuple[RequestShape, list[Any]]:
     """A call about the row with id 1, if nothing else is said, read."""
-    arguments: Any = {**_CALL, **call}
-    return read_request(arguments)
+    return read_request(Arguments(None, **{"key": {"id": 1}, **call}))
 
 
 def plan(table: Table, **call: Any) -> Plan:

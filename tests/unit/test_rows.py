@@ -21,6 +21,7 @@ from aioupsert._plan import (
 )
 from aioupsert._plan import rows as reading
 from aioupsert._plan.records import Records, RowTranslation, read_records
+from aioupsert._plan.request import Arguments
 from aioupsert.expressions import Node
 from tests.unit.plans import column, table
 
@@ -149,19 +150,7 @@ class Point(NamedTuple):
 
 def row_form(row: object) -> tuple[Any, list[Any]]:
     """What a call with a whole row is read as."""
-    return read_row_request(
-        row=row,
-        key="id",
-        update=None,
-        defaults=None,
-        create_defaults=None,
-        where=None,
-        skip_unchanged=False,
-        touch=None,
-        returning=None,
-        without_unique_index="warn",
-        strategy="auto",
-    )
+    return read_row_request(Arguments(row, "id"))
 
 
 def test_a_row_is_read_the_same_the_second_time() -> None:

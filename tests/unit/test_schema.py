@@ -6,7 +6,7 @@ import pytest
 
 from aioupsert import UsageError
 from aioupsert._engines.partial_indexes import read_predicate
-from aioupsert._plan.schema import Pin, UniqueIndex, table_name
+from aioupsert._plan.schema import NAMES, Pin, UniqueIndex, table_name
 from tests.unit.plans import column, table
 
 
@@ -44,6 +44,13 @@ def test_a_name_that_cannot_be_one_is_refused(written: Any) -> None:
 def test_a_thing_that_is_no_name_is_refused(written: Any) -> None:
     with pytest.raises(UsageError, match="a table is a name or a tuple"):
         table_name(written)
+
+
+def test_few_names_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("aioupsert._plan.schema._MAX_NAMES", 3)
+    for number in range(5):
+        assert table_name(f"s.t{number}") == ("s", f"t{number}")
+        assert len(NAMES) <= 3
 
 
 def index(*columns: str | None, **more: Any) -> UniqueIndex:
