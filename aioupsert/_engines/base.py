@@ -267,13 +267,18 @@ class Engine(ValueSemantics, Protocol):
         ...
 
     def write(
-        self, groups: Sequence[CompiledGroup], outcome: BatchOutcome, /
+        self, groups: Sequence[CompiledGroup], outcome: BatchOutcome, /, *, own: bool
     ) -> Steps[None]:
         """
         Write the groups of a batch in the open transaction.
 
         If they are distinct, in the order of the groups; otherwise in that of the rows,
         whatever their groups.
+
+        Args:
+            groups: The rows.
+            outcome: Where to record what became of them.
+            own: Whether the transaction was just begun for them by `scope`.
         """
         ...
 

@@ -548,7 +548,7 @@ def _steps(
             _count_calls(outcome, compiled, group, (yield from body))
             return
     scope = scope or engine.scope("batch", in_transaction=inside)
-    yield from in_scope(scope, engine.write(groups, outcome))
+    yield from in_scope(scope, engine.write(groups, outcome, own=not inside))
     for compiled, group in groups:
         _count_calls(outcome, compiled, group)
 

@@ -124,8 +124,9 @@ class ToyEngine:
         return ToyBatch(ToyCall(plan))
 
     def write(
-        self, groups: Sequence[CompiledGroup], outcome: BatchOutcome
+        self, groups: Sequence[CompiledGroup], outcome: BatchOutcome, *, own: bool
     ) -> Steps[None]:
+        del own
         for compiled, group in groups:
             assert isinstance(compiled, ToyBatch)
             yield from compiled.write(group, outcome)

@@ -55,9 +55,10 @@ class PostgresqlEngine:
         return compile_batch(plan, distinct=distinct)
 
     def write(
-        self, groups: Sequence[CompiledGroup], outcome: BatchOutcome
+        self, groups: Sequence[CompiledGroup], outcome: BatchOutcome, *, own: bool
     ) -> Steps[None]:
         """Write the groups of a batch in the open transaction."""
+        del own
         return bulk_steps.write(groups, outcome)
 
     def compile_sync(self, plan: Plan, scope: Names, number: int) -> PostgresqlSync:

@@ -107,14 +107,17 @@ class SqliteBatch:
 _Group: TypeAlias = "tuple[SqliteBatch, RowGroup]"
 
 
-def write(groups: Sequence[CompiledGroup], outcome: BatchOutcome) -> Steps[None]:
+def write(
+    groups: Sequence[CompiledGroup], outcome: BatchOutcome, *, is_locked: bool
+) -> Steps[None]:
     """Write the rows of a batch, in their order, in the open transaction."""
     several = [(_batch_of(compiled), group) for compiled, group in groups]
     if len(several) == 1:
         body = _write_group(*several[0], outcome)
     else:
         body = _write_in_row_order(several, outcome)
-    return checked(several[0][0].per_row.plan, body)  # all are for one table
+    plan = several[0][0].per_row.plan  # all are for one table
+    return checked(plan, body, is_locked=is_locked)
 
 
 def _batch_of(compiled: CompiledBatch) -> SqliteBatch:

@@ -47,10 +47,10 @@ class SqliteEngine:
         return compile_batch(plan)
 
     def write(
-        self, groups: Sequence[CompiledGroup], outcome: BatchOutcome
+        self, groups: Sequence[CompiledGroup], outcome: BatchOutcome, *, own: bool
     ) -> Steps[None]:
         """Write the rows of a batch, in their order, in the open transaction."""
-        return bulk_steps.write(groups, outcome)
+        return bulk_steps.write(groups, outcome, is_locked=own)
 
     def compile_sync(self, plan: Plan, scope: Names, number: int) -> SqliteSync:
         """Compile the statements for the rows of a scope, which has no lock of its own."""

@@ -222,16 +222,19 @@ class SqliteCall:
         return self._result(before, [(code, *row[1:]) for row in after or before])
 
 
-def checked(plan: Plan, body: Steps[T]) -> Steps[T]:
+def checked(plan: Plan, body: Steps[T], *, is_locked: bool) -> Steps[T]:
     """
     Run steps that write to a table, and check that it is as it was reflected.
 
-    Not before they write, as a transaction that has read first may fail to write when
-    others have written meanwhile.
+    Before they write only if the transaction has the write lock: one that has read first
+    may fail to write when others have written meanwhile.
 
     Raises:
         StaleTableError: It is another one, or has changed.
     """
+    if is_locked:
+        yield from _check(plan, plan.table.identity)
+        return (yield from body)
     result = yield from _told_if_stale(plan, body)
     yield from _check(plan, plan.table.identity)
     return result
