@@ -61,8 +61,8 @@ def _reasons_for_one_by_one(plan: Plan) -> Iterator[str]:
     left_out = [c for c in table.columns.values() if c.name not in given]
     if plan.returning or plan.old:
         yield "rows are returned"
-    if not table.supports_on_conflict_update:
-        yield "it is a view or a virtual table"
+    if table.one_by_one_because:
+        yield table.one_by_one_because
     if not table.infers(key):
         yield "no unique index is on exactly the key"
     if plan.renames:

@@ -83,17 +83,21 @@ def _identity(
 
     SQLite counts the changes of each schema. A name without a database may also come to
     mean a table of another one, most often a temporary table that hides it, and the name
-    of an attached database another file.
+    of an attached database another file. Temporary triggers are in another schema.
     """
     queries: list[str] = []
-    if before:
-        queries.append(
-            " UNION ALL ".join(
-                f"SELECT 1 FROM {quote(other)}.sqlite_master WHERE type IN ('table',"
-                f" 'view') AND name = {quote_text(name[-1])} COLLATE NOCASE"
-                for other in before
-            )
-        )
+    if database != "temp":
+        same_name = f"= {quote_text(name[-1])} COLLATE NOCASE"
+        # Of a table or view this column has the name; of a trigger that of its table.
+        temporary = f"type <> 'index' AND tbl_name {same_name}"
+        tables = f"type IN ('table', 'view') AND name {same_name}"
+        others = [
+            f"SELECT 1 FROM {quote(other)}.sqlite_master WHERE {tables}"
+            for other in before
+            if other != "temp"
+        ]
+        query = f"SELECT sql || '' FROM temp.sqlite_master WHERE {temporary}"
+        queries.append(" UNION ALL ".join([query, *others]))
     if database.lower() not in {"main", "temp"}:
         attached = f"FROM pragma_database_list WHERE name = {quote_text(database)}"
         files = yield _query(f"SELECT file || '' {attached}")
@@ -108,6 +112,12 @@ def _identity(
     return tuple(identity)
 
 
+def _one_by_one_because(sql: str, *, is_table: bool) -> str | None:
+    if not is_table:
+        return "it is a view or a virtual table"
+    return "a conflict clause may ignore a row" if _IGNORES.search(sql) else None
+
+
 def identify(name: TableName) -> Steps[str]:
     """Return the SQL of the table that a name means now."""
     return (yield from reflect(name)).relation_id
@@ -117,6 +127,9 @@ def identify(name: TableName) -> Steps[str]:
 _BEFORE_UPDATE: Final = re.compile(r"\bUPDATE\b.*?\bON\b", re.IGNORECASE | re.DOTALL)
 _INSERT: Final = re.compile(r"\bINSERT\b.*?\bON\b", re.IGNORECASE | re.DOTALL)
 _AFTER_INSERT: Final = re.compile(r"\bAFTER\s+INSERT\b", re.IGNORECASE)
+_IGNORES: Final = re.compile(
+    r"\bCONFLICT(?:\s|--[^\n]*\n|/\*.*?\*/)+IGNORE\b", re.IGNORECASE | re.DOTALL
+)
 
 
 # The || '' in queries removes the declared type of a column, so that converters which
@@ -142,10 +155,14 @@ def _table(
         " AND tbl_name = ? COLLATE NOCASE",
         (name[-1],),
     )
+    masters = dict.fromkeys((master, f"{quote('temp')}.sqlite_master"))
     triggers = yield _query(
-        f"SELECT sql || '' FROM {master} WHERE type = 'trigger'"
-        " AND tbl_name = ? COLLATE NOCASE",
-        (name[-1],),
+        " UNION ALL ".join(
+            f"SELECT sql || '' FROM {schema} WHERE type = 'trigger'"
+            " AND tbl_name = ? COLLATE NOCASE"
+            for schema in masters
+        ),
+        (name[-1],) * len(masters),
     )
     consumes_sequence = bool(re.search(r"\bAUTOINCREMENT\b", sql, re.IGNORECASE))
     strict = bool(re.search(r"\)[^)]*\bSTRICT\b[^)]*$", sql, re.IGNORECASE))
@@ -162,6 +179,7 @@ def _table(
         collations = yield from _collations(name, sorted(named))
     unique = _unique_indexes(indexed, definitions, collations, reflected)
     virtual = bool(re.match(r"\s*CREATE\s+VIRTUAL\b", sql, re.IGNORECASE))
+    is_table = kind == "table" and not virtual
     primary = [row[0] for row in columns if row[3]]
     by_index = any(row[1] == "pk" for row in indexed)
     if len(primary) == 1 and not by_index and kind == "table":
@@ -188,15 +206,16 @@ def _table(
         unique=unique,
         constants=constants_of(unique),
         primary_key=frozenset(primary),
-        supports_on_conflict_update=kind == "table" and not virtual,
-        supports_returning=kind == "table" and not virtual,
+        one_by_one_because=_one_by_one_because(sql, is_table=is_table),
+        supports_on_conflict_update=is_table,
+        supports_returning=is_table,
         written_by_triggers=kind == "view",
         updates_may_be_refused=any(_BEFORE_UPDATE.search(row[0]) for row in triggers),
         has_before_insert_trigger=any(
             _INSERT.search(row[0]) and not _AFTER_INSERT.search(row[0])
             for row in triggers
         ),
-        all_indexes_known=kind == "table" and not virtual,
+        all_indexes_known=is_table,
     )
 
 
