@@ -206,6 +206,8 @@ def _answer(
         marks = _marks_of(owner, connection)
         _run_for_rows(cursor, command)
         return tuple(marks)
+    if kind == "marks":
+        return tuple(_marks[owner])
     log(command.sql)
     if kind == "rollback" and not connection.in_transaction:
         return ()  # a conflict clause or a trigger has ended the transaction
@@ -222,10 +224,13 @@ def _run_for_rows(cursor: sqlite3.Cursor, command: Command) -> None:
         log(command.sql)
         cursor.executemany(command.sql, rows)
         return
-    for sql in {sql: None for sql, _ in rows}:
-        log(sql)
+    execute = cursor.execute
+    logged: set[str] = set()
     for sql, values in rows:
-        cursor.execute(sql, values)
+        if sql not in logged:
+            log(sql)
+            logged.add(sql)
+        execute(sql, values)
 
 
 def _fetch(cursor: sqlite3.Cursor, command: Command) -> ResultRows:

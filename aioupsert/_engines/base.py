@@ -278,7 +278,7 @@ class Engine(ValueSemantics, Protocol):
         Args:
             groups: The rows.
             outcome: Where to record what became of them.
-            own: Whether the transaction was just begun for them by `scope`.
+            own: Whether `scope` has begun the transaction, and not the caller.
         """
         ...
 

@@ -35,6 +35,7 @@ CommandKind: TypeAlias = Literal[
     "copy",
     "repeat",
     "each",
+    "marks",
     "transaction",
     "own session",
 ]
@@ -50,7 +51,8 @@ queries in *arguments* no longer returns the rows beside it, none otherwise; not
 as every call asks it. ``copy``: no rows; copies the rows in *arguments* to the
 table that *sql* names. ``repeat``: runs the statement once for each row in *arguments*;
 returns what the marking functions recorded. ``each``: the same, for the statements and rows
-in *arguments*. ``transaction``: sends nothing; returns one
+in *arguments*. ``marks``: sends nothing; returns what was recorded before one of these
+failed. ``transaction``: sends nothing; returns one
 row if a transaction is open, none otherwise. ``own session``: sends nothing; returns one row
 if the driver keeps prepared statements, and so the server's session serves no other client.
 """
@@ -87,6 +89,10 @@ FoundRows: TypeAlias = list[tuple[int, int]]
 
 IN_TRANSACTION: Final = Command("", kind="transaction")
 """Returns a row if a transaction is open on the connection."""
+
+
+MARKS: Final = Command("", kind="marks")
+"""Returns what the marking functions recorded before a statement for many rows failed."""
 
 
 OWN_SESSION: Final = Command("", kind="own session")

@@ -164,7 +164,7 @@ class BatchWriter:
         while True:
             used = session.state.tables.get(self._name)
             try:
-                outcome = await self._write(session, batch, alone=alone)
+                outcome = await self._write(session, batch, alone=alone, own=not inside)
             except TransientError as exc:
                 deadline.check(exc.__cause__)
             except Exception as exc:
@@ -438,9 +438,14 @@ class BatchWriter:
         return self._gives_way and session.fault_of(error) == "lock"
 
     async def _write(
-        self, session: Session, batch: Batch, *, alone: Alone = "never"
+        self,
+        session: Session,
+        batch: Batch,
+        *,
+        alone: Alone = "never",
+        own: bool = False,
     ) -> BatchOutcome:
-        """Write a batch in a transaction or savepoint of its own."""
+        """Write a batch in a transaction of its own, or a savepoint."""
         groups, rejected = await self._compile(session, batch)
         outcome = BatchOutcome(each=self._each, skips=self._skip)
         if groups:
@@ -449,6 +454,7 @@ class BatchWriter:
                 groups,
                 outcome,
                 alone=alone,
+                own=own,
                 reads_first=self._reads_first,
             )
             await session.run(steps)
@@ -523,6 +529,7 @@ def _steps(
     *,
     alone: Alone,
     reads_first: bool,
+    own: bool = False,
     scope: TransactionScope | None = None,
 ) -> Steps[None]:
     """
@@ -534,6 +541,7 @@ def _steps(
         outcome: Where to record what became of them.
         alone: When one statement may be the whole transaction.
         reads_first: Whether rows that exist are only read.
+        own: Whether a transaction that is open is not the caller's.
         scope: The transaction or savepoint; by default, one for a batch.
     """
     if reads_first:
@@ -548,7 +556,7 @@ def _steps(
             _count_calls(outcome, compiled, group, (yield from body))
             return
     scope = scope or engine.scope("batch", in_transaction=inside)
-    yield from in_scope(scope, engine.write(groups, outcome, own=not inside))
+    yield from in_scope(scope, engine.write(groups, outcome, own=own or not inside))
     for compiled, group in groups:
         _count_calls(outcome, compiled, group)
 

@@ -284,6 +284,8 @@ class Table:
             turn out to be an update.
         updates_may_be_refused: Whether a trigger or policy may prevent the update of an
             existing row.
+        is_plain: Whether a statement for a row writes that row and nothing else, or fails
+            and leaves nothing: it has no triggers, and its constraints no conflict clauses.
         row_security: Whether it has policies, which hide rows from some roles.
         mergeable: Whether several updates of a row can become one: nothing but the
             columns themselves sees each of them.
@@ -335,6 +337,7 @@ class Table:
     written_by_triggers: bool = False
     has_before_insert_trigger: bool = False
     updates_may_be_refused: bool = False
+    is_plain: bool = False
     row_security: bool = False
     mergeable: bool = False
     may_propose: bool = False

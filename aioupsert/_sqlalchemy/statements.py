@@ -247,7 +247,7 @@ class SQLAlchemySession(ConnectionSession):
         try:
             command = next(steps)
             while True:
-                if command.kind == "transaction":
+                if command.kind in {"transaction", "marks"}:
                     command = steps.send((yield command))
                     continue
                 try:

@@ -40,6 +40,14 @@ TABLES: Final[dict[str, str]] = {
         " CREATE TABLE t (k TEXT PRIMARY KEY COLLATE NOCASE,"
         " n INTEGER REFERENCES parents, m); PRAGMA foreign_keys = on"
     ),
+    "no rowid": (
+        "CREATE TABLE t (k TEXT PRIMARY KEY, n INTEGER NOT NULL CHECK (n < 5), m)"
+        " WITHOUT ROWID"
+    ),
+    "a clause that keeps what the statement has done": (
+        "CREATE TABLE t (k TEXT PRIMARY KEY, n INTEGER NOT NULL ON CONFLICT FAIL, m"
+        " CHECK (n < 5))"
+    ),
     "a strict table": "CREATE TABLE t (k TEXT PRIMARY KEY, n INT NOT NULL, m ANY) STRICT",
 }
 CALLS: Final[list[dict[str, Any]]] = [{}, {"skip_unchanged": True}, {"update": ["m"]}]
@@ -100,7 +108,10 @@ async def test_the_others_are_stored_as_by_a_call_for_each(
 
 def tables(name: str) -> list[str]:
     logged = "log" in TABLES[name]
-    return ["SELECT rowid, * FROM t ORDER BY rowid", *["SELECT * FROM log"] * logged]
+    rows = "SELECT rowid, * FROM t ORDER BY rowid"
+    if "WITHOUT ROWID" in TABLES[name]:
+        rows = "SELECT * FROM t ORDER BY k"
+    return [rows, *["SELECT * FROM log"] * logged]
 
 
 async def test_another_error_of_a_row_by_itself_is_not_taken_for_its_own(

@@ -10,6 +10,9 @@ records these rows, and all others were created:
 - ``aioupsert_note(n)`` records the row's number and lets the update happen;
 - ``aioupsert_mark(n, code)`` also records the code, and decides by it.
 
+Where only numbers are asked for, and each created row raises the table's largest rowid by
+one, that tells how many were created, and no function is called.
+
 Whatever could make this differ from the classic steps, row by row, has the rows written
 by those: `_reasons_for_one_by_one` lists them.
 
@@ -19,10 +22,18 @@ References:
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from aioupsert._engines.sql import RowCode, quote
-from aioupsert._engines.sqlite.bulk_steps import MARK, NOTE, ROW_NUMBER, SqliteBatch
+from aioupsert._engines.sqlite.bulk_steps import (
+    MARK,
+    NOTE,
+    ROW_NUMBER,
+    RowStatement,
+    SqliteBatch,
+)
+from aioupsert._engines.sqlite.catalog import ROWID_KEY
 from aioupsert._engines.sqlite.compiler import SqliteWriter, compile_call, name_table
 from aioupsert._plan import Resolved
 from aioupsert._plan.schema import Column
@@ -39,17 +50,32 @@ def compile_batch(plan: Plan) -> SqliteBatch:
     per_row = compile_call(plan)
     reason = next(_reasons_for_one_by_one(plan), None)
     if reason is not None:
-        return SqliteBatch(
-            per_row, None, (), plan.conditional, (), f"one by one: {reason}"
-        )
-    writer = _RowWriter(quote(plan.table.name[-1]))
+        how = f"one by one: {reason}"
+        return SqliteBatch(per_row, None, conditional=plan.conditional, how=how)
+    counted = None
+    if not plan.conditional and _rowids_count(plan):
+        counted = _upsert(plan, marks=False)
     return SqliteBatch(
         per_row,
-        _upsert(plan, writer),
-        tuple(writer.parameters),
-        plan.conditional,
-        tuple(writer.encoders),
-        "INSERT ... ON CONFLICT DO UPDATE",
+        _upsert(plan, marks=True),
+        conditional=plan.conditional,
+        how="INSERT ... ON CONFLICT DO UPDATE",
+        counted=counted,
+        newest=f"SELECT coalesce(max(rowid), 0) FROM {name_table(plan.table)}",
+    )
+
+
+def _rowids_count(plan: Plan) -> bool:
+    """Return whether a created row has the largest rowid and one, and no other has."""
+    table = plan.table
+    rowid = table.columns.get("rowid")
+    given = {item.column.name for item in plan.insert if item.term is not None}
+    keys = [index.columns for index in table.unique if index.name == ROWID_KEY]
+    return (
+        table.is_plain
+        and rowid is not None
+        and rowid.hidden
+        and given.isdisjoint({"rowid", *chain.from_iterable(keys)})
     )
 
 
@@ -110,7 +136,8 @@ class _RowWriter(SqliteWriter):
         return "?"
 
 
-def _upsert(plan: Plan, writer: _RowWriter) -> str:
+def _upsert(plan: Plan, *, marks: bool) -> RowStatement:
+    writer = _RowWriter(quote(plan.table.name[-1]))
     # Placeholders are bound in the order of the text, so it is written in that order.
     inserted = writer.inserted(plan)
     # In a table of that name "excluded" would mean the table's own columns.
@@ -123,18 +150,26 @@ def _upsert(plan: Plan, writer: _RowWriter) -> str:
     # With nothing to update this is never executed: the function returns false.
     key = quote(plan.key[0].column.name)
     assigned = writer.assignments(plan.update) or f"{key} = {key}"
-    number = writer.row_number()
-    condition = f"{NOTE}({number}) IS NULL"
-    if plan.conditional:
-        passes = writer.passes(plan)
-        changes = writer.changes(plan) if plan.update else "0"
-        condition = (
-            f"{MARK}({number}, CASE WHEN NOT {passes} THEN {RowCode.SKIPPED}"
-            f" WHEN NOT {changes} THEN {RowCode.UNCHANGED}"
-            f" ELSE {RowCode.UPDATED} END)"
-        )
+    condition = ""
+    if marks:
+        condition = f" WHERE {_condition(plan, writer)}"
     target = ", ".join(quote(k.column.name) for k in plan.key)
-    return (
+    sql = (
         f"INSERT INTO {name_table(plan.table)} {inserted}"
-        f" ON CONFLICT ({target}) DO UPDATE SET {assigned} WHERE {condition}"
+        f" ON CONFLICT ({target}) DO UPDATE SET {assigned}{condition}"
+    )
+    return RowStatement(sql, tuple(writer.parameters), tuple(writer.encoders))
+
+
+def _condition(plan: Plan, writer: _RowWriter) -> str:
+    """Write the condition of the update, which records the row."""
+    number = writer.row_number()
+    if not plan.conditional:
+        return f"{NOTE}({number}) IS NULL"
+    passes = writer.passes(plan)
+    changes = writer.changes(plan) if plan.update else "0"
+    return (
+        f"{MARK}({number}, CASE WHEN NOT {passes} THEN {RowCode.SKIPPED}"
+        f" WHEN NOT {changes} THEN {RowCode.UNCHANGED}"
+        f" ELSE {RowCode.UPDATED} END)"
     )

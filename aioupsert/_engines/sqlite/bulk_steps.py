@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 from aioupsert._engines.base import CompiledBatch, CompiledGroup, read_each
 from aioupsert._engines.commands import (
     IN_TRANSACTION,
+    MARKS,
     Command,
     ResultRows,
     Steps,
@@ -52,26 +53,64 @@ ROW_NUMBER: Final = -1
 """The parameter that stands for the row's number."""
 
 
+_MAX_ROWID: Final = 2**63 - 1
+"""After this one SQLite takes any rowid that is free."""
+
+
+@dataclass(frozen=True, slots=True)
+class RowStatement:
+    """
+    A statement to run for every row of a group.
+
+    Attributes:
+        sql: The text.
+        parameters: The parameters that its placeholders bind, in their order.
+        encoders: The placeholders whose value is encoded.
+    """
+
+    sql: str
+    parameters: tuple[int, ...]
+    encoders: Encoders
+
+    def arguments(self, group: RowGroup) -> Iterator[tuple[Value, ...]]:
+        """Return the values of each row, in the order of the placeholders."""
+        values: list[Iterable[Value]] = [
+            *group.columns,
+            *map(itertools.repeat, group.constants),
+        ]
+        bound = [
+            group.positions if p == ROW_NUMBER else values[p] for p in self.parameters
+        ]
+        for position, encode in self.encoders:
+            bound[position] = map(encode, bound[position])
+        return zip(*bound, strict=False)
+
+
 @dataclass(frozen=True, slots=True)
 class SqliteBatch:
     """
-    The statement for rows of one request shape, and its steps.
+    The statements for rows of one request shape, and their steps.
 
     Attributes:
         per_row: The statements for a single row.
-        upsert: The statement to run for every row, or None to write them one by one.
-        parameters: The parameters that its placeholders bind, in their order.
+        upsert: The statement that records existing rows, or None to write all rows one by
+            one.
         conditional: Whether an existing row may be left unchanged.
-        encoders: The placeholders whose value is encoded.
         how: The form of the statement, or why the rows are written one by one.
+        counted: The same statement if the largest rowid tells how many rows it created.
+        newest: The query for that rowid.
     """
 
     per_row: SqliteCall
-    upsert: str | None
-    parameters: tuple[int, ...]
+    upsert: RowStatement | None
     conditional: bool
-    encoders: Encoders
     how: str
+    counted: RowStatement | None = None
+    newest: str = ""
+
+    def statement(self, counting: _Counting | None) -> RowStatement | None:
+        """Return the statement to run, given what counts created rows."""
+        return self.upsert if counting is None else self.counted
 
     def write_autocommit(
         self, _group: RowGroup, _outcome: BatchOutcome, *, whole: bool
@@ -90,19 +129,6 @@ class SqliteBatch:
     def find_holders(self, _group: RowGroup) -> None:
         """Return None, as SQLite does not tell."""
 
-    def arguments(self, group: RowGroup) -> Iterator[tuple[Value, ...]]:
-        """Return the values of each row, in the order of the placeholders."""
-        values: list[Iterable[Value]] = [
-            *group.columns,
-            *map(itertools.repeat, group.constants),
-        ]
-        bound = [
-            group.positions if p == ROW_NUMBER else values[p] for p in self.parameters
-        ]
-        for position, encode in self.encoders:
-            bound[position] = map(encode, bound[position])
-        return zip(*bound, strict=False)
-
 
 _Group: TypeAlias = "tuple[SqliteBatch, RowGroup]"
 
@@ -113,9 +139,9 @@ def write(
     """Write the rows of a batch, in their order, in the open transaction."""
     several = [(_batch_of(compiled), group) for compiled, group in groups]
     if len(several) == 1:
-        body = _write_group(*several[0], outcome)
+        body = _write_group(*several[0], outcome, is_locked=is_locked)
     else:
-        body = _write_in_row_order(several, outcome)
+        body = _write_in_row_order(several, outcome, is_locked=is_locked)
     plan = several[0][0].per_row.plan  # all are for one table
     return checked(plan, body, is_locked=is_locked)
 
@@ -126,7 +152,7 @@ def _batch_of(compiled: CompiledBatch) -> SqliteBatch:
 
 
 def _write_group(
-    batch: SqliteBatch, group: RowGroup, outcome: BatchOutcome
+    batch: SqliteBatch, group: RowGroup, outcome: BatchOutcome, *, is_locked: bool
 ) -> Steps[None]:
     # A single row takes the classic steps: where bisecting a failed batch ends, the
     # error is then the one that the row causes by itself.
@@ -134,61 +160,88 @@ def _write_group(
         for row in range(len(group.positions)):
             yield from _write_row(batch, group, row, outcome)
         return
+    size = len(group.positions)
+    counting = None
+    if is_locked:
+        counting = yield from _counting([batch], size, outcome)
+    statement = batch.statement(counting)
+    assert statement is not None  # noqa: S101  # there is one
     if outcome.skips:
-        yield from _write_what_passes(batch, batch.upsert, group, outcome)
+        yield from _write_what_passes(batch, statement, group, counting, outcome)
         return
-    marks = yield Command(batch.upsert, batch.arguments(group), kind="repeat")
-    _record(marks, group.positions, outcome, conditional=batch.conditional)
+    marks = yield Command(statement.sql, statement.arguments(group), kind="repeat")
+    if counting is not None:
+        yield from counting.count(size, outcome)
+    else:
+        _record(marks, group.positions, outcome, conditional=batch.conditional)
 
 
 def _write_what_passes(
-    batch: SqliteBatch, upsert: str, group: RowGroup, outcome: BatchOutcome
+    batch: SqliteBatch,
+    statement: RowStatement,
+    group: RowGroup,
+    counting: _Counting | None,
+    outcome: BatchOutcome,
 ) -> Steps[None]:
     """
     Write the rows of a group but for those at fault, each after those before it.
 
-    The statement fails at the first row at fault. It is undone with what it has written,
-    of which a trigger may have left something; the rows before that one are written
-    again, and it by itself, by the classic steps, which may pass.
+    The statement fails at the first row at fault, and leaves the rows before that one.
+    Unless the table is a plain one, the statement may leave something of the row as well:
+    then all is undone, and the rows before it are written again. The row is written by
+    itself, by the classic steps, which may pass.
     """
-    arguments = [*batch.arguments(group)]
+    is_plain = batch.per_row.plan.table.is_plain
+    arguments = [*statement.arguments(group)]
     size = len(arguments)
 
-    def write_some(rows: range, ahead: Iterator[int]) -> Steps[None]:
+    def write_some(ahead: Iterator[int]) -> Steps[ResultRows]:
         some = map(arguments.__getitem__, ahead)
-        marks = yield from in_scope(
-            scope(in_transaction=True),
-            single_command(Command(upsert, some, kind="repeat")),
-        )
-        positions = [group.positions[row] for row in rows]
-        _record(marks, positions, outcome, conditional=batch.conditional)
+        steps = single_command(Command(statement.sql, some, kind="repeat"))
+        return steps if is_plain else in_scope(scope(in_transaction=True), steps)
 
     first = 0
     while first < size:
-        rows = range(first, size)
-        ahead = iter(rows)
+        failed = size
+        ahead = iter(range(first, size))
         try:
-            yield from write_some(rows, ahead)
+            marks = yield from write_some(ahead)
         except Exception as exc:
             if not (yield from _is_of_row(exc)):
                 raise
+            # The driver takes a row when it has written the one before.
+            failed = size - 1 - operator.length_hint(ahead)
+            if is_plain:
+                at = group.positions[failed]
+                recorded = yield MARKS
+                marks = [mark for mark in recorded if _position_of(mark) != at]
+            else:
+                marks = yield from write_some(iter(range(first, failed)))
+        passed = group.positions[first:failed]
+        if counting is not None:
+            yield from counting.count(len(passed), outcome)
         else:
-            return
-        # The driver takes a row when it has written the one before.
-        failed = size - 1 - operator.length_hint(ahead)
-        if first < failed:
-            passed = range(first, failed)
-            yield from write_some(passed, iter(passed))
-        body = _write_row(batch, group, failed, outcome)
-        try:
-            yield from in_scope(scope(in_transaction=True), body)
-        except Exception as exc:
-            if not (yield from _is_of_row(exc)):
-                raise
-            # Its traceback would keep all rows in memory.
-            error = exc.with_traceback(None)
-            outcome.rejected.append(RejectedRow(group.positions[failed], error))
+            _record(marks, passed, outcome, conditional=batch.conditional)
+        if failed < size:
+            body = _write_row(batch, group, failed, outcome)
+            if not is_plain:
+                body = in_scope(scope(in_transaction=True), body)
+            yield from _try_row(body, group.positions[failed], outcome)
+            if counting is not None:
+                yield from counting.start()
         first = failed + 1
+
+
+def _try_row(body: Steps[None], position: int, outcome: BatchOutcome) -> Steps[None]:
+    """Write a row, if it passes."""
+    try:
+        yield from body
+    except Exception as exc:
+        if not (yield from _is_of_row(exc)):
+            raise
+        # Its traceback would keep all rows in memory.
+        error = exc.with_traceback(None)
+        outcome.rejected.append(RejectedRow(position, error))
 
 
 def _is_of_row(error: Exception) -> Steps[bool]:
@@ -211,28 +264,83 @@ def _write_row(
     outcome.add(group.positions[row], result)
 
 
-def _write_in_row_order(groups: Sequence[_Group], outcome: BatchOutcome) -> Steps[None]:
+def _write_in_row_order(
+    groups: Sequence[_Group], outcome: BatchOutcome, *, is_locked: bool
+) -> Steps[None]:
     """Write the rows of several groups, each by the statement of its group."""
     places = sorted(
-        (position, number, row)
-        for number, (_, group) in enumerate(groups)
-        for row, position in enumerate(group.positions)
+        itertools.chain.from_iterable(
+            zip(group.positions, itertools.repeat(number))
+            for number, (_, group) in enumerate(groups)
+        )
     )
-    arguments = [batch.arguments(group) for batch, group in groups]
-    statements = [batch.upsert for batch, _ in groups]
-    for has_statement, members in itertools.groupby(
-        places, lambda place: statements[place[1]] is not None
+    batches = [batch for batch, _ in groups]
+    counting = None
+    if is_locked:
+        counting = yield from _counting(batches, len(places), outcome)
+    statements = [batch.statement(counting) for batch in batches]
+    texts = [statement and statement.sql for statement in statements]
+    # What comes next in each group: the values of a row, or its number.
+    turns: list[Iterator[Any]] = [
+        itertools.count() if statement is None else statement.arguments(group)
+        for statement, (_, group) in zip(statements, groups, strict=True)
+    ]
+    done = 0
+    for one_by_one, members in itertools.groupby(
+        (number for _, number in places), [text is None for text in texts].__getitem__
     ):
-        if not has_statement:
-            for _, number, row in members:
-                yield from _write_row(*groups[number], row, outcome)
-            continue
         some = [*members]
-        each = [(statements[number], next(arguments[number])) for _, number, _ in some]
+        positions = [position for position, _ in places[done : done + len(some)]]
+        done += len(some)
+        if one_by_one:
+            for number in some:
+                batch, group = groups[number]
+                yield from _write_row(batch, group, next(turns[number]), outcome)
+            continue
+        values = map(next, map(turns.__getitem__, some))
+        each = zip(map(texts.__getitem__, some), values, strict=True)
         marks = yield Command("", each, kind="each")
-        positions = [position for position, _, _ in some]
-        conditional = any(batch.conditional for batch, _ in groups)
-        _record(marks, positions, outcome, conditional=conditional)
+        if counting is not None:
+            yield from counting.count(len(some), outcome)
+        else:
+            conditional = any(batch.conditional for batch in batches)
+            _record(marks, positions, outcome, conditional=conditional)
+
+
+class _Counting:
+    """Counts the created rows of a table whose largest rowid tells how many they are."""
+
+    def __init__(self, newest: str) -> None:
+        self._query = newest
+        self.rowid = 0
+
+    def start(self) -> Steps[None]:
+        """Read the largest rowid."""
+        rows = yield Command(self._query)
+        self.rowid = rows[0][0]
+
+    def count(self, rows: int, outcome: BatchOutcome) -> Steps[None]:
+        """Count so many rows that were written since the last one was read."""
+        before = self.rowid
+        yield from self.start()
+        created = self.rowid - before
+        outcome.count(RowCode.CREATED, created)
+        outcome.count(RowCode.UPDATED, rows - created)
+
+
+def _counting(
+    batches: Sequence[SqliteBatch], rows: int, outcome: BatchOutcome
+) -> Steps[_Counting | None]:
+    """
+    Return what counts created rows; None if they must be recorded one by one.
+
+    The transaction must have the write lock, as this reads before anything is written.
+    """
+    if outcome.results is not None or any(b.counted is None for b in batches):
+        return None
+    counting = _Counting(batches[0].newest)  # all are for one table
+    yield from counting.start()
+    return counting if counting.rowid <= _MAX_ROWID - rows else None
 
 
 def _record(
@@ -262,3 +370,8 @@ def _record(
         position, code = (mark, RowCode.UPDATED) if isinstance(mark, int) else mark
         codes[position] = code
     outcome.add_codes(codes)
+
+
+def _position_of(mark: Any) -> int:
+    position: int = mark if isinstance(mark, int) else mark[0]
+    return position

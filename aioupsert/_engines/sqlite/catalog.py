@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
     from aioupsert._engines.commands import ResultRow, ResultRows
 
+ROWID_KEY: Final = "PRIMARY KEY"
+"""The index of a primary key that is another name of the rowid, which has no index."""
 _COLUMNS: Final = (
     'SELECT name, type, dflt_value, pk, hidden, "notnull"'
     " FROM pragma_table_xinfo(?, ?) ORDER BY cid"
@@ -127,6 +129,7 @@ def identify(name: TableName) -> Steps[str]:
 _BEFORE_UPDATE: Final = re.compile(r"\bUPDATE\b.*?\bON\b", re.IGNORECASE | re.DOTALL)
 _INSERT: Final = re.compile(r"\bINSERT\b.*?\bON\b", re.IGNORECASE | re.DOTALL)
 _AFTER_INSERT: Final = re.compile(r"\bAFTER\s+INSERT\b", re.IGNORECASE)
+_CLAUSE: Final = re.compile(r"\bCONFLICT\b", re.IGNORECASE)
 _IGNORES: Final = re.compile(
     r"\bCONFLICT(?:\s|--[^\n]*\n|/\*.*?\*/)+IGNORE\b", re.IGNORECASE | re.DOTALL
 )
@@ -184,7 +187,7 @@ def _table(
     by_index = any(row[1] == "pk" for row in indexed)
     if len(primary) == 1 and not by_index and kind == "table":
         # An INTEGER PRIMARY KEY is the rowid itself and has no index.
-        unique = (*unique, UniqueIndex("PRIMARY KEY", tuple(primary)))
+        unique = (*unique, UniqueIndex(ROWID_KEY, tuple(primary)))
     without_rowid = by_index and re.search(
         r"\bWITHOUT\s+ROWID\b[^)]*$", sql, re.IGNORECASE
     )
@@ -215,6 +218,7 @@ def _table(
             _INSERT.search(row[0]) and not _AFTER_INSERT.search(row[0])
             for row in triggers
         ),
+        is_plain=is_table and not triggers and not _CLAUSE.search(sql),
         all_indexes_known=is_table,
     )
 
