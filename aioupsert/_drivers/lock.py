@@ -31,8 +31,8 @@ class ConnectionLock:
 
     def __init__(self) -> None:
         """Begin free."""
-        self.is_held = False
-        self.waiters = deque[asyncio.Future[None]]()
+        self.is_held: bool = False
+        self.waiters: deque[asyncio.Future[None]] = deque()
 
     def take(self) -> bool:
         """Take the lock if it is free; return whether it was."""
