@@ -71,6 +71,7 @@ class AsyncpgSession(PostgresqlSession):
     """One asyncpg connection, for the time of one call."""
 
     __slots__ = ("_real",)
+    sends_plain_text: bool = True
 
     def __init__(self, connection: Handle) -> None:
         """Use a connection, plain or pooled."""

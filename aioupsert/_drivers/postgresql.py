@@ -37,6 +37,8 @@ class PostgresqlSession(ConnectionSession, abc.ABC):
     """One connection to PostgreSQL, for the time of one call."""
 
     __slots__ = ()
+    sends_plain_text: bool = False
+    """Whether text in an array is sent as it is, whatever adapters the caller has set."""
 
     @abc.abstractmethod
     def in_transaction(self) -> bool:
@@ -59,6 +61,8 @@ class PostgresqlSession(ConnectionSession, abc.ABC):
             return YES if self.in_transaction() else ()
         if kind == "own session":
             return YES if self._prepares() else ()
+        if kind == "plain text":
+            return YES if self.sends_plain_text else ()
         log(sql)
         if kind == "command":
             return await self._command(sql)

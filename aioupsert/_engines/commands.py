@@ -38,6 +38,7 @@ CommandKind: TypeAlias = Literal[
     "marks",
     "transaction",
     "own session",
+    "plain text",
 ]
 """
 How a command is sent, and what answers it.
@@ -55,6 +56,8 @@ in *arguments*. ``marks``: sends nothing; returns what was recorded before one o
 failed. ``transaction``: sends nothing; returns one
 row if a transaction is open, none otherwise. ``own session``: sends nothing; returns one row
 if the driver keeps prepared statements, and so the server's session serves no other client.
+``plain text``: sends nothing; returns one row if the driver sends text in an array as it is,
+whatever adapters the caller has set.
 """
 
 
@@ -97,6 +100,10 @@ MARKS: Final = Command("", kind="marks")
 
 OWN_SESSION: Final = Command("", kind="own session")
 """Returns a row if what is left in the server's session is there for the next call."""
+
+
+PLAIN_TEXT: Final = Command("", kind="plain text")
+"""Returns a row if no adapter of the caller's is for text in arrays."""
 
 
 class ArrayArgument(list[Value]):

@@ -4,15 +4,18 @@ import json
 import re
 from typing import Any
 
+import asyncpg
 import pytest
 
 from aioupsert import (
+    BulkError,
     BulkResult,
     Excluded,
     F,
     coalesce,
     create_or_update_many,
     func,
+    get_or_create_many,
 )
 from tests.support.databases import (
     CONNECTIONS,
@@ -42,6 +45,55 @@ async def test_json_is_written_as_json(db: Database, number: int) -> None:
     assert [text if text is None else json.loads(text) for _, text in stored] == values[
         :number
     ]
+
+
+@engines
+@pytest.mark.parametrize(
+    "text",
+    ["", "é", "\x1f", "a,b", "'\"\\", "{}", "NULL", None],
+    ids=["empty", "accent", "separator", "comma", "quotes", "braces", "NULL", "None"],
+)
+async def test_many_texts_are_stored_as_they_are(
+    db: Database, text: str | None
+) -> None:
+    await db.run("CREATE TABLE t (k varchar(30) PRIMARY KEY, s text)")
+    rows = [
+        {"k": f"k{n}{text if n % 2 else ''}", "s": text if n % 3 else f"s{n}"}
+        for n in range(1_100)
+    ]
+    for expected in (BulkResult(created=1_100), BulkResult(updated=1_100)):
+        assert await create_or_update_many(db.handle, "t", rows, key="k") == expected
+    stored = await db.query("SELECT k, s FROM t")
+    assert {*stored} == {(row["k"], row["s"]) for row in rows}
+    found = await get_or_create_many(db.handle, "t", rows, key="k", returning="s")
+    assert [result.row for result in found] == [{"s": row["s"]} for row in rows]
+
+
+async def test_a_codec_for_text_is_used_for_many_rows_as_for_few(
+    pg: PostgresDatabase,
+) -> None:
+    conn: Any = pg.handle
+    await conn.set_type_codec(
+        "text", schema="pg_catalog", encoder=str.upper, decoder=str, format="text"
+    )
+    await pg.run("CREATE TABLE t (k integer PRIMARY KEY, s text)")
+    for number in (900, 1_100):
+        await pg.run("TRUNCATE t")
+        rows = [{"k": k, "s": "ab"} for k in range(number)]
+        await create_or_update_many(conn, "t", rows, key="k")
+        assert await pg.query("SELECT DISTINCT s = 'ab' FROM t") == [(True,)]
+
+
+async def test_a_value_that_is_no_text_is_refused_among_many(
+    pg: PostgresDatabase,
+) -> None:
+    await pg.run("CREATE TABLE t (k integer PRIMARY KEY, s text)")
+    rows = [{"k": k, "s": 7 if k == 1_000 else "x"} for k in range(1_100)]
+    with pytest.raises(BulkError) as caught:
+        await create_or_update_many(pg.handle, "t", rows, key="k")
+    assert caught.value.index == 1_000
+    assert isinstance(caught.value.__cause__, asyncpg.DataError)
+    assert await pg.query("SELECT count(*) FROM t") == [(0,)]
 
 
 @engines
