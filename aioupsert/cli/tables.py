@@ -141,7 +141,7 @@ def _common_type(kinds: set[str]) -> str:
 
 def _kind(value: Value, engine: Engine, *, is_key: bool) -> str:
     if isinstance(value, TimeText):
-        return "interval" if value.startswith("PT") else "text"
+        return "interval" if _DURATION.fullmatch(value) else "text"
     if isinstance(value, str):
         return _kind_of_text(value, engine, is_key=is_key)
     if isinstance(value, int) and not isinstance(value, bool):
@@ -185,6 +185,8 @@ _KINDS: Final[dict[type, str]] = {
     list: "json",
 }
 
+# No finer than what the type keeps.
+_DURATION: Final = re.compile(r"PT[^.]*(\.\d{1,6}S)?", re.ASCII)
 # Only text that a number would be written back as, but for the zeros at the end of a
 # fraction, with digits that 64 bits can hold.
 _INTEGER: Final = re.compile(r"0|-?[1-9]\d{0,17}", re.ASCII)

@@ -89,6 +89,8 @@ def guessed(*values: Any, engine: Engine = "postgresql", key: str = "b") -> str:
         ((dt.time(1, 2),), "text"),
         ((dt.timedelta(1),), "interval"),
         ((TimeText("PT1.5S"),), "interval"),
+        ((TimeText("PT-2H3S"),), "interval"),
+        ((TimeText("PT0.0000005S"),), "text"),
         ((TimeText("10000-01-01"),), "text"),
     ],
 )

@@ -426,6 +426,7 @@ ODD: Final = [
     (pa.duration("s"), 5, "PT5S", "00:00:05"),
     (pa.duration("us"), -1500000, "PT-1.5S", "-00:00:01.5"),
     (pa.duration("ns"), 5000, "PT0.000005S", "00:00:00.000005"),
+    (pa.duration("ns"), 1, "PT0.000000001S", "00:00:00"),
     (pa.map_(pa.string(), pa.int32()), [("a", 1), ("b", None)], '{"a": 1, "b": null}', None),
     (pa.map_(pa.int32(), pa.int32()), [(1, 1), (1, 2)], "[[1, 1], [1, 2]]", None),
     (pa.list_(pa.timestamp("ns")), [1], '["1970-01-01 00:00:00.000000001"]', None),
