@@ -74,7 +74,9 @@ def convert_rows(
         for name, column in columns.items()
         if decimal_comma and column.family in {"integer", "number"}
     ]
-    fitted = _fitted(parts, columns, engine, left_out, ignore_unknown=ignore_unknown)
+    fitted = _fitted(
+        parts, columns, engine, on_bad_row, left_out, ignore_unknown=ignore_unknown
+    )
     if numbers:
         fitted = _with_points(each_row(fitted), numbers, on_bad_row)
     for given in _without_too_large(fitted, whole, on_bad_row):
@@ -141,6 +143,7 @@ def _fitted(
     parts: Iterable[Part],
     columns: Mapping[str, Column],
     engine: Engine,
+    on_bad_row: Callable[[RowError], object],
     left_out: AbstractSet[str],
     *,
     ignore_unknown: bool,
@@ -159,15 +162,16 @@ def _fitted(
         }
 
     for part in parts:
-        if isinstance(part, CellRows):
-            fits = written.issuperset(part.names)
-            yield part if fits else part.with_names(chosen(part.names))
-        elif part.keys() <= written:
+        given = part.names if isinstance(part, CellRows) else part.keys()
+        if written.issuperset(given):
             yield part
-        else:
-            yield part.with_cells(
-                (new, part[name]) for name, new in chosen(part).items()
-            )
+            continue
+        try:
+            named = part.with_names(chosen(given))
+        except RowError as exc:
+            on_bad_row(exc)
+            continue
+        yield named
 
 
 _DECIMAL_COMMA: Final = re.compile(

@@ -383,6 +383,52 @@ def test_a_point_where_it_cannot_be_is_an_error_then(
     assert database.query("SELECT id FROM t") == [(1,)]
 
 
+TWO: Final = [("Name", ()), ("title", ("--map", "title=name"))]
+
+
+@pytest.mark.parametrize(("other", "options"), TWO)
+def test_two_columns_of_a_file_are_not_for_one_of_the_table(
+    database: CliDatabase, file: Write, other: str, options: tuple[str, ...]
+) -> None:
+    made(database)
+    path = file(f"id,name,{other}\n1,a,b\n", "t.csv")
+    result = database.load(path, "--key", "id", "--on-error", "skip", *options)
+    assert result.exit_code == 1
+    said = f"t.csv: 'name' and '{other}' are for one column, 'name'"
+    assert said in " ".join(result.stderr.split())
+    assert database.query("SELECT * FROM t") == []
+
+
+@pytest.mark.parametrize(("other", "options"), TWO)
+def test_a_row_of_two_values_for_one_column_is_rejected(
+    database: CliDatabase,
+    file: Write,
+    other: str,
+    options: tuple[str, ...],
+) -> None:
+    made(database)
+    rows = [{"id": 1, "name": "a"}, {"id": 2, "name": "b", other: "c"}]
+    path = file("\n".join(map(json.dumps, rows)), "t.jsonl")
+    skip = ("--on-error", "skip", "--json")
+    result = database.load(path, "--key", "id", *skip, *options)
+    (counted,) = json.loads(result.stdout)["files"]
+    assert (counted["rows"], counted["rejected"]) == (2, 1)
+    said = f"line 2: 'name' and '{other}' are for one column, 'name'"
+    assert said in " ".join(result.stderr.split())
+    assert database.query("SELECT * FROM t") == [(1, "a")]
+
+
+def test_a_row_of_two_values_is_rejected_once_if_it_is_read_twice(
+    database: CliDatabase, file: Write
+) -> None:
+    rows = [{"id": 1, "name": "a"}, {"id": 2, "name": "b", "title": "c"}]
+    path = file("\n".join(map(json.dumps, rows)), "t.jsonl")
+    options = ("--map", "title=name", "--create-table", "--on-error", "skip", "--json")
+    result = database.load(path, "--key", "id", *options)
+    assert json.loads(result.stdout)["rejected"] == 1
+    assert database.query("SELECT * FROM t") == [(1, "a")]
+
+
 @pytest.mark.parametrize(
     ("options", "code", "expected"),
     [

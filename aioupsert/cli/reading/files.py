@@ -9,7 +9,14 @@ import stat
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import (
+    Callable,
+    Generator,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -115,16 +122,27 @@ class Input:
             if header and name not in header:
                 error = UnknownColumnError(self.name, [name], header)
                 raise LoadError(str(error).removeprefix("table "))
-        self._parts = _chosen(self._parts, chosen, names)
+        self._parts = _chosen(self._parts, chosen, names, self._report_named)
         return tuple(names.get(n, n) for n in header if chosen is None or n in chosen)
 
     def _report(self, error: RowError) -> None:
         """Report a bad row, but not again when it is read again."""
-        self._bad_rows += 1
-        if self._bad_rows > self._reported and not self._surveying:
-            self._reported = self._bad_rows
+        if self._is_new():
             self._bad_rows_of[error.file] += 1
             self._on_bad_row(error)
+
+    def _report_named(self, error: RowError) -> None:
+        """Do the same with a row that was read, and so is counted already."""
+        if self._is_new():
+            self._on_bad_row(error)
+
+    def _is_new(self) -> bool:
+        """Return whether a bad row was not reported before, and is to be now."""
+        self._bad_rows += 1
+        if self._bad_rows <= self._reported or self._surveying:
+            return False
+        self._reported = self._bad_rows
+        return True
 
     def survey(self, number: int | None) -> Iterator[Row]:
         """
@@ -314,19 +332,25 @@ class _CountedParts:
 
 
 def _chosen(
-    parts: Iterator[Part], columns: Sequence[str] | None, names: Mapping[str, str]
+    parts: Iterator[Part],
+    columns: Sequence[str] | None,
+    names: Mapping[str, str],
+    on_bad_row: Callable[[RowError], object],
 ) -> Iterator[Part]:
     """Yield rows with some columns, or with other names."""
     for part in parts:
-        if isinstance(part, CellRows):
-            taken = part.names if columns is None else columns
-            yield part.with_names({name: names.get(name, name) for name in taken})
-            continue
-        yield part.with_cells(
-            (names.get(name, name), cell)
-            for name, cell in part.items()
+        given = part.names if isinstance(part, CellRows) else part.keys()
+        taken = {
+            name: names.get(name, name)
+            for name in given
             if columns is None or name in columns
-        )
+        }
+        try:
+            renamed = part.with_names(taken)
+        except RowError as exc:
+            on_bad_row(exc)
+            continue
+        yield renamed
 
 
 class _StandardInput(io.RawIOBase):

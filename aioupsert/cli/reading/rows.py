@@ -7,6 +7,7 @@ import lzma
 import re
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
@@ -162,6 +163,18 @@ class Row(dict[str, Value]):
         row.origin, row.line, row.given = self.origin, self.line, self
         return row
 
+    def with_names(self, names: Mapping[str, str]) -> Self:
+        """
+        Return a row with some of the columns, by other names.
+
+        Raises:
+            RowError: Two of them would have one name.
+        """
+        row = self.with_cells((new, self[name]) for name, new in names.items())
+        if len(row) < len(names):
+            raise self.origin.error(self.line, _two_for_one(names), row=self.as_read)
+        return row
+
     @property
     def as_read(self) -> Row:
         """The row as it was read."""
@@ -174,6 +187,13 @@ class Row(dict[str, Value]):
     def file(self) -> str:
         """The name of the file."""
         return self.origin.file
+
+
+def _two_for_one(names: Mapping[str, str]) -> str:
+    """Return the reason why columns cannot have other names."""
+    ((column, _),) = Counter(names.values()).most_common(1)
+    given = [repr(name) for name, new in names.items() if new == column]
+    return f"{' and '.join(given)} are for one column, {column!r}"
 
 
 class CellRows(ColumnarRows):
@@ -219,8 +239,16 @@ class CellRows(ColumnarRows):
         ]
 
     def with_names(self, names: Mapping[str, str]) -> CellRows:
-        """Return the rows with some of their columns, by other names."""
+        """
+        Return the rows with some of their columns, by other names.
+
+        Raises:
+            LoadError: Two of them would have one name.
+        """
         taken = {names[name]: n for name, n in self._taken.items() if name in names}
+        if len(taken) < len(names):
+            msg = f"{self.origin.file}: {_two_for_one(names)}"
+            raise LoadError(msg)
         return CellRows(self.origin, self.lines, self.cells, self.size, taken)
 
     def without(self, rows: AbstractSet[int]) -> CellRows:
