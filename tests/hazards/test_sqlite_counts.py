@@ -41,6 +41,10 @@ TABLES: Final[dict[str, str]] = {
         f"{T}; CREATE TRIGGER x AFTER INSERT ON t BEGIN"
         " DELETE FROM t WHERE k = '1' AND new.k <> '1'; END"
     ),
+    "a trigger after each update": (
+        f"{LOG} {T}; CREATE TRIGGER x AFTER UPDATE ON t BEGIN"
+        " INSERT INTO log VALUES (new.k, 'u'); SELECT RAISE(IGNORE); END"
+    ),
     "a trigger that creates": (
         f"{T}; CREATE TRIGGER x AFTER UPDATE ON t WHEN new.n = 2 BEGIN"
         " INSERT INTO t (k, n) VALUES (new.k || '+', 9) ON CONFLICT DO NOTHING; END"

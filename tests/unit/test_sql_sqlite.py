@@ -382,15 +382,20 @@ def test_the_predicate_of_a_partial_index(
 @pytest.mark.parametrize(
     ("trigger", "refuses"),
     [
-        ("BEFORE UPDATE ON t", True),
-        ("UPDATE OF a ON t", True),
-        ("AFTER INSERT ON t", False),
-        ("BEFORE DELETE ON t", False),
+        ("g BEFORE UPDATE ON t", True),
+        ("g UPDATE OF a ON t", True),
+        ("g AFTER UPDATE OF a ON t", False),
+        ("IF NOT EXISTS main . [an update] after\nupdate ON t", False),
+        ("'it''s AFTER UPDATE' UPDATE ON t", True),
+        ("after UPDATE ON t", True),
+        ("g /* not */ AFTER UPDATE ON t", True),
+        ("g AFTER INSERT ON t", False),
+        ("g BEFORE DELETE ON t", False),
     ],
 )
 def test_a_trigger_may_refuse_updates(trigger: str, *, refuses: bool) -> None:
     found = described(
-        f"CREATE TABLE t (a); CREATE TRIGGER g {trigger} BEGIN SELECT 1; END"
+        f"CREATE TABLE t (a); CREATE TRIGGER {trigger} BEGIN SELECT 1; END"
     )
     assert found.updates_may_be_refused == refuses
 

@@ -127,6 +127,14 @@ def identify(name: TableName) -> Steps[str]:
 
 # A trigger without BEFORE or AFTER is BEFORE. A false match costs a query, no more.
 _BEFORE_UPDATE: Final = re.compile(r"\bUPDATE\b.*?\bON\b", re.IGNORECASE | re.DOTALL)
+_NAME: Final = (
+    r"""(?:"(?:[^"]|"")*"|'(?:[^']|'')*'|`(?:[^`]|``)*`|\[[^\]]*\]|[^\s"'`\[.]+)"""
+)
+_AFTER_UPDATE: Final = re.compile(
+    r"CREATE\s+(?:TEMP\s+|TEMPORARY\s+)?TRIGGER\s+(?:IF\s+NOT\s+EXISTS\s+)?"
+    rf"(?:{_NAME}\s*\.\s*)?{_NAME}\s+AFTER\s+UPDATE\b",
+    re.IGNORECASE,
+)
 _INSERT: Final = re.compile(r"\bINSERT\b.*?\bON\b", re.IGNORECASE | re.DOTALL)
 _AFTER_INSERT: Final = re.compile(r"\bAFTER\s+INSERT\b", re.IGNORECASE)
 _CLAUSE: Final = re.compile(r"\bCONFLICT\b", re.IGNORECASE)
@@ -213,7 +221,10 @@ def _table(
         supports_on_conflict_update=is_table,
         supports_returning=is_table,
         written_by_triggers=kind == "view",
-        updates_may_be_refused=any(_BEFORE_UPDATE.search(row[0]) for row in triggers),
+        updates_may_be_refused=any(
+            _BEFORE_UPDATE.search(row[0]) and not _AFTER_UPDATE.match(row[0])
+            for row in triggers
+        ),
         has_before_insert_trigger=any(
             _INSERT.search(row[0]) and not _AFTER_INSERT.search(row[0])
             for row in triggers
