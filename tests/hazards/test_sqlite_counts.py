@@ -45,6 +45,10 @@ TABLES: Final[dict[str, str]] = {
         f"{LOG} {T}; CREATE TRIGGER x AFTER UPDATE ON t BEGIN"
         " INSERT INTO log VALUES (new.k, 'u'); SELECT RAISE(IGNORE); END"
     ),
+    "a trigger before each update": (
+        f"{LOG} {T}; CREATE TRIGGER x BEFORE UPDATE ON t BEGIN"
+        " INSERT INTO log VALUES (new.k, 'u'); END"
+    ),
     "a trigger that creates": (
         f"{T}; CREATE TRIGGER x AFTER UPDATE ON t WHEN new.n = 2 BEGIN"
         " INSERT INTO t (k, n) VALUES (new.k || '+', 9) ON CONFLICT DO NOTHING; END"
