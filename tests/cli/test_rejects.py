@@ -618,15 +618,18 @@ def test_the_column_is_found_whatever_the_message_quotes(
     database, rejects = postgresql_database, tmp_path / "bad.csv"
     database.query(
         "CREATE TABLE t (id integer PRIMARY KEY, note text, a integer, zone text,"
-        " b timestamptz, c numeric(3,1))"
+        " b timestamptz, c numeric(3,1), d jsonb)"
     )
     path = file(
-        "id,note,a,zone,b,c\n"
-        "1,x,x,UTC,,1\n"  # the text of two columns is what the message quotes
-        "2,x,y,UTC,,1\n"
-        "3,x,1,nowhere,2026-01-01 10:00 nowhere,1\n"  # of another column
-        "4,x,1,UTC,,1000\n"  # of none
+        "id,note,a,zone,b,c,d\n"
+        "1,x,x,UTC,,1,\n"  # the text of two columns is what the message quotes
+        "2,x,y,UTC,,1,\n"
+        "3,x,1,nowhere,2026-01-01 10:00 nowhere,1,\n"  # of another column
+        "4,x,1,UTC,,1000,\n"  # of none
+        "5,x,1,UTC,,1,{x\n"  # of another only
     )
     result = database.load(path, *SKIP, "--rejects", str(rejects))
     assert result.exit_code == 3
-    assert [reason["column"] for reason in reasons(rejects)] == ["a", "a", "b", "c"]
+    assert [reason["column"] for reason in reasons(rejects)] == [
+        *("a", "a", "b", "c", "d")
+    ]

@@ -354,6 +354,37 @@ async def test_where_many_rows_are_bad_each_is_left_out_by_itself(
 
 
 @engines
+async def test_where_many_rows_are_bad_the_last_good_one_of_a_key_wins(
+    db: Database,
+) -> None:
+    await db.run("DROP TABLE t; CREATE TABLE t (k integer PRIMARY KEY, a integer)")
+    rows = [{"k": n // 4, "a": n if n % 4 > 1 else 2**64} for n in range(80)]
+    result = await load(db, rows, atomic=False, on_error="skip")
+    assert [error.index for error in result.rejected] == [
+        n for n in range(80) if n % 4 < 2
+    ]
+    assert (result.created, result.rows) == (20, 80)
+    assert await db.query("SELECT k, a FROM t ORDER BY k") == [
+        (k, 4 * k + 3) for k in range(20)
+    ]
+
+
+@pytest.mark.parametrize("db", ["asyncpg", "psycopg"], indirect=True)
+async def test_an_error_that_is_no_row_s_ends_the_search(db: Database) -> None:
+    await db.run(
+        "CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN"
+        " IF new.k = 50 THEN RAISE ''stop'' USING ERRCODE = ''53100''; END IF;"
+        " RETURN new; END';"
+        "CREATE TRIGGER g AFTER INSERT ON t FOR EACH ROW EXECUTE FUNCTION f()"
+    )
+    rows = [{"k": n, "a": -n - 1} for n in range(50)] + [{"k": 50, "a": 1}]
+    rows += [{"k": n, "a": -n} for n in range(51, 80)]
+    with pytest.raises((asyncpg.DiskFullError, psycopg.errors.DiskFull)):
+        await load(db, rows, atomic=False, on_error="skip")
+    assert not await stored(db)
+
+
+@engines
 @pytest.mark.parametrize("name", ["CHECK", "a type that the driver cannot send"])
 async def test_each_of_many_bad_rows_has_the_error_that_it_causes_alone(
     db: Database, name: str
