@@ -103,6 +103,7 @@ class ParallelWriter:
     ) -> None:
         aside = _Aside()
         async with session_on(pool, self._timeout) as session:
+            _raise_if_cancelled()
             while (share := await queue.get()) is not None:
                 if share.hashes is not None and session.engine.lock_limits is not None:
                     await self._write_free(session, share, share.hashes, aside)
@@ -148,6 +149,7 @@ class ParallelWriter:
     async def _read(self, pool: Connection) -> None:
         # The connection is given back: the pool may have no more than the writers need.
         async with session_on(pool, self._timeout) as session:
+            _raise_if_cancelled()
             table, engine = await self._write.check(session), session.engine
         async with aclosing(self._source.batches()) as batches:
             async for batch in batches:
@@ -173,6 +175,18 @@ class ParallelWriter:
             await queue.put(_Share(Batch((), ()), (), is_last=True))
         for queue in self._queues:
             await queue.join()
+
+
+def _raise_if_cancelled() -> None:
+    """
+    Raise the cancellation of a task of ours that was lost while it got its connection.
+
+    psycopg_pool loses one on Python 3.11, where ``asyncio.wait_for`` returns the result of
+    what has just ended (python/cpython#86296). The others would wait for this task forever.
+    """
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
 
 
 def _parts(rows: Sequence[int], *, halve: bool) -> list[Sequence[int]]:

@@ -3,7 +3,7 @@
 import asyncio
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from functools import partial
 from typing import Any, Final
 
@@ -205,6 +205,35 @@ async def test_through_the_pool_at_every_suspension_point(
     assert await idle(db)
     # Every connection is back.
     async with asyncio.timeout(5), all_taken(db.handle) as conns:
+        assert not any(map(has_begun, conns))
+
+
+@pytest.mark.parametrize("db", ["psycopg_pool"], indirect=True)
+async def test_a_cancellation_that_the_pool_loses_ends_the_work_of_all_connections(
+    db: PostgresDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await db.run(TABLES["plain"])
+    pool: Any = db.handle
+    getconn, connected = pool.getconn, asyncio.Event()
+
+    async def lose(timeout: float | None = None) -> Any:
+        conn = await getconn(timeout)
+        connected.set()
+        # As asyncio.wait_for does on Python 3.11, if the connection comes just then.
+        with suppress(asyncio.CancelledError):
+            await asyncio.sleep(60)
+        return conn
+
+    monkeypatch.setattr(pool, "getconn", lose)
+    call = asyncio.create_task(load(pool, 6, connections=2, batch_size=3))
+    await connected.wait()
+    call.cancel()
+    async with asyncio.timeout(5):
+        await asyncio.wait({call})
+    assert call.cancelled()
+    monkeypatch.undo()
+    assert await db.query("SELECT * FROM t") == []
+    async with asyncio.timeout(5), all_taken(pool) as conns:
         assert not any(map(has_begun, conns))
 
 
