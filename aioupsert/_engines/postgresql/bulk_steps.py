@@ -462,11 +462,10 @@ class _GroupWrite:
         upsert = self._upsert
         if self._judged and self._create is not None:
             upsert = self._create
-        counts = upsert.counts if self._outcome.results is None else None
-        rows = yield from self._send(counts or upsert.rows, some, copied=copied)
+        rows = yield from self._send(upsert, some, copied=copied)
         if not rows:
             raise refused(batch.per_row.plan.table.name)
-        return self._read(counts, some, rows)
+        return self._read(upsert, some, rows)
 
     def _copy_rest(
         self, some: Sequence[int], rest: Sequence[int], *, copied: bool
@@ -488,10 +487,8 @@ class _GroupWrite:
         """
         left = [*some]
         if self._batch.per_row.plan.update:
-            upsert = self._upsert
-            counts = upsert.counts if self._outcome.results is None else None
-            rows = yield from self._send(counts or upsert.rows, some, copied=copied)
-            left = self._read(counts, some, rows)
+            rows = yield from self._send(self._upsert, some, copied=copied)
+            left = self._read(self._upsert, some, rows)
             yield from self._copy_rest(some, left, copied=copied)
         if not left:
             return []
@@ -506,14 +503,14 @@ class _GroupWrite:
     def _insert_all(
         self, insert: ReportingStatement, some: Sequence[int], *, copied: bool
     ) -> Steps[list[int]]:
-        counts = insert.counts if self._outcome.results is None else None
-        rows = yield from self._send(counts or insert.rows, some, copied=copied)
-        if (len(rows) if counts is None else rows[0][0]) < len(some):
+        rows = yield from self._send(insert, some, copied=copied)
+        number = len(rows) if self._counts(insert) is None else rows[0][0]
+        if number < len(some):
             raise _NotAllInsertedError
-        return self._read(counts, some, rows)
+        return self._read(insert, some, rows)
 
     def _read(
-        self, counts: BatchStatement | None, some: Sequence[int], rows: ResultRows
+        self, statement: ReportingStatement, some: Sequence[int], rows: ResultRows
     ) -> list[int]:
         """
         Record what a statement reports; return the rows that it did not write.
@@ -521,7 +518,7 @@ class _GroupWrite:
         Raises:
             NotAppliedError: It has read no rows, as the table has changed.
         """
-        if counts is None:
+        if self._counts(statement) is None:
             return self._record(some, rows)
         created, updated, left = rows[0]
         self._outcome.count(RowCode.CREATED, created)
@@ -534,9 +531,8 @@ class _GroupWrite:
         self, query: ReportingStatement, some: Sequence[int], *, copied: bool = False
     ) -> Steps[list[int]]:
         """Record the rows that are left unchanged; return the others."""
-        counts = query.counts if self._outcome.results is None else None
-        rows = yield from self._send(counts or query.rows, some, copied=copied)
-        if counts is None:
+        rows = yield from self._send(query, some, copied=copied)
+        if self._counts(query) is None:
             return self._record(some, rows)
         unchanged: set[int] = set()
         for code, numbers in rows:
@@ -546,10 +542,15 @@ class _GroupWrite:
             return [*some]
         return [row for number, row in enumerate(some, 1) if number not in unchanged]
 
+    def _counts(self, statement: ReportingStatement) -> BatchStatement | None:
+        """Return the form that reports counts; None if a row for each is needed."""
+        return statement.counts if self._outcome.results is None else None
+
     def _send(
-        self, statement: BatchStatement, some: Sequence[int], *, copied: bool
+        self, reporting: ReportingStatement, some: Sequence[int], *, copied: bool
     ) -> Steps[ResultRows]:
         """Send a statement for some rows, and return its rows."""
+        statement = self._counts(reporting) or reporting.rows
         batch = self._batch
         plan = batch.per_row.plan
         returning = plan.caller_columns
