@@ -226,22 +226,19 @@ async def create_or_update(
     References:
         PostgreSQL, "INSERT" and "Transaction Isolation"; SQLite, "Transaction".
     """
-    arguments: Arguments = tuple.__new__(  # pyright: ignore[reportUnknownMemberType]
-        Arguments,
-        (
-            row,
-            key,
-            update,
-            defaults,
-            create_defaults,
-            where,
-            skip_unchanged,
-            touch,
-            returning,
-            old,
-            without_unique_index,
-            strategy,
-        ),
+    arguments: Arguments = Arguments(
+        row,
+        key,
+        update,
+        defaults,
+        create_defaults,
+        where,
+        skip_unchanged,
+        touch,
+        returning,
+        old,
+        without_unique_index,
+        strategy,
     )
     return await calls.create_or_update(
         conn, table, arguments, timeout, execution_options

@@ -343,22 +343,19 @@ class Coalescer:
             raise CoalescerClosedError(admission.closed or _ANOTHER_LOOP)
         if CURRENT_HOLD.get() is not None:
             await self._refuse_to_wait_for_itself()
-        arguments: Arguments = tuple.__new__(  # pyright: ignore[reportUnknownMemberType]
-            Arguments,
-            (
-                row,
-                {} if key is None else key,
-                update,
-                defaults,
-                create_defaults,
-                where,
-                skip_unchanged,
-                touch,
-                returning,
-                old,
-                self._without_unique_index,
-                "auto",
-            ),
+        arguments: Arguments = Arguments(
+            row,
+            {} if key is None else key,
+            update,
+            defaults,
+            create_defaults,
+            where,
+            skip_unchanged,
+            touch,
+            returning,
+            old,
+            self._without_unique_index,
+            "auto",
         )
         shape, values = self._reader.read(arguments)
         # A pending call should refer to little: the garbage collector traverses it all.
