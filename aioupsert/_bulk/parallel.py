@@ -179,9 +179,9 @@ class ParallelWriter:
 
 def _raise_if_cancelled() -> None:
     """
-    Raise the cancellation of a task of ours that was lost while it got its connection.
+    Raise CancelledError in a task whose cancellation was lost while it acquired a connection.
 
-    psycopg_pool loses one on Python 3.11, where ``asyncio.wait_for`` returns the result of
+    psycopg_pool may lose one on Python 3.11, where ``asyncio.wait_for`` returns the result of
     what has just ended (python/cpython#86296). The others would wait for this task forever.
     """
     task = asyncio.current_task()
