@@ -26,6 +26,7 @@ BENCHMARKS: Final = {
     "cliffs": "awkward rows over plain ones, each with its limit",
     "tables": "many rows in tables of several kinds, and COPY and ON CONFLICT by hand",
     "bulk_forms": "the statements that many rows can be sent with",
+    "frames": "a data frame as rows, and the same rows as dicts",
     "lookups": "the ids of many names, which are created where they are missing",
     "sync": "a table that is to equal its source, and the statements by hand",
     "loader": "CSV from the command line, and the tools of the databases",

@@ -86,9 +86,8 @@ class ArrowColumn(Sequence[Value]):
         """Return whether no value occurs twice."""
         if self._kind.cls not in _COUNTED:
             return len({*self._read()}) == len(self)
-        compute: Arrow = importlib.import_module("pyarrow.compute")
-        distinct: int = compute.count_distinct(self.array, mode="all").as_py()
-        return distinct == len(self)
+        # Takes half of the time of pyarrow.compute.count_distinct.
+        return len(self.array.unique()) == len(self)
 
     def _read(self) -> list[Value]:
         if self._values is None:
@@ -389,7 +388,7 @@ class CopiedRows:
         csv: Arrow = importlib.import_module("pyarrow.csv")
         if any(_means_another_as_text(arrow, compute, array) for array in arrays):
             return None
-        numbers = arrow.array(range(1, len(arrays[0]) + 1))
+        numbers = compute.cumulative_sum(arrow.repeat(1, len(arrays[0])))
         names = [str(number) for number in range(len(arrays) + 1)]
         sink = arrow.BufferOutputStream()
         options = csv.WriteOptions(include_header=False, quoting_style="all_valid")

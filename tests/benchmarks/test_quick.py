@@ -22,6 +22,7 @@ QUICK: Final = (
     "cluster {dsn}",
     "coalescer --plot {folder}/plot.svg",
     "crowd --plot {folder}/plot",
+    "frames",
     "growth --plot {folder}/plot",
     "import_time",
     "in_a_session",
