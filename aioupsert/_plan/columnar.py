@@ -44,6 +44,7 @@ class _Kind(NamedTuple):
 
 # Of which Arrow takes the same values for equal as Python.
 _COUNTED: Final = frozenset({bool, int, str})
+_SCALARS: Final = _COUNTED | {float, decimal.Decimal, dt.date, dt.datetime}
 
 
 class ArrowColumn(Sequence[Value]):
@@ -52,12 +53,14 @@ class ArrowColumn(Sequence[Value]):
 
     Attributes:
         array: Its values, as Arrow has them.
-        classes: Their classes in Python.
+        cls: Their class in Python.
+        classes: Their class, and that of None if there is a null.
     """
 
     def __init__(self, array: Arrow, kind: _Kind) -> None:
         """Convert no value yet."""
         self.array = array
+        self.cls: type = kind.cls
         self._kind = kind
         nulls, rows = array.null_count, len(array)
         found: set[type] = {kind.cls} if nulls < rows else set()
@@ -73,6 +76,22 @@ class ArrowColumn(Sequence[Value]):
     def part(self, start: int, stop: int) -> ArrowColumn:
         """Return the column of some rows."""
         return ArrowColumn(self.array.slice(start, stop - start), self._kind)
+
+    def as_text(self) -> ArrowColumn:
+        """Return the column with its values as text, as Arrow writes them."""
+        arrow: Arrow = importlib.import_module("pyarrow")
+        return ArrowColumn(self.array.cast(arrow.large_string()), _text(arrow, None))
+
+    def followed_by(self, others: Sequence[ArrowColumn]) -> ArrowColumn:
+        """Return the column with, after its values, those of others of its type."""
+        arrow: Arrow = importlib.import_module("pyarrow")
+        arrays = [column.array for column in (self, *others)]
+        chunks = [
+            chunk
+            for array in arrays
+            for chunk in getattr(array, "chunks", [array])  # an array is one chunk
+        ]
+        return ArrowColumn(arrow.chunked_array(chunks), self._kind)
 
     def samples(self) -> Sequence[Value]:
         """Return values by which Python compares as it does by all of them."""
@@ -236,6 +255,35 @@ class ArrowReader:
                 msg = f"column {self._names[number]!r}: {exc}"
                 raise UsageError(msg) from exc
         return ArrowColumn(array, kind)
+
+
+def scalar_column(array: Arrow) -> ArrowColumn | None:
+    """
+    Return a column whose values are of a type that Python has; None for others.
+
+    Raises:
+        ValueError: Text is not UTF-8.
+    """
+    arrow: Arrow = importlib.import_module("pyarrow")
+    given = array.type
+    make = _plain_kind(arrow.types, given)
+    kind = None if make is None else make(arrow, given)
+    if kind is None or kind.cls not in _SCALARS:
+        return None
+    if given in {arrow.uint64(), arrow.float16()}:  # not of 64 bits; cannot be cast
+        return None
+    if kind.type is not None:
+        try:
+            array = array.cast(kind.type)
+        except arrow.ArrowInvalid:  # a fraction that Python does not have
+            return None
+    if kind.cls is str:
+        array.validate(full=True)
+    if issubclass(kind.cls, dt.date) and not all(
+        dt.MINYEAR < year < dt.MAXYEAR for year in _years(array)
+    ):
+        return None
+    return ArrowColumn(array, kind)
 
 
 # --- Types ----------------------------------------------------------------------------
@@ -405,6 +453,11 @@ def _means_another_as_text(arrow: Arrow, compute: Arrow, array: Arrow) -> bool:
         return bool(compute.any(compute.match_substring(array, "\\.")).as_py())
     if types.is_date(array.type) or types.is_timestamp(array.type):
         # The first and the last moment of Python are infinity to a driver.
-        years = compute.min_max(compute.year(array)).as_py()
-        return bool({dt.MINYEAR, dt.MAXYEAR} & {*years.values()})
+        return not {dt.MINYEAR, dt.MAXYEAR}.isdisjoint(_years(array))
     return False
+
+
+def _years(array: Arrow) -> set[int]:
+    """Return the first and the last year of dates or times, if there are any."""
+    compute: Arrow = importlib.import_module("pyarrow.compute")
+    return {*compute.min_max(compute.year(array)).as_py().values()} - {None}

@@ -397,12 +397,12 @@ class _ParquetRecords:
 
     def write(self, error: RowError, /) -> None:
         row: ParquetRow = error.row
-        self._rows.append(row.batch.slice(row.index, 1))
+        self._rows.append(row.table.slice(row.index, 1))
         if len(self._rows) >= _ROW_GROUP:
             self._write_group()
 
     def _write_group(self) -> None:
-        table = self._arrow.Table.from_batches(self._rows, self._schema)
+        table = self._arrow.concat_tables(self._rows or [self._schema.empty_table()])
         self._writer.write_table(table.combine_chunks())
         self._rows.clear()
 

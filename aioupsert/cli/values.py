@@ -12,6 +12,7 @@ from collections.abc import Set as AbstractSet
 from decimal import Decimal
 from typing import Any, Final, TypeAlias, cast
 
+from aioupsert._plan.columnar import ArrowColumn
 from aioupsert._plan.schema import Column, Table
 from aioupsert.cli.databases import Database, Engine
 from aioupsert.cli.errors import message_of
@@ -63,7 +64,6 @@ def convert_rows(
         ignore_unknown: Whether columns that the table does not have are left out.
         decimal_comma: Whether the cells of CSV write numbers with a comma.
     """
-    converters: dict[tuple[str, type, bool], Converter | None] = {}
     whole = [
         name
         for name, column in columns.items()
@@ -79,21 +79,76 @@ def convert_rows(
     )
     if numbers:
         fitted = _with_points(each_row(fitted), numbers, on_bad_row)
+    converting = _Converting(columns, engine, on_bad_row)
     for given in _without_too_large(fitted, whole, on_bad_row):
-        if isinstance(given, CellRows) or given.__class__ is Row:
+        if isinstance(given, CellRows):
+            yield from converting.columns_of(given)
+        elif given.__class__ is Row:
             yield given
-            continue
+        elif (row := converting.row(given)) is not None:
+            yield row
+
+
+class _Converting:
+    """Converts rows of formats with types."""
+
+    def __init__(
+        self,
+        columns: Mapping[str, Column],
+        engine: Engine,
+        on_bad_row: Callable[[RowError], object],
+    ) -> None:
+        self._columns = columns
+        self._engine: Engine = engine
+        self._on_bad_row = on_bad_row
+        self._converters: dict[tuple[str, type, bool], Converter | None] = {}
+
+    def _converter(
+        self, name: str, cls: type[Any], *, is_parquet: bool
+    ) -> Converter | None:
+        kind = (name, cls, is_parquet)
+        if kind not in self._converters:
+            self._converters[kind] = _converter(
+                self._columns.get(name), cls, self._engine, is_parquet=is_parquet
+            )
+        return self._converters[kind]
+
+    def columns_of(self, part: CellRows) -> Iterator[Part]:
+        """Yield rows that were read as columns; one by one if one of them is bad."""
+        if part.table is None:
+            yield part
+            return
+        try:
+            columns = [*map(self._column, part.names, part.columns)]
+        except _ERRORS:
+            yield from (row for row in map(self.row, part) if row is not None)
+        else:
+            yield part.with_columns(columns)
+
+    def _column(self, name: str, cells: Sequence[Value]) -> Sequence[Value]:
+        if isinstance(cells, ArrowColumn):
+            convert = self._converter(name, cells.cls, is_parquet=True)
+            if convert is None or convert in _KEEP_INTEGERS:
+                return cells
+            if cells.is_copied_to(self._columns[name].type) or (
+                convert is _number_text and issubclass(cells.cls, int)
+            ):
+                return cells.as_text()
+        convert_of: dict[type[Any], Converter] = {
+            cls: self._converter(name, cls, is_parquet=True) or _unchanged
+            for cls in {*map(type, cells)}
+        }
+        if {*convert_of.values()} <= {_unchanged}:
+            return cells
+        return [convert_of[type(cell)](cell) for cell in cells]
+
+    def row(self, given: Row) -> Row | None:
+        """Return a row; report one that has a value which no conversion keeps."""
         row = ConvertedRow(given)
         row.origin, row.line, row.given = given.origin, given.line, given
         is_parquet = isinstance(given, ParquetRow)
         for name, value in given.items():
-            cls: type[Any] = value.__class__
-            kind = (name, cls, is_parquet)
-            if kind not in converters:
-                converters[kind] = _converter(
-                    columns.get(name), cls, engine, is_parquet=is_parquet
-                )
-            convert = converters[kind]
+            convert = self._converter(name, value.__class__, is_parquet=is_parquet)
             if convert is not None:
                 try:
                     row[name] = convert(value)
@@ -106,10 +161,13 @@ def convert_rows(
                     error = given.origin.error(
                         given.line, reason, column=name, row=given.as_read
                     )
-                    on_bad_row(error)
-                    break
-        else:
-            yield row
+                    self._on_bad_row(error)
+                    return None
+        return row
+
+
+def _unchanged(value: Value) -> Value:
+    return value
 
 
 def column_names(columns: Iterable[str], engine: Engine) -> dict[str, str]:
@@ -217,6 +275,9 @@ def _without_too_large(
     for part in parts:
         wrong: dict[int, RowError] = {}
         if isinstance(part, CellRows):
+            if part.table is not None:
+                yield part
+                continue
             cells = dict(zip(part.names, part.columns, strict=True))
             for name in columns:
                 for number in _long(cells.get(name, ())):
@@ -324,6 +385,10 @@ def _sqlite_integer(value: int) -> int | float:
         )
         raise ValueError(msg)
     return number
+
+
+# What keeps every integer that 64 bits hold.
+_KEEP_INTEGERS: Final = frozenset({_integer_or_float, _sqlite_integer})
 
 
 def _sqlite_float(value: float | Decimal) -> float:

@@ -123,6 +123,33 @@ def test_rows_of_parquet_are_written_as_parquet(
     assert [line["line"] for line in reasons(rejects)] == [*range(1, 61, 6)]
 
 
+def test_a_batch_of_few_columns_is_of_several_that_were_read(
+    database: CliDatabase, tmp_path: Path
+) -> None:
+    pa: Any = importlib.import_module("pyarrow")
+    pq: Any = importlib.import_module("pyarrow.parquet")
+    checked(database)
+    size = 1_300
+    columns = {
+        "id": pa.array(range(size)),
+        # Python makes the values of the other.
+        "n": pa.array([float(n != 1_100) for n in range(size)]),
+        "list": pa.array([[n] for n in range(size)]),
+    }
+    # With more columns, fewer rows are read at once.
+    columns |= {f"x{n}": pa.nulls(size) for n in range(400)}
+    path, rejects = tmp_path / "t.parquet", tmp_path / "bad.parquet"
+    pq.write_table(pa.table(columns), path)
+    result = database.load(path, *SKIP, "--columns", "id,n", "--rejects", str(rejects))
+    assert result.exit_code == 3
+    assert database.query("SELECT count(*), sum(id) FROM t WHERE n = 1") == [
+        (size - 1, sum(range(size)) - 1_100)
+    ]
+    (found,) = pq.read_table(rejects).to_pylist()
+    assert (found["id"], found["list"]) == (1_100, [1_100])
+    assert [line["line"] for line in reasons(rejects)] == [1_101]
+
+
 def test_what_was_rejected_can_be_loaded_once_the_reason_is_gone(
     database: CliDatabase, file: Write, tmp_path: Path
 ) -> None:

@@ -253,7 +253,8 @@ class _Rows:
                         cells[row] = column[row]
                 columns[number] = cells
         size = sum(map(len, self.texts))
-        return CellRows(self._origin, self.lines, columns, size)
+        origin = self._origin
+        return CellRows(origin, self.lines, columns, size, origin.positions)
 
     @cached_property
     def _quoted(self) -> dict[int, list[bool]]:

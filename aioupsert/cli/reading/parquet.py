@@ -6,11 +6,12 @@ import contextlib
 import datetime as dt
 import importlib
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import IO, Any, Final, TypeAlias
 
+from aioupsert._plan.columnar import scalar_column
 from aioupsert.cli.errors import LoadError, message_of
-from aioupsert.cli.reading.rows import Origin, ParquetRow, TimeText, duration_text
+from aioupsert.cli.reading.rows import CellRows, Origin, TimeText, duration_text
 from aioupsert.typing import Value
 
 _Scalar: TypeAlias = Any  # pyarrow has no annotations
@@ -18,7 +19,7 @@ _Scalar: TypeAlias = Any  # pyarrow has no annotations
 
 def read_parquet(
     file: str, binary: IO[bytes], progress: Callable[[float], None]
-) -> tuple[tuple[str, ...], Iterator[ParquetRow]]:
+) -> tuple[tuple[str, ...], Iterator[CellRows]]:
     """
     Return the names of the columns, and an iterator that reads the rows lazily.
 
@@ -45,53 +46,51 @@ def read_parquet(
     if len(set(names)) < len(names) or not all(names):
         msg = f"{file}: every column needs a name, and names must not repeat"
         raise LoadError(msg)
-    origin = Origin(file, "parquet", names, schema=opened.schema_arrow)
-    return names, _rows(origin, opened, errors, progress)
+    origin = Origin(file, "parquet", names, names, schema=opened.schema_arrow)
+    return names, _parts(origin, opened, errors, progress)
 
 
-def _rows(
+def _parts(
     origin: Origin,
     opened: Any,
     errors: tuple[type[Exception], ...],
     progress: Callable[[float], None],
-) -> Iterator[ParquetRow]:
+) -> Iterator[CellRows]:
+    arrow: Any = importlib.import_module("pyarrow")
     done, total = 0, opened.metadata.num_rows
-    batches = opened.iter_batches(batch_size=_BATCH)
+    size = max(1, min(_MOST_ROWS, _MOST_CELLS // max(1, len(origin.columns))))
+    batches = opened.iter_batches(batch_size=size)
     while True:
         try:
             batch = next(batches, None)
-            columns = () if batch is None else [*map(_values, batch.columns)]
+            cells = () if batch is None else [*map(_cells, batch.columns)]
         except errors as exc:
             raise _not_parquet(origin.file, exc) from exc
         if batch is None:
             return
-        names = batch.schema.names
-        rows = zip(*columns, strict=True) if columns else ()
-        for number, cells in enumerate(rows, start=done + 1):
-            row = ParquetRow(zip(names, cells, strict=True))
-            row.origin = origin
-            row.line = number
-            row.batch, row.index = batch, number - done - 1
-            yield row
+        lines = range(done + 1, done + 1 + batch.num_rows)
+        table = arrow.Table.from_batches([batch])
+        yield CellRows(
+            origin, lines, cells, batch.nbytes, origin.positions, table=table
+        )
         done += batch.num_rows
         progress(done / total)
 
 
-_BATCH: Final = 10_000
+# As many as a load stores at once.
+_MOST_ROWS: Final = 50_000
+_MOST_CELLS: Final = 250_000
 
 
 # --- Values ---------------------------------------------------------------------------
 
 
-def _values(array: Any) -> list[Value]:
+def _cells(array: Any) -> Sequence[Value]:
     """Return the values of a column, as Python's types or as text."""
-    kind = str(array.type)
-    if kind.startswith("timestamp[ns"):
-        # Most have no more digits than Python's type holds.
-        with contextlib.suppress(ValueError):
-            array = array.cast(kind.replace("ns", "us", 1))
-            kind = str(array.type)
-    if not _SPECIAL.search(kind):
+    column = scalar_column(array)
+    if column is not None:
+        return column
+    if not _SPECIAL.search(str(array.type)):
         # Years beyond Python's.
         with contextlib.suppress(ValueError, OverflowError):
             values: list[Value] = array.to_pylist()

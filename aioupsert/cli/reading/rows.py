@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import lzma
 import re
@@ -10,10 +11,10 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal, Self, TypeAlias, cast, overload
 
-from aioupsert._plan.columnar import ColumnarRows
+from aioupsert._plan.columnar import ArrowColumn, ColumnarRows
 from aioupsert._plan.schema import Names
 from aioupsert.cli.errors import LoadError, message_of
 from aioupsert.typing import Value
@@ -80,6 +81,11 @@ class Origin:
     columns: tuple[str, ...] = ()
     dialect: Dialect = Dialect()
     schema: Any = None
+
+    @property
+    def positions(self) -> dict[str, int]:
+        """The columns with their positions in the file."""
+        return {name: number for number, name in enumerate(self.columns)}
 
     @property
     def layout(self) -> tuple[Value, ...]:
@@ -196,47 +202,35 @@ def _two_for_one(names: Mapping[str, str]) -> str:
     return f"{' and '.join(given)} are for one column, {column!r}"
 
 
+@dataclass(eq=False)
 class CellRows(ColumnarRows):
     """
-    Rows of cells of one file; each is made a `Row` only when it is asked for.
+    Rows of one file that were read as columns; one is made only when it is asked for.
 
     Attributes:
         origin: Where they come from.
-        lines: The lines on which they start.
-        cells: The columns of the file.
-        size: How many characters they have, about.
+        lines: The lines on which they start, or their numbers.
+        cells: The columns of the file, and after them columns that were made of these.
+        size: How many bytes they have, about.
+        taken: The columns that the rows have, with their positions in *cells*.
+        table: The rows as pyarrow has them, for Parquet; None for a file of text, whose
+            cells are text.
     """
 
-    def __init__(
-        self,
-        origin: Origin,
-        lines: Sequence[int],
-        cells: Sequence[Sequence[str | None]],
-        size: int,
-        taken: Mapping[str, int] | None = None,
-    ) -> None:
-        """
-        Make rows of columns.
+    origin: Origin
+    lines: Sequence[int]
+    cells: Sequence[Sequence[Value]]
+    size: int
+    taken: Mapping[str, int]
+    table: Any = None
 
-        Args:
-            origin: Where they come from.
-            lines: The lines on which they start.
-            cells: The columns of the file.
-            size: How many characters they have, about.
-            taken: The columns that the rows have, with their positions in the file; by
-                default all of them.
-        """
-        self.origin = origin
-        self.lines = lines
-        self.size = size
-        self.cells = cells
-        if taken is None:
-            taken = {name: n for n, name in enumerate(origin.columns)}
-        self._taken = taken
-        self.names: Names = tuple(taken)
+    def __post_init__(self) -> None:
+        """Find the columns that are taken."""
+        self.names: Names = tuple(self.taken)
         self.columns: Sequence[Sequence[Value]] = [
-            cells[number] for number in taken.values()
+            self.cells[number] for number in self.taken.values()
         ]
+        self._is_as_read = self.taken == self.origin.positions
 
     def with_names(self, names: Mapping[str, str]) -> CellRows:
         """
@@ -245,31 +239,40 @@ class CellRows(ColumnarRows):
         Raises:
             LoadError: Two of them would have one name.
         """
-        taken = {names[name]: n for name, n in self._taken.items() if name in names}
+        taken = {names[name]: n for name, n in self.taken.items() if name in names}
         if len(taken) < len(names):
             msg = f"{self.origin.file}: {_two_for_one(names)}"
             raise LoadError(msg)
-        return CellRows(self.origin, self.lines, self.cells, self.size, taken)
+        return replace(self, taken=taken)
+
+    def with_columns(self, columns: Sequence[Sequence[Value]]) -> CellRows:
+        """Return the rows with other values, column by column, made of theirs."""
+        taken = {name: n for n, name in enumerate(self.names, start=len(self.cells))}
+        return replace(self, cells=[*self.cells, *columns], taken=taken)
 
     def without(self, rows: AbstractSet[int]) -> CellRows:
-        """Return the others of the rows."""
+        """Return the others of the rows, which are of a file of text."""
         kept = [row not in rows for row in range(len(self))]
         lines = [*itertools.compress(self.lines, kept)]
         cells = [[*itertools.compress(column, kept)] for column in self.cells]
-        return CellRows(self.origin, lines, cells, self.size, self._taken)
+        return replace(self, lines=lines, cells=cells)
 
     def is_like(self, other: CellRows) -> bool:
         """Return whether other rows have the same columns of the same file."""
-        return self.origin is other.origin and self._taken == other._taken
+        return self.origin is other.origin and self.taken == other.taken
 
     def followed_by(self, others: Sequence[CellRows]) -> CellRows:
         """Return these rows and, after them, others that are like them."""
         every = (self, *others)
         lines = [line for rows in every for line in rows.lines]
         columns = zip(*(rows.cells for rows in every), strict=True)
-        cells = [[*itertools.chain.from_iterable(parts)] for parts in columns]
+        cells = [_concatenated(parts) for parts in columns]
         size = sum(rows.size for rows in every)
-        return CellRows(self.origin, lines, cells, size, self._taken)
+        table = self.table
+        if table is not None:
+            arrow: Any = importlib.import_module("pyarrow")
+            table = arrow.concat_tables([rows.table for rows in every])
+        return replace(self, lines=lines, cells=cells, size=size, table=table)
 
     def __len__(self) -> int:
         """Return the number of rows."""
@@ -283,23 +286,41 @@ class CellRows(ColumnarRows):
 
     def __getitem__(self, row: int | slice) -> Row | CellRows:
         """Return a row, or some."""
-        if isinstance(row, slice):
-            lines = self.lines[row]
-            size = self.size * len(lines) // max(1, len(self.lines))
-            cells = [column[row] for column in self.cells]
-            return CellRows(self.origin, lines, cells, size, self._taken)
-        return self._row(self.lines[row], [column[row] for column in self.cells])
+        if isinstance(row, int):
+            return self._row(row, [column[row] for column in self.cells])
+        start, stop, _ = row.indices(len(self))
+        cells = [
+            column.part(start, stop) if isinstance(column, ArrowColumn) else column[row]
+            for column in self.cells
+        ]
+        lines = self.lines[row]
+        size = self.size * len(lines) // max(1, len(self.lines))
+        table = None if self.table is None else self.table.slice(start, stop - start)
+        return replace(self, lines=lines, cells=cells, size=size, table=table)
 
     def __iter__(self) -> Iterator[Row]:
         """Return an iterator over the rows."""
-        return map(self._row, self.lines, zip(*self.cells, strict=True))
+        return map(self._row, itertools.count(), zip(*self.cells, strict=True))
 
-    def _row(self, line: int, cells: Sequence[str | None]) -> Row:
-        row = Row(zip(self.origin.columns, cells, strict=True))
-        row.origin, row.line = self.origin, line
-        if self.names == self.origin.columns:
+    def _row(self, number: int, cells: Sequence[Value]) -> Row:
+        given = zip(self.origin.columns, cells, strict=False)
+        if self.table is None:
+            row = Row(given)
+        else:
+            row = ParquetRow(given)
+            row.table, row.index = self.table, number
+        row.origin, row.line = self.origin, self.lines[number]
+        if self._is_as_read:
             return row
-        return row.with_cells((name, cells[n]) for name, n in self._taken.items())
+        return row.with_cells((name, cells[n]) for name, n in self.taken.items())
+
+
+def _concatenated(columns: Sequence[Sequence[Value]]) -> Sequence[Value]:
+    """Return columns one after the other."""
+    alike = [column for column in columns if isinstance(column, ArrowColumn)]
+    if alike and len(alike) == len(columns):
+        return alike[0].followed_by(alike[1:])
+    return [*itertools.chain.from_iterable(columns)]
 
 
 Part: TypeAlias = "Row | CellRows"
@@ -361,13 +382,13 @@ class ParquetRow(TypedRow):
     A row of Parquet.
 
     Attributes:
-        batch: The batch of pyarrow that has the row.
+        table: The table of pyarrow that has the row.
         index: The position of the row in it.
     """
 
-    __slots__ = ("batch", "index")
+    __slots__ = ("index", "table")
 
-    batch: Any
+    table: Any
     index: int
 
 
