@@ -9,12 +9,12 @@ import sys
 from collections.abc import Generator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Final, Literal, NoReturn
 
 import typer
 
+import aioupsert
 from aioupsert._plan.schema import table_name
 from aioupsert.cli import inspect as inspection
 from aioupsert.cli import preview as previewing
@@ -66,7 +66,7 @@ app: Final = typer.Typer(
 
 def _print_version(requested: bool) -> None:
     if requested:
-        typer.echo(f"aioupsert {version('aioupsert')}")
+        typer.echo(f"aioupsert {aioupsert.__version__}")
         raise typer.Exit
 
 

@@ -17,6 +17,7 @@ from aioupsert import (
     create_or_update,
     create_or_update_many,
 )
+from aioupsert._engines.sqlite import bulk_steps
 
 LAST: Final = 2**63 - 1
 T: Final = "CREATE TABLE t (k TEXT PRIMARY KEY, n INTEGER NOT NULL, m DEFAULT 7)"
@@ -86,21 +87,24 @@ async def contents(conn: aiosqlite.Connection) -> list[set[tuple[Any, ...]]]:
     return found
 
 
-@pytest.mark.parametrize("inside", [False, True], ids=["own", "caller's"])
+@pytest.mark.parametrize("transaction", ["own", "caller's", "caller's, of many rows"])
 @pytest.mark.parametrize("size", [None, 4])
 @pytest.mark.parametrize("options", CALLS, ids=str)
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("table", TABLES)
-async def test_they_are_as_many_as_by_single_calls(
+async def test_they_are_as_many_as_by_single_calls(  # noqa: PLR0917  # pytest passes them by name
     tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
     table: str,
     layout: str,
     options: dict[str, Any],
     size: int | None,
-    *,
-    inside: bool,
+    transaction: str,
 ) -> None:
     rows = LAYOUTS[layout]
+    inside = transaction != "own"
+    if transaction == "caller's, of many rows":
+        monkeypatch.setattr(bulk_steps, "WORTH_A_LOCK", 2)
     if "k INTEGER" in TABLES[table]:
         rows = [row | {"k": int(row["k"])} for row in rows]
     async with (
@@ -176,9 +180,11 @@ async def test_rows_are_written_once_where_another_table_has_been_made(
         assert len([sql for sql in written if sql.startswith("INSERT")]) == len(UNIFORM)
 
 
+@pytest.mark.parametrize("many", [1, 10])
 async def test_a_transaction_of_the_callers_waits_for_another_writer(
-    tmp_path: Path,
+    tmp_path: Path, many: int
 ) -> None:
+    rows = [{"k": f"{n}", "n": n} for n in range(11 * many)]
     path = tmp_path / "t.db"
     async with (
         aiosqlite.connect(path, isolation_level=None) as conn,
@@ -186,12 +192,13 @@ async def test_a_transaction_of_the_callers_waits_for_another_writer(
     ):
         await conn.execute("PRAGMA journal_mode = WAL")
         await conn.execute(T)
-        await create_or_update_many(conn, "t", UNIFORM[:2], key="k")
+        await create_or_update_many(conn, "t", rows[:2], key="k")
         await other.execute("BEGIN IMMEDIATE")
         await other.execute("INSERT INTO t (k, n) VALUES ('other', 0)")
         await conn.execute("BEGIN")
-        call = asyncio.create_task(create_or_update_many(conn, "t", UNIFORM, key="k"))
+        call = asyncio.create_task(create_or_update_many(conn, "t", rows, key="k"))
         await asyncio.sleep(0.1)
         await other.execute("COMMIT")
-        assert (await call).rows == len(UNIFORM)
+        result = await call
+        assert (result.created, result.updated) == (len(rows) - 2, 2)
         await conn.execute("COMMIT")

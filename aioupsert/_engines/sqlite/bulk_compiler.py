@@ -34,7 +34,12 @@ from aioupsert._engines.sqlite.bulk_steps import (
     SqliteBatch,
 )
 from aioupsert._engines.sqlite.catalog import ROWID_KEY
-from aioupsert._engines.sqlite.compiler import SqliteWriter, compile_call, name_table
+from aioupsert._engines.sqlite.compiler import (
+    SqliteWriter,
+    compile_call,
+    lock_sql,
+    name_table,
+)
 from aioupsert._plan import Resolved
 from aioupsert._plan.schema import Column
 
@@ -62,6 +67,7 @@ def compile_batch(plan: Plan) -> SqliteBatch:
         how="INSERT ... ON CONFLICT DO UPDATE",
         counted=counted,
         newest=f"SELECT coalesce(max(rowid), 0) FROM {name_table(plan.table)}",
+        lock=lock_sql(plan.table),
     )
 
 

@@ -51,6 +51,8 @@ It records a row's number and code, and returns whether to update the row.
 """
 ROW_NUMBER: Final = -1
 """The parameter that stands for the row's number."""
+WORTH_A_LOCK: Final = 100
+"""Of fewer rows, recording each costs less than the lock and the counting."""
 
 
 _MAX_ROWID: Final = 2**63 - 1
@@ -99,6 +101,8 @@ class SqliteBatch:
         how: The form of the statement, or why the rows are written one by one.
         counted: The same statement if the largest rowid tells how many rows it created.
         newest: The query for that rowid.
+        lock: Takes the write lock, without which nothing may be read before the rows are
+            written.
     """
 
     per_row: SqliteCall
@@ -107,6 +111,7 @@ class SqliteBatch:
     how: str
     counted: RowStatement | None = None
     newest: str = ""
+    lock: str = ""
 
     def statement(self, counting: _Counting | None) -> RowStatement | None:
         """Return the statement to run, given what counts created rows."""
@@ -161,9 +166,7 @@ def _write_group(
             yield from _write_row(batch, group, row, outcome)
         return
     size = len(group.positions)
-    counting = None
-    if is_locked:
-        counting = yield from _counting([batch], size, outcome)
+    counting = yield from _counting([batch], size, outcome, is_locked=is_locked)
     statement = batch.statement(counting)
     assert statement is not None  # noqa: S101  # there is one
     if outcome.skips:
@@ -275,9 +278,7 @@ def _write_in_row_order(
         )
     )
     batches = [batch for batch, _ in groups]
-    counting = None
-    if is_locked:
-        counting = yield from _counting(batches, len(places), outcome)
+    counting = yield from _counting(batches, len(places), outcome, is_locked=is_locked)
     statements = [batch.statement(counting) for batch in batches]
     texts = [statement and statement.sql for statement in statements]
     # What comes next in each group: the values of a row, or its number.
@@ -329,15 +330,24 @@ class _Counting:
 
 
 def _counting(
-    batches: Sequence[SqliteBatch], rows: int, outcome: BatchOutcome
+    batches: Sequence[SqliteBatch],
+    rows: int,
+    outcome: BatchOutcome,
+    *,
+    is_locked: bool,
 ) -> Steps[_Counting | None]:
     """
     Return what counts created rows; None if they must be recorded one by one.
 
-    The transaction must have the write lock, as this reads before anything is written.
+    This reads before anything is written, and so takes the write lock if the transaction
+    may not have it.
     """
     if outcome.results is not None or any(b.counted is None for b in batches):
         return None
+    if not is_locked:
+        if rows < WORTH_A_LOCK:
+            return None
+        yield Command(batches[0].lock)
     counting = _Counting(batches[0].newest)  # all are for one table
     yield from counting.start()
     return counting if counting.rowid <= _MAX_ROWID - rows else None

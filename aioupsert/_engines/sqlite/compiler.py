@@ -61,7 +61,11 @@ def compile_call(plan: Plan) -> SqliteCall:
             _find(plan, "before the update"),
             _insert(plan),
             *defaults,
-            lock=None if plan.table.written_by_triggers else _lock(plan),
+            lock=None
+            if plan.table.written_by_triggers
+            else _writer(plan).compiled(
+                lock_sql(plan.table), "first, for the write lock"
+            ),
             identity=len(_identity(plan)),
         )
     find = _find(plan, when) if plan.conditional else None
@@ -285,14 +289,13 @@ def _identity(plan: Plan) -> list[str]:
     return [next(n for n in ("rowid", "oid", "_rowid_") if n not in names)]
 
 
-def _lock(plan: Plan) -> CompiledStatement:
+def lock_sql(table: Table) -> str:
     """
-    Write a statement that takes the write lock, and writes nothing.
+    Return a statement that takes the write lock, and writes nothing.
 
     A transaction that reads first may fail to write when others have written meanwhile.
     """
-    sql = f"DELETE FROM {name_table(plan.table)} WHERE 0"
-    return _writer(plan).compiled(sql, "first, for the write lock")
+    return f"DELETE FROM {name_table(table)} WHERE 0"
 
 
 def _update(plan: Plan) -> CompiledStatement:
