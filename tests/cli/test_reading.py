@@ -363,6 +363,12 @@ BROKEN = ": invalid JSON: "
         ('"a"\n', ", line 1: a row must be an object, not text"),
         ("[" * 100_000, f", line 1{BROKEN}nested too deeply"),
         ('{"a": ' + "1" * 5_000 + "}", f", line 1{BROKEN}Exceeds the limit"),
+        (
+            '{"a": 1, "b": 2}\n{"a": 1, "b": 2, "a": 1}\n',
+            f", line 2{BROKEN}an object has two members 'a'",
+        ),
+        ('{"a": {"b": 1, "b": null}}\n', f", line 1{BROKEN}an object has two"),
+        ('{"a": [{"": 1, "": 2}]}\n', f", line 1{BROKEN}an object has two members ''"),
     ],
 )
 def test_broken_lines_of_json(file: Write, content: str, expected: str) -> None:
@@ -389,6 +395,8 @@ def test_broken_lines_of_json(file: Write, content: str, expected: str) -> None:
         ("[{},\n 1]", ", line 2: a row must be an object, not a number"),
         ("[" * 200_000, f", line 1{BROKEN}nested too deeply"),
         ('[{"a": ' + "1" * 5_000 + "}]", f", line 1{BROKEN}Exceeds the limit"),
+        ('[{},\n{"a": 1, "a": 2}]', f", line 2{BROKEN}an object has two members 'a'"),
+        ('{"a": 1}\n{"b": {"a": 1, "a": 1}}', f", line 2{BROKEN}an object has two"),
     ],
 )
 def test_a_broken_array_of_json(file: Write, content: str, expected: str) -> None:

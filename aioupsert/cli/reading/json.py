@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from decimal import Decimal
 from typing import BinaryIO, Final, NoReturn, cast
@@ -20,7 +21,7 @@ from aioupsert.cli.reading.rows import (
 from aioupsert.typing import Value
 
 # What the decoder raises: its own error, another ValueError for numbers with thousands
-# of digits, and RecursionError for deeply nested arrays or objects.
+# of digits and for repeated names, and RecursionError for deeply nested arrays or objects.
 _JSON_ERRORS: Final = (ValueError, RecursionError)
 
 
@@ -36,7 +37,17 @@ def _number(text: str) -> float | Decimal:
         raise ValueError(msg) from exc
 
 
-_DECODER: Final = json.JSONDecoder(parse_float=_number)
+def _members(members: list[tuple[str, Value]]) -> dict[str, Value]:
+    """Return the members of an object, of which a dict would keep one of each name."""
+    found = dict(members)
+    if len(found) < len(members):
+        ((name, _),) = Counter(name for name, _ in members).most_common(1)
+        msg = f"an object has two members {name!r}"
+        raise ValueError(msg)
+    return found
+
+
+_DECODER: Final = json.JSONDecoder(parse_float=_number, object_pairs_hook=_members)
 _load: Final = _DECODER.decode
 
 
