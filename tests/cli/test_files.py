@@ -120,6 +120,51 @@ def test_packed_files_that_break_off(
     assert result.stderr.startswith("aioupsert: ")
 
 
+# Zip files have one directory at their end.
+SEVERAL: Final = [*PACKED][:-1]
+
+
+@pytest.mark.parametrize("kind", SEVERAL)
+@pytest.mark.parametrize("size", [0, 1_000, 200_000])
+def test_packed_files_of_several_parts(
+    sqlite_database: CliDatabase, file: Write, kind: str, size: int
+) -> None:
+    words = os.urandom(size).hex()
+    first, second = f"id,n\n1,{words}\n2,".encode(), b"b\n"
+    whole = PACKED[kind](first) + PACKED[kind](second)
+    result = sqlite_database.load(file(whole), *NEW)
+    assert result.exit_code == 0, result.stderr
+    assert sqlite_database.query("SELECT * FROM t") == [(1, words or None), (2, "b")]
+
+
+@pytest.mark.parametrize("zeros", [4, 100_000])
+@pytest.mark.parametrize("kind", ["gz", "bz2", "xz"])
+def test_packed_files_may_be_filled_up_with_zeros(
+    sqlite_database: CliDatabase, file: Write, kind: str, zeros: int
+) -> None:
+    content = PACKED[kind](CSV[:-4]) + bytes(zeros) + PACKED[kind](CSV[-4:])
+    result = sqlite_database.load(file(content + bytes(zeros)), *NEW)
+    assert result.exit_code == 0, result.stderr
+    assert sqlite_database.query("SELECT * FROM t") == [(1, "a"), (2, "b")]
+
+
+@pytest.mark.parametrize("rest", ["a broken part", "half of a part", "something else"])
+@pytest.mark.parametrize("kind", SEVERAL)
+def test_what_follows_in_a_packed_file_is_not_left_out_silently(
+    sqlite_database: CliDatabase, file: Write, kind: str, rest: str
+) -> None:
+    second = PACKED[kind](os.urandom(1_000).hex().encode())
+    ends = {
+        "a broken part": b"\xff" + second[1:],
+        "half of a part": second[: len(second) // 2],
+        "something else": b"and so on",
+    }
+    result = sqlite_database.load(file(PACKED[kind](CSV) + ends[rest]), *NEW)
+    assert result.exit_code == 1
+    assert result.stderr.startswith("aioupsert: ")
+    assert sqlite_database.query("SELECT name FROM sqlite_master") == []
+
+
 def test_without_pyarrow_zstd_is_unpacked_by_others(
     sqlite_database: CliDatabase, file: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,11 +10,15 @@ import io
 import lzma
 import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from typing import IO, Any, Final, cast
+from functools import partial
+from typing import IO, TYPE_CHECKING, Any, Final, cast
 
 from aioupsert.cli.errors import LoadError
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
 
 
 class _KeptOpen(io.RawIOBase):
@@ -43,10 +47,56 @@ def _open_zstd(binary: IO[bytes]) -> Any:
     return arrow.CompressedInputStream(file, "zstd")
 
 
+class _Streams(io.RawIOBase):
+    """
+    What is in a file of bzip2 or xz, which has one stream after the other.
+
+    Other than for ``bz2.open`` and ``lzma.open``, what follows a stream and is none itself
+    is an error: it may have been one, and its rows would be missing.
+    """
+
+    def __init__(self, binary: IO[bytes], begin: Callable[[], Any]) -> None:
+        self._binary = binary
+        self._begin = begin
+        self._stream = begin()
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: WriteableBuffer) -> int:
+        view = memoryview(buffer)
+        data = b""
+        while not data:
+            block = b""
+            if self._stream.eof:
+                block = self._after(self._stream.unused_data)
+                if not block:
+                    return 0
+                self._stream = self._begin()
+            elif self._stream.needs_input:
+                block = self._binary.read(_BLOCK)
+                if not block:
+                    msg = "the file ends before what is packed in it does"
+                    raise EOFError(msg)
+            data = self._stream.decompress(block, len(view))
+        view[: len(data)] = data
+        return len(data)
+
+    def _after(self, rest: bytes) -> bytes:
+        """Return what follows a stream, without the zeros that may fill up a file."""
+        while not (block := rest.lstrip(b"\0")):
+            rest = self._binary.read(_BLOCK)
+            if not rest:
+                break
+        return block
+
+
+# Bytes.
+_BLOCK: Final = 1 << 16
 _PACKED: Final[Mapping[bytes, Any]] = {
     b"\x1f\x8b": gzip.open,
-    b"BZh": bz2.open,
-    b"\xfd7zXZ\0": lzma.open,
+    b"BZh": partial(_Streams, begin=bz2.BZ2Decompressor),
+    b"\xfd7zXZ\0": partial(_Streams, begin=lzma.LZMADecompressor),
     b"\x28\xb5\x2f\xfd": _open_zstd,
 }
 _ZIP: Final = b"PK\x03\x04"
