@@ -7,7 +7,7 @@ import importlib
 import json
 from collections import Counter
 from collections.abc import Callable, Generator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -89,6 +89,7 @@ class Rejects:
         self._files: dict[Origin, _RejectsFile] = {}
         self._order: dict[str, int] = {}
         self._first: _RejectsFile | None = None
+        self._is_finished = self._is_incomplete = False
         if path is not None:
             self._first = _RejectsFile(path, self._encoding)
 
@@ -175,10 +176,20 @@ class Rejects:
         if self._first is None or not self._first.is_regular:
             self.shown += rows[: _MAX_SHOWN - len(self.shown)]
         if self._first is not None:
-            for origin, row in [(row.origin, row) for row in rows if row.origin]:
-                self._file_of(origin).write(row)
-            for file in self._files.values():
-                file.flush()
+            with self._noticing_errors():
+                for origin, row in [(row.origin, row) for row in rows if row.origin]:
+                    self._file_of(origin).write(row)
+                for file in self._files.values():
+                    file.flush()
+
+    @contextmanager
+    def _noticing_errors(self) -> Generator[None]:
+        """Remember that a file could not be written, or not to its end."""
+        try:
+            yield
+        except LoadError:
+            self._is_incomplete = True
+            raise
 
     def _file_of(self, origin: Origin) -> _RejectsFile:
         """Return the file for rows of a format and header, of which it has one each."""
@@ -207,7 +218,7 @@ class Rejects:
 
     def finish(self, *, failed: bool) -> None:
         """
-        Write what is left, and give the files their names.
+        Write what is left, and give the files their names; do nothing the second time.
 
         A file of an earlier load is left as it is if this one failed without a rejected
         row.
@@ -215,11 +226,17 @@ class Rejects:
         Raises:
             LoadError: A file cannot be written.
         """
-        try:
-            self.write()
-        finally:
-            for file in self._all_files():
-                file.finish(keep=not failed or self.count > 0)
+        if self._is_finished:
+            return
+        self._is_finished = True
+        keep = not failed or self.count > 0
+        with self._noticing_errors():
+            try:
+                self.write()
+            finally:
+                with ExitStack() as stack:
+                    for file in self._all_files():
+                        stack.callback(file.finish, keep=keep)
 
     def notes(self) -> list[str]:
         """Return what the user is told about the rejected rows."""
@@ -235,6 +252,8 @@ class Rejects:
                 if self.count == 1
                 else f"{self.count} rejected rows are"
             )
+            if self._is_incomplete:
+                rows = f"not all of the {self.count} rejected rows are"
             notes.append(f"{rows} in {names}, with the reasons in {reasons}")
         return notes
 
@@ -316,14 +335,13 @@ class _RejectsFile:
 
     def finish(self, *, keep: bool) -> None:
         """Close both files, and give them their names or remove them."""
-        try:
+        with ExitStack() as stack:
+            stack.callback(self._output.finish, keep=keep)
+            if self._reasons is not None:
+                stack.callback(self._reasons.finish, keep=keep)
             with _writing(self.path):
                 for records in self._records if keep else ():
                     records.close()
-        finally:
-            if self._reasons is not None:
-                self._reasons.finish(keep=keep)
-            self._output.finish(keep=keep)
 
 
 class _Records(Protocol):

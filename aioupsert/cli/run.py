@@ -182,7 +182,7 @@ def load_files(request: LoadRequest) -> Summary:
         request.max_errors,
     ) as rejects:
         report = Report(rejects, request.diff)
-        with _explain_rejects(rejects):
+        with _explain_rejects(rejects, dry_run=request.options.dry_run):
             options = _read_and_load(request, report)
     return Summary(
         result=report.result,
@@ -307,16 +307,22 @@ def _explain_interrupt(
 
 
 @contextmanager
-def _explain_rejects(rejects: Rejects) -> Generator[None]:
-    """Add to an error what became of the rows that were rejected before it."""
+def _explain_rejects(rejects: Rejects, *, dry_run: bool) -> Generator[None]:
+    """Finish the files of rejected rows; add to an error what became of these."""
     try:
         yield
     except (LoadError, InterruptedLoadError) as exc:
-        with suppress(LoadError):
-            rejects.write()
+        with suppress(LoadError):  # the error that ended the load is worth more
+            rejects.finish(failed=True)
         message = "\n".join([str(exc), *rejects.notes()])
         if isinstance(exc, InterruptedLoadError):
             raise exc.with_message(message) from None
+        raise LoadError(message) from exc
+    try:
+        rejects.finish(failed=False)
+    except LoadError as exc:
+        outcome = "It was a dry run." if dry_run else "All other rows are stored."
+        message = "\n".join([str(exc), outcome, *rejects.notes()])
         raise LoadError(message) from exc
 
 

@@ -2,10 +2,13 @@
 
 import importlib
 import json
+import os
+import resource
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -301,6 +304,72 @@ def test_a_full_disk_ends_the_load(
     assert result.exit_code == 1
     assert "cannot write /dev/full: No space left on device" in result.stderr
     assert sqlite_database.query("SELECT * FROM t") == []
+
+
+@pytest.fixture
+def little_space() -> Iterator[None]:
+    """No file can be larger than that."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def filled(database: CliDatabase, folder: Path, kind: str) -> Path:
+    """A file whose rejected rows need more space than there is."""
+    database.query("CREATE TABLE t (id integer PRIMARY KEY, n text NOT NULL)")
+    words = [*(os.urandom(400).hex() for _ in range(199)), "a"]
+    path = folder / f"t.{kind}"
+    if kind == "csv":
+        lines = (f"{n},{word},\n" for n, word in enumerate(words[:-1]))
+        path.write_text(f"id,n\n{''.join(lines)}199,a\n")
+        return path
+    pa: Any = importlib.import_module("pyarrow")
+    pq: Any = importlib.import_module("pyarrow.parquet")
+    missing = pa.array([None] * 199 + ["a"], pa.string())
+    pq.write_table(pa.table({"id": [*range(200)], "n": missing, "w": words}), path)
+    return path
+
+
+@pytest.mark.parametrize("atomic", ["--atomic", "--no-atomic"])
+def test_rejected_rows_for_which_there_is_no_space_are_in_no_file(
+    database: CliDatabase, tmp_path: Path, atomic: str, request: pytest.FixtureRequest
+) -> None:
+    path, rejects = filled(database, tmp_path, "csv"), tmp_path / "bad.csv"
+    request.getfixturevalue("little_space")
+    result = database.load(path, *SKIP, "--rejects", str(rejects), atomic)
+    assert result.exit_code == 1
+    before, stored, after = result.stderr.splitlines()
+    assert before == f"aioupsert: cannot write {rejects}: File too large"
+    assert after.startswith(f"not all of the 199 rejected rows are in {rejects}, ")
+    rows = database.query("SELECT id, n FROM t")
+    if atomic == "--atomic":
+        assert (stored, rows) == ("Nothing was stored.", [])
+    else:
+        assert stored.startswith("The batches before that are stored: 1 rows created")
+        assert rows == [(199, "a")]
+    assert not [*tmp_path.glob(".*")]
+
+
+@pytest.mark.parametrize("dry_run", [(), ("--dry-run",)])
+def test_rejected_rows_may_lack_space_at_the_very_end(
+    database: CliDatabase,
+    tmp_path: Path,
+    dry_run: tuple[str, ...],
+    request: pytest.FixtureRequest,
+) -> None:
+    path, rejects = filled(database, tmp_path, "parquet"), tmp_path / "bad.parquet"
+    options = (*SKIP, "--ignore-unknown", "--rejects", str(rejects), *dry_run)
+    request.getfixturevalue("little_space")
+    result = database.load(path, *options)
+    assert result.exit_code == 1
+    before, stored, after = result.stderr.splitlines()
+    assert before == f"aioupsert: cannot write {rejects}: File too large"
+    assert stored == ("It was a dry run." if dry_run else "All other rows are stored.")
+    assert after.startswith(f"not all of the 199 rejected rows are in {rejects}, ")
+    expected = [] if dry_run else [(199, "a")]
+    assert database.query("SELECT id, n FROM t") == expected
+    assert not [*tmp_path.glob(".*")]
 
 
 # --- What is not overwritten ----------------------------------------------------------
