@@ -149,6 +149,17 @@ async def test_a_row_that_a_clause_ignores_is_not_counted(clause: str) -> None:
         assert [error.index for error in result.rejected] == [1]
 
 
+async def test_an_update_uses_up_no_number_that_its_row_brings() -> None:
+    rows = [{"k": k, "n": n, "id": n} for n, k in enumerate("abcab", start=1)]
+    async with aiosqlite.connect(":memory:", isolation_level=None) as conn:
+        await conn.execute(TABLES["AUTOINCREMENT"])
+        result = await create_or_update_many(conn, "t", rows, key="k")
+        assert (result.created, result.updated) == (3, 2)
+        assert [*await conn.execute_fetchall("SELECT seq FROM sqlite_sequence")] == [
+            (3,)
+        ]
+
+
 @pytest.mark.parametrize("name", ["t", "main.t"])
 async def test_a_temporary_trigger_is_noticed(name: str) -> None:
     async with aiosqlite.connect(":memory:", isolation_level=None) as conn:

@@ -48,6 +48,14 @@ TABLES: Final[dict[str, str]] = {
         "CREATE TABLE t (k TEXT PRIMARY KEY, n INTEGER NOT NULL ON CONFLICT FAIL, m"
         " CHECK (n < 5))"
     ),
+    "another unique index": "CREATE TABLE t (k TEXT PRIMARY KEY, n INTEGER UNIQUE, m)",
+    "a rowid and unique indexes": (
+        "CREATE TABLE t (n INTEGER PRIMARY KEY, k TEXT UNIQUE COLLATE NOCASE, m);"
+        " CREATE UNIQUE INDEX x ON t (m % 7)"
+    ),
+    "another index that replaces": (
+        "CREATE TABLE t (k TEXT PRIMARY KEY, n INTEGER UNIQUE ON CONFLICT REPLACE, m)"
+    ),
     "a strict table": "CREATE TABLE t (k TEXT PRIMARY KEY, n INT NOT NULL, m ANY) STRICT",
 }
 CALLS: Final[list[dict[str, Any]]] = [{}, {"skip_unchanged": True}, {"update": ["m"]}]

@@ -13,8 +13,10 @@ records these rows, and all others were created:
 Where only numbers are asked for, and each created row raises the table's largest rowid by
 one, that tells how many were created, and no function is called.
 
-Whatever could make this differ from the classic steps, row by row, has the rows written
-by those: `_reasons_for_one_by_one` lists them.
+SQLite looks for a row with the key before it looks at any other unique index, so that a
+row that exists is updated whatever else is in the way of an insert, as by the classic
+steps. Whatever could make this differ from those has the rows written by them, one by
+one: `_reasons_for_one_by_one` lists it.
 
 References:
     SQLite, "UPSERT", "Application-Defined SQL Functions".
@@ -47,7 +49,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from aioupsert._plan import Plan
-    from aioupsert._plan.schema import UniqueIndex
 
 
 def compile_batch(plan: Plan) -> SqliteBatch:
@@ -99,22 +100,14 @@ def _reasons_for_one_by_one(plan: Plan) -> Iterator[str]:
         yield "no unique index is on exactly the key"
     if plan.renames:
         yield "the call changes the key itself"
-    if any(_may_conflict(index, given, set(key)) for index in table.unique):
-        yield "another unique index may conflict"
     if table.has_before_insert_trigger:
         yield "a trigger fires on every attempted insert"
     if table.updates_may_be_refused:
         yield "a trigger may ignore an update"
-    if any(column.consumes_sequence for column in left_out):
+    if any(c.consumes_sequence for c in table.columns.values() if c.name not in key):
         yield "updates would consume AUTOINCREMENT values"
     if any(column.required for column in left_out):
         yield "rows lack columns that are NOT NULL"
-
-
-def _may_conflict(index: UniqueIndex, given: set[str], key: set[str]) -> bool:
-    """Return whether the insert may conflict by an index that is not the key's."""
-    columns = set(index.columns)
-    return columns != key and (None in columns or not columns.isdisjoint(given))
 
 
 class _RowWriter(SqliteWriter):

@@ -117,7 +117,7 @@ def _identity(
 def _one_by_one_because(sql: str, *, is_table: bool) -> str | None:
     if not is_table:
         return "it is a view or a virtual table"
-    return "a conflict clause may ignore a row" if _IGNORES.search(sql) else None
+    return "a constraint has a conflict clause" if _CLAUSE.search(sql) else None
 
 
 def identify(name: TableName) -> Steps[str]:
@@ -138,9 +138,6 @@ _AFTER_UPDATE: Final = re.compile(
 _INSERT: Final = re.compile(r"\bINSERT\b.*?\bON\b", re.IGNORECASE | re.DOTALL)
 _AFTER_INSERT: Final = re.compile(r"\bAFTER\s+INSERT\b", re.IGNORECASE)
 _CLAUSE: Final = re.compile(r"\bCONFLICT\b", re.IGNORECASE)
-_IGNORES: Final = re.compile(
-    r"\bCONFLICT(?:\s|--[^\n]*\n|/\*.*?\*/)+IGNORE\b", re.IGNORECASE | re.DOTALL
-)
 
 
 # The || '' in queries removes the declared type of a column, so that converters which
