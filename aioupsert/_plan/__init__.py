@@ -14,7 +14,7 @@ from aioupsert._plan.bulk_request import BulkRequest, read_bulk_request, read_ke
 from aioupsert._plan.columnar import ArrowReader, CopiedRows, is_columnar
 from aioupsert._plan.groups import RowGroup, ValueSemantics, in_turns, keys_differ
 from aioupsert._plan.merging import CallGrouper
-from aioupsert._plan.plan import KeyColumn, Plan, make_plan
+from aioupsert._plan.plan import KEY_IS_GENERATED, KeyColumn, Plan, make_plan
 from aioupsert._plan.records import RejectedRow
 from aioupsert._plan.request import Request, RequestShape, pairs, read_request
 from aioupsert._plan.resolving import Assignment, Comparison, Resolved
@@ -27,6 +27,7 @@ from aioupsert._plan.rows import (
 from aioupsert._plan.sync_request import SyncRequest
 
 __all__ = [
+    "KEY_IS_GENERATED",
     "ArrowReader",
     "Assignment",
     "BulkRequest",

@@ -131,7 +131,7 @@ def order_groups(
     if _are_distinct(keys):
         return [groups[number]._replace(distinct=True) for number in order]
     turns = in_turns(groups, keys, table if merges else None)
-    return [group._replace(distinct=True) for _, group in turns]
+    return [group._replace(distinct=True) for _, _, group in turns]
 
 
 def are_comparable(
@@ -191,7 +191,7 @@ def in_turns(
     groups: Sequence[RowGroup],
     keys: Sequence[Sequence[Value]],
     merging: Table | None,
-) -> list[tuple[int, RowGroup]]:
+) -> list[tuple[int, int, RowGroup]]:
     """
     Put the first row of every key into a first turn, the second ones into a second.
 
@@ -201,15 +201,15 @@ def in_turns(
         merging: The table, if several rows with one key may be merged.
 
     Returns:
-        The groups to write, in this order, each with the number of the one that it is
-        part of.
+        The groups to write, in this order, each with the number of its turn, and of the
+        one that it is part of.
     """
     merged: dict[int, Sequence[int]] = {}
     if merging is not None:
         groups, keys, merged = _merge(groups, keys, merging)
     order = _order(groups)
     if _are_distinct(keys):
-        return [(number, groups[number].with_merged(merged)) for number in order]
+        return [(0, number, groups[number].with_merged(merged)) for number in order]
     rows = sorted(
         (position, number, row)
         for number, group in enumerate(groups)
@@ -222,7 +222,7 @@ def in_turns(
         turn = seen[key] = seen.get(key, -1) + 1
         turns.setdefault((turn, number), []).append(row)
     return [
-        (number, groups[number].part(turns[turn, number]).with_merged(merged))
+        (turn, number, groups[number].part(turns[turn, number]).with_merged(merged))
         for turn, number in sorted(turns, key=lambda t: (t[0], order.index(t[1])))
     ]
 

@@ -102,6 +102,11 @@ class Plan:
         return {k.column.name: k.is_null for k in self.key}
 
     @property
+    def key_with_values(self) -> list[KeyColumn]:
+        """The columns of the key whose values are not NULL."""
+        return [k for k in self.key if not k.is_null]
+
+    @property
     def constants(self) -> dict[str, Constant]:
         """The values of the key that predicates of unique indexes have."""
         return {k.column.name: k.constant for k in self.key if k.constant is not None}
@@ -348,8 +353,11 @@ def _why_exact(request: Request, table: Table, *, unique: bool) -> str | None:
     if any(
         table.columns[n].generated or table.columns[n].always_identity for n in written
     ):
-        return "the key has a column that only the database may write"
+        return KEY_IS_GENERATED
     return table.exact_because
+
+
+KEY_IS_GENERATED: Final = "the key has a column that only the database may write"
 
 
 def _check_old(plan: Plan) -> None:

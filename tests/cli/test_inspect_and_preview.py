@@ -105,6 +105,10 @@ def test_inspect_says_why_the_exact_steps_are_taken(
     )
     said = inspect(postgresql_database, "--key", "id")
     assert "one row: the exact steps, because " in said
+    assert "many rows: update, then insert: it has a deferrable unique" in said
+    postgresql_database.query("CREATE RULE r AS ON UPDATE TO t DO ALSO NOTHING")
+    said = inspect(postgresql_database, "--key", "id")
+    assert "one row: the exact steps, because " in said
     assert "many rows: one by one: " in said
 
 

@@ -31,8 +31,12 @@ TABLES: Final = {
         "CREATE TABLE t (id serial, k integer PRIMARY KEY, n integer DEFAULT 0,"
         " r integer)"
     ),
-    "one by one": (
+    "deferrable": (
         "CREATE TABLE t (k integer UNIQUE DEFERRABLE, n integer DEFAULT 0, r integer)"
+    ),
+    "one by one": (
+        "CREATE TABLE t (k integer PRIMARY KEY, n integer DEFAULT 0, r integer);"
+        "CREATE RULE r AS ON UPDATE TO t DO ALSO NOTHING"
     ),
 }
 tables = pytest.mark.parametrize("table", TABLES)

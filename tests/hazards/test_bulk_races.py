@@ -30,6 +30,7 @@ from aioupsert._plan import Plan
 from tests.support.databases import PostgresDatabase, SQLiteDatabase
 from tests.support.sessions import clients, together, waiting
 from tests.support.tables import trigger
+from tests.support.versions import created
 
 ADD: Final = {"n": F("n") + Excluded("n")}
 # Each is written in another way.
@@ -100,13 +101,11 @@ async def test_sums_are_exact_and_each_key_has_one_creator(
     pg: PostgresDatabase, table: str
 ) -> None:
     await pg.run(TABLES[table])
-    one_by_one = table in {"trigger", "deferrable", "exclusion"}
-    sizes = SIZES[:-1] if one_by_one else SIZES
     sums = Sums()
 
     async def work(conn: Any, seed: int) -> None:
         choose = random.Random(seed)  # noqa: S311  # no secret
-        for size in choose.sample(sizes, len(sizes)):
+        for size in choose.sample(SIZES, len(SIZES)):
             rows = some_rows(choose, size, keys=300)
             result = await create_or_update_many(conn, "t", rows, key="k", update=ADD)
             sums.add(rows, result)
@@ -114,6 +113,70 @@ async def test_sums_are_exact_and_each_key_has_one_creator(
     async with writers(pg, 6) as conns:
         await together(conns, work)
     await sums.check(pg)
+
+
+# Keys of which some have a NULL; each is written in another way.
+WITH_NULLS: Final[dict[str, tuple[str, dict[str, Any]]]] = {
+    "unique": (
+        "CREATE TABLE t (a integer, b integer, n integer, UNIQUE NULLS NOT DISTINCT (a, b))",
+        {},
+    ),
+    "unique where NULL": (
+        (
+            "CREATE TABLE t (id serial, a numeric, b integer, n integer);"
+            "CREATE UNIQUE INDEX ON t (a) WHERE b IS NULL"
+        ),
+        {},
+    ),
+    "locked": (
+        "CREATE TABLE t (a integer, b integer, n integer)",
+        {"without_unique_index": "lock"},
+    ),
+    "locked as one": (
+        "CREATE TABLE t (id serial, a numeric, b integer, n integer)",
+        {"without_unique_index": "lock"},
+    ),
+    "trigger": (
+        "CREATE TABLE t (a numeric, b integer, n integer, EXCLUDE (a WITH =)"
+        " WHERE (b IS NULL), EXCLUDE (a WITH =, b WITH =));"
+        + trigger("BEFORE INSERT", "RETURN new;"),
+        {"without_unique_index": "lock"},
+    ),
+}
+
+
+@pytest.mark.parametrize("table", WITH_NULLS)
+async def test_so_they_are_with_keys_that_have_null(
+    pg: PostgresDatabase, table: str
+) -> None:
+    sql, options = WITH_NULLS[table]
+    async with pg.connect() as conn:
+        if not await created(conn, sql):
+            return
+    others = [None] if table == "unique where NULL" else [None, 1, 2]
+    brought: Counter[tuple[int | None, int | None]] = Counter()
+    creators = 0
+
+    async def work(conn: Any, seed: int) -> None:
+        nonlocal creators
+        choose = random.Random(seed)  # noqa: S311  # no secret
+        for size in choose.sample([1, 2, 3, 10, 60, 200], 6):
+            rows = [
+                {"a": choose.randrange(60), "b": choose.choice(others), "n": 1}
+                for _ in range(size)
+            ]
+            result = await create_or_update_many(
+                conn, "t", rows, key=["a", "b"], update=ADD, **options
+            )
+            assert result.rows == size
+            creators += result.created
+            brought.update((row["a"], row["b"]) for row in rows)
+
+    async with writers(pg, 8) as conns:
+        await together(conns, work)
+    stored = {(a, b): n for a, b, n in await pg.query("SELECT a, b, n FROM t")}
+    assert stored == brought
+    assert creators == len(stored)
 
 
 distinct_or_not = pytest.mark.parametrize(

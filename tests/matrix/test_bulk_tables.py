@@ -103,11 +103,11 @@ CASES: Final = {
     ),
     "deferrable": Case(
         "CREATE TABLE t (k integer UNIQUE DEFERRABLE, n integer)",
-        "one by one: it has a deferrable unique constraint",
+        "update, then insert: it has a deferrable unique constraint",
     ),
     "exclusion": Case(
         "CREATE TABLE t (k integer, n integer, EXCLUDE USING btree (k WITH =))",
-        "one by one: it has an exclusion constraint",
+        "update, then insert: it has an exclusion constraint",
     ),
     "array": Case(
         "CREATE TABLE t (k integer PRIMARY KEY, n integer, a integer[])",

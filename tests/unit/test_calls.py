@@ -161,10 +161,10 @@ def test_keys_that_the_database_may_take_for_the_same_keep_their_order() -> None
     assert groups[0].merged == {}
 
 
-def test_a_key_of_null_keeps_all_calls_in_order() -> None:
-    groups = grouped([adding(1), adding(2, key=None), adding(3)])
-    assert [list(group.positions) for group in groups] == [[0, 2], [1]]
-    assert not any(group.distinct for group in groups)
+def test_a_key_of_null_is_a_key_like_another() -> None:
+    groups = grouped([adding(1), adding(2, key=None), adding(3), adding(4, key=None)])
+    assert sorted(group.calls for group in groups) == [[0, 2], [1], [3]]
+    assert all(group.distinct for group in groups)
 
 
 def test_a_column_of_the_key_that_the_table_lacks_is_found_later() -> None:

@@ -42,15 +42,21 @@ from aioupsert._engines.postgresql.bulk_steps import (
     BatchColumn,
     BatchStatement,
     KeyLock,
+    KeyLocks,
     PostgresqlBatch,
     ReportingStatement,
 )
 from aioupsert._engines.postgresql.catalog import (
+    DEFERS,
+    EXCLUDES,
     FIRES_BEFORE,
     FIRES_FOR_STATEMENT,
+    MAY_NOT_INSERT,
 )
 from aioupsert._engines.postgresql.compiler import (
     ALIAS,
+    CANONICAL,
+    LEVEL,
     NOT_COMPARED,
     TEXT,
     UNCHANGED_CODE,
@@ -63,6 +69,8 @@ from aioupsert._engines.postgresql.compiler import (
     compile_call,
     expressions_of,
     kept,
+    key_number,
+    lock_all_keys,
     lock_order,
     name_cte,
     name_table,
@@ -83,6 +91,7 @@ from aioupsert._engines.postgresql.qualifying import (
     operator,
 )
 from aioupsert._engines.sql import RowCode, encode_json, quote
+from aioupsert._plan import KEY_IS_GENERATED
 from aioupsert._plan.resolving import added_parameter
 from aioupsert.expressions import MEMBERS
 
@@ -108,13 +117,12 @@ def compile_batch(plan: Plan, *, distinct: bool) -> PostgresqlBatch:
             _key_lock(_find_holders, plan, locks=False),
         )
     draws = bool(_drawn_columns(plan))
-    # A trigger must not see an insert that turns out to be an update.
-    apart = distinct and plan.exact_because in {FIRES_BEFORE, FIRES_FOR_STATEMENT}
+    apart = _is_apart(plan)
     reason = next(_reasons_for_one_by_one(plan, apart=apart), None)
     if reason is not None:
         how = f"one by one: {reason}"
         return PostgresqlBatch(per_row, how, lock=lock, draws=draws, locks=locks)
-    reasons = [*_reasons_against_on_conflict(plan, distinct=distinct)]
+    reasons = [*_reasons_against_on_conflict(plan)]
     write: _Write
     if apart:
         how = f"update, then insert: {plan.exact_because}"
@@ -129,19 +137,20 @@ def compile_batch(plan: Plan, *, distinct: bool) -> PostgresqlBatch:
             and plan.table.is_partitioned
             and _locks_all(plan)
         )
-        write = partial(_update_first, distinct=distinct, native=native)
+        write = partial(_update_first, native=native)
     may_skip = not plan.update or plan.where is not None or plan.compare is not None
     # All statements read the same columns, which are known once all are written.
     columns: list[BatchColumn] = []
     unchanged = None
     if may_skip:
-        find = partial(_find_unchanged, distinct=distinct)
-        unchanged = _drafts(find, plan, columns, counting=plan.unique)
-    upsert = _drafts(write, plan, columns, counting=distinct and plan.unique)
-    insert = _drafts(_insert, plan, columns, counting=plan.unique) if apart else None
+        unchanged = _drafts(_find_unchanged, plan, columns, counting=plan.unique)
+    upsert = _drafts(write, plan, columns, counting=plan.unique)
+    insert = None
+    if apart and plan.exact_because != KEY_IS_GENERATED:
+        insert = _drafts(_insert, plan, columns, counting=plan.unique)
     create = None
-    if not apart and not plan.update and plan.unique and distinct:
-        write = partial(_update_first, distinct=True, native=False, missing=True)
+    if not apart and not plan.update and plan.unique:
+        write = partial(_update_first, native=False, missing=True)
         create = _drafts(write, plan, columns, counting=True)
     takes_arrays = all(column.supports_unnest for column in _typing_columns(plan))
     staging_table = _staging_table(columns)
@@ -164,12 +173,14 @@ def compile_batch(plan: Plan, *, distinct: bool) -> PostgresqlBatch:
         draws=draws,
         draw=tuple(_draw(plan, c) for c in _drawn_beforehand(plan)),
         create=None if create is None else create.finished(),
+        apart=apart,
         insert=None if insert is None else insert.finished(),
         same_keys=None
-        if distinct or not takes_arrays
+        if distinct or not _has_arrays(plan)
         else _key_lock(_same_keys, plan, locks=False),
         same_table=_same_table(plan),
         locks=locks,
+        lock_keys=_lock_keys(plan),
     )
 
 
@@ -215,15 +226,42 @@ def _typing_columns(plan: Plan) -> Iterator[Column]:
             yield part.column
 
 
+# A trigger must not see an insert that turns out to be an update; ON CONFLICT does not know
+# every constraint; and a row that cannot be inserted by this role may yet be updated.
+_APART: Final = frozenset(
+    {FIRES_BEFORE, FIRES_FOR_STATEMENT, EXCLUDES, DEFERS, MAY_NOT_INSERT}
+)
+
+
+def _is_apart(plan: Plan) -> bool:
+    """Return whether rows are updated and inserted by two statements."""
+    reasons = {plan.exact_because, plan.table.exact_because}
+    if plan.exact_because == KEY_IS_GENERATED:
+        # Rows that do not exist are left, as none can be inserted.
+        return bool(plan.update) and reasons <= {*_APART, KEY_IS_GENERATED, None}
+    return plan.exact_because in _APART
+
+
+def _changes_key(plan: Plan) -> bool:
+    """Return whether a column of the key is set to another value than the key's."""
+    values = {k.column.name: k.parameter for k in plan.key}
+    renamed = {*plan.renames}
+    return any(
+        item.term is None
+        or item.term.kind != "value"
+        or item.term.parameter != values[item.column.name]
+        for item in (*plan.update, *plan.insert)
+        if item.column.name in renamed
+    )
+
+
 def _reasons_for_one_by_one(plan: Plan, *, apart: bool) -> Iterator[str]:
     """Yield why no statement can write many rows, not even *apart* from each other."""
     if plan.exact_because and not apart:
         yield plan.exact_because
-    if plan.lock:
-        yield "each key is locked first"
-    if any(key.is_null for key in plan.key):
-        yield "a value of the key is NULL"
-    if plan.renames:
+    if not plan.key_with_values:
+        yield "each value of the key is NULL"
+    if _changes_key(plan):
         yield "the call changes the key itself"
     if not all(_has_type(part, plan) for part in expressions_of(plan)):
         yield "an expression has a value of unknown type"
@@ -249,11 +287,10 @@ def _has_type(part: Resolved, plan: Plan) -> bool:
     )
 
 
-def _reasons_against_on_conflict(plan: Plan, *, distinct: bool) -> Iterator[str]:
+def _reasons_against_on_conflict(plan: Plan) -> Iterator[str]:
     """Yield why ``ON CONFLICT DO UPDATE`` would do something else than was asked."""
     table = plan.table
     given = {item.column.name: item.term for item in plan.insert}
-    key = {k.column.name: False for k in plan.key}
     left_out = [c for c in table.columns.values() if given.get(c.name) is None]
     defaults = [
         part.column
@@ -266,10 +303,8 @@ def _reasons_against_on_conflict(plan: Plan, *, distinct: bool) -> Iterator[str]
         yield _CREATED_UNKNOWN
     if table.has_children:
         yield "rows of tables that inherit from it are found, too"
-    if not table.infers(key):
+    if not table.infers(plan.key_nulls):
         yield "no unique index is on exactly the key"
-    if not distinct:
-        yield "rows may have the same key"
     if not plan.update:
         yield "nothing is updated"
     if any(column.consumes_sequence for column in (*defaults, *left_out)):
@@ -408,7 +443,7 @@ class _BatchWriter(PostgresqlWriter):
         text = super().key(plan)
         if plan.table.is_partitioned and self.first_array:
             text += "".join(
-                self._prunes(key) for key in plan.key if key.constant is None
+                self._prunes(k) for k in plan.key_with_values if k.constant is None
             )
         return text
 
@@ -449,13 +484,14 @@ class _BatchWriter(PostgresqlWriter):
 
     def order(self, plan: Plan) -> str:
         """Write the order of the rows by key, the same in every statement."""
-        return ", ".join(collated(self.key_value(k), k.column) for k in plan.key)
+        keys = plan.key_with_values
+        return ", ".join(collated(self.key_value(k), k.column) for k in keys)
 
     def same_key(self, plan: Plan, written: str) -> str:
         """Write the condition that a row of the batch is a written row."""
         return " AND ".join(
             self.equal(self.key_value(k), f'{written}."k{n}"', k.column)
-            for n, k in enumerate(plan.key)
+            for n, k in enumerate(plan.key_with_values)
         )
 
     def counts(self, plan: Plan, created: str, updated: str, *written: str) -> str:
@@ -465,10 +501,9 @@ class _BatchWriter(PostgresqlWriter):
         The others are found by grouping the keys of the batch and of the written rows:
         a key that occurs only once has not been written.
         """
-        keys = [f'"k{n}"' for n in range(len(plan.key))]
-        values = [
-            f"{self.key_value(k)} AS {n}" for k, n in zip(plan.key, keys, strict=True)
-        ]
+        values = [self.key_value(k) for k in plan.key_with_values]
+        keys = [f'"k{n}"' for n in range(len(values))]
+        values = [f"{value} AS {key}" for value, key in zip(values, keys, strict=True)]
         sources = [f'SELECT {", ".join(values)}, {self.rows}."ord" FROM {self.rows}']
         names = ", ".join(keys)
         sources += [f"SELECT {names}, NULL FROM {name}" for name in written]
@@ -601,6 +636,12 @@ def _key_lock(
     return KeyLock(statement.arrays, tuple(columns), locks)
 
 
+def _has_arrays(plan: Plan) -> bool:
+    """Return whether arrays can carry the keys of rows."""
+    keys = plan.key_with_values
+    return bool(keys) and all(k.column.supports_unnest for k in keys)
+
+
 def _lock(plan: Plan) -> KeyLock | None:
     """
     Write the query that locks the existing rows of a batch in the order of their keys.
@@ -614,10 +655,31 @@ def _lock(plan: Plan) -> KeyLock | None:
         not table.row_type
         or not table.all_indexes_known
         or table.has_remote_rows
-        or any(k.is_null or not k.column.supports_unnest for k in plan.key)
+        or not _has_arrays(plan)
     ):
         return None
     return _key_lock(_locking, plan, locks=bool(plan.update))
+
+
+def _lock_keys(plan: Plan) -> KeyLocks | None:
+    """Write the advisory locks on the keys of a batch, if rows are written under them."""
+    if not plan.lock and not plan.table.needs_key_lock:
+        return None
+    all_keys = f"SELECT {LEVEL}, {lock_all_keys(plan, shared=False)}"
+    if not any(k.column.storage in CANONICAL for k in plan.key_with_values):
+        return KeyLocks(None, all_keys)  # there is but one for all
+    return KeyLocks(_key_lock(_locking_keys, plan), all_keys)
+
+
+def _locking_keys(writer: _BatchWriter, plan: Plan) -> _Text:
+    writer.guards = ()  # as in `_same_keys`
+    number = key_number(writer, plan)
+    numbers = f'SELECT DISTINCT {number} AS "n" FROM {writer.rows} ORDER BY 1'
+    locks = (
+        f'pg_catalog.count(pg_catalog.pg_advisory_xact_lock("n")) FROM ({numbers}) AS x'
+    )
+    shared = lock_all_keys(plan, shared=True)
+    return _Text(writer, [], f"SELECT {LEVEL}, {shared}, (SELECT {locks})")
 
 
 def _locking(writer: _BatchWriter, plan: Plan) -> _Text:
@@ -642,54 +704,35 @@ def _draw(plan: Plan, column: Column) -> str:
 
 def _stored_order(writer: _BatchWriter, plan: Plan) -> str:
     """Write the order of stored rows by key, and of several with one key."""
-    columns = [*(k.column for k in plan.key), *lock_order(plan)]
+    columns = [*(k.column for k in plan.key_with_values), *lock_order(plan)]
     return ", ".join(collated(writer.column(c), c) for c in columns)
 
 
-def _first_of_each_key(writer: _BatchWriter, plan: Plan) -> tuple[str, str]:
-    """Return the name and text of a query for the first of the rows with the same key."""
-    first, rows = name_cte(plan, "first"), writer.rows
-    keys = ", ".join(writer.key_value(k) for k in plan.key)
-    return first, (
-        f"{first} AS MATERIALIZED (SELECT * FROM (SELECT {rows}.*, pg_catalog.row_number()"
-        f' OVER (PARTITION BY {keys} ORDER BY {rows}."ord") AS "turn" FROM {rows})'
-        f' AS x WHERE "turn" {EQUALS} 1)'
-    )
-
-
 def _same_keys(writer: _BatchWriter, plan: Plan) -> _Text:
-    """Write the query for the number of the first row that has the key of each row."""
-    # It follows a statement of the same transaction that has them.
+    """Write the query for rows that have the key of an earlier one, and for the first."""
+    # It does not read the table, so it is not planned again if that has changed; but what
+    # follows is.
     writer.guards = ()
-    keys = ", ".join(writer.key_value(k) for k in plan.key)
+    keys = ", ".join(writer.key_value(k) for k in plan.key_with_values)
     return _Text(
         writer,
         [],
-        'SELECT pg_catalog.array_agg("first" ORDER BY "ord") FROM (SELECT "ord",'
-        f' pg_catalog.min("ord") OVER (PARTITION BY {keys}) AS "first"'
-        f" FROM {writer.rows}) AS x",
+        'SELECT "ord", "first" FROM (SELECT "ord", pg_catalog.min("ord") OVER'
+        f' (PARTITION BY {keys}) AS "first" FROM {writer.rows}) AS x'
+        f' WHERE "first" {LESS} "ord"',
     )
 
 
-def _find_unchanged(
-    writer: _BatchWriter, plan: Plan, *, counting: bool, distinct: bool
-) -> _Text:
-    """
-    Write the query for the rows that fail the condition, or need no update.
-
-    Of rows with the same key, only the first can be judged by the stored row.
-    """
-    source, ctes = writer.rows, list[str]()
-    if not distinct:
-        first, text = _first_of_each_key(writer, plan)
-        source, ctes = f"{first} AS {writer.rows}", [text]
+def _find_unchanged(writer: _BatchWriter, plan: Plan, *, counting: bool) -> _Text:
+    """Write the query for the rows that fail the condition, or need no update."""
     passes = writer.passes(plan)
     changes = writer.changes(plan) if plan.update else "FALSE"
     columns = ["passes", "changes", *(f"r{n}" for n in range(len(plan.returning)))]
     values = ", ".join([f'{writer.rows}."ord"', passes, changes, *returned(plan)])
     names = ", ".join(map(quote, ["ord", *columns]))
     found = (
-        f"SELECT {values} FROM {name_table(plan)}, {source} WHERE {writer.key(plan)}"
+        f"SELECT {values} FROM {name_table(plan)}, {writer.rows}"
+        f" WHERE {writer.key(plan)}"
     )
     rest = [quote(c) for c in columns[2:]]
     rest = [NOT_COMPARED, *rest, *rest] if plan.old else rest
@@ -710,7 +753,7 @@ def _find_unchanged(
             f'SELECT "code", pg_catalog.array_agg("ord") FROM ({query}) AS alone'
             ' GROUP BY "code"'
         )
-    return _Text(writer, ctes, query)
+    return _Text(writer, [], query)
 
 
 def _find_locked(writer: _BatchWriter, plan: Plan) -> _Text:
@@ -722,7 +765,7 @@ def _find_locked(writer: _BatchWriter, plan: Plan) -> _Text:
         f'{free} AS MATERIALIZED (SELECT {rows}."ord" FROM {table}, {rows}'
         f" WHERE {key} FOR NO KEY UPDATE OF {ALIAS} SKIP LOCKED)"
     )
-    exists = f"{writer.column(plan.key[0].column)} IS NOT NULL"
+    exists = f"{writer.column(plan.key_with_values[0].column)} IS NOT NULL"
     query = (
         f'SELECT {rows}."ord", {exists} FROM {rows} LEFT JOIN {table} ON {key}'
         f' WHERE NOT {rows}."ord" {EQUALS} ANY (SELECT "ord" FROM {free})'
@@ -751,7 +794,8 @@ def _find_holders(writer: _BatchWriter, plan: Plan) -> _Text:
 
 def _written(writer: _BatchWriter, plan: Plan, code: str, *first: str) -> str:
     """Write the RETURNING list of a statement that writes rows."""
-    keys = (f'{writer.column(k.column)} AS "k{n}"' for n, k in enumerate(plan.key))
+    names = (writer.column(k.column) for k in plan.key_with_values)
+    keys = (f'{name} AS "k{n}"' for n, name in enumerate(names))
     columns = (f'{text} AS "r{n}"' for n, text in enumerate(returned(plan)))
     return ", ".join([*first, f'{code} AS "code"', *keys, *columns])
 
@@ -805,7 +849,6 @@ def _upserting(writer: _BatchWriter, plan: Plan, source: str) -> str:
 def _updating(
     writer: _BatchWriter,
     plan: Plan,
-    first: str,
     locked: str,
     updated: str,
     *,
@@ -831,7 +874,7 @@ def _updating(
         returning += "".join(f', {text} AS "o{n}"' for n, text in enumerate(was))
     locking = (
         f"{locked} AS MATERIALIZED (SELECT {', '.join(columns)} FROM {table},"
-        f" {first} AS {rows} WHERE {conditions}"
+        f" {rows} WHERE {conditions}"
         f" ORDER BY {_stored_order(writer, plan)} FOR NO KEY UPDATE OF {ALIAS})"
     )
     if native:
@@ -862,7 +905,6 @@ def _hashed(written: str) -> str:
 def _inserting(
     writer: _BatchWriter,
     plan: Plan,
-    first: str,
     locked: str,
     inserted: str,
     *,
@@ -897,7 +939,7 @@ def _inserting(
             # After existing rows are locked, as in all statements.
             count = f"SELECT pg_catalog.count(*) FROM {locked}"
             is_new += f" AND ({count}) {operator('>=')} 0"
-    source = f"{first} AS {rows} WHERE {is_new}{guard}"
+    source = f"{rows} WHERE {is_new}{guard}"
     if drawn:
         # A volatile expression is evaluated after the sort.
         select = ", ".join([f"{rows}.*", *numbers])
@@ -919,7 +961,6 @@ def _update_first(
     plan: Plan,
     *,
     counting: bool,
-    distinct: bool,
     native: bool,
     missing: bool = False,
 ) -> _Text:
@@ -937,23 +978,17 @@ def _update_first(
     locked, updated, inserted = (
         name_cte(plan, name) for name in ("locked", "updated", "inserted")
     )
-    first = rows
     ctes: list[str] = []
-    if not distinct:
-        # Of rows with the same key the first is written; the others are not reported,
-        # and so are tried again.
-        first, text = _first_of_each_key(writer, plan)
-        ctes.append(text)
     written = [inserted]
     if plan.update:
         written.append(updated)
-        ctes += _updating(writer, plan, first, locked, updated, native=native)
-    ctes.append(_inserting(writer, plan, first, locked, inserted, missing=missing))
+        ctes += _updating(writer, plan, locked, updated, native=native)
+    ctes.append(_inserting(writer, plan, locked, inserted, missing=missing))
     if counting:
         counts = [f"(SELECT pg_catalog.count(*) FROM {name})" for name in written]
         query = writer.counts(plan, *[*counts, "0"][:2], *written)
         return _Text(writer, ctes, query)
-    joined = f"{first} AS {rows} FULL JOIN {_hashed(inserted)} ON"
+    joined = f"{rows} FULL JOIN {_hashed(inserted)} ON"
     joined += f" {writer.same_key(plan, inserted)}"
     columns = ['"code"', *(f'"r{n}"' for n in range(len(plan.returning)))]
     outputs = [f"{inserted}.{c}" for c in columns]
@@ -981,9 +1016,8 @@ def _update_first(
 
 def _update(writer: _BatchWriter, plan: Plan, *, counting: bool) -> _Text:
     """Write the statement that updates existing rows, in the order of their keys."""
-    rows = writer.rows
     locked, updated = name_cte(plan, "locked"), name_cte(plan, "updated")
-    ctes = _updating(writer, plan, rows, locked, updated, native=False)
+    ctes = _updating(writer, plan, locked, updated, native=False)
     if counting:
         number = f"(SELECT pg_catalog.count(*) FROM {updated})"
         return _Text(writer, ctes, writer.counts(plan, "0", number, updated))
@@ -1001,7 +1035,7 @@ def _insert(writer: _BatchWriter, plan: Plan, *, counting: bool) -> _Text:
     A row whose key a trigger has changed is counted, and not reported.
     """
     rows, inserted = writer.rows, name_cte(plan, "inserted")
-    insert = _inserting(writer, plan, rows, "", inserted, missing=True, on_conflict="")
+    insert = _inserting(writer, plan, "", inserted, missing=True, on_conflict="")
     if counting:
         query = f"SELECT pg_catalog.count(*), 0, NULL FROM {inserted}"
         return _Text(writer, [insert], query)

@@ -15,12 +15,13 @@ sends, in the open transaction:
 No setting of the planner is changed: triggers, foreign keys, policies and functions would
 be planned with it, and PL/pgSQL keeps such plans for the session.
 
-A row that was not reported conflicted with a concurrent call, has the key of an earlier
-row of the group, or was silently not written. Such rows take part in the next round, as
-long as a round writes at least half of its rows. Where only the database knows which keys
-are equal, it is asked then, and the second row of each key is written in one round, the
-third in the next. The rest is written one by one, by the classic steps, which find the
-reason why a row cannot be written.
+A row that was not reported conflicted with a concurrent call, or was silently not
+written. Such rows take part in the next round, as
+long as a round writes at least half of its rows. The rest is written one by one, by the
+classic steps, which find the reason why a row cannot be written.
+
+Where only the database knows which keys are equal, it is asked first. Then the first row of
+each key is written, the second one after that, and so on.
 
 Where several groups, or several statements, write the rows of a batch, those that exist
 are locked before the first round.
@@ -55,7 +56,12 @@ from aioupsert._engines.commands import (
 )
 from aioupsert._engines.outcomes import BatchOutcome, read_result, refused
 from aioupsert._engines.postgresql.qualifying import PG_CATALOG
-from aioupsert._engines.postgresql.steps import PostgresqlCall, is_conflict, scope
+from aioupsert._engines.postgresql.steps import (
+    PostgresqlCall,
+    check_level,
+    is_conflict,
+    scope,
+)
 from aioupsert._engines.sql import CompiledStatement, Encoder, RowCode, quote
 from aioupsert._plan import CopiedRows, in_turns
 from aioupsert.typing import Value
@@ -71,6 +77,8 @@ _MAX_READ_ROWS: Final = 50_000
 """The number of keys that are looked up by one statement, and then of new rows."""
 _MANY_TEXTS: Final = 1_000
 """The number of rows from which on a column of text is sent as one text."""
+_MAX_KEY_LOCKS: Final = 1_000
+"""The number of keys up to which each has a lock; the server has 6,400 for all sessions."""
 # The number of rows up to which one by one is as fast as a statement for all.
 _FEW_ROWS: Final = 2
 
@@ -137,6 +145,19 @@ class KeyLock(NamedTuple):
     locks: bool
 
 
+class KeyLocks(NamedTuple):
+    """
+    The advisory locks on keys, each a query that returns the isolation level.
+
+    Attributes:
+        each: Takes those of the keys in its arrays; None if there is but one for all.
+        every: Takes the one for all keys of the table.
+    """
+
+    each: KeyLock | None
+    every: str
+
+
 @dataclass(frozen=True, slots=True)
 class PostgresqlBatch:
     """
@@ -157,12 +178,15 @@ class PostgresqlBatch:
         draw: The queries for a number of the next values of a sequence, one for each
             column whose values can be taken beforehand.
         create: Inserts rows that did not exist just before; None if it must look again.
-        insert: Inserts the rows that *upsert* has not updated, in a statement of its own
-            that fails if one of them exists; None if *upsert* does all.
+        apart: Whether *upsert* only updates rows.
+        insert: Inserts the others then, in a statement that fails if one of them exists;
+            None if that is not possible, or if *upsert* does it.
         locks: The queries for rows that are locked, and for who has locked them; none
             where this is never asked.
-        same_keys: The query for which rows have the same key; None if none have.
+        same_keys: The query for rows that have the key of an earlier one; None if none
+            have, or if it cannot be asked.
         same_table: The query for whether the table is the one that was reflected.
+        lock_keys: The advisory locks under which rows are written, or else inserted.
     """
 
     per_row: PostgresqlCall
@@ -178,10 +202,12 @@ class PostgresqlBatch:
     draws: bool = False
     draw: tuple[str, ...] = ()
     create: ReportingStatement | None = None
+    apart: bool = False
     insert: ReportingStatement | None = None
     locks: tuple[KeyLock, ...] = ()
     same_keys: KeyLock | None = None
     same_table: str = ""
+    lock_keys: KeyLocks | None = None
 
     def find_locked(self, group: RowGroup) -> Steps[FoundRows] | None:
         """Find the rows that cannot be locked now or do not exist."""
@@ -211,28 +237,16 @@ class PostgresqlBatch:
         """
         pending: Sequence[int] = range(len(group.positions))
         # One by one, new rows would take the values of a sequence in the order of the
-        # keys, and rows that may be equal would be locked in their own.
-        few = _FEW_ROWS if group.distinct and not self.draws else 1
+        # keys.
+        few = 1 if self.draws else _FEW_ROWS
         if group.drawn:
             few = 0
-        if self.upsert is not None and len(pending) > few:
+        if self.upsert is not None and group.distinct and len(pending) > few:
             write = _GroupWrite(self, self.upsert, group, outcome, alone=alone)
             pending = yield from write.rounds(pending)
             if len(pending) == len(group.positions):
                 yield from self._check_table()
-            if self.same_keys is not None and len(pending) > _FEW_ROWS:
-                rest = group.part(pending)
-                yield from self._write_in_turns(
-                    self.upsert, self.same_keys, rest, outcome
-                )
-                return
-        yield from self._write_each(group, self._in_key_order(group, pending), outcome)
-
-    def _write_each(
-        self, group: RowGroup, rows: Sequence[int], outcome: BatchOutcome
-    ) -> Steps[None]:
-        """Write rows of a group one by one."""
-        for row in rows:
+        for row in self._in_key_order(group, pending):
             result = yield from self.per_row.write(group.values(row))
             outcome.add(group.positions[row], result)
 
@@ -249,23 +263,6 @@ class PostgresqlBatch:
             label = self.per_row.plan.table.label
             msg = f"{label} has been created again since it was reflected"
             raise StaleTableError(msg)
-
-    def _write_in_turns(
-        self,
-        upsert: ReportingStatement,
-        same_keys: KeyLock,
-        group: RowGroup,
-        outcome: BatchOutcome,
-    ) -> Steps[None]:
-        """Write rows of which only the database knows which have the same key."""
-        plan = self.per_row.plan
-        arguments = map(ArrayArgument, _encoded(same_keys.columns, group.columns))
-        found = yield Command(same_keys.sql, [*arguments])
-        for _, turn in in_turns([group], [found[0][0]], plan.table):
-            write = _GroupWrite(self, upsert, turn, outcome)
-            left = yield from write.rounds(range(len(turn.positions)))
-            yield from self._write_each(turn, left, outcome)
-            outcome.add_merged(turn.merged, updates=bool(plan.update))
 
     def read_existing(
         self, group: RowGroup, outcome: BatchOutcome
@@ -294,7 +291,8 @@ class PostgresqlBatch:
         number = len(group.positions)
         if (
             self.upsert is None
-            or self.insert is not None
+            or self.apart
+            or self.lock_keys is not None
             or self.find_unchanged is not None
             or not self.takes_arrays
             or not group.distinct
@@ -313,9 +311,9 @@ class PostgresqlBatch:
     def takes_several(self, group: RowGroup) -> bool:
         """Return whether rows are locked by several statements, not in key order."""
         number = len(group.positions)
-        if self.upsert is None:
+        if self.upsert is None or not group.distinct:
             return number > 1 and (self.draws or not group.distinct)
-        if self.create_staging_table or not self.takes_arrays or not group.distinct:
+        if self.create_staging_table or not self.takes_arrays:
             return False
         return number > _max_array_rows(judged=group.judged)
 
@@ -359,7 +357,8 @@ class _GroupWrite:
         self._create = batch.create if alone else None
         self._group = group
         self._outcome = outcome
-        self._judged = group.judged
+        # Another group may have created a row that was missing, which ON CONFLICT notices.
+        self._judged = group.judged and (alone or not batch.apart)
 
     def rounds(self, pending: Sequence[int]) -> Steps[Sequence[int]]:
         """Write rows in rounds; return those to be written one by one."""
@@ -389,9 +388,7 @@ class _GroupWrite:
         if not batch.takes_arrays:
             return pending
         left: list[int] = []
-        # Rows that may be equal must not overtake one that is left.
-        limit = _max_array_rows(judged=self._judged)
-        size = limit if self._group.distinct else len(pending)
+        size = _max_array_rows(judged=self._judged)
         for start in range(0, len(pending), size):
             left += yield from self.by_arrays(pending[start : start + size])
         return left
@@ -457,8 +454,8 @@ class _GroupWrite:
             some = rest
         if not some:
             return []
-        if batch.insert is not None:
-            return (yield from self._write_apart(batch.insert, some, copied=copied))
+        if batch.apart:
+            return (yield from self._write_apart(some, copied=copied))
         upsert = self._upsert
         if self._judged and self._create is not None:
             upsert = self._create
@@ -476,22 +473,23 @@ class _GroupWrite:
             yield Command(sql, kind="command")
             yield self._copy(rest)
 
-    def _write_apart(
-        self, insert: ReportingStatement, some: Sequence[int], *, copied: bool
-    ) -> Steps[list[int]]:
+    def _write_apart(self, some: Sequence[int], *, copied: bool) -> Steps[list[int]]:
         """
         Update rows, and insert the others if none of them exists by then.
 
         If one does, or a trigger has not stored each as it was given, none is inserted: no
         trigger has seen a row that is not created then.
         """
-        left = [*some]
-        if self._batch.per_row.plan.update:
+        batch, left = self._batch, [*some]
+        if batch.per_row.plan.update:
             rows = yield from self._send(self._upsert, some, copied=copied)
             left = self._read(self._upsert, some, rows)
             yield from self._copy_rest(some, left, copied=copied)
-        if not left:
-            return []
+        insert = batch.insert
+        if not left or insert is None:
+            return left
+        if batch.lock_keys is not None:
+            yield from _lock_keys([(batch.lock_keys, self._group.part(left))])
         try:
             body = self._insert_all(insert, left, copied=copied)
             return (yield from in_scope(scope("insert", in_transaction=True), body))
@@ -623,16 +621,106 @@ def _encoded(
     ]
 
 
+def _together(
+    columns: Sequence[BatchColumn], groups: Sequence[RowGroup]
+) -> list[list[Value]]:
+    """Return the values of the rows of several groups, column by column, encoded."""
+    sent = [_encoded(columns, group.columns) for group in groups]
+    return [
+        [*itertools.chain.from_iterable(values)] for values in zip(*sent, strict=True)
+    ]
+
+
 # --- Several statements ---------------------------------------------------------------
 
 
 def write(groups: Sequence[CompiledGroup], outcome: BatchOutcome) -> Steps[None]:
     """Write the groups of a batch in the open transaction."""
     several = [(_batch_of(compiled), group) for compiled, group in groups]
-    if len(several) > 1 and not several[0][1].distinct:
-        several = _in_row_order(several)
-    for batch, group in (yield from _arrange(several, outcome)):
+    locking = [
+        (batch.lock_keys, group)
+        for batch, group in several
+        if batch.per_row.plan.lock and batch.lock_keys is not None
+    ]
+    if locking:
+        check_level((yield from _lock_keys(locking))[0][0])
+    if several[0][1].distinct:
+        yield from _write_turn(several, outcome)
+        return
+    for turn in (yield from _in_turns(several)):
+        yield from _write_turn(turn, outcome)
+        for batch, group in turn:
+            updates = bool(batch.per_row.plan.update)
+            outcome.add_merged(group.merged, updates=updates)
+
+
+def _lock_keys(groups: Sequence[tuple[KeyLocks, RowGroup]]) -> Steps[ResultRows]:
+    """Take the advisory locks on the keys of rows; return the isolation level."""
+    several: dict[KeyLocks, list[RowGroup]] = {}
+    for locks, group in groups:
+        several.setdefault(locks, []).append(group)
+    number = sum(len(group.positions) for _, group in groups)
+    found: ResultRows = ()
+    for locks in sorted(several, key=lambda of: of.each.sql if of.each else ""):
+        if locks.each is None or number > _MAX_KEY_LOCKS:
+            return (yield Command(locks.every))
+        keys = _together(locks.each.columns, several[locks])
+        found = yield Command(locks.each.sql, [*map(ArrayArgument, keys)])
+    return found
+
+
+def _write_turn(groups: Sequence[_Group], outcome: BatchOutcome) -> Steps[None]:
+    for batch, group in (yield from _arrange(groups, outcome)):
         yield from batch.write(group, outcome, alone=len(groups) == 1)
+
+
+def _in_turns(several: Sequence[_Group]) -> Steps[Sequence[Sequence[_Group]]]:
+    """
+    Put rows in turns, of which only the database knows which have the same key.
+
+    Where it cannot be asked, all are one turn, and each row is written by itself.
+    """
+    keys = yield from _same_keys(several)
+    if keys is None:
+        return [_in_row_order(several)]
+    groups = [group for _, group in several]
+    turns: dict[int, list[_Group]] = {}
+    for turn, number, group in in_turns(groups, keys, several[0][0].per_row.plan.table):
+        # A row of an earlier turn may have been created since.
+        judged = group.judged and not turn
+        ready = group._replace(distinct=True, judged=judged)
+        turns.setdefault(turn, []).append((several[number][0], ready))
+    return [*turns.values()]
+
+
+def _same_keys(several: Sequence[_Group]) -> Steps[Sequence[Sequence[Value]] | None]:
+    """Return a number for the key of each row of the groups; None if it is unknown."""
+    alike: dict[tuple[bool, ...], list[int]] = {}
+    for number, (batch, _) in enumerate(several):
+        # A key with NULL for some value differs from one with another value.
+        nulls = tuple(batch.per_row.plan.key_nulls.values())
+        alike.setdefault(nulls, []).append(number)
+    keys: list[list[Value]] = [[] for _ in several]
+    first = 0
+    for nulls, numbers in alike.items():
+        queries = {several[number][0].same_keys for number in numbers}
+        query = queries.pop()
+        if queries or (query is None and not all(nulls)):
+            return None  # the same column is sent as several types, or as none
+        sizes = [len(several[number][1].positions) for number in numbers]
+        ids = [*range(first, first + sum(sizes))]
+        first += len(ids)
+        if query is None:
+            ids = [ids[0]] * len(ids)
+        else:
+            columns = _together(query.columns, [several[n][1] for n in numbers])
+            found = yield Command(query.sql, [*map(ArrayArgument, columns)])
+            for row, earlier in found:
+                ids[row - 1] = ids[earlier - 1]
+        rest = iter(ids)
+        for number, size in zip(numbers, sizes, strict=True):
+            keys[number] = [*itertools.islice(rest, size)]
+    return keys
 
 
 def _arrange(
@@ -656,8 +744,8 @@ def _arrange(
     missing = yield from _lock(several)
     if len(several) == 1 or not any(batch.draws for batch, _ in several):
         return several
-    if all(batch.upsert is None for batch, _ in several):
-        return _in_row_order(several)
+    if any(batch.upsert is None for batch, _ in several):
+        return _in_row_order(several)  # each of its rows takes the values by itself
     if not several[0][1].distinct:
         return several  # they are in the order of the rows
     return (yield from _draw(several, missing))

@@ -336,17 +336,20 @@ def _reasons_for_exact(found: FoundTable) -> Iterator[str]:
     if found["kind"] == "m":
         yield "it is a materialized view"
     if any(index["exclusion"] for index in indexes):
-        yield "it has an exclusion constraint"
+        yield EXCLUDES
     if any(index["deferrable"] for index in indexes):
-        yield "it has a deferrable unique constraint"
+        yield DEFERS
     if not found["may_insert"]:
-        yield "this role may not insert into it"
+        yield MAY_NOT_INSERT
     if found["before"]:
         yield FIRES_BEFORE
     if found["statement"]:
         yield FIRES_FOR_STATEMENT
 
 
+EXCLUDES: Final = "it has an exclusion constraint"
+DEFERS: Final = "it has a deferrable unique constraint"
+MAY_NOT_INSERT: Final = "this role may not insert into it"
 FIRES_BEFORE: Final = "it has a BEFORE INSERT trigger"
 FIRES_FOR_STATEMENT: Final = "it has a trigger for each INSERT statement"
 

@@ -863,7 +863,9 @@ def native_code(plan: Plan) -> str:
     an xmax of 0 ("System Columns"); partitioned tables have no xmax to return.
     """
     if plan.table.supports_returning_old:
-        created = f"old.{quote(plan.key[0].column.name)} IS NULL"
+        # The right to read tableoid is that to read all columns.
+        stored = [quote(k.column.name) for k in plan.key_with_values] or ["tableoid"]
+        created = f"old.{stored[0]} IS NULL"
     else:
         created = f"{ALIAS}.xmax {EQUALS} 0"
     return f"CASE WHEN {created} THEN {RowCode.CREATED} ELSE {RowCode.UPDATED} END"
@@ -891,7 +893,7 @@ def _on_conflict(plan: Plan, *, proposes: bool = False) -> CompiledStatement:
     code = native_code(plan)
     guards = statement_guards(plan)
     if proposes:
-        guards += [f"{_LEVEL} {EQUALS} '{_READ_COMMITTED}'", shape_guard(plan)]
+        guards += [f"{LEVEL} {EQUALS} '{_READ_COMMITTED}'", shape_guard(plan)]
         guards += same_defaults(plan, writer.defaults)
     else:
         guards += writer.default_guards(plan)
@@ -904,7 +906,7 @@ def _on_conflict(plan: Plan, *, proposes: bool = False) -> CompiledStatement:
     return writer.compiled(sql, "first")
 
 
-_LEVEL: Final = "pg_catalog.current_setting('transaction_isolation')"
+LEVEL: Final = "pg_catalog.current_setting('transaction_isolation')"
 _READ_COMMITTED: Final = "read committed"
 
 
@@ -925,7 +927,7 @@ def _probe(plan: Plan) -> CompiledStatement:
         for condition in conditions
     ]
     # On the servers behind postgres_fdw, every transaction is at least REPEATABLE READ.
-    level = "'repeatable read'" if plan.table.has_remote_rows else _LEVEL
+    level = "'repeatable read'" if plan.table.has_remote_rows else LEVEL
     sql = f"SELECT {level}, {', '.join(tests)}"
     return writer.compiled(sql, _AGAIN)
 
@@ -1026,22 +1028,42 @@ CANONICAL: Final[frozenset[Storage]] = frozenset(
 )
 
 
-def _advisory_lock(writer: PostgresqlWriter, plan: Plan) -> str:
+def key_number(writer: PostgresqlWriter, plan: Plan) -> str:
+    """Write the number of the advisory lock on a key."""
     parts = [
-        f"coalesce({writer.placeholder(k.parameter, k.column.type)}::pg_catalog.text, '')"
+        "coalesce("
+        f"{writer.placeholder(k.parameter, k.column.type, _sent_as(k.kind, k.column))}"
+        "::pg_catalog.text, '')"
         for k in plan.key
         if k.column.storage in CANONICAL and not k.is_null
     ]
     text = f" {CONCATENATED} '/' {CONCATENATED} ".join(parts) or "''"
-    number = f"pg_catalog.hashtextextended({text}, {plan.table.relation_id})"
-    return f"pg_catalog.pg_advisory_xact_lock({number})"
+    return f"pg_catalog.hashtextextended({text}, {plan.table.relation_id})"
+
+
+def lock_all_keys(plan: Plan, *, shared: bool) -> str:
+    """
+    Write the advisory lock on all keys of a table.
+
+    One that is shared comes before those on single keys. So a session can lock thousands of
+    keys without filling the server's table of locks, which is for all sessions.
+    """
+    function = f"pg_advisory_xact_lock{'_shared' if shared else ''}"
+    return f"pg_catalog.{function}({plan.table.relation_id}::pg_catalog.int8)"
+
+
+def _advisory_lock(writer: PostgresqlWriter, plan: Plan) -> str:
+    return (
+        f"CASE WHEN {lock_all_keys(plan, shared=True)} IS NOT NULL"
+        f" THEN pg_catalog.pg_advisory_xact_lock({key_number(writer, plan)}) END"
+    )
 
 
 def _lock(plan: Plan) -> CompiledStatement:
     """Write the advisory lock; above READ COMMITTED it only returns the level."""
     writer = PostgresqlWriter()
     sql = (
-        f"SELECT {_LEVEL}, CASE WHEN {_LEVEL} {EQUALS} '{_READ_COMMITTED}'"
+        f"SELECT {LEVEL}, CASE WHEN {LEVEL} {EQUALS} '{_READ_COMMITTED}'"
         f" THEN {_advisory_lock(writer, plan)} END"
     )
     return writer.compiled(sql, "first, in a transaction of its own if there is none")

@@ -399,18 +399,27 @@ def _locked(
         UsageError: The open transaction is not READ COMMITTED.
     """
     if in_transaction:
-        rows = yield lock
-        if rows[0][0] != _READ_COMMITTED:
-            msg = (
-                'without_unique_index="lock" needs a READ COMMITTED transaction: at'
-                f" {rows[0][0].upper()} the row of the last holder stays invisible"
-            )
-            raise UsageError(msg)
+        check_level((yield lock)[0][0])
         return (yield from body)
     own = _OWN._replace(
         begin=Command("BEGIN ISOLATION LEVEL READ COMMITTED", kind="command")
     )
     return (yield from in_scope(own, _lock_first(lock, body)))
+
+
+def check_level(level: str) -> None:
+    """
+    Check the isolation level under which an advisory lock replaces a unique index.
+
+    Raises:
+        UsageError: It is not READ COMMITTED.
+    """
+    if level != _READ_COMMITTED:
+        msg = (
+            'without_unique_index="lock" needs a READ COMMITTED transaction: at'
+            f" {level.upper()} the row of the last holder stays invisible"
+        )
+        raise UsageError(msg)
 
 
 def _lock_first(

@@ -34,7 +34,8 @@ def python_equality_is_sql_equality(column: Column, values: Iterable[Value]) -> 
     """Return whether these keys are the same row exactly if they are equal."""
     if column.storage == "timestamptz" and column.key_type == column.type:
         return _are_comparable_moments(values)
-    return comparable_types(column).issuperset(set(map(type, values)))
+    # NULL, which None is, means the rows that have it.
+    return set(map(type, values)) <= {*comparable_types(column), type(None)}
 
 
 def _are_comparable_moments(values: Iterable[Value]) -> bool:
@@ -46,7 +47,8 @@ def _are_comparable_moments(values: Iterable[Value]) -> bool:
     """
     zones: set[dt.tzinfo | None] = set()
     for value in values:
-        if type(value) is not dt.datetime:
+        if type(value) is dt.datetime:
+            zones.add(value.tzinfo)
+        elif value is not None:
             return False
-        zones.add(value.tzinfo)
     return all(type(zone) is dt.timezone or str(zone) == "UTC" for zone in zones)
