@@ -113,6 +113,9 @@ def _split_arguments(
     except ValueError as exc:
         raise typer.BadParameter(str(exc)) from exc
     table = rest.pop(0)
+    if rest.count("-") > 1:
+        msg = "standard input, -, can be read once"
+        raise typer.BadParameter(msg)
     try:
         table_name(table)
     except ValueError as exc:

@@ -313,6 +313,14 @@ def test_one_transaction_has_one_connection(option: str) -> None:
             "no table given: put its name after the database",
         ),
         (("inspect", "sqlite:///x.db", "t", "u"), "unexpected argument 'u'"),
+        (
+            ("load", "sqlite:///x.db", "t", "-", "x.csv", "-", *KEY),
+            "standard input, -, can be read once",
+        ),
+        (
+            ("sync", "sqlite:///x.db", "t", "-", "-", *KEY, "--whole-table"),
+            "standard input, -, can be read once",
+        ),
     ],
 )
 def test_arguments_that_are_missing_or_too_many(

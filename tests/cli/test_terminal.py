@@ -75,6 +75,45 @@ def test_a_pipe_is_loaded(sqlite_database: CliDatabase) -> None:
     assert sqlite_database.query("SELECT * FROM t") == [(1, "ü")]
 
 
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
+def test_closed_streams_are_no_error(
+    sqlite_database: CliDatabase, file: Write, tmp_path: Path, closed: str
+) -> None:
+    rejects = tmp_path / "bad.csv"
+    command = start("load", sqlite_database.url, "t", str(file("id,n\n1,a\n2\n")), *NEW)
+    options = ["--on-error", "skip", "--rejects", str(rejects), "--diff"]
+    script = f'exec "$@" {closed}'
+    done = finished(["sh", "-c", script, "sh", *command, *options])
+    assert done.returncode == 3
+    assert (
+        done.stderr == "" if "2>" in closed else "1 rejected row is in" in done.stderr
+    )
+    assert sqlite_database.query("SELECT * FROM t") == [(1, "a")]
+    assert rejects.read_text() == "id,n\n2\n"
+
+
+def test_standard_input_that_is_closed_is_empty(sqlite_database: CliDatabase) -> None:
+    script = 'exec "$@" <&-'
+    command = start("load", sqlite_database.url, "t", "-", *NEW)
+    done = finished(["sh", "-c", script, "sh", *command])
+    assert done.returncode == 1
+    assert done.stderr == ("aioupsert: standard input is empty: a header is required\n")
+
+
+def test_main_opens_streams_that_are_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["aioupsert", "--version"])
+    for name in ("stdin", "stdout", "stderr"):
+        monkeypatch.setattr(sys, name, None)
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    assert stopped.value.code == 0
+    assert sys.stdin is not None
+    assert sys.stdin.read() == ""
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
+        assert stream is not None
+        stream.close()
+
+
 def test_a_failure_is_one_message(sqlite_database: CliDatabase) -> None:
     done = finished(start("load", sqlite_database.url, "t", "-", *NEW), "id,n\n1\n")
     assert (done.returncode, done.stdout) == (1, "")
