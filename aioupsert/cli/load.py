@@ -108,12 +108,14 @@ class Report:
         diff: What keeps the changes, if they are to be printed.
         repeated_keys: Counts rows whose key has come before.
         files: The rows of each file, once the load has succeeded.
+        is_over: Whether it has.
     """
 
     rejects: Rejects
     diff: Diff | None = None
     repeated_keys: RepeatedKeys = field(default_factory=lambda: RepeatedKeys(()))
     files: Sequence[tuple[str, int]] = ()
+    is_over: bool = False
     result: BulkResult = field(default_factory=BulkResult)
     notes: list[str] = field(default_factory=list[str])
 

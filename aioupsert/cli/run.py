@@ -6,7 +6,7 @@ import asyncio
 import json
 import signal
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -182,7 +182,10 @@ def load_files(request: LoadRequest) -> Summary:
         request.max_errors,
     ) as rejects:
         report = Report(rejects, request.diff)
-        with _explain_rejects(rejects, dry_run=request.options.dry_run):
+        with (
+            _end_by_signals(report),
+            _explain_rejects(rejects, dry_run=request.options.dry_run),
+        ):
             options = _read_and_load(request, report)
     return Summary(
         result=report.result,
@@ -215,6 +218,7 @@ def _read_and_load(request: LoadRequest, report: Report) -> LoadOptions:
         received: list[int] = []
         with _explain_interrupt(options, bar, received):
             asyncio.run(_load(request.url, source, options, report, bar, received))
+        report.is_over = True
         report.files = source.count_rows()
     return options
 
@@ -328,10 +332,25 @@ def _explain_rejects(rejects: Rejects, *, dry_run: bool) -> Generator[None]:
 
 # Windows has no SIGHUP.
 _ENDING: Final = tuple(
-    getattr(signal, name)
-    for name in ("SIGINT", "SIGTERM", "SIGHUP")
-    if hasattr(signal, name)
+    getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)
 )
+
+
+@contextmanager
+def _end_by_signals(report: Report) -> Generator[None]:
+    """
+    End what comes before the load when a signal asks for it, so that no file is left.
+
+    An interrupt does so anyway. What comes after the load is over soon.
+    """
+
+    def end(number: int, _frame: FrameType | None) -> None:
+        if not report.is_over:
+            msg = "terminated"
+            raise InterruptedLoadError(msg, number)
+
+    with _handling(_ENDING, end):
+        yield
 
 
 @contextmanager
@@ -342,8 +361,7 @@ def _handle_signals(source: Input, received: list[int]) -> Generator[None]:
     asyncio's own handler of interrupts cancels the main task. It cannot end a blocking
     read of standard input, and there is none for the other signals.
     """
-    handlers = {number: signal.getsignal(number) for number in _ENDING}
-    handler = handlers[signal.SIGINT]
+    handler = signal.getsignal(signal.SIGINT)
     cancel = handler if callable(handler) else signal.default_int_handler
 
     def interrupt(number: int, frame: FrameType | None) -> None:
@@ -351,11 +369,21 @@ def _handle_signals(source: Input, received: list[int]) -> Generator[None]:
         end = signal.default_int_handler if source.waiting else cancel
         end(signal.SIGINT, frame)
 
-    for number, before in handlers.items():
-        if before != signal.SIG_IGN:
-            signal.signal(number, interrupt)
+    with _handling((signal.SIGINT, *_ENDING), interrupt):
+        yield
+
+
+@contextmanager
+def _handling(
+    numbers: Iterable[int], handler: Callable[[int, FrameType | None], None]
+) -> Generator[None]:
+    """Handle signals, but for those that are ignored."""
+    before = {number: signal.getsignal(number) for number in numbers}
+    for number, given in before.items():
+        if given != signal.SIG_IGN:
+            signal.signal(number, handler)
     try:
         yield
     finally:
-        for number, before in handlers.items():
-            signal.signal(number, before)
+        for number, given in before.items():
+            signal.signal(number, given)

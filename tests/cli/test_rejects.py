@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from aioupsert.cli import load as loading
 from aioupsert.cli import rejects as rejecting
 from aioupsert.cli.outputs import check_output
-from aioupsert.cli.reading import ReadOptions, RowError, open_input
+from aioupsert.cli.reading import ReadOptions, RowError, files, open_input
 from aioupsert.cli.rejects import open_rejects
 from tests.cli.databases import CliDatabase, Write, environment, run
 
@@ -304,6 +304,66 @@ def test_a_full_disk_ends_the_load(
     assert result.exit_code == 1
     assert "cannot write /dev/full: No space left on device" in result.stderr
     assert sqlite_database.query("SELECT * FROM t") == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("sent", [b"", b'[{"id": 1', b"PK\3\4", b"PAR1"])
+def test_a_signal_before_the_first_row_leaves_no_file(
+    sqlite_database: CliDatabase,
+    tmp_path: Path,
+    number: signal.Signals,
+    sent: bytes,
+) -> None:
+    checked(sqlite_database)
+    rejects = tmp_path / "bad.csv"
+    with subprocess.Popen(  # noqa: S603  # our own command
+        [
+            *(sys.executable, "-m", "aioupsert", "load", sqlite_database.url, "t"),
+            *(*SKIP, "--rejects", str(rejects)),
+        ],
+        stdin=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment(),
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # noqa: PLW1509  # it is safe here
+    ) as process:
+        assert process.stdin is not None
+        assert process.stderr is not None
+        process.stdin.write(sent)
+        process.stdin.flush()
+        for _ in range(400):
+            if len([*tmp_path.glob(".bad.csv.*.tmp")]) == 2:
+                break
+            time.sleep(0.05)
+        time.sleep(0.1)
+        process.send_signal(number)
+        said = process.stderr.read().decode()
+        process.wait()
+    assert process.returncode == 128 + number
+    how = "interrupted" if number == signal.SIGINT else "terminated"
+    assert said == f"aioupsert: {how}\n"
+    assert not [*tmp_path.glob("*bad.csv*")]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_after_the_load_is_too_late(
+    sqlite_database: CliDatabase,
+    file: Write,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    number: signal.Signals,
+) -> None:
+    checked(sqlite_database)
+    rejects = tmp_path / "bad.csv"
+    count_rows = files.Input.count_rows
+
+    def counting(source: files.Input) -> list[tuple[str, int]]:
+        os.kill(os.getpid(), number)
+        return count_rows(source)
+
+    monkeypatch.setattr(files.Input, "count_rows", counting)
+    result = sqlite_database.load(file(FOUR), *SKIP, "--rejects", str(rejects))
+    assert result.exit_code == 3
+    assert rejects.read_text("utf-8") == "id,n\n2,0\n4,0\n"
 
 
 @pytest.fixture
