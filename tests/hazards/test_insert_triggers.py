@@ -192,3 +192,13 @@ async def test_a_trigger_sees_no_row_that_another_has_created_meanwhile(
     assert await pg.query(
         "SELECT count(*), count(DISTINCT what) FROM log WHERE what LIKE 'INSERT%'"
     ) == [(number, number)]
+
+
+async def test_a_key_that_repeats_uses_up_no_value_of_a_sequence(
+    pg: PostgresDatabase,
+) -> None:
+    await pg.run(f"{TABLE}; ALTER TABLE t ADD COLUMN id serial; {trigger('sees')}")
+    rows = [{"k": k, "n": n} for n, k in enumerate("abacb")]
+    results = await get_or_create_many(pg.handle, "t", rows, key="k")
+    assert [r.row["id"] for r in results] == [1, 2, 1, 3, 2]
+    assert await pg.query("SELECT last_value FROM t_id_seq") == [(3,)]

@@ -148,10 +148,12 @@ def compile_batch(plan: Plan, *, distinct: bool) -> PostgresqlBatch:
     insert = None
     if apart and plan.exact_because != KEY_IS_GENERATED:
         insert = _drafts(_insert, plan, columns, counting=plan.unique)
-    create = None
+    create = create_all = None
     if not apart and not plan.update and plan.unique:
         write = partial(_update_first, native=False, missing=True)
         create = _drafts(write, plan, columns, counting=True)
+        write = partial(write, on_conflict="")
+        create_all = _drafts(write, plan, columns, counting=False)
     takes_arrays = all(column.supports_unnest for column in _typing_columns(plan))
     staging_table = _staging_table(columns)
     names = ", ".join(f'"c{n}" {c.type}' for n, c in enumerate(columns, start=1))
@@ -173,6 +175,7 @@ def compile_batch(plan: Plan, *, distinct: bool) -> PostgresqlBatch:
         draws=draws,
         draw=tuple(_draw(plan, c) for c in _drawn_beforehand(plan)),
         create=None if create is None else create.finished(),
+        create_all=None if create_all is None else create_all.finished(),
         apart=apart,
         insert=None if insert is None else insert.finished(),
         same_keys=None
@@ -902,6 +905,9 @@ def _hashed(written: str) -> str:
     return f"(SELECT * FROM {written} WHERE {condition}) AS {written}"
 
 
+_DO_NOTHING: Final = " ON CONFLICT DO NOTHING"
+
+
 def _inserting(
     writer: _BatchWriter,
     plan: Plan,
@@ -909,7 +915,7 @@ def _inserting(
     inserted: str,
     *,
     missing: bool,
-    on_conflict: str = " ON CONFLICT DO NOTHING",
+    on_conflict: str = _DO_NOTHING,
 ) -> str:
     """
     Write the WITH query that inserts the rows that do not exist.
@@ -963,6 +969,7 @@ def _update_first(
     counting: bool,
     native: bool,
     missing: bool = False,
+    on_conflict: str = _DO_NOTHING,
 ) -> _Text:
     """
     Write the classic steps for many rows as one statement.
@@ -983,7 +990,10 @@ def _update_first(
     if plan.update:
         written.append(updated)
         ctes += _updating(writer, plan, locked, updated, native=native)
-    ctes.append(_inserting(writer, plan, locked, inserted, missing=missing))
+    insert = _inserting(
+        writer, plan, locked, inserted, missing=missing, on_conflict=on_conflict
+    )
+    ctes.append(insert)
     if counting:
         counts = [f"(SELECT pg_catalog.count(*) FROM {name})" for name in written]
         query = writer.counts(plan, *[*counts, "0"][:2], *written)

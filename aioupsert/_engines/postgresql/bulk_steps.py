@@ -15,6 +15,9 @@ sends, in the open transaction:
 No setting of the planner is changed: triggers, foreign keys, policies and functions would
 be planned with it, and PL/pgSQL keeps such plans for the session.
 
+Many rows that were looked for in vain are inserted without ON CONFLICT, behind a savepoint;
+if that fails by a conflict, all of them take part in the next round.
+
 A row that was not reported conflicted with a concurrent call, or was silently not
 written. Such rows take part in the next round, as
 long as a round writes at least half of its rows. The rest is written one by one, by the
@@ -79,6 +82,8 @@ _MANY_TEXTS: Final = 1_000
 """The number of rows from which on a column of text is sent as one text."""
 _MAX_KEY_LOCKS: Final = 1_000
 """The number of keys up to which each has a lock; the server has 6,400 for all sessions."""
+_MANY_MISSING: Final = 1_000
+"""The number of rows from which on a savepoint costs less than ON CONFLICT does."""
 # The number of rows up to which one by one is as fast as a statement for all.
 _FEW_ROWS: Final = 2
 
@@ -178,6 +183,7 @@ class PostgresqlBatch:
         draw: The queries for a number of the next values of a sequence, one for each
             column whose values can be taken beforehand.
         create: Inserts rows that did not exist just before; None if it must look again.
+        create_all: Does so as well, and fails if one of them exists by now.
         apart: Whether *upsert* only updates rows.
         insert: Inserts the others then, in a statement that fails if one of them exists;
             None if that is not possible, or if *upsert* does it.
@@ -202,6 +208,7 @@ class PostgresqlBatch:
     draws: bool = False
     draw: tuple[str, ...] = ()
     create: ReportingStatement | None = None
+    create_all: ReportingStatement | None = None
     apart: bool = False
     insert: ReportingStatement | None = None
     locks: tuple[KeyLock, ...] = ()
@@ -355,6 +362,7 @@ class _GroupWrite:
         self._batch = batch
         self._upsert = upsert
         self._create = batch.create if alone else None
+        self._create_all = batch.create_all if alone else None
         self._group = group
         self._outcome = outcome
         # Another group may have created a row that was missing, which ON CONFLICT notices.
@@ -456,13 +464,44 @@ class _GroupWrite:
             return []
         if batch.apart:
             return (yield from self._write_apart(some, copied=copied))
+        is_many = len(some) >= _MANY_MISSING
+        if self._judged and is_many and self._create_all is not None:
+            return (yield from self._write_all(self._create_all, some, copied=copied))
         upsert = self._upsert
         if self._judged and self._create is not None:
             upsert = self._create
-        rows = yield from self._send(upsert, some, copied=copied)
+        return (yield from self._report(upsert, some, copied=copied))
+
+    def _write_all(
+        self, create_all: ReportingStatement, some: Sequence[int], *, copied: bool
+    ) -> Steps[list[int]]:
+        """
+        Insert rows that did not exist just before, or none if one of them exists by now.
+
+        This takes two thirds of the time that ON CONFLICT takes, which looks into each
+        index beforehand, and writes more to the log.
+        """
+        body = self._report(create_all, some, copied=copied)
+        try:
+            return (yield from in_scope(scope("insert", in_transaction=True), body))
+        except Exception as exc:
+            if is_conflict(exc):
+                return [*some]  # the next round looks again
+            raise
+
+    def _report(
+        self, statement: ReportingStatement, some: Sequence[int], *, copied: bool
+    ) -> Steps[list[int]]:
+        """
+        Send a statement, and record what it reports; return the rows it did not write.
+
+        Raises:
+            NotAppliedError: It has read no rows, as the table has changed.
+        """
+        rows = yield from self._send(statement, some, copied=copied)
         if not rows:
-            raise refused(batch.per_row.plan.table.name)
-        return self._read(upsert, some, rows)
+            raise refused(self._batch.per_row.plan.table.name)
+        return self._read(statement, some, rows)
 
     def _copy_rest(
         self, some: Sequence[int], rest: Sequence[int], *, copied: bool
