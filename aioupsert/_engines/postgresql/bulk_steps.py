@@ -244,8 +244,8 @@ class PostgresqlBatch:
         """
         pending: Sequence[int] = range(len(group.positions))
         # One by one, new rows would take the values of a sequence in the order of the
-        # keys.
-        few = 1 if self.draws else _FEW_ROWS
+        # keys. Rows whose keys the database has told apart may refer to each other.
+        few = 1 if self.draws or self.same_keys is not None else _FEW_ROWS
         if group.drawn:
             few = 0
         if self.upsert is not None and group.distinct and len(pending) > few:
