@@ -301,6 +301,8 @@ class Table:
         is_partitioned: Whether its rows are in partitions.
         has_many_partitions: Whether it has so many that a statement for one row had better
             be planned each time, for one of them.
+        partitioned_by: The columns by which partitions are told apart, each with "h" for
+            hash, "l" for list, or "r" for range; empty if that is not known.
         temporary_tables_allowed: Whether this role may create a temporary table, which
             rows are copied to.
         has_remote_rows: Whether other servers hold some of its rows. Every statement,
@@ -348,6 +350,7 @@ class Table:
     scan_limit: int = 0
     is_partitioned: bool = False
     has_many_partitions: bool = False
+    partitioned_by: Mapping[str, str] = field(default_factory=dict[str, str])
     temporary_tables_allowed: bool = False
     has_remote_rows: bool = False
     distribution_column: str | None = None

@@ -466,6 +466,30 @@ async def test_a_relation_is_described_by_what_it_can_do(
     assert table.supports_returning_old is (conn.get_server_version().major >= 18)
 
 
+@pytest.mark.parametrize(
+    ("ddl", "columns"),
+    [
+        ("PARTITION BY LIST (k)", {"k": "l"}),
+        ("PARTITION BY RANGE (n, k)", {"n": "r", "k": "r"}),
+        ("PARTITION BY RANGE (n, (k || 'x'))", {"n": "r"}),
+        ("PARTITION BY HASH (lower(k))", {}),
+        (
+            (
+                "PARTITION BY HASH (k); CREATE TABLE part PARTITION OF t"
+                " FOR VALUES WITH (MODULUS 1, REMAINDER 0) PARTITION BY LIST (n)"
+            ),
+            {},
+        ),
+        ("", {}),
+    ],
+)
+async def test_partitions_are_told_apart_by_columns(
+    conn: Any, ddl: str, columns: dict[str, str]
+) -> None:
+    await conn.execute(f"CREATE TABLE t (k text, n int) {ddl}")
+    assert (await describe(conn)).partitioned_by == columns
+
+
 # --- Names and search paths ------------------------------------------------------------
 
 

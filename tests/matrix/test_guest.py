@@ -13,6 +13,7 @@ import pytest
 
 from aioupsert import (
     Excluded,
+    F,
     create_or_update,
     create_or_update_many,
     get_or_create,
@@ -243,6 +244,61 @@ async def test_only_partitions_with_the_keys_are_touched(pg: PostgresDatabase) -
     assert await pg.query("SELECT k, v FROM t ORDER BY k") == [
         (Decimal(k), 1) for k in ("40.0", "57.0", "150.0", "151.0")
     ]
+
+
+BY_LIST: Final = "PARTITION BY LIST (a)"
+BY_HASH: Final = "PARTITION BY HASH (b)"
+# By which columns, and the partitions that hold rows of a = 4 and a = 5.
+PARTED: Final = {
+    "list": (
+        BY_LIST,
+        [f"CREATE TABLE p{n} PARTITION OF t FOR VALUES IN ({n})" for n in range(30)],
+    ),
+    "hash": (
+        BY_HASH,
+        [
+            f"CREATE TABLE p{n} PARTITION OF t"
+            f" FOR VALUES WITH (MODULUS 30, REMAINDER {n})"
+            for n in range(30)
+        ],
+    ),
+    "list, then hash": (
+        BY_LIST,
+        [
+            f"CREATE TABLE q{n} PARTITION OF t FOR VALUES IN ({n}) {BY_HASH};"
+            f"CREATE TABLE p{n} PARTITION OF q{n}"
+            " FOR VALUES WITH (MODULUS 1, REMAINDER 0)"
+            for n in range(30)
+        ],
+    ),
+}
+
+
+@pytest.mark.parametrize("number", [3, 300])
+@pytest.mark.parametrize("name", PARTED)
+async def test_so_it_is_with_partitions_of_every_kind(
+    pg: PostgresDatabase, name: str, number: int
+) -> None:
+    by, parts = PARTED[name]
+    await pg.run(
+        "CREATE TABLE t (a integer, b integer, v integer, PRIMARY KEY (a, b))"
+        f" {by}; {'; '.join(parts)}"
+    )
+    rows = [{"a": 4 + n % 2, "b": n, "v": 1} for n in range(number)]
+    async with explained(pg) as (conn, plans):
+        await create_or_update_many(conn, "t", rows, key=["a", "b"])
+        load = create_or_update_many(
+            conn, "t", rows, key=["a", "b"], update={"v": F("v") + 1}
+        )
+        plan = await planned(conn, plans, load)
+    touched = {*re.findall(r"Scan (?:using \w+ )?on (p\d+)", plan)}
+    if by == BY_LIST:
+        assert touched <= {"p4", "p5"}
+    else:
+        assert len(touched) == (3 if number == 3 else 30) or not touched
+        # Many keys are in each, so nothing is copied for all of them.
+        assert number == 3 or not re.search(r"Filter:.*ANY \('", plan)
+    assert await pg.query("SELECT count(*) FROM t WHERE v = 2") == [(number,)]
 
 
 # --- Statistics -----------------------------------------------------------------------

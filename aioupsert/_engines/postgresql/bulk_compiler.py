@@ -393,6 +393,10 @@ def _guards(plan: Plan, *, only_key: bool = False) -> list[str]:
     return [*statement_guards(plan, only_key=only_key), *batch_size_guards(plan)]
 
 
+_MANY_HASHED: Final = 100
+"""The number of keys up to which partitions by hash without one are left out."""
+
+
 class _BatchWriter(PostgresqlWriter):
     """
     Writes the values of a row as columns of the batch, and the rest as placeholders.
@@ -445,25 +449,36 @@ class _BatchWriter(PostgresqlWriter):
         self.joins_table = True
         text = super().key(plan)
         if plan.table.is_partitioned and self.first_array:
+            by = plan.table.partitioned_by
             text += "".join(
-                self._prunes(k) for k in plan.key_with_values if k.constant is None
+                self._prunes(k, by.get(k.column.name, ""))
+                for k in plan.key_with_values
+                if k.constant is None and (not by or k.column.name in by)
             )
         return text
 
-    def _prunes(self, key: KeyColumn) -> str:
-        """Write a condition by which the server leaves partitions without the keys out."""
+    def _prunes(self, key: KeyColumn, strategy: str) -> str:
+        """
+        Write a condition by which the server leaves partitions without the keys out.
+
+        It copies the array for each partition, while it plans the statement. So the condition
+        is TRUE then, if so many keys are in partitions by hash: they are in all of them.
+        """
         column = key.column
-        number = next(
+        at = next(
             n
             for n, sent in enumerate(self.columns)
             if sent.parameter == key.parameter and sent.encode is None
         )
         equals = operator("=", column.operators)
-        array = f"{self.array(number)}::{column.key_type}[]"
+        array = f"{self.array(at)}::{column.key_type}[]"
         name = self.column(column)
         # The first key again, as the planner takes no OR for a condition of an index scan
         # beside the equality with one key, which would look expensive with an array.
         is_one = f"{name} {equals} ANY ({array}) OR {name} {equals} ({array})[1]"
+        if strategy == "h":
+            number = f"pg_catalog.cardinality({array})"
+            is_one = f"{number} {operator('>')} {_MANY_HASHED} OR {is_one}"
         return f" AND ({is_one})"
 
     def array(self, number: int) -> str:

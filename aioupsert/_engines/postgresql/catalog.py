@@ -82,6 +82,14 @@ SELECT json_build_object(
       WHERE i.indrelid = c.oid AND i.indisunique),
   'many_partitions', c.relkind = 'p' AND (
     SELECT count(*) > 2 FROM pg_catalog.pg_inherits h WHERE h.inhparent = c.oid),
+  'partitioned_by', (
+    SELECT json_object_agg(pa.attname, p.partstrat)
+    FROM pg_catalog.pg_partitioned_table p
+    JOIN pg_catalog.pg_attribute pa ON pa.attrelid = c.oid AND pa.attnum = ANY (p.partattrs)
+    WHERE p.partrelid = c.oid AND NOT EXISTS (
+      SELECT FROM pg_catalog.pg_inherits h
+      JOIN pg_catalog.pg_class hc ON hc.oid = h.inhrelid
+      WHERE h.inhparent = c.oid AND hc.relkind = 'p')),
   'refuses', c.relrowsecurity OR b.on_update,
   'remote', b.is_remote,
   'columns', (
@@ -318,6 +326,7 @@ def read_table(name: TableName, found: FoundTable) -> Table:
         scan_limit=found.get("scan_limit", 0),
         is_partitioned=kind == "p",
         has_many_partitions=found.get("many_partitions", False),
+        partitioned_by=found.get("partitioned_by") or {},
         has_remote_rows=remote,
         distribution_column=found.get("distributed_by"),
         all_indexes_known=kind != "v" and not (remote and kind in _FOREIGN),

@@ -219,6 +219,7 @@ class FoundTable(TypedDict):
     foldable: bool
     proposable: NotRequired[bool]
     many_partitions: NotRequired[bool]
+    partitioned_by: NotRequired[dict[str, str] | None]
     utf8: NotRequired[bool]
     small: NotRequired[bool]
     empty: NotRequired[bool]
