@@ -100,7 +100,7 @@ async def create_or_update_many(
         batch_size: The number of rows in a batch; by default up to 100,000 rows or
             about 32 MB.
         progress: A function that is called with a `Progress` after batches, at most ten
-            times per second, and at the end.
+            times per second, and at the end, even of a call that fails.
         atomic: Whether to store all rows or none.
         on_error: ``"raise"`` raises an error for the first row that cannot be stored.
             ``"skip"`` leaves such rows out and stores all others; it requires

@@ -108,8 +108,9 @@ async def create_or_update_many(
                     if observation is not None:
                         observation.event.system = session.engine.system
                     await bulk.write_all(session, source, atomic=options.atomic)
-        except BulkError as exc:
-            if observation is not None:
+        except BaseException as exc:
+            bulk.report()
+            if observation is not None and isinstance(exc, BulkError):
                 observation.record(replace(exc.committed, rejected=(exc,)))
             raise
         if target.model is not None:

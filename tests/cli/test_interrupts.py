@@ -27,8 +27,8 @@ def interruptible() -> Iterator[None]:
     signal.signal(signal.SIGINT, before)
 
 
-def interrupt() -> None:
-    os.kill(os.getpid(), signal.SIGINT)
+def interrupt(number: int = signal.SIGINT) -> None:
+    os.kill(os.getpid(), number)
 
 
 def interrupt_after(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,6 +71,9 @@ def test_an_interrupt_leaves_whole_batches_without_atomic(
     ((stored,),) = database.query("SELECT count(*) FROM t")
     assert stored % 100 == 0
     assert 3_000 < stored <= 4_000
+    assert (
+        f"\nThe batches before that are stored: {stored} rows created" in result.stderr
+    )
 
 
 def test_an_interrupt_over_several_connections(
@@ -81,31 +84,42 @@ def test_an_interrupt_over_several_connections(
         file(ROWS), *NEW, "-c", "3", "--batch-size", "100"
     )
     assert result.exit_code == 130
-    assert "atches before that are stored" in result.stderr
+    ((stored,),) = postgresql_database.query("SELECT count(*) FROM t")
+    assert (
+        f"\nThe batches before that are stored: {stored} rows created" in result.stderr
+    )
 
 
 class Waiting(io.BytesIO):
-    """Standard input that is interrupted when it has nothing more."""
+    """Standard input during which a signal comes when it has nothing more."""
+
+    number: int = signal.SIGINT
 
     def readinto1(self, buffer: Any, /) -> int:
         read = self.readinto(buffer)
         if not read:
-            interrupt()
+            interrupt(self.number)
             # A handler that does not raise would go on to wait.
             pytest.fail("still waiting")
         return read
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize("content", [b"", ROWS.encode()])
-def test_an_interrupt_ends_the_wait_for_standard_input(
-    database: CliDatabase, monkeypatch: pytest.MonkeyPatch, content: bytes
+def test_a_signal_ends_the_wait_for_standard_input(
+    database: CliDatabase,
+    monkeypatch: pytest.MonkeyPatch,
+    content: bytes,
+    number: signal.Signals,
 ) -> None:
+    monkeypatch.setattr(Waiting, "number", number)
     stdin = io.TextIOWrapper(Waiting(content))
     monkeypatch.setattr(files, "sys", SimpleNamespace(stdin=stdin))
     database.query("CREATE TABLE t (id integer PRIMARY KEY, n integer)")
     result = database.load("-", "--key", "id")
-    assert result.exit_code == 130
-    assert result.stderr.startswith("aioupsert: interrupted\n")
+    assert result.exit_code == 128 + number
+    how = "interrupted" if number == signal.SIGINT else "terminated"
+    assert result.stderr.startswith(f"aioupsert: {how}\n")
     assert database.query("SELECT * FROM t") == []
 
 

@@ -432,6 +432,21 @@ def test_rejected_rows_may_lack_space_at_the_very_end(
     assert not [*tmp_path.glob(".*")]
 
 
+def test_a_database_that_is_full_says_what_is_stored(
+    sqlite_database: CliDatabase, file: Write, request: pytest.FixtureRequest
+) -> None:
+    sqlite_database.query("CREATE TABLE t (id integer PRIMARY KEY, n text)")
+    path = file("id,n\n" + "".join(f"{n},{'n' * 100}\n" for n in range(2_000)))
+    request.getfixturevalue("little_space")
+    result = sqlite_database.load(path, *KEY, "--no-atomic", "--batch-size", "10")
+    assert result.exit_code == 1
+    ((stored,),) = sqlite_database.query("SELECT count(*) FROM t")
+    assert result.stderr.endswith(
+        f"\nThe batches before that are stored: {stored} rows created, 0 updated,"
+        " 0 unchanged.\n"
+    )
+
+
 # --- What is not overwritten ----------------------------------------------------------
 
 

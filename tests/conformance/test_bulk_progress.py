@@ -1,7 +1,8 @@
 """What a caller is told while rows are written."""
 
+import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import FrozenInstanceError
 from typing import Any, Final
 
@@ -150,3 +151,27 @@ async def test_no_progress_of_a_batch_that_fails(db: Database) -> None:
             db, [*ROWS[:12], {"k": 99, "a": -1}], batch_size=6, progress=seen.append
         )
     assert [progress.rows for progress in seen] == [6, 12]
+
+
+@engines
+@pytest.mark.parametrize("atomic", [True, False])
+@pytest.mark.parametrize("error", [ValueError, asyncio.CancelledError])
+async def test_a_call_that_fails_tells_its_last_batch(
+    db: Database,
+    monkeypatch: pytest.MonkeyPatch,
+    error: type[BaseException],
+    *,
+    atomic: bool,
+) -> None:
+    monkeypatch.setattr(writing, "_PROGRESS_INTERVAL", 1_000)
+
+    def rows() -> Iterator[dict[str, int]]:
+        yield from ROWS[:20]
+        raise error
+
+    seen: list[Progress] = []
+    with pytest.raises(error):
+        await load(db, rows(), batch_size=6, atomic=atomic, progress=seen.append)
+    assert [progress.rows for progress in seen] == [18]
+    assert seen[0].result == BulkResult(created=9, updated=9)
+    assert await db.query("SELECT count(*) FROM t") == [(0 if atomic else 9,)]
