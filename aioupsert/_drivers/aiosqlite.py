@@ -206,6 +206,9 @@ def _answer(
         marks = _marks_of(owner, connection)
         _run_for_rows(cursor, command)
         return tuple(marks)
+    if kind == "update first":
+        answers: ResultRows = _update_first(cursor, connection.cursor(), command)
+        return answers
     if kind == "marks":
         return tuple(_marks[owner])
     log(command.sql)
@@ -231,6 +234,41 @@ def _run_for_rows(cursor: sqlite3.Cursor, command: Command) -> None:
             log(sql)
             logged.add(sql)
         execute(sql, values)
+
+
+def _update_first(
+    cursor: sqlite3.Cursor, other: sqlite3.Cursor, command: Command
+) -> Any:
+    """Run the update for each row, and for one that it does not find the others."""
+    for sql in (command.sql, *(statement.sql for statement in command.others)):
+        log(sql)
+    other.row_factory = None
+    # A tuple times 1 is itself, so that a list of them is quick to make and to keep.
+    others = [
+        (s.sql, None if s.counted_as is None else ((s.counted_as,),))
+        for s in command.others
+    ]
+    answers: list[int | ResultRows] = []
+
+    def find(values: Sequence[ParameterValues]) -> ResultRows:
+        for (sql, counted), bound in zip(others, values, strict=True):
+            other.execute(sql, bound)
+            found = other.fetchall() if counted is None else counted * other.rowcount
+            if found:
+                return found
+        return ()
+
+    def updates() -> Generator[ParameterValues]:
+        written = 0
+        rows: Any = command.arguments
+        for values, values_of_others in rows:
+            yield values
+            # It has been run by now, and the cursor counts what it has written.
+            before, written = written, cursor.rowcount
+            answers.append(written - before or find(values_of_others))
+
+    cursor.executemany(command.sql, updates())
+    return answers
 
 
 def _fetch(cursor: sqlite3.Cursor, command: Command) -> ResultRows:

@@ -17,7 +17,7 @@ from aioupsert.errors import AioupsertError, NotAppliedError
 from aioupsert.typing import Value
 
 if TYPE_CHECKING:
-    from aioupsert._engines.sql import RowCode
+    from aioupsert._engines.sql import CompiledStatement, RowCode
 
 T = TypeVar("T")
 
@@ -35,6 +35,7 @@ CommandKind: TypeAlias = Literal[
     "copy",
     "repeat",
     "each",
+    "update first",
     "marks",
     "transaction",
     "own session",
@@ -52,7 +53,9 @@ queries in *arguments* no longer returns the rows beside it, none otherwise; not
 as every call asks it. ``copy``: no rows; copies the rows in *arguments* to the
 table that *sql* names. ``repeat``: runs the statement once for each row in *arguments*;
 returns what the marking functions recorded. ``each``: the same, for the statements and rows
-in *arguments*. ``marks``: sends nothing; returns what was recorded before one of these
+in *arguments*. ``update first``: runs the statement for each row in *arguments*, and if it
+writes none, one of *others* after the other until one finds or writes it; returns for each how
+many rows it has written, or what was found. ``marks``: sends nothing; returns what was recorded before one of these
 failed. ``transaction``: sends nothing; returns one
 row if a transaction is open, none otherwise. ``own session``: sends nothing; returns one row
 if the driver keeps prepared statements, and so the server's session serves no other client.
@@ -72,6 +75,8 @@ class Command(NamedTuple):
         counted_as: The code of each written row if the statement returns no rows.
         caller_columns: How many of the last columns the caller asked for. The others
             are read by this library, and without the caller's own loaders.
+        others: The statements for a row that the first one has not written; *arguments*
+            then has the values of all for each row.
     """
 
     sql: str
@@ -79,6 +84,7 @@ class Command(NamedTuple):
     kind: CommandKind = "query"
     counted_as: RowCode | None = None
     caller_columns: int = 0
+    others: Sequence[CompiledStatement] = ()
 
 
 ResultRow: TypeAlias = Sequence[Value]

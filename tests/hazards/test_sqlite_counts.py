@@ -66,6 +66,10 @@ TABLES: Final[dict[str, str]] = {
         "CREATE TABLE t (k TEXT PRIMARY KEY, n, m, u DEFAULT 1 UNIQUE ON CONFLICT REPLACE)"
     ),
     "a word that is no clause": f"{T[:-1]}, conflict, ignore)",
+    "several rows of a key": (
+        "CREATE TABLE t (k TEXT, n, m DEFAULT 7);"
+        " INSERT INTO t (k, n) VALUES ('1', 5), ('3', 0), ('1', 6), ('2', 1), ('2', 1)"
+    ),
 }
 CALLS: Final[list[dict[str, Any]]] = [{}, {"skip_unchanged": True}]
 UNIFORM: Final[list[dict[str, Any]]] = [
@@ -118,10 +122,18 @@ async def test_they_are_as_many_as_by_single_calls(  # noqa: PLR0917  # pytest p
         for some in (rows[:6], rows):
             actions: Counter[str] = Counter()
             for row in some:
-                result = await create_or_update(one, "t", row, key="k", **options)
+                result = await create_or_update(
+                    one, "t", row, key="k", without_unique_index="allow", **options
+                )
                 actions[result.action] += 1
             counts = await create_or_update_many(
-                many, "t", some, key="k", batch_size=size, **options
+                many,
+                "t",
+                some,
+                key="k",
+                batch_size=size,
+                without_unique_index="allow",
+                **options,
             )
             assert counts.created == actions["created"]
             assert counts.updated == actions["updated"]

@@ -56,6 +56,17 @@ TABLES: Final[dict[str, str]] = {
     "another index that replaces": (
         "CREATE TABLE t (k TEXT PRIMARY KEY, n INTEGER UNIQUE ON CONFLICT REPLACE, m)"
     ),
+    "an index on the key by another collation": (
+        "CREATE TABLE t (k TEXT PRIMARY KEY COLLATE RTRIM, n INTEGER, m);"
+        " CREATE UNIQUE INDEX x ON t (k COLLATE NOCASE)"
+    ),
+    "triggers that ignore rows": (
+        f"{LOG} CREATE TABLE t (k TEXT PRIMARY KEY, n INTEGER, m);"
+        " CREATE TRIGGER one BEFORE INSERT ON t WHEN new.n = 5 BEGIN"
+        " INSERT INTO log VALUES (new.k, new.n, 'i'); SELECT RAISE(IGNORE); END;"
+        " CREATE TRIGGER two BEFORE UPDATE ON t WHEN new.n >= 4 BEGIN"
+        " INSERT INTO log VALUES (new.k, new.n, 'u'); SELECT RAISE(IGNORE); END"
+    ),
     "a strict table": "CREATE TABLE t (k TEXT PRIMARY KEY, n INT NOT NULL, m ANY) STRICT",
 }
 CALLS: Final[list[dict[str, Any]]] = [{}, {"skip_unchanged": True}, {"update": ["m"]}]

@@ -46,9 +46,10 @@ from aioupsert._plan import Resolved
 from aioupsert._plan.schema import Column
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
 
     from aioupsert._plan import Plan
+    from aioupsert._plan.schema import UniqueIndex
 
 
 def compile_batch(plan: Plan) -> SqliteBatch:
@@ -98,6 +99,8 @@ def _reasons_for_one_by_one(plan: Plan) -> Iterator[str]:
         yield table.one_by_one_because
     if not table.infers(key):
         yield "no unique index is on exactly the key"
+    if any(_may_be_inferred(index, key) for index in table.unique):
+        yield "another index may be on the key, by another collation"
     if plan.renames:
         yield "the call changes the key itself"
     if table.has_before_insert_trigger:
@@ -108,6 +111,16 @@ def _reasons_for_one_by_one(plan: Plan) -> Iterator[str]:
         yield "updates would consume AUTOINCREMENT values"
     if any(column.required for column in left_out):
         yield "rows lack columns that are NOT NULL"
+
+
+def _may_be_inferred(index: UniqueIndex, key: Collection[str]) -> bool:
+    """Return whether ON CONFLICT may take an index for the key's, whose collation is another."""
+    return (
+        None in index.columns
+        and index.predicate is None
+        and len(index.columns) == len(key)
+        and {*index.columns} <= {*key, None}
+    )
 
 
 class _RowWriter(SqliteWriter):

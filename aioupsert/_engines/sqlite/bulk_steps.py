@@ -7,6 +7,9 @@ of several groups, each for its rows, in the order of all rows. So a row sees wh
 before it have written, and equal keys need no care. `bulk_compiler`
 says how it is known what happened to each row.
 
+Where one statement would not do, one command runs the update for all rows, and after each
+that it does not find the other statements of the classic steps.
+
 References:
     Python, "sqlite3" (`Cursor.executemany`). SQLite, "UPSERT".
 """
@@ -29,6 +32,7 @@ from aioupsert._engines.commands import (
     in_scope,
     single_command,
 )
+from aioupsert._engines.outcomes import read_result, refused
 from aioupsert._engines.sql import RowCode
 from aioupsert._engines.sqlite.steps import checked, scope
 from aioupsert._plan import RejectedRow
@@ -162,8 +166,7 @@ def _write_group(
     # A single row takes the classic steps: where bisecting a failed batch ends, the
     # error is then the one that the row causes by itself.
     if batch.upsert is None or len(group.positions) == 1:
-        for row in range(len(group.positions)):
-            yield from _write_row(batch, group, row, outcome)
+        yield from _write_one_by_one(batch, group, outcome)
         return
     size = len(group.positions)
     counting = yield from _counting([batch], size, outcome, is_locked=is_locked)
@@ -267,6 +270,51 @@ def _write_row(
     outcome.add(group.positions[row], result)
 
 
+def _write_one_by_one(
+    batch: SqliteBatch, group: RowGroup, outcome: BatchOutcome
+) -> Steps[None]:
+    """
+    Write rows by the classic steps, each after those before it.
+
+    One command updates all of them, and sends the other statements for each row that the
+    update does not find, before it goes on with the next.
+
+    Raises:
+        NotAppliedError: The database silently did not write a row.
+    """
+    call = batch.per_row
+    update = call.update
+    if len(group.positions) == 1 or update is None or not call.is_counted():
+        for row in range(len(group.positions)):
+            yield from _write_row(batch, group, row, outcome)
+        return
+    others = [s for s in (call.find, call.insert) if s is not None]
+    rows = zip(*group.columns, *map(itertools.repeat, group.constants), strict=False)
+    updates, *copies = itertools.tee(rows, 1 + len(others))
+    values = [
+        map(other.arguments, copy) for other, copy in zip(others, copies, strict=True)
+    ]
+    turns = zip(
+        map(update.arguments, updates),
+        zip(*values, strict=True),
+        strict=True,
+    )
+    answers = yield Command(update.sql, turns, kind="update first", others=others)
+    codes: dict[int, int] = {}
+    for position, answer in zip(group.positions, answers, strict=True):
+        found: Any = answer
+        if isinstance(found, int):
+            found = [(RowCode.UPDATED,)] * found
+        elif not found or any(row[0] == RowCode.UPDATED for row in found):
+            # Of a row that should have been updated the query tells that.
+            raise refused(call.plan.table.name)
+        if len(found) == 1:
+            codes[position] = found[0][0]
+        else:
+            outcome.add(position, read_result(call.plan, found))
+    outcome.add_codes(codes)
+
+
 def _write_in_row_order(
     groups: Sequence[_Group], outcome: BatchOutcome, *, is_locked: bool
 ) -> Steps[None]:
@@ -294,9 +342,10 @@ def _write_in_row_order(
         positions = [position for position, _ in places[done : done + len(some)]]
         done += len(some)
         if one_by_one:
-            for number in some:
+            for number, run in itertools.groupby(some):
                 batch, group = groups[number]
-                yield from _write_row(batch, group, next(turns[number]), outcome)
+                part = group.part([next(turns[number]) for _ in run])
+                yield from _write_one_by_one(batch, part, outcome)
             continue
         values = map(next, map(turns.__getitem__, some))
         each = zip(map(texts.__getitem__, some), values, strict=True)

@@ -99,6 +99,11 @@ class SqliteCall:
             steps = (self.lock, self.find, self.update, self.insert)
         return tuple(step for step in steps if step is not None)
 
+    def is_counted(self) -> bool:
+        """Return whether no more is known of a row that was written than that it was."""
+        plan = self.plan
+        return not (plan.returning or plan.old or plan.table.written_by_triggers)
+
     def read_existing(self, values: ParameterValues) -> Steps[Result | None]:
         """Read the existing row of a call that updates nothing; write nothing."""
         if self.plan.old:
