@@ -72,6 +72,7 @@ class AsyncpgSession(PostgresqlSession):
 
     __slots__ = ("_real",)
     sends_plain_text: bool = True
+    prefers_arrays: bool = True  # a record is an object for the garbage collector
 
     def __init__(self, connection: Handle) -> None:
         """Use a connection, plain or pooled."""

@@ -39,6 +39,8 @@ class PostgresqlSession(ConnectionSession, abc.ABC):
     __slots__ = ()
     sends_plain_text: bool = False
     """Whether text in an array is sent as it is, whatever adapters the caller has set."""
+    prefers_arrays: bool = False
+    """Whether an array is read in less time than as many rows, and its elements alike."""
 
     @abc.abstractmethod
     def in_transaction(self) -> bool:
@@ -63,6 +65,8 @@ class PostgresqlSession(ConnectionSession, abc.ABC):
             return YES if self._prepares() else ()
         if kind == "plain text":
             return YES if self.sends_plain_text else ()
+        if kind == "arrays":
+            return YES if self.prefers_arrays else ()
         log(sql)
         if kind == "command":
             return await self._command(sql)

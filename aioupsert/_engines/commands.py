@@ -40,6 +40,7 @@ CommandKind: TypeAlias = Literal[
     "transaction",
     "own session",
     "plain text",
+    "arrays",
 ]
 """
 How a command is sent, and what answers it.
@@ -61,6 +62,8 @@ row if a transaction is open, none otherwise. ``own session``: sends nothing; re
 if the driver keeps prepared statements, and so the server's session serves no other client.
 ``plain text``: sends nothing; returns one row if the driver sends text in an array as it is,
 whatever adapters the caller has set.
+``arrays``: sends nothing; returns one row if the driver reads an array in less time than
+as many rows.
 """
 
 
@@ -110,6 +113,10 @@ OWN_SESSION: Final = Command("", kind="own session")
 
 PLAIN_TEXT: Final = Command("", kind="plain text")
 """Returns a row if no adapter of the caller's is for text in arrays."""
+
+
+PREFERS_ARRAYS: Final = Command("", kind="arrays")
+"""Returns a row if the driver takes less time to read an array than to read rows."""
 
 
 class ArrayArgument(list[Value]):

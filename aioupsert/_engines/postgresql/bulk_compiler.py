@@ -141,9 +141,12 @@ def compile_batch(plan: Plan, *, distinct: bool) -> PostgresqlBatch:
     may_skip = not plan.update or plan.where is not None or plan.compare is not None
     # All statements read the same columns, which are known once all are written.
     columns: list[BatchColumn] = []
+    arrays = _returns_arrays(plan)
     unchanged = None
     if may_skip:
-        unchanged = _drafts(_find_unchanged, plan, columns, counting=plan.unique)
+        unchanged = _drafts(
+            _find_unchanged, plan, columns, counting=plan.unique, arrays=arrays
+        )
     upsert = _drafts(write, plan, columns, counting=plan.unique)
     insert = None
     if apart and plan.exact_because != KEY_IS_GENERATED:
@@ -153,7 +156,7 @@ def compile_batch(plan: Plan, *, distinct: bool) -> PostgresqlBatch:
         write = partial(_update_first, native=False, missing=True)
         create = _drafts(write, plan, columns, counting=True)
         write = partial(write, on_conflict="")
-        create_all = _drafts(write, plan, columns, counting=False)
+        create_all = _drafts(write, plan, columns, counting=False, arrays=arrays)
     takes_arrays = all(column.supports_unnest for column in _typing_columns(plan))
     staging_table = _staging_table(columns)
     names = ", ".join(f'"c{n}" {c.type}' for n, c in enumerate(columns, start=1))
@@ -630,19 +633,48 @@ class _ReportingDrafts(NamedTuple):
 
     counts: _Draft | None
     rows: _Draft
+    arrays: _Draft | None = None
 
     def finished(self) -> ReportingStatement:
         """Return the statement, once the columns of the batch are complete."""
         counts = None if self.counts is None else self.counts.finished()
-        return ReportingStatement(counts, self.rows.finished(), self.rows.writes_all)
+        arrays = None if self.arrays is None else self.arrays.finished()
+        rows, writes_all = self.rows.finished(), self.rows.writes_all
+        return ReportingStatement(counts, rows, arrays, writes_all)
 
 
 def _drafts(
-    write: _Write, plan: Plan, columns: list[BatchColumn], *, counting: bool
+    write: _Write,
+    plan: Plan,
+    columns: list[BatchColumn],
+    *,
+    counting: bool,
+    arrays: bool = False,
 ) -> _ReportingDrafts:
     return _ReportingDrafts(
         _Draft(partial(write, counting=True), plan, columns) if counting else None,
         _Draft(partial(write, counting=False), plan, columns),
+        _Draft(partial(_in_arrays, write), plan, columns) if arrays else None,
+    )
+
+
+# Others may make an array that is too large.
+_READ_IN_ARRAYS: Final = frozenset({"int2", "int4", "int8", "uuid"})
+
+
+def _returns_arrays(plan: Plan) -> bool:
+    """Return whether rows may be returned as an array for each column."""
+    types = {plan.table.columns[name].type_name for name in plan.returning}
+    return bool(types) and types <= _READ_IN_ARRAYS and not plan.old
+
+
+def _in_arrays(write: _Write, writer: _BatchWriter, plan: Plan) -> _Text:
+    """Write a statement that returns an array for each column of the rows it reports."""
+    text = write(writer, plan, counting=False)
+    names = [f'"a{n}"' for n in range(len(plan.returning) + 2)]
+    arrays = ", ".join(f"pg_catalog.array_agg({name})" for name in names)
+    return text._replace(
+        query=f"SELECT {arrays} FROM ({text.query}) AS x ({', '.join(names)})"
     )
 
 

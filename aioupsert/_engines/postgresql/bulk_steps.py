@@ -47,6 +47,7 @@ from aioupsert._engines.base import CompiledBatch, CompiledGroup, read_each
 from aioupsert._engines.commands import (
     OWN_SESSION,
     PLAIN_TEXT,
+    PREFERS_ARRAYS,
     ArrayArgument,
     CannotCopyError,
     Command,
@@ -120,18 +121,21 @@ class BatchStatement(NamedTuple):
 
 class ReportingStatement(NamedTuple):
     """
-    A statement with two ways to report the rows that it has written or found unchanged.
+    A statement with ways to report the rows that it has written or found unchanged.
 
     Attributes:
         counts: Returns counts and the numbers of rows; None if a row of the batch may
             match several rows of the table, or have the key of another one.
         rows: Returns a row for each: its number, from 1, its code (or NULL), and the
             columns that the caller asked for.
+        arrays: Returns these rows as an array for each column; None if that is not for
+            the columns that the caller asked for.
         writes_all: Whether it never writes some rows without the others.
     """
 
     counts: BatchStatement | None
     rows: BatchStatement
+    arrays: BatchStatement | None = None
     writes_all: bool = False
 
 
@@ -586,8 +590,21 @@ class _GroupWrite:
     def _send(
         self, reporting: ReportingStatement, some: Sequence[int], *, copied: bool
     ) -> Steps[ResultRows]:
-        """Send a statement for some rows, and return its rows."""
-        statement = self._counts(reporting) or reporting.rows
+        """Send a statement for some rows, and return the rows that it reports."""
+        statement, arrays = self._counts(reporting), reporting.arrays
+        if statement is not None:
+            return (yield from self._send_rows(statement, some, copied=copied))
+        is_many = len(some) >= _MANY_TEXTS
+        if arrays is None or not is_many or not (yield PREFERS_ARRAYS):
+            return (yield from self._send_rows(reporting.rows, some, copied=copied))
+        (columns,) = yield from self._send_rows(arrays, some, copied=copied)
+        # Without rows, the arrays are NULL.
+        return [*zip(*columns, strict=True)] if columns[0] else []
+
+    def _send_rows(
+        self, statement: BatchStatement, some: Sequence[int], *, copied: bool
+    ) -> Steps[ResultRows]:
+        """Send one form of a statement for some rows."""
         batch = self._batch
         plan = batch.per_row.plan
         returning = plan.caller_columns
