@@ -45,6 +45,7 @@ from aioupsert._engines.postgresql.bulk_steps import (
     KeyLocks,
     PostgresqlBatch,
     ReportingStatement,
+    array,
 )
 from aioupsert._engines.postgresql.catalog import (
     DEFERS,
@@ -474,19 +475,19 @@ class _BatchWriter(PostgresqlWriter):
             if sent.parameter == key.parameter and sent.encode is None
         )
         equals = operator("=", column.operators)
-        array = f"{self.array(at)}::{column.key_type}[]"
+        keys = f"{self.array(at)}::{column.key_type}[]"
         name = self.column(column)
         # The first key again, as the planner takes no OR for a condition of an index scan
         # beside the equality with one key, which would look expensive with an array.
-        is_one = f"{name} {equals} ANY ({array}) OR {name} {equals} ({array})[1]"
+        is_one = f"{name} {equals} ANY ({keys}) OR {name} {equals} ({keys})[1]"
         if strategy == "h":
-            number = f"pg_catalog.cardinality({array})"
+            number = f"pg_catalog.cardinality({keys})"
             is_one = f"{number} {operator('>')} {_MANY_HASHED} OR {is_one}"
         return f" AND ({is_one})"
 
     def array(self, number: int) -> str:
         """Write the array of a column."""
-        return f"${self.first_array + number}::{self.columns[number].type}[]"
+        return array(self.first_array + number, self.columns[number].type)
 
     def key_value(self, key: KeyColumn) -> str:
         """Write a value of the key, which is compared to others as the column's are."""

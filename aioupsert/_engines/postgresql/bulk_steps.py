@@ -621,7 +621,7 @@ class _GroupWrite:
             text = _joined(cells) if joins and column.type == _TEXT else None
             if text is not None:
                 number = len(arguments) + 1
-                sql = sql.replace(f"${number}::{_TEXT}[]", _SPLIT.format(number))
+                sql = sql.replace(array(number, _TEXT), _SPLIT.format(number))
             arguments.append(ArrayArgument(cells) if text is None else text)
         return (yield Command(sql, arguments, caller_columns=returning))
 
@@ -642,6 +642,11 @@ class _GroupWrite:
                 self._outcome.add(positions[some[number - 1]], read_result(plan, those))
             reported = set(results)
         return [row for number, row in enumerate(some, 1) if number not in reported]
+
+
+def array(number: int, type_: str) -> str:
+    """Write the array of a column; if it is text, another expression may replace it."""
+    return f"${number}::{type_}[]"
 
 
 _TEXT: Final = f"{PG_CATALOG}.text"
