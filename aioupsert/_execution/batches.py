@@ -249,7 +249,8 @@ class BatchWriter:
         Store a batch without the row whose error has ended the whole transaction.
 
         The row is found by halving, in transactions that are undone: whatever was
-        written before it is gone, and must not be written again by itself.
+        written before it is gone, and must not be written again by itself. Each is of
+        the rows from the first on, as the error may come of a row before.
 
         Raises:
             RejectedRowError: Rows are not to be left out.
@@ -258,14 +259,13 @@ class BatchWriter:
         first, last = 0, len(rows)
         while last - first > 1:
             middle = (first + last) // 2
-            half = Batch(positions[first:middle], rows[first:middle])
-            if await self._passes(session, half):
+            if await self._passes(session, Batch(positions[:middle], rows[:middle])):
                 first = middle
             else:
                 last = middle
         if len(rows) > 1:
-            alone = Batch(positions[first:last], rows[first:last])
-            failed = await self._error_of(session, alone) or failed
+            up_to_it = Batch(positions[:last], rows[:last])
+            failed = await self._error_of(session, up_to_it) or failed
         rejected = RejectedRow(positions[first], failed, rows[first])
         if not self._skip:
             raise RejectedRowError(rejected)

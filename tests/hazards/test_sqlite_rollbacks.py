@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import pytest
 
@@ -53,6 +53,48 @@ async def test_all_rows_or_none(lite: SQLiteDatabase, size: int | None) -> None:
     assert isinstance(failed.value.__cause__, sqlite3.IntegrityError)
     assert await stored(lite) == []
     assert not lite.handle.in_transaction
+
+
+@pytest.mark.parametrize("on_error", ["raise", "skip"])
+async def test_the_row_is_found_though_another_before_it_is_the_reason(
+    lite: SQLiteDatabase, on_error: Literal["raise", "skip"]
+) -> None:
+    await lite.run(
+        "DROP TABLE t; CREATE TABLE t (k INTEGER PRIMARY KEY, n INTEGER);"
+        " CREATE TRIGGER refuse BEFORE INSERT ON t"
+        " WHEN EXISTS (SELECT 1 FROM t WHERE n = new.n)"
+        " BEGIN SELECT RAISE(ROLLBACK, 'n has come before'); END"
+    )
+    given = [{"k": k, "n": 2 if k == 13 else k} for k in range(20)]
+    call = create_or_update_many(
+        lite.handle, "t", given, key="k", on_error=on_error, atomic=False
+    )
+    if on_error == "raise":
+        with pytest.raises(BulkError, match="n has come before") as failed:
+            await call
+        assert failed.value.index == 13
+    else:
+        rejected = (await call).rejected
+        assert [error.index for error in rejected] == [13]
+        assert await stored(lite) == [k for k in range(20) if k != 13]
+
+
+async def test_an_error_that_undoes_the_table_too_is_raised_as_it_is(
+    lite: SQLiteDatabase,
+) -> None:
+    for pragma in ("cache_size = 1", "max_page_count = 20"):
+        await lite.handle.execute(f"PRAGMA {pragma}")
+    for many in (True, False):
+        await lite.handle.execute("BEGIN")
+        await lite.handle.execute("CREATE TABLE new (k INTEGER PRIMARY KEY, v TEXT)")
+        rows = [{"k": k, "v": "x" * 100_000} for k in range(5)]
+        with pytest.raises((BulkError, sqlite3.OperationalError)) as failed:
+            if many:
+                await create_or_update_many(lite.handle, "new", rows, key="k")
+            else:
+                await create_or_update(lite.handle, "new", rows[0], key="k")
+        assert "full" in f"{failed.value} {failed.value.__cause__}"
+        assert not lite.handle.in_transaction
 
 
 async def test_the_batches_before_stay_where_each_is_committed(

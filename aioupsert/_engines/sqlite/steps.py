@@ -261,7 +261,10 @@ def _told_if_stale(plan: Plan, body: Steps[T]) -> Steps[T]:
             raise
         stale = False
         with contextlib.suppress(Exception):
-            stale = bool((yield Command("", table.identity, "identity")))
+            # An error such as of a full disk ends the transaction, and undoes what it has
+            # done to the table.
+            if (yield IN_TRANSACTION):
+                stale = bool((yield Command("", table.identity, "identity")))
         if stale:
             raise StaleTableError(_STALE.format(table.label)) from exc
         raise
