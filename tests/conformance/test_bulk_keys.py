@@ -87,6 +87,10 @@ CASES: Final = {
         numbers("CREATE UNIQUE INDEX ON t (a, b)", "timestamp", "('2020-01-01', 1, 1)"),
         MOMENTS,
     ),
+    "moments in a zone": Case(
+        numbers("", "timestamptz", "('2020-01-01 00:00+0', 1, 1), (NULL, 1, 1)"),
+        [[dt.datetime(2020, 1, 1, tzinfo=dt.UTC), None], [1, None]],
+    ),
     "trigger": Case(numbers(SEES), NUMBERS),
     "trigger and decimals": Case(numbers(SEES, "numeric"), DECIMALS),
     "deferrable": Case(

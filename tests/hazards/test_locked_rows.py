@@ -177,27 +177,26 @@ async def test_rows_that_are_written_one_by_one_are_tried_one_by_one(
     db: PostgresDatabase,
 ) -> None:
     """It cannot be told which of them are locked."""
-    # A key with NULL is not looked up with others.
-    await db.run("CREATE TABLE t (k integer, j integer, n integer DEFAULT 0)")
-    await db.run("INSERT INTO t SELECT i, NULL, 0 FROM generate_series(1, 6) i")
+    # Rows are looked for by the values of their keys, and one has none.
+    await db.run("CREATE TABLE t (k integer, n integer DEFAULT 0)")
+    await db.run("INSERT INTO t SELECT i, 0 FROM generate_series(1, 6) i")
+    await db.run("INSERT INTO t VALUES (NULL, 0)")
     async with (
         db.connect() as other,
         Coalescer(
-            db.handle, "t", key=["k", "j"], without_unique_index="lock", max_delay=0.01
+            db.handle, "t", key="k", without_unique_index="lock", max_delay=0.01
         ) as coalescer,
     ):
         await other.execute("BEGIN; UPDATE t SET n = n WHERE k < 3")
         tasks = [
-            asyncio.create_task(
-                coalescer.create_or_update(key={"k": k, "j": None}, defaults=ADD)
-            )
-            for k in range(1, 7)
+            asyncio.create_task(coalescer.create_or_update(key={"k": k}, defaults=ADD))
+            for k in (*range(1, 7), None)
         ]
         await outcomes(tasks[2:])
         assert not any(task.done() for task in tasks[:2])
         await other.execute("COMMIT")
         await outcomes(tasks)
-    assert await numbers(db) == dict.fromkeys(range(1, 7), 1)
+    assert await numbers(db) == dict.fromkeys((*range(1, 7), None), 1)
 
 
 @on_pool
