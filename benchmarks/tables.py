@@ -23,7 +23,7 @@ from benchmarks.support.report import show, show_versions, verdict
 from benchmarks.support.timing import Elapsed, cpu, in_turns, ratio, stopwatch, wall
 
 QUICK: Final = {"rows": 200, "turns": 1}
-LIMIT: Final = 4.0
+LIMIT: Final = 2.0
 BASE: Final = "CREATE TABLE {0} (k text PRIMARY KEY, v integer, s text)"
 WIDE: Final = 100
 TRIGGER: Final = (

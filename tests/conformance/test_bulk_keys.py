@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import Any, Final, NamedTuple, TypeAlias
 
-import asyncpg
 import pytest
 
 from aioupsert import (
@@ -140,13 +139,13 @@ def said(results: Sequence[Result[Any]]) -> list[Any]:
 
 
 async def made(db: Database, case: Case) -> bool:
-    """Make the table, or see that the server is too old for it."""
+    """Make the table, unless the server is too old for it."""
     await db.run("DROP TABLE IF EXISTS t; DROP FUNCTION IF EXISTS g")
-    async with db.connect() as conn:
-        if not isinstance(conn, asyncpg.Connection):
-            await db.run(case.sql)
-            return True
-        return await created(conn, case.sql)
+    ((version,),) = await db.query("SHOW server_version_num")
+    if "NULLS NOT DISTINCT" in case.sql and int(version) < 150_000:
+        return False
+    await db.run(case.sql)
+    return True
 
 
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
@@ -258,10 +257,10 @@ async def test_rows_are_updated_by_a_key_that_only_the_database_may_write(
     if always == "BY DEFAULT":
         assert await load == BulkResult(created=1, updated=20)
         return
-    with pytest.raises(BulkError, match=r"non-DEFAULT value into column") as caught:
+    with pytest.raises(BulkError, match='into column "k"') as caught:
         await load
     assert caught.value.index == 8
-    with pytest.raises(BulkError, match=r"non-DEFAULT value into column"):
+    with pytest.raises(BulkError, match='into column "k"'):
         await create_or_update_many(pg.handle, "t", missing, key="k", update=[])
 
 
