@@ -77,15 +77,21 @@ def test_a_row_whose_parent_never_comes(
     assert stored == [(4,), (5,), (7,), (8,)]
 
 
+@pytest.mark.parametrize(
+    ("kind", "content"),
+    [
+        ("numeric", "a,b,a2,b2\n1,1.0,2,2\n2,2.0,1,1.00\n3,3,,7\n"),
+        ("integer", "a,b,a2,b2\n1,1,2,2\n2,2,1,1\n3,3,,7\n"),
+    ],
+)
 @pytest.mark.parametrize("size", [2, 100])
 def test_rows_that_are_each_others_parents_need_one_statement(
-    postgresql_database: CliDatabase, file: Write, size: int
+    postgresql_database: CliDatabase, file: Write, size: int, kind: str, content: str
 ) -> None:
     postgresql_database.query(
-        "CREATE TABLE t (a integer, b numeric, a2 integer, b2 numeric, PRIMARY KEY (a, b),"
-        " FOREIGN KEY (a2, b2) REFERENCES t (a, b))"
+        f"CREATE TABLE t (a integer, b {kind}, a2 integer, b2 {kind},"
+        " PRIMARY KEY (a, b), FOREIGN KEY (a2, b2) REFERENCES t (a, b))"
     )
-    content = "a,b,a2,b2\n1,1.0,2,2\n2,2.0,1,1.00\n3,3,,7\n"
     options = ("--key", "a,b", "--batch-size", str(size))
     result = postgresql_database.load(file(content), *options)
     assert result.exit_code == 0, result.output

@@ -85,7 +85,7 @@ _MAX_KEY_LOCKS: Final = 1_000
 """The number of keys up to which each has a lock; the server has 6,400 for all sessions."""
 _MANY_MISSING: Final = 1_000
 """The number of rows from which on a savepoint costs less than ON CONFLICT does."""
-# The number of rows up to which one by one is as fast as a statement for all.
+# The number of rows left by a round that are written one by one as fast as by another.
 _FEW_ROWS: Final = 2
 
 
@@ -247,11 +247,8 @@ class PostgresqlBatch:
                 its rows.
         """
         pending: Sequence[int] = range(len(group.positions))
-        # One by one, new rows would take the values of a sequence in the order of the
-        # keys. Rows whose keys the database has told apart may refer to each other.
-        few = 1 if self.draws or self.same_keys is not None else _FEW_ROWS
-        if group.drawn:
-            few = 0
+        # Two rows may refer to each other, and so need one statement.
+        few = 0 if group.drawn else 1
         if self.upsert is not None and group.distinct and len(pending) > few:
             write = _GroupWrite(self, self.upsert, group, outcome, alone=alone)
             pending = yield from write.rounds(pending)
