@@ -56,8 +56,8 @@ table that *sql* names. ``repeat``: runs the statement once for each row in *arg
 returns what the marking functions recorded. ``each``: the same, for the statements and rows
 in *arguments*. ``update first``: runs the statement for each row in *arguments*, and if it
 writes none, one of *others* after the other until one finds or writes it; returns for each how
-many rows it has written, or what was found. ``marks``: sends nothing; returns what was recorded before one of these
-failed. ``transaction``: sends nothing; returns one
+many rows it has written, or what was found. ``marks``: sends nothing; returns what was
+recorded before one of these failed. ``transaction``: sends nothing; returns one
 row if a transaction is open, none otherwise. ``own session``: sends nothing; returns one row
 if the driver keeps prepared statements, and so the server's session serves no other client.
 ``plain text``: sends nothing; returns one row if the driver sends text in an array as it is,

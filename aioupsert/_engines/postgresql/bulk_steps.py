@@ -18,10 +18,10 @@ be planned with it, and PL/pgSQL keeps such plans for the session.
 Many rows that were looked for in vain are inserted without ON CONFLICT, behind a savepoint;
 if that fails by a conflict, all of them take part in the next round.
 
-A row that was not reported conflicted with a concurrent call, or was silently not
-written. Such rows take part in the next round, as
-long as a round writes at least half of its rows. The rest is written one by one, by the
-classic steps, which find the reason why a row cannot be written.
+A row that was not reported conflicted with a concurrent call, or was silently not written.
+Such rows take part in the next round, as long as a round writes at least half of its rows.
+The rest is written one by one, by the classic steps, which find the reason why a row cannot
+be written.
 
 Where only the database knows which keys are equal, it is asked first. Then the first row of
 each key is written, the second one after that, and so on.
@@ -483,12 +483,7 @@ class _GroupWrite:
         index beforehand, and writes more to the log.
         """
         body = self._report(create_all, some, copied=copied)
-        try:
-            return (yield from in_scope(scope("insert", in_transaction=True), body))
-        except Exception as exc:
-            if is_conflict(exc):
-                return [*some]  # the next round looks again
-            raise
+        return (yield from _all_or_none(body, some))
 
     def _report(
         self, statement: ReportingStatement, some: Sequence[int], *, copied: bool
@@ -530,13 +525,8 @@ class _GroupWrite:
             return left
         if batch.lock_keys is not None:
             yield from _lock_keys([(batch.lock_keys, self._group.part(left))])
-        try:
-            body = self._insert_all(insert, left, copied=copied)
-            return (yield from in_scope(scope("insert", in_transaction=True), body))
-        except Exception as exc:
-            if isinstance(exc, _NotAllInsertedError) or is_conflict(exc):
-                return left
-            raise
+        body = self._insert_all(insert, left, copied=copied)
+        return (yield from _all_or_none(body, left))
 
     def _insert_all(
         self, insert: ReportingStatement, some: Sequence[int], *, copied: bool
@@ -639,6 +629,16 @@ class _GroupWrite:
                 self._outcome.add(positions[some[number - 1]], read_result(plan, those))
             reported = set(results)
         return [row for number, row in enumerate(some, 1) if number not in reported]
+
+
+def _all_or_none(body: Steps[list[int]], some: Sequence[int]) -> Steps[list[int]]:
+    """Insert rows behind a savepoint; return all of them if that fails by a conflict."""
+    try:
+        return (yield from in_scope(scope("insert", in_transaction=True), body))
+    except Exception as exc:
+        if isinstance(exc, _NotAllInsertedError) or is_conflict(exc):
+            return [*some]  # what follows looks for them again
+        raise
 
 
 def array(number: int, type_: str) -> str:
