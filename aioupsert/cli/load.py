@@ -27,6 +27,7 @@ from aioupsert.cli.errors import (
     message_of,
 )
 from aioupsert.cli.reading import (
+    MOST_ROWS,
     CellRows,
     Input,
     Part,
@@ -35,6 +36,7 @@ from aioupsert.cli.reading import (
     each_row,
     joined,
     raise_error,
+    rows_at_once,
 )
 from aioupsert.cli.references import ParentsFirst
 from aioupsert.cli.rejects import Rejects
@@ -349,7 +351,7 @@ async def _store_batches(
 ) -> None:
     """Store a batch at a time, and write down what is rejected once it is stored."""
     started = time.monotonic()
-    size = options.batch_size or _BATCH_ROWS
+    size = options.batch_size or MOST_ROWS
     while not batches.is_empty:
         before = report.result
         batch = await batches.next(size, _BATCH_SIZE)
@@ -386,15 +388,12 @@ def _sum(first: BulkResult, second: BulkResult) -> BulkResult:
 
 def _rows_of_batch(columns: Sequence[str], diff: Diff | None) -> int:
     """Return how many rows are stored at once if the user does not say so."""
-    most = _BATCH_ROWS if diff is None else _BATCH_WITH_CHANGES
-    return max(1, min(most, _BATCH_CELLS // max(1, len(columns))))
+    most = MOST_ROWS if diff is None else _BATCH_WITH_CHANGES
+    return rows_at_once(len(columns), most)
 
 
-_BATCH_ROWS: Final = 50_000
 # Rows whose changes are kept are in memory, each with all columns.
 _BATCH_WITH_CHANGES: Final = 1_000
-# A cell takes some hundred bytes on its way, whatever is in it.
-_BATCH_CELLS: Final = 250_000
 # Bytes; below the size at which the library itself would split a batch, whose rejected
 # rows would be unknown until the last part is stored.
 _BATCH_SIZE: Final = 24_000_000

@@ -2,6 +2,7 @@
 
 from aioupsert.cli.reading.files import FORMATS, STDIN, Input, open_input
 from aioupsert.cli.reading.rows import (
+    MOST_ROWS,
     CellRows,
     ConvertedRow,
     Origin,
@@ -16,10 +17,12 @@ from aioupsert.cli.reading.rows import (
     each_row,
     joined,
     raise_error,
+    rows_at_once,
 )
 
 __all__ = [
     "FORMATS",
+    "MOST_ROWS",
     "STDIN",
     "CellRows",
     "ConvertedRow",
@@ -37,4 +40,5 @@ __all__ = [
     "joined",
     "open_input",
     "raise_error",
+    "rows_at_once",
 ]

@@ -11,7 +11,13 @@ from typing import IO, Any, Final, TypeAlias
 
 from aioupsert._plan.columnar import scalar_column
 from aioupsert.cli.errors import LoadError, message_of
-from aioupsert.cli.reading.rows import CellRows, Origin, TimeText, duration_text
+from aioupsert.cli.reading.rows import (
+    CellRows,
+    Origin,
+    TimeText,
+    duration_text,
+    rows_at_once,
+)
 from aioupsert.typing import Value
 
 _Scalar: TypeAlias = Any  # pyarrow has no annotations
@@ -58,8 +64,7 @@ def _parts(
 ) -> Iterator[CellRows]:
     arrow: Any = importlib.import_module("pyarrow")
     done, total = 0, opened.metadata.num_rows
-    size = max(1, min(_MOST_ROWS, _MOST_CELLS // max(1, len(origin.columns))))
-    batches = opened.iter_batches(batch_size=size)
+    batches = opened.iter_batches(batch_size=rows_at_once(len(origin.columns)))
     while True:
         try:
             batch = next(batches, None)
@@ -75,11 +80,6 @@ def _parts(
         )
         done += batch.num_rows
         progress(done / total)
-
-
-# As many as a load stores at once.
-_MOST_ROWS: Final = 50_000
-_MOST_CELLS: Final = 250_000
 
 
 # --- Values ---------------------------------------------------------------------------

@@ -19,6 +19,16 @@ from aioupsert._plan.schema import Names
 from aioupsert.cli.errors import LoadError, message_of
 from aioupsert.typing import Value
 
+MOST_ROWS: Final = 50_000
+# A cell takes some hundred bytes on its way, whatever is in it.
+_MOST_CELLS: Final = 250_000
+
+
+def rows_at_once(columns: int, most: int = MOST_ROWS) -> int:
+    """Return how many rows of so many columns are read, and stored, at once."""
+    return max(1, min(most, _MOST_CELLS // max(1, columns)))
+
+
 NULLS: Final = frozenset([""])
 """The cells of CSV that mean NULL, unless others are chosen."""
 
