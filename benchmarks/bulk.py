@@ -219,11 +219,7 @@ async def sqlite(path: Path, number: int) -> AsyncIterator[Database]:
     async with databases.sqlite(path, "views") as conn:
 
         async def reset(rows: Sequence[Row]) -> None:
-            await conn.execute("DELETE FROM views")
-            await conn.execute("BEGIN")
-            await conn.executemany("INSERT INTO views VALUES (?, ?, ?)", rows)
-            await conn.execute("COMMIT")
-            await conn.execute_fetchall("PRAGMA wal_checkpoint(TRUNCATE)")
+            await databases.refill_sqlite(conn, "views", rows)
 
         async def stored() -> Sequence[Row]:
             found = await conn.execute_fetchall("SELECT path, hits, note FROM views")

@@ -25,6 +25,7 @@ from benchmarks.support.databases import (
     postgresql,
     postgresql_server,
     refill,
+    refill_sqlite,
     sqlite,
     sqlite_path,
 )
@@ -105,15 +106,8 @@ async def measure_all(options: Namespace) -> int:
                     too_slow.append(name)
     with sqlite_path() as path:
         async with sqlite(path, "views") as on_sqlite:
-
-            async def refill_sqlite(rows: Sequence[Row]) -> None:
-                await on_sqlite.execute("DELETE FROM views")
-                await on_sqlite.execute("BEGIN")
-                statement = "INSERT INTO views VALUES (?, ?, ?)"
-                await on_sqlite.executemany(statement, rows)
-                await on_sqlite.execute("COMMIT")
-
-            await compare("aiosqlite", on_sqlite, refill_sqlite, table, options)
+            reset = partial(refill_sqlite, on_sqlite, "views")
+            await compare("aiosqlite", on_sqlite, reset, table, options)
     show(table)
     show_versions(server)
     return verdict(too_slow, check=options.check)

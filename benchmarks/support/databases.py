@@ -80,3 +80,14 @@ async def sqlite(path: Path, *tables: str) -> AsyncIterator[aiosqlite.Connection
         for table in tables:
             await conn.execute(create_table(table))
         yield conn
+
+
+async def refill_sqlite(
+    conn: aiosqlite.Connection, table: str, rows: Sequence[Row]
+) -> None:
+    """Replace the rows of a table of SQLite by these, with nothing left in its log."""
+    await conn.execute(f"DELETE FROM {table}")
+    await conn.execute("BEGIN")
+    await conn.executemany(f"INSERT INTO {table} VALUES (?, ?, ?)", rows)
+    await conn.execute("COMMIT")
+    await conn.execute_fetchall("PRAGMA wal_checkpoint(TRUNCATE)")
