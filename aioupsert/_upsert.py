@@ -226,7 +226,7 @@ async def create_or_update(
     References:
         PostgreSQL, "INSERT" and "Transaction Isolation"; SQLite, "Transaction".
     """
-    arguments: Arguments = Arguments(
+    arguments = Arguments(
         row,
         key,
         update,

@@ -343,7 +343,7 @@ class Coalescer:
             raise CoalescerClosedError(admission.closed or _ANOTHER_LOOP)
         if CURRENT_HOLD.get() is not None:
             await self._refuse_to_wait_for_itself()
-        arguments: Arguments = Arguments(
+        arguments = Arguments(
             row,
             {} if key is None else key,
             update,
