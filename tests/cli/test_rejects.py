@@ -32,6 +32,19 @@ def checked(database: CliDatabase) -> None:
     database.query("CREATE TABLE t (id integer PRIMARY KEY, n integer CHECK (n > 0))")
 
 
+def started(*words: str) -> subprocess.Popen[bytes]:
+    """The command line as a process of its own, which an interrupt reaches."""
+    return subprocess.Popen(  # noqa: S603  # our own command
+        [sys.executable, "-m", "aioupsert", *words],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment(),
+        # A shell may have started the tests with interrupts ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # noqa: PLW1509  # it is safe here
+    )
+
+
 def reasons(path: Path) -> list[dict[str, Any]]:
     text = path.with_name(f"{path.name}.reasons.jsonl").read_text("utf-8")
     return [json.loads(line) for line in text.splitlines()]
@@ -316,15 +329,8 @@ def test_a_signal_before_the_first_row_leaves_no_file(
 ) -> None:
     checked(sqlite_database)
     rejects = tmp_path / "bad.csv"
-    with subprocess.Popen(  # noqa: S603  # our own command
-        [
-            *(sys.executable, "-m", "aioupsert", "load", sqlite_database.url, "t"),
-            *(*SKIP, "--rejects", str(rejects)),
-        ],
-        stdin=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env=environment(),
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # noqa: PLW1509  # it is safe here
+    with started(
+        *("load", sqlite_database.url, "t", *SKIP, "--rejects", str(rejects))
     ) as process:
         assert process.stdin is not None
         assert process.stderr is not None
@@ -560,23 +566,7 @@ def test_what_was_rejected_before_a_signal_is_kept(
     checked(sqlite_database)
     rejects = tmp_path / "bad.csv"
     command = ["load", sqlite_database.url, "t", *SKIP, "--rejects", str(rejects)]
-    with subprocess.Popen(  # noqa: S603  # our own command
-        [
-            sys.executable,
-            "-m",
-            "aioupsert",
-            *command,
-            "--no-atomic",
-            "--batch-size",
-            "100",
-        ],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env=environment(),
-        # A shell may have started the tests with interrupts ignored.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # noqa: PLW1509  # it is safe here
-    ) as process:
+    with started(*command, "--no-atomic", "--batch-size", "100") as process:
         assert process.stdin is not None
         assert process.stderr is not None
         process.stdin.write(mixed(1_000))
